@@ -38,7 +38,7 @@ class Row(NamedTuple):
 
 
 class Columns:
-    """The standard columns and the operator's own, which win over later standard columns of the same name."""
+    """The standard columns and the operator's own, which win over standard columns of the same name."""
 
     def __init__(self, mapped: Mapping[str, MappedColumn]) -> None:
         taken = {name.lower() for name in mapped}

@@ -77,11 +77,5 @@ STANDARD: Final[tuple[Column, ...]] = (
 # These identify a row, and tell an older event from a newer one, so every table needs them.
 REQUIRED: Final = frozenset({*RUN_KEY, "attempt", "status", "retry_pending", "modified_at", "received_at", *EVENT_KEY})
 
-# Configs may have columns of their own by these names, and theirs win.
-LATER: Final = frozenset(
-    {
-        *("summary", "prompt", "url", "parameters", "workflow_title", "workflow_run_id", "retried_from", "retried_by"),
-        *("screenshot_urls", "downloaded_files", MERGED_FROM.name),
-    }
-)
-RESERVED: Final = frozenset(column.name for column in STANDARD) - LATER | {MERGED_FROM.name}
+# An operator's column may have the name of any other standard column, and wins.
+RESERVED: Final = REQUIRED | {MERGED_FROM.name}

@@ -97,20 +97,19 @@ def payload_of(message: Mapping[str, Any], event_type: str) -> Mapping[str, Any]
     return payload if isinstance(payload, Mapping) else {}
 
 
-@dataclass(frozen=True, slots=True)
-class SeenRun:
-    """A run that a count names."""
+# A run that a count names: its id, when its result came, and its URL in Skyvern, "" when that is unsafe or too long.
+SeenRun = Mapping[Literal["run", "at", "url"], str]
 
-    run: str
-    url: str
-    at: str
 
-    @classmethod
-    def of(cls, delivery: Delivery) -> SeenRun:
-        """Return the run of a delivery. `url` is "" when it is unsafe or too long."""
-        moment = delivery.received_at.astimezone(UTC)
-        url = safe_url(delivery.run.get("app_url"))
-        return cls(delivery.run_id[:80], url if len(url) <= URL_MAX else "", f"{moment:%Y-%m-%d %H:%M} UTC")
+def seen_run(delivery: Delivery) -> SeenRun:
+    """Return the run of a delivery as a count names it."""
+    url = safe_url(delivery.run.get("app_url"))
+    moment = delivery.received_at.astimezone(UTC)
+    return {
+        "run": delivery.run_id[:80],
+        "at": f"{moment:%Y-%m-%d %H:%M} UTC",
+        "url": url if len(url) <= URL_MAX else "",
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +134,8 @@ class IncidentCount:
 
     def to_metadata(self, topic: str) -> dict[str, Any]:
         """Return the count as message metadata, which may hold text, numbers and flat objects."""
-        recent = [{"run": seen.run, "url": seen.url, "at": seen.at} for seen in self.recent]
-        payload = {"topic": topic, "count": self.repeats, "deliveries": " ".join(self.marks), "recent": recent}
+        marks, recent = " ".join(self.marks), [*self.recent]
+        payload = {"topic": topic, "count": self.repeats, "deliveries": marks, "recent": recent}
         return {"event_type": COUNT_EVENT, "event_payload": payload}
 
     @classmethod
@@ -144,8 +143,8 @@ class IncidentCount:
         """Read the count from message metadata. Malformed values are skipped."""
         count, marks, recent = payload.get("count"), payload.get("deliveries"), payload.get("recent")
         runs: Iterable[Any] = recent if isinstance(recent, list) else ()
-        seen = [
-            SeenRun(*(str(item.get(name) or "") for name in ("run", "url", "at")))
+        seen: list[SeenRun] = [
+            {"run": str(item.get("run") or ""), "at": str(item.get("at") or ""), "url": str(item.get("url") or "")}
             for item in runs
             if isinstance(item, Mapping)
         ]
@@ -176,7 +175,7 @@ def repeat_line(first: SlackMessage, number: int, seconds: float) -> SlackMessag
 
 
 def _line(seen: SeenRun) -> str:
-    parts = [code(seen.run, 90), code(seen.at, 40), link(seen.url, "open")]
+    parts = [code(seen["run"], 90), code(seen["at"], 40), link(seen["url"], "open")]
     return "• " + " ".join(part for part in parts if part)
 
 

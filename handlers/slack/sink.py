@@ -134,12 +134,11 @@ class SlackSink(Sink[SlackOptions]):
             hook = Webhook(self._http, self.options.webhook_url.get_secret_value(), Deadline(self.options.timeout))
             return self._webhook_poster.post(hook, message, topic, now)
         api = self._api()
-        posted = self._thread_poster.post(api, delivery, message, topic)
-        if not (posted.fresh and self.options.screenshot):
-            return posted.receipt
-        failure = self._screenshots.upload(api, delivery, posted.channel, posted.thread)
-        notes = [note for note in (posted.receipt.note, failure) if note]
-        return replace(posted.receipt, note="; ".join(notes))
+        receipt, thread = self._thread_poster.post(api, delivery, message, topic)
+        if not (thread and self.options.screenshot):
+            return receipt
+        failure = self._screenshots.upload(api, delivery, self._thread_poster.channel, thread)
+        return replace(receipt, note="; ".join(filter(None, (receipt.note, failure))))
 
     def check(self) -> str:
         """Ask Slack whose the token is. A webhook can't be tried without a message."""

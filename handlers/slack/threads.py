@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from handlers.contract import Delivery, Receipt, Unavailable
 from handlers.slack.blocks import SlackMessage
@@ -28,6 +28,7 @@ from handlers.slack.incidents import (
     payload_of,
     repeat_line,
     repeat_reply,
+    seen_run,
 )
 from handlers.support.deadline import Deadline
 
@@ -59,22 +60,18 @@ class Thread:
     waiting: dict[str, SeenRun] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Posted:
-    """Where a message is. `fresh`: it is new and complete, so a screenshot may follow in `thread`. `channel`: an id."""
-
-    receipt: Receipt
-    ts: str
-    thread: str
-    channel: str
-    fresh: bool
+# The receipt of a message, and the thread in which a screenshot may follow: "" for one that is not new and complete.
+Posted: TypeAlias = tuple[Receipt, str]
 
 
 class ThreadPoster:
-    """Posts the messages of one sink to one channel. Threads share it; messages of topics are sent in turn."""
+    """Posts the messages of one sink to one channel. Threads share it; messages of topics are sent in turn.
+
+    `channel`: a name, or an id, which it is after the first message.
+    """
 
     def __init__(self, channel: str) -> None:
-        self._channel = channel
+        self.channel = channel
         self._known: OrderedDict[str, Thread] = OrderedDict()
         self._turn = threading.Lock()
         self._guard = threading.Lock()  # of known threads, while others have their turn
@@ -106,7 +103,7 @@ class ThreadPoster:
         with self._guard:
             thread = _remembered(self._known, topic, Thread())
             if topic.kind == "incident":
-                thread.waiting[mark(delivery)] = SeenRun.of(delivery)
+                thread.waiting[mark(delivery)] = seen_run(delivery)
         try:
             yield thread
         finally:
@@ -127,7 +124,7 @@ class ThreadPoster:
                 if error.code not in NOT_FOUND_ERRORS:
                     raise
         posted = self._post(api, message, metadata)
-        thread.root = posted.ts
+        thread.root = posted[0].id
         return posted
 
     def _count(self, api: Api, delivery: Delivery, topic: Topic, thread: Thread) -> Posted:
@@ -143,8 +140,7 @@ class ThreadPoster:
             if count.repeats != thread.count.repeats:
                 self._write_count(api, count, topic, thread)
         note = f"counted under the message {thread.root}: seen {thread.count.repeats + 1} times"
-        receipt = Receipt(thread.count_at or thread.root, note=note)
-        return Posted(receipt, thread.count_at, thread.root, self._channel, False)
+        return Receipt(thread.count_at or thread.root, note=note), ""
 
     def _write_count(self, api: Api, count: IncidentCount, topic: Topic, thread: Thread) -> None:
         message, metadata = repeat_reply(count), count.to_metadata(topic.key)
@@ -156,8 +152,8 @@ class ThreadPoster:
             except ApiError as error:
                 if error.code not in NOT_EDITABLE_ERRORS:
                     raise
-        posted = self._post(api, message, metadata, thread_ts=thread.root)
-        thread.count_at, thread.count = posted.ts, count
+        receipt, _ = self._post(api, message, metadata, thread_ts=thread.root)
+        thread.count_at, thread.count = receipt.id, count
 
     def _own(self, api: Api, delivery: Delivery, method: str, **where: Any) -> str:
         """Return the timestamp of the message that an earlier attempt of the delivery posted, or ""."""
@@ -168,14 +164,14 @@ class ThreadPoster:
 
     def _find(self, api: Api, method: str, event: str, name: str, value: str, **where: Any) -> History | None:
         """Return the latest message whose metadata of `event` has this value. None too if the bot may not read it."""
-        if not CHANNEL_ID.fullmatch(self._channel) or self._cannot_read:
+        if not CHANNEL_ID.fullmatch(self.channel) or self._cannot_read:
             return None
         cursor: dict[str, str] = {}
         left = SEARCHED
         while left > 0:
             try:
                 page = api.call(
-                    method, channel=self._channel, limit=left, include_all_metadata="true", **where, **cursor
+                    method, channel=self.channel, limit=left, include_all_metadata="true", **where, **cursor
                 )
             except ApiError as error:
                 if error.code not in NOT_FOUND_ERRORS | NO_READ_ERRORS:
@@ -194,20 +190,19 @@ class ThreadPoster:
         return None
 
     def _post(self, api: Api, message: SlackMessage, metadata: Mapping[str, Any], **thread: str) -> Posted:
-        answer = api.call("chat.postMessage", channel=self._channel, metadata=metadata, **message.to_dict(), **thread)
-        ts, channel = answer.get("ts"), str(answer.get("channel") or self._channel)
+        answer = api.call("chat.postMessage", channel=self.channel, metadata=metadata, **message.to_dict(), **thread)
+        ts, channel = answer.get("ts"), str(answer.get("channel"))
         if not isinstance(ts, str):
             raise Unavailable("Slack said ok but gave no timestamp for the message")
         if CHANNEL_ID.fullmatch(channel):
-            self._channel = channel
-        receipt = Receipt(ts, note=NO_READ_NOTE if self._cannot_read else "")
-        return Posted(receipt, ts, thread.get("thread_ts", ts), channel, True)
+            self.channel = channel
+        return Receipt(ts, note=NO_READ_NOTE if self._cannot_read else ""), thread.get("thread_ts", ts)
 
     def _update(self, api: Api, ts: str, message: SlackMessage, metadata: Mapping[str, Any]) -> Posted:
         api.call(
-            "chat.update", channel=self._channel, ts=ts, text=message.text, blocks=message.blocks, metadata=metadata
+            "chat.update", channel=self.channel, ts=ts, text=message.text, blocks=message.blocks, metadata=metadata
         )
-        return Posted(Receipt(ts), ts, ts, self._channel, False)
+        return Receipt(ts), ""
 
 
 def _remembered(known: OrderedDict[str, T], topic: Topic, new: T) -> T:

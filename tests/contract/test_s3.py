@@ -280,7 +280,7 @@ class TestS3Mirror(MirrorSuite):
         gate = threading.Event()
         body = b"v" * (20 << 20)
         run = sample_run(recording_url=server.add("/r", body, gate=gate))
-        options = options_for(own, own.new_bucket(), timeout=15)
+        options = options_for(own, own.new_bucket(), timeout=8)
         sink = S3Sink("mirror", S3Sink.Options.model_validate(options), Loopback())
         sink.send(make_delivery())  # so that nothing which only the first one costs is left
         with ThreadPoolExecutor(1) as pool:

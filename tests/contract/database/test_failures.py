@@ -78,20 +78,20 @@ def test_a_server_that_hangs_in_the_middle_is_left_in_time(postgres_factory: Cal
 
 
 def test_a_locked_table_is_unavailable_in_time(pg: ResultsDb) -> None:
-    sink = pg.sink(timeout=5)
+    sink = pg.sink()
     sink.send(event("tsk_1", 1))
     with pg.engine.begin() as connection:
         connection.execute(sa.text("LOCK TABLE skyvern_runs IN ACCESS EXCLUSIVE MODE"))
         watch = Stopwatch()
         with pytest.raises(Unavailable, match="lock timeout"):
-            sink.send(event("tsk_1", 2))
+            pg.sink(timeout=2).send(event("tsk_1", 2))
         watch.at_most(20)
     assert isinstance(sink.send(event("tsk_1", 2)), Receipt)
 
 
 def test_locked_sqlite_file_is_unavailable_in_time(sqlite: ResultsDb, tmp_path: Path) -> None:
-    sink = sqlite.sink(timeout=4)
-    sink.send(event("tsk_1", 1))
+    sqlite.sink().send(event("tsk_1", 1))
+    sink = sqlite.sink(timeout=1)
     with (tmp_path / "results.db.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(Unavailable, match="locked by another process"):
@@ -100,7 +100,7 @@ def test_locked_sqlite_file_is_unavailable_in_time(sqlite: ResultsDb, tmp_path: 
         connection.execute(sa.text("UPDATE skyvern_runs SET title = 'x'"))
         with pytest.raises(Unavailable, match="locked"):
             sink.send(event("tsk_1", 2))
-    assert isinstance(sink.send(event("tsk_1", 2)), Receipt)
+    assert isinstance(sqlite.sink().send(event("tsk_1", 2)), Receipt)
 
 
 def test_readers_of_sqlite_are_not_kept_waiting(sqlite: ResultsDb) -> None:

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from handlers.contract import Receipt, Unavailable
-from handlers.database.table import LATER, STANDARD
+from handlers.database.table import STANDARD
 from handlers.testing.conformance import (
     make_delivery,
     sample_run,
@@ -31,6 +31,7 @@ def _columns(database: ResultsDb, table: str = "skyvern_runs") -> set[str]:
 
 
 ALL = {column.name for column in STANDARD}
+LATER = {"merged_from", "prompt", "summary", "url", "parameters", "downloaded_files"}
 
 
 def test_the_folder_and_the_table_are_made(tmp_path: Path) -> None:
@@ -166,7 +167,7 @@ def test_ordering_column_of_another_type_is_a_clear_error(pg: ResultsDb) -> None
         pg.sink().send(event("tsk_1", 1))
 
 
-def test_operators_column_wins_over_a_later_standard_column(database: ResultsDb) -> None:
+def test_operators_column_wins_over_a_standard_column(database: ResultsDb) -> None:
     sink = database.sink(columns={"url": "output.invoice.number", "Summary": {"path": "step_count", "type": "integer"}})
     sink.send(make_delivery(sample_run("tsk_1", url="https://shop.example", summary="Done")))
     row = database.row()

@@ -19,10 +19,10 @@ from handlers.slack.blocks import BLOCKS_MAX, build
 from handlers.slack.incidents import (
     RECENT,
     IncidentCount,
-    SeenRun,
     normalized_reason,
     repeat_line,
     repeat_reply,
+    seen_run,
     topic_of,
 )
 from handlers.slack.templates import TemplateOption, Templates
@@ -271,7 +271,7 @@ def test_operators_words_replace_the_text_and_values_are_escaped() -> None:
 
 
 @given(text=hostile)
-@settings(max_examples=80)
+@settings(max_examples=40)
 def test_no_value_in_a_template_can_mention_or_link(text: str) -> None:
     body = "a {{ reason }} `{{ reason }}` {{ link(run.evil, reason) }} {{ run.evil | upper }}"
     templates = Templates({"default": TemplateOption.model_validate({"title": "{{ reason }}", "body": body})})
@@ -358,7 +358,7 @@ def test_only_failures_are_incidents() -> None:
 
 def test_count_includes_each_delivery_once() -> None:
     seen = {
-        f"mark{number}": SeenRun(f"wr_{number}", "https://app.example/1", "2026-03-01 10:02 UTC")
+        f"mark{number}": seen_run(make_delivery(sample_run(f"wr_{number}", app_url="https://app.example/1")))
         for number in range(30)
     }
     count = IncidentCount().add(seen).add(seen)

@@ -27,12 +27,11 @@ class SlowStore(LocalStore):
             time.sleep(1)
 
 
-@pytest.mark.parametrize("store", [LocalStore, SlowStore])
-def test_transfer_out_of_time_fails_its_delivery_alone(tmp_path: Path, store: type[LocalStore]) -> None:
+def test_slow_store_out_of_time_fails_its_delivery_alone(tmp_path: Path) -> None:
     stop = threading.Event()
     with ArtifactServer() as server:
         run = sample_run(downloaded_files=[{"url": server.add("/slow", trickle=stop), "filename": "a.bin"}])
-        mirror = Mirror(MirrorOptions(timeout=0.8), Loopback(), store(tmp_path))
+        mirror = Mirror(MirrorOptions(timeout=0.8), Loopback(), SlowStore(tmp_path))
         with pytest.raises(Unavailable, match=r"not done within|did not answer in time") as caught:
             mirror.send(make_delivery(run))
         mirror.close()
