@@ -171,25 +171,22 @@ class GuardedClient:
         self, method: str, url: httpx2.URL, headers: Mapping[str, str], content: bytes | None, deadline: Deadline
     ) -> Iterator[HttpConnection]:
         """Send a request and receive the head of the response; afterwards keep the connection or close it."""
-        host, origin, idle = url.host, _origin(url), self._idle
-        with translated_errors(host):
+        origin, idle = _origin(url), self._idle
+        with translated_errors(url.host):
             request = _request(method, url, headers, content)
             deadline.remaining()
-            connection = idle.take(origin)
-            kept = connection is not None
-            connection = connection or self._open(url, deadline)
+            kept = idle.take(origin)
+            connection = kept or self._open(url, deadline)
         try:
-            with translated_errors(host):
-                connection.send(request, content or b"", deadline)
+            with translated_errors(url.host):
                 try:
-                    connection.read_head()
+                    connection.exchange(request, content or b"", deadline)
                 except (httpcore2.NetworkError, h11.RemoteProtocolError):
-                    if method != "GET" or not kept or not connection.unanswered:
+                    if method != "GET" or kept is None or not connection.unanswered:
                         raise
                     connection.close()
                     connection = self._open(url, deadline)
-                    connection.send(request, b"", deadline)
-                    connection.read_head()
+                    connection.exchange(request, b"", deadline)
             yield connection
         finally:
             idle.give_back(origin, connection)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Hashable, Iterator, Mapping
 from typing import Any, Final
 
@@ -50,23 +49,18 @@ class HttpConnection:
         self.headers: Mapping[str, str] = {}  # of the last response; names are lower-case
         self.unanswered = True  # whether nothing has arrived since the request was sent
 
-    def send(self, request: h11.Request, content: bytes, deadline: Deadline) -> None:
-        """Send a request. Everything, including the response's body, must end by `deadline`."""
+    def exchange(self, request: h11.Request, content: bytes, deadline: Deadline) -> None:
+        """Send a request and receive the head of the response. All, including its body, must end by `deadline`."""
         if self._http.our_state is h11.DONE:
             self._http.start_next_cycle()
         self._deadline, self.unanswered, self.status = deadline, True, 0
-        parts = [self._http.send(request), self._http.send(h11.Data(content)) if content else b""]
+        data = memoryview(self._http.send(request) + (self._http.send(h11.Data(content)) if content else b""))
         self._http.send(h11.EndOfMessage())
-        data = memoryview(b"".join(parts) if len(content) <= _WRITE else parts[0])
         try:
-            for part in (data, *([memoryview(content)] if len(content) > _WRITE else ())):
-                for start in range(0, len(part), _WRITE):
-                    self._stream.write(bytes(part[start : start + _WRITE]), self._wait())
+            for start in range(0, len(data), _WRITE):
+                self._stream.write(bytes(data[start : start + _WRITE]), self._wait())
         except httpcore2.WriteError:
             self._broken = True  # the server may have responded before it hung up
-
-    def read_head(self) -> None:
-        """Receive the head of the response."""
         for _ in range(_MAX_INFORMATIONAL):
             while (event := self._http.next_event()) is h11.NEED_DATA:
                 self._receive(_HEAD_READ)
@@ -126,14 +120,20 @@ class IdleConnections:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         # Since when, the origin, and the connection; the oldest first.
-        self._idle: deque[tuple[float, Hashable, HttpConnection]] = deque()
+        self._idle: list[tuple[float, Hashable, HttpConnection]] = []
         self._closed = False
 
     def take(self, origin: Hashable) -> HttpConnection | None:
         """Return a usable connection to `origin`, or None."""
-        while (found := self._pop(origin)) is not None and found.stale:
-            found.close()
-        return found
+        while True:
+            with self._lock:
+                places = [place for place, (_, its_origin, _) in enumerate(self._idle) if its_origin == origin]
+                if not places:
+                    return None
+                since, _, connection = self._idle.pop(places[-1])
+            if since >= time.monotonic() - _KEEP_IDLE and not connection.stale:
+                return connection
+            connection.close()
 
     def give_back(self, origin: Hashable, connection: HttpConnection) -> None:
         """Keep a connection for the next request, or close it if it cannot be used again."""
@@ -145,7 +145,7 @@ class IdleConnections:
             elif not over:
                 self._idle.append((now, origin, connection))
             while self._idle and (len(self._idle) > _MAX_IDLE or self._idle[0][0] < now - _KEEP_IDLE):
-                over.append(self._idle.popleft()[2])
+                over.append(self._idle.pop(0)[2])
         for each in over:
             each.close()
 
@@ -153,18 +153,6 @@ class IdleConnections:
         """Close all connections, and from now on each one that is given back."""
         with self._lock:
             self._closed = True
-            idle, self._idle = self._idle, deque()
+            idle, self._idle = self._idle, []
         for _, _, connection in idle:
             connection.close()
-
-    def _pop(self, origin: Hashable) -> HttpConnection | None:
-        oldest = time.monotonic() - _KEEP_IDLE
-        with self._lock:
-            for place in range(len(self._idle) - 1, -1, -1):
-                since, its_origin, connection = self._idle[place]
-                if since < oldest:
-                    return None  # `give_back` closes it and all older ones
-                if its_origin == origin:
-                    del self._idle[place]
-                    return connection
-        return None

@@ -152,74 +152,60 @@ def test_the_headline_says_what_became_of_which_run(status: str, sign: str, word
     assert message["text"].startswith(f"{sign} Weekly invoices {words}")
 
 
-def test_a_failed_run_says_why_how_long_and_where_to_look() -> None:
-    run = sample_run(
-        workflow_title="Weekly invoices", run_type="workflow_run", failure_reason="No login form", attempt=2,
-        errors=[{"error_code": "NO_FORM", "reasoning": "The page was empty"}], failure_category=[{"category": "LOGIN"}],
-        app_url="https://app.example/runs/wr_1", run_id="wr_1",
-    )  # fmt: skip
-    text = all_text(blocks_of(make_delivery(run)))
-    for words in (
-        "`wr_1` · workflow run · attempt 2", "*Why*\n```\nNo login form\n```", "• `NO_FORM` `The page was empty`",
-        "*Duration*\n2 min 2 s", "*Steps*\n3", "*Category*\n`LOGIN`", "<https://app.example/runs/wr_1|Open the run>",
-        "source `skyvern` · route `everything`",
-    ):  # fmt: skip
-        assert words in text
-    assert "*Output*" not in text
+FAILED_RUN = sample_run(
+    workflow_title="Weekly invoices", run_type="workflow_run", failure_reason="No login form", attempt=2,
+    errors=[{"error_code": "NO_FORM", "reasoning": "The page was empty"}], failure_category=[{"category": "LOGIN"}],
+    app_url="https://app.example/runs/wr_1", run_id="wr_1",
+)  # fmt: skip
+SIGNED = {"artifacts": [Artifact("recording", "recording.webm", "https://signed.example/r?sig=1&kid=k")]}
+URLS = {"run.json": "https://files.example/run.json", "recording.webm": "s3://bucket/recording.webm"}
+PLACE = {"id": "var/archive/wr_1/", "keys": ["var/archive/wr_1/run.json"]}
+# (delivery, how it is built, words that are shown, words that are not)
+SHOWN: dict[str, tuple[Delivery, dict[str, Any], list[str], list[str]]] = {
+    "a failed run says why, how long it took and where to look": (
+        make_delivery(FAILED_RUN), {}, [
+            "`wr_1` · workflow run · attempt 2", "*Why*\n```\nNo login form\n```", "• `NO_FORM` `The page was empty`",
+            "*Duration*\n2 min 2 s", "*Steps*\n3", "*Category*\n`LOGIN`", "source `skyvern` · route `everything`",
+            "<https://app.example/runs/wr_1|Open the run>",
+        ], ["*Output*"],
+    ),
+    "a completed run shows its output and no reason": (
+        make_delivery(sample_run(status="completed", output={"total": 1500}, failure_reason="left over")), {},
+        ['*Output*\n```\n{\n "total": 1500\n}\n```'], ["left over"],
+    ),
+    "the outcome counts and not the status that was sent": (
+        make_delivery(sample_run(status="failed", failure_reason="Failed to send webhook"), status="completed"), {},
+        ["✅ Task completed"], ["Failed to send webhook"],
+    ),
+    "a run that is tried again says when": (
+        make_delivery(sample_run(retry_pending=True, next_attempt_at="2026-03-01T10:05:00.5")), {},
+        ["failed and will be tried again", "*Next attempt*\n2026-03-01 10:05:00 UTC"], [],
+    ),
+    "mirrored files are linked instead of signed links": (
+        make_delivery(receipts={"archive": {"id": "x", "urls": URLS}}), SIGNED,
+        ["<https://files.example/run.json|run.json>"], ["signed.example", "s3://"],
+    ),
+    "signed links are shown where nothing was mirrored": (
+        make_delivery(), SIGNED,
+        ["<https://signed.example/r?sig=1&kid=k|recording.webm>", "expire within hours"], [],
+    ),
+    "signed links can be switched off": (make_delivery(), {**SIGNED, "link_to": ("run",)}, [], ["signed.example"]),
+    "a place without a link is named": (
+        make_delivery(receipts={"archive": PLACE}), {}, ["kept by `archive` as `var/archive/wr_1/`"], []
+    ),
+    "a sink that failed is named": (
+        make_delivery(receipts={"archive": None}), {}, ["The sink `archive` did not take this result"], []
+    ),
+}  # fmt: skip
 
 
-def test_a_completed_run_shows_its_output_and_no_reason() -> None:
-    run = sample_run(status="completed", output={"total": 1500}, failure_reason="left over")
-    text = all_text(blocks_of(make_delivery(run)))
-    assert '*Output*\n```\n{\n "total": 1500\n}\n```' in text
-    assert "left over" not in text
-
-
-def test_the_outcome_counts_and_not_the_status_that_was_sent() -> None:
-    run = sample_run(status="failed", failure_reason="Failed to send webhook", output={"a": 1})
-    message = blocks_of(make_delivery(run, status="completed"))
-    assert message["blocks"][0]["text"]["text"] == "✅ Task completed"
-    assert "Failed to send webhook" not in json.dumps(message)
-
-
-def test_a_run_that_is_tried_again_says_when() -> None:
-    run = sample_run(retry_pending=True, next_attempt_at="2026-03-01T10:05:00.5")
-    text = all_text(blocks_of(make_delivery(run)))
-    assert "failed and will be tried again" in text
-    assert "*Next attempt*\n2026-03-01 10:05:00 UTC" in text
-
-
-def test_mirrored_files_are_linked_and_signed_links_then_are_not() -> None:
-    artifacts = [Artifact("recording", "recording.webm", "https://signed.example/r?sig=1")]
-    urls = {"run.json": "https://files.example/run.json", "recording.webm": "s3://bucket/recording.webm"}
-    delivery = make_delivery(receipts={"archive": {"id": "x", "urls": urls}})
-    text = all_text(blocks_of(delivery, artifacts=artifacts))
-    assert "<https://files.example/run.json|run.json>" in text
-    assert "signed.example" not in text
-    assert "s3://" not in text
-
-
-def test_signed_links_are_shown_if_nothing_was_mirrored() -> None:
-    artifacts = [Artifact("recording", "recording.webm", "https://signed.example/r?sig=1&kid=k")]
-    text = all_text(blocks_of(make_delivery(), artifacts=artifacts))
-    assert "<https://signed.example/r?sig=1&kid=k|recording.webm>" in text
-    assert "expire within hours" in text
-    assert "signed.example" not in all_text(blocks_of(make_delivery(), link_to=("run",), artifacts=artifacts))
-
-
-def test_a_place_that_no_link_leads_to_is_named() -> None:
-    text = all_text(
-        blocks_of(
-            make_delivery(receipts={"archive": {"id": "var/archive/wr_1/", "keys": ["var/archive/wr_1/run.json"]}})
-        )
-    )
-    assert "kept by `archive` as `var/archive/wr_1/`" in text
-
-
-def test_a_sink_that_was_waited_for_in_vain_is_named() -> None:
-    assert "The sink `archive` did not take this result" in all_text(
-        blocks_of(make_delivery(receipts={"archive": None}))
-    )
+@pytest.mark.parametrize("case", SHOWN)
+def test_message_shows_what_matters_of_a_run(case: str) -> None:
+    delivery, how, shown, hidden = SHOWN[case]
+    message = blocks_of(delivery, **how)
+    text = message["text"] + all_text(message)
+    assert [words for words in shown if words not in text] == []
+    assert [words for words in hidden if words in text] == []
 
 
 def test_many_files_are_counted_instead_of_shown() -> None:
