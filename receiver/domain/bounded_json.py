@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import re
+from hashlib import sha256
 from typing import Final
 
 import msgspec
@@ -61,9 +62,15 @@ def memory_of(text: bytes, marks: bytes) -> int:
     )
 
 
-def split(body: bytes, most: int) -> tuple[dict[str, bytes], frozenset[str]]:
-    """Return the text of each member of the JSON object in `body`, and the names of the large ones: the others, the
-    smallest first, have at most `most` bytes together. Raises NoMembers."""
+def outline(body: bytes, most: int = OUTLINED) -> tuple[bytes, tuple[str, ...]]:
+    """Return the JSON object in `body`, in which a text replaces each large member, and their names, sorted.
+
+    The others, the smallest first, have at most `most` bytes together: a run's state is in small members, and building
+    millions of values takes a second or more, in which no other thread runs. The same member has the same text. Raises
+    NoMembers.
+    """
+    if len(body) <= most:
+        return body, ()
     try:
         members = {name: bytes(raw) for name, raw in _OBJECT.decode(body.removeprefix(b"\xef\xbb\xbf")).items()}
     except msgspec.ValidationError:
@@ -72,26 +79,21 @@ def split(body: bytes, most: int) -> tuple[dict[str, bytes], frozenset[str]]:
         raise NoMembers("it is not JSON") from None
     except RecursionError:
         raise NoMembers("it is nested too deeply") from None
-    large = set()
+    large = []
     for name in sorted(members, key=lambda each: len(members[each])):
         most -= len(members[name])
         if most < 0:
-            large.add(name)
-    return members, frozenset(large)
+            text = members[name]
+            large.append(name)
+            members[name] = b'"[%d bytes, not read; SHA-256 %b]"' % (len(text), sha256(text).hexdigest().encode())
+    small = b",".join(json.dumps(name).encode() + b":" + text for name, text in members.items())
+    return b"{" + small + b"}", tuple(sorted(large))
 
 
-def outline(body: bytes) -> bytes:
-    """Return the JSON object in `body`, in which a text replaces each large member.
-
-    A run's state is in small members, and building millions of values takes a second or more, in which no other thread
-    runs. Returns a `body` that is small, or whose members cannot be separated, as it is; b"" if that takes too much
-    memory.
-    """
-    if len(body) <= OUTLINED:
-        return body
+def state_of(body: bytes) -> bytes:
+    """Return the outline of `body`; a body whose members can't be separated as it is, or b"" if it takes too much
+    memory."""
     try:
-        members, large = split(body, OUTLINED)
+        return outline(body)[0]
     except NoMembers:
         return b"" if too_much(body) else body
-    kept = {name: b'"(%d bytes)"' % len(text) if name in large else text for name, text in members.items()}
-    return b"{" + b",".join(json.dumps(name).encode() + b":" + text for name, text in kept.items()) + b"}"

@@ -14,7 +14,6 @@ or a finite float, NaN and Infinity are null, and a number that no float or int 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -26,7 +25,7 @@ from pydantic_core import from_json
 
 from handlers.support.run_body import attempt_number, titles
 from handlers.support.timestamps import epoch
-from receiver.domain.bounded_json import MOST_MEMORY, SMALL, NoMembers, outline, split, too_much
+from receiver.domain.bounded_json import MOST_MEMORY, SMALL, NoMembers, outline, state_of, too_much
 
 RunKey = tuple[str, str]  # (source, run id)
 
@@ -192,7 +191,7 @@ def storable(members: Mapping[str, Any]) -> dict[str, Any]:
 
 def parse_outline(body: bytes) -> Run:
     """Return what a body says of a run's state, without its large members: in `data` a text stands for each."""
-    return parse(outline(body))
+    return parse(state_of(body))
 
 
 def scan_run_id(beginning: bytes) -> str:
@@ -218,38 +217,20 @@ def undelivered(data: dict[str, Any]) -> bool:
 
 def _load(body: bytes) -> tuple[dict[str, Any], str, tuple[str, ...]]:
     """Return the JSON object in `body`, clean, the problem with it, and the members that are left out."""
+    left_out: tuple[str, ...] = ()
     try:
         if too_much(body):
-            return _load_in_part(body)
+            body, left_out = outline(body, SMALL)
         data = _read(body, MAX_DEPTH)
+    except NoMembers as error:
+        return {}, f"its values would take more than {MOST_MEMORY >> 20} MiB of memory, and {error}", ()
     except json.JSONDecodeError as error:
         return {}, f"it is not JSON: {error.msg} at character {error.pos}", ()
     except RecursionError:
         return {}, f"it is nested deeper than {MAX_DEPTH} levels", ()
     if not isinstance(data, dict):
         return {}, f"it is {_KINDS.get(type(data), 'a number')}, not a JSON object", ()
-    return data, "", ()
-
-
-def _load_in_part(body: bytes) -> tuple[dict[str, Any], str, tuple[str, ...]]:
-    """Do as `_load` for a body whose values take too much memory: only its small members are read.
-
-    Raises json.JSONDecodeError, RecursionError.
-    """
-    try:
-        members, over = split(body, SMALL)
-    except NoMembers as error:
-        return {}, f"its values would take more than {MOST_MEMORY >> 20} MiB of memory, and {error}", ()
-    data = {
-        _UNSTORABLE.sub(REPLACEMENT, name): _stand_in(text) if name in over else _read(text, MAX_DEPTH - 1)
-        for name, text in members.items()
-    }
-    return data, "", tuple(sorted(_UNSTORABLE.sub(REPLACEMENT, name) for name in over))
-
-
-def _stand_in(text: bytes) -> str:
-    """Return what stands for a value that was not read: the same for the same value."""
-    return f"[{len(text)} bytes, too much to be read; SHA-256 {hashlib.sha256(text).hexdigest()}]"
+    return data, "", tuple(_UNSTORABLE.sub(REPLACEMENT, name) for name in left_out)
 
 
 # What `_read` looks for: each digit becomes 0, each bracket "[".

@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from receiver.routing.cel_names import CelError, Names, Path, Use, one_line, syntax_problem
+from receiver.routing.mapping import Outcome, show
 
 MAX_LENGTH = 4096  # characters of an expression
 MAX_DEPTH = 64  # of data that a rule reads
@@ -33,18 +34,6 @@ class Expression:
     source: str
     program: Any
     names: Names
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """The result of an evaluation. `error` is "" or why there is no result, which is no match.
-
-    `missing`: the run lacks a field that the rule reads, which is not an error.
-    """
-
-    matched: bool
-    error: str = ""
-    missing: bool = False
 
 
 def compile_rule(source: str) -> Expression:
@@ -88,26 +77,31 @@ class Evaluation:
         self._context: Any = None
         self._refused: dict[str, str] = {}
 
-    def test(self, expression: Expression) -> Outcome:
-        """Evaluate one of the rules. Never raises."""
+    def test(self, expression: Expression, *, explain: bool) -> Outcome:
+        """Evaluate one of the rules. `explain`: the reason names the values that it read. Never raises."""
         if self._context is None:
             self._prepare()
         if refusal := self._refused.get(expression.source):
-            return Outcome(False, refusal)
+            return _failed(refusal)
         try:
             value = expression.program.execute(self._context)
+        except (KeyError, IndexError) as error:
+            return Outcome(False, self._explain(error, expression))
         except Exception as error:  # noqa: BLE001 - the library raises what it likes
-            return Outcome(False, self._explain(error, expression), isinstance(error, KeyError | IndexError))
+            return _failed(self._explain(error, expression))
         except BaseException as error:  # a panic of the Rust library is a BaseException
             if type(error).__name__ != "PanicException":
                 raise
-            return Outcome(False, "the CEL library failed")
+            return _failed("the CEL library failed")
         if not isinstance(value, bool):
-            return Outcome(False, f"it gives {_kind(value)}, not true or false")
-        return Outcome(value)
+            return _failed(f"it gives {_kind(value)}, not true or false")
+        why = f"the expression is {'true' if value else 'false'}"
+        if explain and (values := self._values(expression)):
+            why += "; there: " + ", ".join(f"{path} is {show(value)}" for path, value in values)
+        return Outcome(value, why)
 
-    def values(self, expression: Expression) -> list[tuple[str, Any]]:
-        """Return the single values that a rule read, by path, to show to a person."""
+    def _values(self, expression: Expression) -> list[tuple[str, Any]]:
+        """Return the single values that a rule read, by path."""
         found = []
         for use in expression.names.uses:
             present, value = _look_up(self._roots, use.path)
@@ -155,7 +149,11 @@ class Evaluation:
         return f"the types don't fit: {self._kinds(expression)}"
 
     def _kinds(self, expression: Expression) -> str:
-        return ", ".join(f"{path} is {_kind(value)}" for path, value in self.values(expression)) or "what is there"
+        return ", ".join(f"{path} is {_kind(value)}" for path, value in self._values(expression)) or "what is there"
+
+
+def _failed(reason: str) -> Outcome:
+    return Outcome(False, f"can't be evaluated: {reason}", error=True)
 
 
 def _too_much(names: Names, units: dict[Path, int]) -> str:

@@ -15,8 +15,7 @@ import difflib
 import fnmatch
 import json
 import re
-from collections.abc import Iterator, Mapping
-from enum import Enum, auto
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -27,6 +26,14 @@ MAX_VALUES = 50_000
 
 # Keys below the mapping, and the problem there.
 Problem = tuple[tuple[str | int, ...], str]
+
+
+class Outcome(NamedTuple):
+    """The result of a rule. `error`: it could not be evaluated, which is no match. A missing field is no error."""
+
+    matched: bool
+    why: str
+    error: bool = False
 
 
 class Condition(NamedTuple):
@@ -102,7 +109,7 @@ def _condition(path: str, wishes: list[Any]) -> Condition:
     )
 
 
-def find(root: Any, parts: tuple[str, ...]) -> Iterator[Any]:
+def _find(root: Any, parts: tuple[str, ...]) -> Iterator[Any]:
     """Yield the values at a path: none, one, or with * any number. A key that itself has dots in it is found too."""
     if not parts:
         yield root
@@ -110,38 +117,34 @@ def find(root: Any, parts: tuple[str, ...]) -> Iterator[Any]:
     head, rest = parts[0], parts[1:]
     if isinstance(root, dict):
         if head in root:
-            yield from find(root[head], rest)
+            yield from _find(root[head], rest)
         elif head == "*":
             for item in root.values():
-                yield from find(item, rest)
+                yield from _find(item, rest)
         else:
             for length in range(2, len(parts) + 1):
                 if (joined := ".".join(parts[:length])) in root:
-                    yield from find(root[joined], parts[length:])
+                    yield from _find(root[joined], parts[length:])
     elif isinstance(root, list):
         if head == "*":
             for item in root:
-                yield from find(item, rest)
+                yield from _find(item, rest)
         elif head.isdecimal() and int(head) < len(root):
-            yield from find(root[int(head)], rest)
+            yield from _find(root[int(head)], rest)
 
 
-class ConditionResult(Enum):
-    """What became of a condition."""
-
-    HOLDS = auto()
-    MISSING = auto()
-    DIFFERS = auto()
-
-
-def test(condition: Condition, root: Any) -> ConditionResult:
-    """Whether the condition holds in `root`."""
-    result = ConditionResult.MISSING
-    for value in islice(find(root, condition.parts), MAX_VALUES):
-        if condition.holds(value):
-            return ConditionResult.HOLDS
-        result = ConditionResult.DIFFERS
-    return result
+def test(conditions: Sequence[Condition], root: Any, *, explain: bool) -> Outcome:
+    """Return whether all conditions hold in `root`. `explain`: the reason names the values there."""
+    reasons = []
+    for each in conditions:
+        values = list(islice(_find(root, each.parts), MAX_VALUES))
+        if not values:
+            return Outcome(False, f"{each.path} is missing")
+        there = ", ".join(map(show, values[:3])) if explain else each.wanted
+        if not any(map(each.holds, values)):
+            return Outcome(False, f"{each.path} is not {each.wanted}" + (f" but {there}" if explain else ""))
+        reasons.append(f"{each.path} is {there}" + (f", wanted {each.wanted}" if there != each.wanted else ""))
+    return Outcome(True, " and ".join(reasons) or "it has no condition")
 
 
 def show(value: Any) -> str:

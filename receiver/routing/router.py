@@ -10,13 +10,12 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from handlers.support.timestamps import utc
 from receiver.errors import ConfigError
 from receiver.routing import cel, mapping
-from receiver.routing.mapping import show
+from receiver.routing.mapping import Outcome
 from receiver.routing.route import RouteConfig
 from receiver.routing.validation import OPT_IN, UPDATE, order_problems, rule_problems
 
@@ -87,18 +86,13 @@ class _CompiledRoute:
         self.expression = cel.compile_rule(when) if isinstance(when, str) else None
         self.conditions = mapping.compile_mapping(when)[0] if when and not isinstance(when, str) else []
 
-    def verdict(self, why: str, *, matched: bool = False, error: bool = False) -> RouteVerdict:
-        """Return a verdict of this route."""
-        return RouteVerdict(self.config.name, matched, why, error)
-
-    def skipped(self, view: RunView) -> RouteVerdict | None:
-        """Return the verdict on an event of a kind that the route does not take, else None."""
+    def skipped(self, view: RunView) -> Outcome | None:
+        """Return the outcome for an event of a kind that the route does not take, else None."""
         if view.disposition in ("new", UPDATE) and view.run.final:
             return None
         for disposition in (view.disposition, "new" if view.run.final else "interim"):
             if disposition not in ("new", UPDATE) and not getattr(self.config, OPT_IN.get(disposition, ""), False):
-                why = _NOT_NEW.get(disposition, f"an event that is {disposition} is not routed")
-                return self.verdict(why)
+                return Outcome(False, _NOT_NEW.get(disposition, f"an event that is {disposition} is not routed"))
         return None
 
 
@@ -144,11 +138,11 @@ class Router:
             if stopped:
                 explanations.append(RouteVerdict(config.name, False, f"{stopped} matched and says `stop: true`"))
                 continue
-            verdict = subject.test(route)
-            explanations.append(verdict)
-            if verdict.error:
+            outcome = subject.test(route)
+            explanations.append(RouteVerdict(config.name, *outcome))
+            if outcome.error:
                 self.failures[config.name] += 1
-            if verdict.matched:
+            if outcome.matched:
                 for target in route.targets:
                     if target.sink not in told or self.tells_again(target.sink, config.name):
                         targets.setdefault(target.sink, target)
@@ -176,46 +170,17 @@ class _Subject:
     _root: dict[str, Any] | None = field(default=None, init=False)
     _evaluation: cel.Evaluation | None = field(default=None, init=False)
 
-    def test(self, route: _CompiledRoute) -> RouteVerdict:
+    def test(self, route: _CompiledRoute) -> Outcome:
         if skipped := route.skipped(self.view):
             return skipped
-        if route.expression:
-            return self._expression(route, route.expression)
-        reasons = []
-        for each in route.conditions:
-            result = mapping.test(each, self.root())
-            if result is mapping.ConditionResult.MISSING:
-                return route.verdict(f"{each.path} is missing")
-            there = self._there(each) if self.explain else each.wanted
-            if result is mapping.ConditionResult.DIFFERS:
-                return route.verdict(f"{each.path} is not {each.wanted}" + (f" but {there}" if self.explain else ""))
-            reasons.append(f"{each.path} is {there}" + (f", wanted {each.wanted}" if there != each.wanted else ""))
-        return route.verdict(" and ".join(reasons) or "it has no condition", matched=True)
-
-    def _expression(self, route: _CompiledRoute, expression: cel.Expression) -> RouteVerdict:
+        if not route.expression:
+            if self._root is None:
+                self._root = {**_normalized(self.view), "event": _event(self.view)}
+            return mapping.test(route.conditions, self._root, explain=self.explain)
         if self._evaluation is None:
             run = _with_times(_normalized(self.view))
             self._evaluation = cel.Evaluation(self.rules, {"run": run, "event": _event(self.view)})
-        outcome = self._evaluation.test(expression)
-        if outcome.missing:
-            return route.verdict(outcome.error)
-        if outcome.error:
-            return route.verdict(f"can't be evaluated: {outcome.error}", error=True)
-        why = f"the expression is {'true' if outcome.matched else 'false'}"
-        if self.explain and (values := self._evaluation.values(expression)):
-            why += "; there: " + ", ".join(f"{path} is {show(value)}" for path, value in values)
-        return route.verdict(why, matched=outcome.matched)
-
-    def _there(self, condition: mapping.Condition) -> str:
-        """Return in words what the run has at the path."""
-        return ", ".join(show(value) for value in islice(mapping.find(self._root, condition.parts), 3))
-
-    def root(self) -> dict[str, Any]:
-        """Return the root of the paths of a mapping."""
-        if self._root is None:
-            self._root = _normalized(self.view)
-            self._root["event"] = _event(self.view)
-        return self._root
+        return self._evaluation.test(route.expression, explain=self.explain)
 
 
 def _event(view: RunView) -> dict[str, Any]:

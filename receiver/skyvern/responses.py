@@ -22,7 +22,7 @@ import orjson
 
 from handlers.support.retry_after import retry_after
 from handlers.support.timestamps import epoch
-from receiver.domain.bounded_json import outline
+from receiver.domain.bounded_json import state_of
 from receiver.domain.run import FINAL, storable
 
 # submit may create a run; read changes nothing.
@@ -63,7 +63,7 @@ class Answered:
     def json_outline(self) -> Any:
         """Return the JSON object in the body, in which a text stands for each large member; None for
         invalid JSON."""
-        return _json(outline(self.body))
+        return _json(state_of(self.body))
 
 
 def _json(body: bytes) -> Any:

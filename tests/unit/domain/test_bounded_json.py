@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic_core import from_json
 
-from receiver.domain.bounded_json import OUTLINED, NoMembers, memory_of, outline, split, too_much
+from receiver.domain.bounded_json import OUTLINED, NoMembers, memory_of, outline, state_of, too_much
 from receiver.domain.event import Event, event_id
 from receiver.domain.parsed_event import parse_event
 from receiver.domain.redaction import Redactor
@@ -150,26 +150,26 @@ values = st.recursive(
 @given(st.dictionaries(st.text(max_size=12), values, max_size=8), st.sampled_from([None, 1]), st.booleans())
 def test_members_are_separated_whatever_they_hold(data: dict[str, Any], indent: int | None, ascii_only: bool) -> None:
     text = json.dumps(data, indent=indent, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
-    members, large = split(text, len(text))
-    assert {name: json.loads(value) for name, value in members.items()} == data
+    small, large = outline(text, len(text) - 1)
+    assert json.loads(small) == data
     assert not large
 
 
 def test_outline_keeps_the_state_of_a_run_without_its_output() -> None:
     body = HEAD + b'"output":[' + b"[]," * 200_000 + b'[]],"failure_reason":null,"retry_pending":false}'
     assert len(body) > OUTLINED
-    run = parse(outline(body))
+    run = parse(state_of(body))
     assert (run.run_id, run.status, run.final, run.problem) == ("tsk_1", "completed", True, "")
-    assert run.data["output"] == f"({600_004} bytes)"
+    assert run.data["output"].startswith(f"[{600_004} bytes, not read; SHA-256 ")
 
 
 @pytest.mark.parametrize("dense", [False, True])
 def test_body_without_members_has_no_outline_if_dense(dense: bool) -> None:
     body = of(many(b"[],", DENSE if dense else OUTLINED))[:-1]
-    assert outline(body) == (b"" if dense else body)
+    assert state_of(body) == (b"" if dense else body)
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_split_or_refused(body: bytes) -> None:
     with suppress(NoMembers):
-        split(body, 0)
+        outline(body, 0)
