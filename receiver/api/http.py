@@ -81,7 +81,7 @@ class _Api:
         settings, config = context.settings, context.config
         ledger = Ledger(settings.database_url, require_durability=config.durable_ledger)
         self._service = Service(settings, ledger, config)
-        self._ledger = AsyncLedger(Ledger(settings.database_url))
+        self._ledger = AsyncLedger(Ledger(settings.database_url), context.ledger_wait)
         self._redis = connect(settings.redis_url, timeout=0.5, connect_timeout=0.5, retries=1)
         self._authenticator = Authenticator(
             self._ledger,

@@ -61,7 +61,6 @@ def load_file(path: Path, environ: Mapping[str, str], *, allow_unset: bool = Fal
     # Where the sinks could not be read at all, that is reported already, and not each route that names one.
     unread = not sinks and any(len(key) == 1 for _, key, _ in document.problems)
     _check_routes(document, routes, None if unread else list(sinks))
-    _check_entries(document, raw)
     document.raise_problems()
     config = _with_key(config or _fitting(document), environ.get("RUNHOOK_DEV_KEY", ""))
     return Loaded(config, document, _warnings(config, document), unset)
@@ -251,30 +250,6 @@ def _no_sink(name: str, sinks: list[str]) -> str:
         if sinks
         else f"there is no sink {name}: add it to sinks"
     )
-
-
-def _check_entries(document: Document, raw: Mapping[str, Any]) -> None:
-    """Check entries whose form other modules define."""
-    for name, check in (("redact", _check_redacted), ("allowed_addresses", _check_allowed)):
-        entries = raw.get(name)
-        for index, entry in enumerate(entries if isinstance(entries, list) else []):
-            if isinstance(entry, str):
-                try:
-                    check(entry)
-                except (ConfigError, ValueError) as error:
-                    _complain(document, (name, index), str(error).removeprefix(f"{name}: "))
-
-
-def _check_redacted(text: str) -> None:
-    from receiver.domain.redaction import Redactor
-
-    Redactor([text])
-
-
-def _check_allowed(text: str) -> None:
-    from handlers.support.address_policy import AllowedAddresses
-
-    AllowedAddresses([text])
 
 
 def _warnings(config: Config, document: Document) -> list[str]:

@@ -5,10 +5,11 @@ Every key is declared once, here or in a module that is imported here, with type
 receiver.config.loader returns a Config.
 """
 
-from typing import Final, Self
+from typing import Annotated, Final, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from handlers.support.address_policy import AllowedAddresses
 from handlers.support.duration import Seconds
 from receiver.config.console import ConsoleConfig
 from receiver.config.destinations import CallbacksConfig, RetryPolicy, SinkConfig
@@ -26,7 +27,9 @@ from receiver.config.fields import (
 )
 from receiver.domain.callback import CALLBACK
 from receiver.domain.model import Model
+from receiver.domain.redaction import Redactor
 from receiver.domain.trouble import Trouble
+from receiver.errors import ConfigError
 from receiver.routing.route import RouteConfig
 
 # Seconds after which a run whose end Skyvern shows has all its files: 0.3 to 8 s pass between its final status and its
@@ -43,6 +46,19 @@ DEFAULT_REDACT = (
     "**.totp_url",
     "**.totp_verification_url",
 )
+
+
+def _redacted(path: str) -> str:
+    try:
+        Redactor([path])
+    except ConfigError as error:
+        raise ValueError(str(error).removeprefix("redact: ")) from None
+    return path
+
+
+def _allowed(entry: str) -> str:
+    AllowedAddresses([entry])
+    return entry
 
 
 class SourceConfig(Model):
@@ -241,12 +257,12 @@ class Config(Model):
     sinks: dict[Name, SinkConfig] = Field(default_factory=dict, description="Destinations, by name.")
     # Empty lists, which pydantic copies, and not `list` as a factory: that costs Python's tokenizer a start.
     routes: list[RouteConfig] = Field([], description="Rules, evaluated from top to bottom.")
-    redact: list[str] = Field(
+    redact: list[Annotated[str, AfterValidator(_redacted)]] = Field(
         default_factory=lambda: list(DEFAULT_REDACT),
         description="Dotted paths that are masked before anything is stored or sent: * is one level, ** "
         "any depth. A list replaces the default.",
     )
-    allowed_addresses: list[str] = Field(
+    allowed_addresses: list[Annotated[str, AfterValidator(_allowed)]] = Field(
         [],
         description="Private hosts and CIDR networks that may be fetched from and posted to.",
     )

@@ -71,7 +71,7 @@ def console(context: Context) -> WebPart:
         people, oidc = _issuer(config.oidc, people, settings.master_secret(make=True))
     if not people and oidc is None:
         return WebPart()
-    sign_in = SignIn(AsyncLedger(_ledger(context)), people, config.session, settings.console_token)
+    sign_in = SignIn(AsyncLedger(_ledger(context), context.ledger_wait), people, config.session, settings.console_token)
     server = _Console(context, people, sign_in, oidc)
 
     @asynccontextmanager

@@ -22,8 +22,6 @@ T = TypeVar("T")
 THREADS = 8
 # Seconds that one request waits for all its transactions together.
 WAIT: Final = 4.0
-# Seconds that each later transaction has once WAIT is used up.
-LAST_WAIT: Final = 0.2
 # Seconds within which a healthy ledger responds: a response in that time resets the wait.
 PROMPT: Final = 0.5
 # Seconds that running transactions have to end when the ledger is closed: one that hangs may never end.
@@ -34,22 +32,18 @@ MAX_PENDING = 10_000
 log = logging.getLogger("runhook.ledger")
 
 
-class _Patience:
-    """The remaining part of a request's WAIT."""
+class _Waited:
+    """The seconds that a request has waited already."""
 
-    def __init__(self) -> None:
-        self.left = WAIT
-
-    def spend(self, seconds: float, *, answered: bool) -> None:
-        self.left = WAIT if answered and seconds < PROMPT else max(LAST_WAIT, self.left - seconds)
+    seconds = 0.0
 
 
-_patience: ContextVar[_Patience | None] = ContextVar("patience", default=None)
+_waited: ContextVar[_Waited | None] = ContextVar("waited", default=None)
 
 
 def limit_waits() -> None:
-    """Limit how long this task, and the tasks it starts, wait for a hanging ledger: WAIT seconds in total."""
-    _patience.set(_Patience())
+    """Limit how long this task, and the tasks it starts, wait for a hanging ledger in total."""
+    _waited.set(_Waited())
 
 
 class _GivenUp(Exception):
@@ -57,10 +51,15 @@ class _GivenUp(Exception):
 
 
 class AsyncLedger:
-    """One ledger. Its methods raise LedgerUnavailable, also if too many transactions wait already."""
+    """One ledger. Its methods raise LedgerUnavailable, also if too many transactions wait already.
 
-    def __init__(self, ledger: Ledger) -> None:
+    `wait`: seconds that one request waits for all its transactions together. `last_wait`: seconds that each later one
+    has once these are used up.
+    """
+
+    def __init__(self, ledger: Ledger, wait: float = WAIT, last_wait: float = 0.2) -> None:
         self._ledger = ledger
+        self._wait, self._last_wait = wait, last_wait
         self._pool = ThreadPoolExecutor(THREADS, "submit-ledger")
         self._pending: set[Future[Any]] = set()
         self._hung: set[Future[Any]] = set()
@@ -70,7 +69,7 @@ class AsyncLedger:
         return self._ledger.known_now()
 
     async def read(self, work: Callable[[Connection], T], *, share: float = 1.0) -> T:
-        """Return the result of `work`. Raises LedgerUnavailable, also after this share of WAIT seconds."""
+        """Return the result of `work`. Raises LedgerUnavailable, also after this share of the wait."""
         return await self._within_limit(self._start(self._ledger.read, work), share)
 
     async def write(
@@ -78,7 +77,7 @@ class AsyncLedger:
     ) -> T:
         """Return the result of `work`, once it is committed.
 
-        Raises LedgerUnavailable after a share of WAIT seconds, and rolls the transaction back as soon as possible. If
+        Raises LedgerUnavailable after a share of the wait, and rolls the transaction back as soon as possible. If
         it was committed at that very moment, `undo` runs in its own transaction.
         """
         given_up = threading.Event()
@@ -118,8 +117,8 @@ class AsyncLedger:
         return future
 
     async def _within_limit(self, future: Future[T], share: float) -> T:
-        patience = _patience.get() or _Patience()
-        limit, began = patience.left * share, time.monotonic()
+        waited = _waited.get() or _Waited()
+        limit, began = max(self._last_wait, self._wait - waited.seconds) * share, time.monotonic()
         try:
             async with asyncio.timeout(limit):
                 return await asyncio.wrap_future(future)
@@ -129,7 +128,9 @@ class AsyncLedger:
                 future.add_done_callback(self._hung.discard)
             raise LedgerUnavailable(f"no answer within {limit:g} s") from None
         finally:
-            patience.spend(time.monotonic() - began, answered=future.done() and not future.cancelled())
+            seconds = time.monotonic() - began
+            prompt = seconds < PROMPT and future.done() and not future.cancelled()
+            waited.seconds = 0.0 if prompt else waited.seconds + seconds
 
     def _undo_if_committed(self, done: Future[Any], undo: Callable[[Connection], object]) -> None:
         """Called in the thread of a transaction that was given up."""

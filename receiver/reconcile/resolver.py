@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from typing import Final, NamedTuple
@@ -207,16 +207,22 @@ class Resolver:
 
 
 async def search_for_run(
-    resolver: Resolver, submission: Submission, due_at: Callable[[float], float], pool: Executor | None
+    resolver: Resolver,
+    submission: Submission,
+    due_at: Callable[[float], float],
+    pool: Executor | None,
+    pauses: Iterable[float] = INLINE,
+    within: float = INLINE_FOR,
 ) -> Answered | None:
     """Search for the run of a lost response a few times, while the caller of the submit waits. None if it is not found.
 
-    `pool`: whose threads search; where all are busy, the time may be up before one is free.
+    `pool`: whose threads search; where all are busy, the time may be up before one is free. `pauses`: before each
+    search. `within`: the seconds of all.
     """
     loop = asyncio.get_running_loop()
     with suppress(LedgerUnavailable, TimeoutError):
-        async with asyncio.timeout(INLINE_FOR):
-            for pause in INLINE:
+        async with asyncio.timeout(within):
+            for pause in pauses:
                 await asyncio.sleep(pause)
                 found = await loop.run_in_executor(pool, resolver.bind, [submission], due_at)
                 if submission.id in found:

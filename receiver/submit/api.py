@@ -44,6 +44,7 @@ from receiver.skyvern.client import SkyvernAPI, SkyvernReader
 from receiver.skyvern.responses import Answered, Patience
 from receiver.submit.callback_mask import CallbackMask
 from receiver.submit.event_stream import EventStreams
+from receiver.submit.limits import LIMITS, SubmitLimits
 from receiver.submit.long_poll import LongPoll
 from receiver.submit.proxy import Proxy
 from receiver.submit.replies import SecretScan
@@ -75,9 +76,7 @@ SUBMIT_STOP_LIMIT: Final = 8.0
 REPLY_LIMIT: Final = 3.5
 # Seconds in which an uploaded file must be received.
 UPLOAD_TIMEOUT: Final = 600.0
-# Uploads are passed on while they are received, so submit.max_body need not bound them. Skyvern refuses over 30 MB.
 UPLOADS: Final = frozenset({"/v1/upload_file", "/api/v1/upload_file"})
-MAX_UPLOAD: Final = 64 << 20
 # Of a look at a run that is waited for: the next look is the retry.
 LOOK_PATIENCE: Final = Patience(tries=1, limit=5.0)
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
@@ -97,9 +96,9 @@ Handler = Callable[[Request, Caller], Awaitable[Response]]
 log = logging.getLogger("runhook.submit")
 
 
-def submit(context: Context) -> WebPart:
+def submit(context: Context, limits: SubmitLimits = LIMITS) -> WebPart:
     """Return the part that serves /v1 and /api/v1."""
-    api = _Api(context)
+    api = _Api(context, limits)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
@@ -124,13 +123,14 @@ def submit(context: Context) -> WebPart:
 
 
 class _Api:
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, limits: SubmitLimits) -> None:
         settings, config = context.settings, context.config
+        self._limits = limits
         self._log_limit = TokenBucket(1, 10)
         self._max_wait = config.submit.max_wait
         self._poll_after = config.reconcile.after
         ledger = Ledger(settings.database_url, require_durability=config.durable_ledger)
-        self._ledger = AsyncLedger(ledger)
+        self._ledger = AsyncLedger(ledger, context.ledger_wait)
         self.sources: dict[str, Source] = {}
         self._readers: list[SkyvernReader] = []
         self._resolvers: dict[str, Resolver] = {}
@@ -162,7 +162,7 @@ class _Api:
         self._look_limits = RateLimits(self._redis)
         refused = context.metrics.submit_refused
         self._authenticator = Authenticator(self._ledger, self._redis, config.submit.rate, context.background, refused)
-        self._limits = CallLimits(context.bodies, config.submit.max_body)
+        self._calls = CallLimits(context.bodies, config.submit.max_body, limits.calls, limits.body)
         self._states: LongPoll[RunKey, WaitedRun] = LongPoll(
             WaitedRuns(self._ledger, self._watches).query, context.background, "submit.waits_for_runs"
         )
@@ -176,13 +176,15 @@ class _Api:
         self._stopped_at: float | None = None
         self._stopping: asyncio.Future[None] | None = None
         mask = CallbackMask(self._ledger)
-        self._submitter = Submitter(self._ledger, redactor, self._find_run, self._poll_after, late)
+        self._submitter = Submitter(self._ledger, redactor, self._find_run, self._poll_after, late, limits.recording)
         grace = config.reconcile.paced(webhooks=settings.waits_for_webhooks).webhook_grace
         kept = config.retention.events
-        self._results = Results(self._ledger, self._states, self._places, mask, late, grace, kept)
-        self._streams = EventStreams(self._results, self._states, self._places)
+        self._results = Results(self._ledger, self._states, self._places, mask, late, limits, grace, kept)
+        self._streams = EventStreams(self._results, self._states, self._places, limits.keep_alive)
         self._proxy = Proxy(mask)
-        self._retrier = WebhookRetrier(self._ledger, self._results, self._states, self._deliveries_poll, mask)
+        self._retrier = WebhookRetrier(
+            self._ledger, self._results, self._states, self._deliveries_poll, mask, limits.retry_webhook
+        )
 
     def serve(self, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         """Return `handler` for authenticated callers, with a response for each error, and for a stop."""
@@ -246,7 +248,14 @@ class _Api:
         resolver = self._resolvers.get(submission.source)
         if resolver is None:
             return None
-        return await search_for_run(resolver, submission, lambda now: now + self._poll_after, self._resolver_pool)
+        return await search_for_run(
+            resolver,
+            submission,
+            lambda now: now + self._poll_after,
+            self._resolver_pool,
+            self._limits.searches,
+            self._limits.searching,
+        )
 
     # The handlers.
 
@@ -259,7 +268,7 @@ class _Api:
             async def is_disconnected() -> bool:
                 return getattr(request.state, "abandoned", False) or await request.is_disconnected()
 
-            async with self._limits.body(request, caller.key.id) as body:
+            async with self._calls.body(request, caller.key.id) as body:
                 call = SubmitCall(endpoint, path, query, body, request.headers)
                 reply = await self._submitter.submit(*caller, call, is_disconnected)
             return to_response(reply)
@@ -307,7 +316,7 @@ class _Api:
 
     async def retry_webhook(self, request: Request, caller: Caller) -> Response:
         """Resend the caller's webhook; Skyvern does it for runs that were not submitted here."""
-        async with self._limits.body(request, caller.key.id) as body:
+        async with self._calls.body(request, caller.key.id) as body:
             reply = await self._retry(request, caller, body)
             return await self._forward(request, caller, body) if reply is None else to_response(reply)
 
@@ -321,7 +330,7 @@ class _Api:
     async def retry_legacy_webhook(self, request: Request, caller: Caller) -> Response:
         """Serve the older call, which has no URL of its own and is answered with the task, whatever came of it."""
         task = request.path_params["run_id"]
-        async with self._limits.body(request, caller.key.id) as body:
+        async with self._calls.body(request, caller.key.id) as body:
             reply = await self._retry(request, caller, b"")
             if reply is None or reply.status != 200:
                 return await self._forward(request, caller, body)
@@ -332,13 +341,13 @@ class _Api:
         """Forward any other call to Skyvern."""
         is_upload = request.method == "POST" and path_of(request).rstrip("/") in UPLOADS
         if request.method not in ("GET", "HEAD") and not is_upload:
-            async with self._limits.body(request, caller.key.id) as body:
+            async with self._calls.body(request, caller.key.id) as body:
                 return await self._forward(request, caller, body)
         with contextlib.ExitStack() as stack:
-            stack.enter_context(self._limits.call(caller.key.id))
+            stack.enter_context(self._calls.call(caller.key.id))
             path, query, headers = path_of(request), query_of(request), request.headers
             if is_upload:
-                chunks = chunks_of(request, MAX_UPLOAD, UPLOAD_TIMEOUT)
+                chunks = chunks_of(request, self._limits.upload, UPLOAD_TIMEOUT)
                 return to_response(await self._proxy.upload(*caller, path, query, headers, chunks))
             found = await while_connected(request, self._proxy.read(*caller, request.method, path, query, headers))
             if isinstance(found, Reply):

@@ -18,14 +18,15 @@ from receiver.web.limits import TooManyWaiters, WaiterLimit
 from receiver.web.responses import Reply, error
 from receiver.web.work import off_loop
 
-# Seconds between two signs of life in a stream of events.
-KEEP_ALIVE = sse.KEEP_ALIVE
-
 
 class EventStreams:
-    """Streams of the runs of all sources. `states`: of runs that are waited for."""
+    """Streams of the runs of all sources. `states`: of runs that are waited for. `keep_alive`: seconds between two
+    signs of life."""
 
-    def __init__(self, results: Results, states: LongPoll[RunKey, WaitedRun], places: WaiterLimit) -> None:
+    def __init__(
+        self, results: Results, states: LongPoll[RunKey, WaitedRun], places: WaiterLimit, keep_alive: float
+    ) -> None:
+        self._keep_alive = keep_alive
         self._results = results
         self._states = states
         self._places = places
@@ -72,7 +73,7 @@ class EventStreams:
         known: WaitedRun | None = None
         followed = {run_id}  # runs that name each other in a circle end the chain
         while True:
-            state = await self._states.wait_for_change((source.name, run_id), known, KEEP_ALIVE)
+            state = await self._states.wait_for_change((source.name, run_id), known, self._keep_alive)
             if state is None and self._states.stopped:
                 return  # the client connects again, to the next process
             if state is None:

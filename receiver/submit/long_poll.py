@@ -11,11 +11,6 @@ from typing import Generic, TypeVar
 from receiver.ledger import LedgerUnavailable
 from receiver.runtime.background import Background
 
-# Seconds between two queries.
-POLL_INTERVAL = 0.3
-# Seconds until the next query when the ledger was unavailable.
-RETRY_INTERVAL = 1.0
-
 log = logging.getLogger("runhook.submit")
 
 K = TypeVar("K")
@@ -23,16 +18,20 @@ V = TypeVar("V")
 
 
 class LongPoll(Generic[K, V]):
-    """`query`: the current values of all these keys; it may raise LedgerUnavailable. `name`: of its task."""
+    """`query`: the current values of all these keys; it may raise LedgerUnavailable. `name`: of its task. `pause`:
+    seconds between two queries; `retry_pause`: when the ledger was unavailable."""
 
     def __init__(
         self,
         query: Callable[[Collection[K]], Awaitable[Mapping[K, V]]],
         background: Background | None = None,
         name: str = "submit.waits",
+        pause: float = 0.3,
+        retry_pause: float = 1.0,
     ) -> None:
         self._background = background or Background()
         self._name = name
+        self._pause, self._retry_pause = pause, retry_pause
         self._query = query
         self._waiting: dict[K, dict[asyncio.Future[V | None], V | None]] = {}
         self._count = 0
@@ -76,14 +75,14 @@ class LongPoll(Generic[K, V]):
     async def _run(self) -> None:
         """Query until no request waits."""
         while self._waiting:
-            pause = POLL_INTERVAL
+            pause = self._pause
             try:
                 values = await self._query(list(self._waiting))
             except LedgerUnavailable:
-                values, pause = {}, RETRY_INTERVAL
+                values, pause = {}, self._retry_pause
             except Exception:  # else all who wait would hang until their time is up
                 log.exception("submit.query waiting=%d", self._count)
-                values, pause = {}, RETRY_INTERVAL
+                values, pause = {}, self._retry_pause
             for key, value in values.items():
                 for future, known in list(self._waiting.get(key, {}).items()):
                     if value != known and not future.done():

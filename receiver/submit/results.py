@@ -28,6 +28,7 @@ from receiver.ledger.submissions.records import webhook_of
 from receiver.skyvern.responses import Answer, Answered, Unreachable, expires_at
 from receiver.submit.callback_mask import CallbackMask
 from receiver.submit.json_object import NotAnObject, with_members
+from receiver.submit.limits import SubmitLimits
 from receiver.submit.long_poll import LongPoll
 from receiver.submit.polling_body import polling_body
 from receiver.submit.replies import (
@@ -52,13 +53,6 @@ from receiver.web.work import SingleFlight, off_loop
 
 # Seconds for which the signed URLs of the ledger's body must still be valid; else Skyvern is asked for new ones.
 URL_MARGIN = 30.0
-# Seconds in which Skyvern must answer when the process stops.
-FETCH_STOP_LIMIT = 3.0
-# Seconds that Skyvern may take to say how a run is whose caller has waited for it, and asked for no longer.
-AFTER_WAIT_LIMIT = 8.0
-# Seconds in which the same end is not noted again.
-NOTE_INTERVAL = 60.0
-_MAX_NOTED = 10_000
 # Characters of a URL that a header may have too; not %, so that all can be decoded again.
 _UNQUOTED = ":/?&=#+@,;~*()'!$[]"
 _SharedKey = tuple[RunKey, str]  # with the id of an API key: what one may see, another may not
@@ -77,6 +71,7 @@ class Results:
         places: WaiterLimit,
         mask: CallbackMask,
         when_late: WhenLate,
+        limits: SubmitLimits,
         grace: float,
         kept: float | None = None,
     ) -> None:
@@ -85,11 +80,11 @@ class Results:
         self._places = places
         self._mask = mask
         self._when_late = when_late
+        self._limits = limits
         self._grace = grace
         self._kept = kept
         self._from_ledger_once: SingleFlight[_SharedKey, Reply | None] = SingleFlight()
         self._fetch_once: SingleFlight[RunKey, Answer] = SingleFlight()
-        self._noted: dict[tuple[str, str, int, str], float] = {}
 
     async def get(self, source: Source, key: Key, run_id: str, wait: float = 0.0) -> Reply:
         """Return the run. `wait`: seconds to wait until it has ended; only then LedgerUnavailable may be raised."""
@@ -192,14 +187,14 @@ class Results:
                 believed = False
 
     async def after_wait(self, source: Source, key: Key, run_id: str, state: WaitedRun | None) -> Reply:
-        """Return the run as it is after a wait that ended with `state`. Skyvern has AFTER_WAIT_LIMIT seconds to answer;
-        when the process stops, all waits end at once, and it has FETCH_STOP_LIMIT seconds."""
+        """Return the run as it is after a wait that ended with `state`. When the process stops, all waits end at once,
+        and Skyvern has less time to answer."""
         if state is not None and state.is_known() and (found := await self.from_ledger(source, key, run_id)):
             return found
         if state is not None and state.answer is not None:
             return await self._reply(source, key, state.answer)
         try:
-            async with asyncio.timeout(FETCH_STOP_LIMIT if self._states.stopped else AFTER_WAIT_LIMIT):
+            async with asyncio.timeout(self._limits.after_stop if self._states.stopped else self._limits.after_wait):
                 return await self.from_skyvern(source, key, run_id)
         except TimeoutError:
             if self._states.stopped:
@@ -305,17 +300,10 @@ class Results:
         `at_once`: its webhook is not waited for. A run without a submission is bound by the token in its callback URL,
         which only Skyvern's own answer proves: the answer to its submit was lost, and its caller waits for a webhook.
         """
-        now = time.monotonic()
-        key = (source, run.run_id, run.attempt, run.status)
         if not run.final or run.problem:
             return
         if not at_once and may_be_removed(run, time.time(), self._kept):
             return  # what was removed was reported once
-        if not at_once and now - self._noted.get(key, float("-inf")) < NOTE_INTERVAL:
-            return
-        if len(self._noted) >= _MAX_NOTED:
-            self._noted.clear()
-        self._noted[key] = now
         token = token_of(run.data)
         grace = 0.0 if at_once else self._grace
 
@@ -337,13 +325,8 @@ class Results:
             run_polls.ask(connection, source, {run.run_id: due_at}, now, soon=0.0)
             return sinks or ()
 
-        try:
+        with suppress(LedgerUnavailable, LedgerDataError):
             await self._ledger.write(work)
-        except (LedgerUnavailable, LedgerDataError):
-            self._noted.pop(key, None)
-        except asyncio.CancelledError:  # the caller has gone, and the note may be rolled back: let the next one make it
-            self._noted.pop(key, None)
-            raise
 
 
 async def _parsed(body: bytes) -> Run:

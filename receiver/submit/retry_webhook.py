@@ -33,15 +33,13 @@ from receiver.submit.run_watch import WaitedRun
 from receiver.web.responses import Refusal, Reply, error
 from receiver.web.work import off_loop
 
-# Seconds that the call waits for the attempt. Skyvern itself takes up to 60; SDKs wait that long.
-WAIT: Final = 30.0
 # The route that lists show for a delivery to a URL that was given with the call.
 RETRY_ROUTE: Final = "retry_webhook"
 _ANSWERED = re.compile(r"answered ([1-5][0-9]{2})")
 
 
 class WebhookRetrier:
-    """Sends the webhook of a run again, at a caller's request."""
+    """Sends the webhook of a run again, at a caller's request. `wait`: seconds that a call waits for the attempt."""
 
     def __init__(
         self,
@@ -50,12 +48,14 @@ class WebhookRetrier:
         states: LongPoll[RunKey, WaitedRun],
         deliveries_poll: LongPoll[str, DeliveryStatus],
         mask: CallbackMask,
+        wait: float,
     ) -> None:
         self._ledger = ledger
         self._results = results
         self._states = states
         self._deliveries_poll = deliveries_poll
         self._mask = mask
+        self._wait = wait
 
     async def retry(self, source: Source, key: Key, run_id: str, body: bytes) -> Reply | None:
         """Return the reply; None for a run that was not submitted here. Raises Refusal and LedgerUnavailable."""
@@ -72,7 +72,7 @@ class WebhookRetrier:
             raise Refusal(error(400, "No webhook URL configured for the run."))
         if visible and given == submission.webhook_url:  # else the answer would tell that it is
             given = ""
-        deadline = time.monotonic() + WAIT
+        deadline = time.monotonic() + self._wait
         result = await self._final_result(source, key, run_id, deadline)
         if isinstance(result, Reply):
             return result
@@ -84,7 +84,7 @@ class WebhookRetrier:
             )
         )
         attempt = await self._wait_for_attempt(delivery, before, deadline)
-        problem = _problem_of(attempt)
+        problem = _problem_of(attempt, self._wait)
         # A reason names the host, which not every key may see.
         if problem and not (visible or given):
             problem = problem.replace(urlsplit(url).hostname or url, "the caller's server")
@@ -153,9 +153,9 @@ def _url_in(body: bytes) -> str:
     return given or ""
 
 
-def _problem_of(attempt: DeliveryStatus | None) -> str | None:
+def _problem_of(attempt: DeliveryStatus | None, wait: float) -> str | None:
     if attempt is None:
-        return f"not sent within {WAIT:g} s; it stays due, and is sent as soon as it can be"
+        return f"not sent within {wait:g} s; it stays due, and is sent as soon as it can be"
     if attempt.outcome == "accepted":
         return None
     if attempt.state is DeliveryState.CANCELLED:

@@ -48,8 +48,6 @@ REPEAT_WAIT = 60.0
 POLL_INTERVAL = 0.3
 # Seconds that such an answer may take before Skyvern is asked whether there is a run.
 RESOLVE_INTERVAL = 3.0
-# Seconds that the caller's reply waits until the answer is recorded. A ledger that hangs records it later.
-RECORD_WAIT = 4.0
 _WRITE_RETRIES = (0.2, 1.0, 3.0, 10.0, 30.0)
 _DISCONNECTED = 499  # as nginx has it: the client closed the connection before the response
 
@@ -84,7 +82,8 @@ def _json_reply(status: int, body: bytes) -> Reply:
 
 
 class Submitter:
-    """Submits of all sources in this process. `poll_after`: seconds until a run without limits of its own is polled."""
+    """Submits of all sources in this process. `poll_after`: seconds until a run without limits of its own is polled.
+    `recording`: seconds that a reply waits until it is recorded."""
 
     def __init__(
         self,
@@ -93,12 +92,14 @@ class Submitter:
         find_run: FindRun,
         poll_after: float,
         when_late: WhenLate,
+        recording: float,
     ) -> None:
         self._ledger = ledger
         self._when_late = when_late
         self._redactor = redactor
         self._find_run = find_run
         self._poll_after = poll_after
+        self._recording = recording
         self._tasks: dict[str, asyncio.Future[Reply]] = {}
         self._recordings: set[asyncio.Future[Submission | None]] = set()
 
@@ -163,7 +164,7 @@ class Submitter:
         recording = awaited(self._record_outcome(submission_id, outcome), "submit.record")
         self._recordings.add(recording)
         recording.add_done_callback(self._recordings.discard)
-        await asyncio.wait({recording}, timeout=RECORD_WAIT)
+        await asyncio.wait({recording}, timeout=self._recording)
         return recording.result() if recording.done() else None
 
     async def _record_outcome(self, submission_id: str, outcome: SubmitOutcome) -> Submission | None:

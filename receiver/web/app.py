@@ -28,6 +28,7 @@ from receiver.ingest.group_commit import GroupCommit, Limits
 from receiver.ingest.held_bodies import HeldBodies
 from receiver.ingest.quarantine import Quarantine, QuarantineWriter
 from receiver.ingest.spool import Spool, SpoolFull, spool_trouble
+from receiver.ledger.async_ledger import WAIT
 from receiver.reconcile.poll_hints import PollHintWriter
 from receiver.runtime.background import Background
 from receiver.runtime.process import error_location
@@ -110,10 +111,12 @@ def create_app(
     parts: Sequence[Callable[[Context], WebPart]] = (health,),
     *,
     has_admin_port: bool = False,
+    ledger_wait: float = WAIT,
 ) -> Application:
     """Return the application with the routes of `parts`. It opens everything at ASGI start-up, and nothing before.
 
     `has_admin_port`: routes for operators are served to requests that came to the admin port, and to no others.
+    `ledger_wait`: seconds that a request waits for the ledger in all.
     """
     metrics = ReceiverMetrics()
     limits = Limits(
@@ -130,7 +133,8 @@ def create_app(
     metrics.tasks = background.states
     keys = EntryKeys(secrets)
     group_commit = GroupCommit(settings.redis_url, _spool(settings, config), limits, metrics, keys, background)
-    context = Context(settings, config, group_commit, metrics, bodies, background, OperatorAccess(has_admin_port))
+    access = OperatorAccess(has_admin_port)
+    context = Context(settings, config, group_commit, metrics, bodies, background, access, ledger_wait)
     built = [part(context) for part in parts]
     store = Quarantine(
         settings.data / "quarantine",

@@ -56,12 +56,15 @@ class WaiterLimit:
 
 
 class CallLimits:
-    """The limits of all keys in this process. `max_body`: bytes of one body."""
+    """The limits of all keys in this process. `max_body`, `body_time`: bytes of one body, seconds in which it comes."""
 
-    def __init__(self, bodies: HeldBodies, max_body: int) -> None:
+    def __init__(
+        self, bodies: HeldBodies, max_body: int, calls: int = MAX_CALLS, body_time: float = BODY_TIMEOUT
+    ) -> None:
+        self._body_time = body_time
         self._bodies = bodies
         self._max_body = max_body
-        self._calls = WaiterLimit(MAX_CALLS, CALL_SHARE)
+        self._calls = WaiterLimit(calls, CALL_SHARE)
 
     @contextlib.contextmanager
     def call(self, key_id: str) -> Iterator[None]:
@@ -78,7 +81,7 @@ class CallLimits:
         with self.call(key_id), self._bodies.hold(key_id) as held:
             received = bytearray()
             try:
-                async for chunk in chunks_of(request, self._max_body, BODY_TIMEOUT):
+                async for chunk in chunks_of(request, self._max_body, self._body_time):
                     self._bodies.add(held, len(chunk))
                     received += chunk
             except OwnerHasEnough as problem:

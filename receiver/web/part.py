@@ -16,6 +16,7 @@ from receiver.config.settings import Settings
 from receiver.errors import NoKey, NotFound
 from receiver.ingest.group_commit import GroupCommit
 from receiver.ingest.held_bodies import HeldBodies
+from receiver.ledger.async_ledger import WAIT
 from receiver.runtime.background import Background
 from receiver.telemetry.receiver import ReceiverMetrics
 
@@ -56,7 +57,7 @@ def is_admin(scope: Any) -> bool:
 
 
 class Context(NamedTuple):
-    """What the application shares with its parts."""
+    """What the application shares with its parts. `ledger_wait`: seconds that a request waits for the ledger in all."""
 
     settings: Settings
     config: Config
@@ -65,6 +66,7 @@ class Context(NamedTuple):
     bodies: HeldBodies
     background: Background
     access: OperatorAccess
+    ledger_wait: float = WAIT
 
 
 class WebPart(NamedTuple):

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,14 @@ from receiver.dispatch import dispatcher
 from receiver.dispatch.dispatcher import Dispatcher
 from receiver.domain import api_key
 from receiver.domain.callback import CALLBACK
-from receiver.ledger import Ledger, api_keys, async_ledger
+from receiver.ledger import Ledger, api_keys
 from receiver.ledger.api_keys import Key
 from receiver.ledger.schema import submissions
 from receiver.reconcile import poller
 from receiver.reconcile.poller import Reconciler
 from receiver.runtime import redis_client
 from receiver.submit.api import submit
+from receiver.submit.limits import LIMITS, SubmitLimits
 from receiver.web.app import create_app
 from receiver.web.health import health
 from simulator.server import Serving
@@ -85,7 +87,6 @@ Make = Callable[..., Submitting]
 def submitting(
     redis_url: str, tmp_path: Path, stopping_simulators: list[Serving], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Make]:
-    monkeypatch.setattr(async_ledger, "WAIT", PATIENCE / 4)  # a busy machine is no ledger that hangs
     monkeypatch.setattr(dispatcher, "IDLE_WAIT", 0.1)
     with ExitStack() as stack:
 
@@ -99,6 +100,8 @@ def submitting(
             polling: bool = False,
             console_password: str = "",
             console_token: str = "",
+            limits: SubmitLimits = LIMITS,
+            ledger_wait: float = PATIENCE / 4,  # a busy machine is no ledger that hangs
             **config: Any,
         ) -> Any:
             port = free_port()
@@ -111,7 +114,9 @@ def submitting(
             loaded = Config.model_validate({"sources": {"skyvern": source}, "spool": {"reserve_bytes": 0}, **config})
             ledger = with_tables(Ledger(settings.database_url))
             stack.callback(ledger.close)
-            app = create_app(settings, loaded, [health, api, console, submit])
+            app = create_app(
+                settings, loaded, [health, api, console, partial(submit, limits=limits)], ledger_wait=ledger_wait
+            )
             serving = Serving(app, port=port).__enter__()
             stopping_simulators.append(serving)
             stack.callback(serving.stop)

@@ -9,26 +9,26 @@ import pytest
 from receiver.config.console import ConsoleConfig
 from receiver.console.passwords import people_of
 from receiver.console.sign_in import SignIn
-from receiver.ledger import Ledger, LedgerUnavailable, async_ledger
-from receiver.ledger.async_ledger import AsyncLedger
+from receiver.ledger import Ledger, LedgerUnavailable
+from receiver.ledger.async_ledger import WAIT, AsyncLedger
 from tests.servers.postgres import PostgresProcess
 from tests.servers.submitting import Make
 from tests.support.console import Browser, request_with
 from tests.support.waiting import Stopwatch
 
-# Seconds in which the overview is shown, and seconds that a request waits for the ledger.
+# Seconds in which the overview is shown.
 LONGEST = 3.0
-WAIT = async_ledger.WAIT
 
 
 @pytest.fixture
-def browser(
-    submitting: Make, hashed_password: str, postgres_url: str, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Browser]:
+def browser(submitting: Make, hashed_password: str, postgres_url: str) -> Iterator[Browser]:
     server = submitting(
-        "http://127.0.0.1:9", dispatching=False, console_password=hashed_password, database_url=postgres_url
+        "http://127.0.0.1:9",
+        dispatching=False,
+        console_password=hashed_password,
+        database_url=postgres_url,
+        ledger_wait=WAIT,
     )
-    monkeypatch.setattr(async_ledger, "WAIT", WAIT)  # the fixture has set another
     it = Browser(server.url)
     yield it
     it.session.close()

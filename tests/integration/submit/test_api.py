@@ -14,19 +14,13 @@ import pytest
 import sqlalchemy as sa
 
 from receiver.ledger.schema import runs, submissions
-from receiver.reconcile import resolver
+from receiver.submit.limits import SubmitLimits
 from simulator.faults import Fault
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import KEY, Simulate, SkyvernSimulator
 from tests.servers.submitting import Make, Submitting
 from tests.support import queries
 from tests.support.waiting import eventually
-
-
-@pytest.fixture
-def no_proof(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The caller is told of a lost answer at once, before Skyvern is asked whether there is a run."""
-    monkeypatch.setattr(resolver, "INLINE", ())
 
 
 @pytest.fixture
@@ -176,10 +170,9 @@ def test_refusal_is_replayed_but_later_is_retried(submitting: Make, simulate_sky
     assert [row["state"] for row in rig.rows()] == ["rejected", "rejected", "accepted"]
 
 
-@pytest.mark.usefixtures("no_proof")
 def test_lost_response_is_resolved_by_the_webhook(submitting: Make, simulate_skyvern: Simulate) -> None:
     sim = simulate_skyvern(run_seconds=20.0)
-    rig = submitting(sim.url)
+    rig = submitting(sim.url, limits=SubmitLimits(searches=()))
     headers = {"idempotency-key": "k"}
 
     lost = rig.task("p [drop]", headers)

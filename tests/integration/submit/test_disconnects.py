@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy as sa
 
 from receiver.ledger.schema import submissions
-from receiver.submit import event_stream, results
+from receiver.submit.limits import SubmitLimits
 from receiver.submit.long_poll import LongPoll
 from tests.servers.skyvern import Simulate
 from tests.servers.submitting import Make, Submitting
@@ -88,10 +88,10 @@ def hold(rig: Submitting, path: str, read: int = 1) -> socket.socket:
 
 
 def test_event_stream_ends_when_its_client_hangs_up(
-    polls: list[LongPoll[Any, Any]], submitting: Make, simulate_skyvern: Simulate, monkeypatch: pytest.MonkeyPatch
+    polls: list[LongPoll[Any, Any]], submitting: Make, simulate_skyvern: Simulate
 ) -> None:
-    monkeypatch.setattr(event_stream, "KEEP_ALIVE", 3600.0)  # it would be noticed at the next sign of life
-    rig = submitting(simulate_skyvern(run_seconds=1000.0).url, dispatching=False)
+    limits = SubmitLimits(keep_alive=3600.0)  # it would be noticed at the next sign of life
+    rig = submitting(simulate_skyvern(run_seconds=1000.0).url, dispatching=False, limits=limits)
     run_id = rig.task().json()["run_id"]
     held = [hold(rig, f"/v1/runs/{run_id}/events") for _ in range(5)]
     eventually(lambda: len(polls[0]) == 5)
@@ -122,10 +122,10 @@ def test_upstream_body_is_closed_when_the_client_hangs_up(
 
 
 def test_stopping_process_answers_all_waits(
-    polls: list[LongPoll[Any, Any]], submitting: Make, simulate_skyvern: Simulate, monkeypatch: pytest.MonkeyPatch
+    polls: list[LongPoll[Any, Any]], submitting: Make, simulate_skyvern: Simulate
 ) -> None:
-    monkeypatch.setattr(results, "FETCH_STOP_LIMIT", PATIENCE)
-    rig = submitting(simulate_skyvern(run_seconds=1000.0).url, dispatching=False)
+    limits = SubmitLimits(after_stop=PATIENCE)
+    rig = submitting(simulate_skyvern(run_seconds=1000.0).url, dispatching=False, limits=limits)
     run_ids = [rig.task(f"p{number}").json()["run_id"] for number in range(4)]
     with hold(rig, f"/v1/runs/{run_ids[0]}/events") as stream, ThreadPoolExecutor(20) as pool:
         asked = [pool.submit(rig.client.get, f"/v1/runs/{run_ids[n % 4]}?wait=300") for n in range(20)]
@@ -142,14 +142,10 @@ def test_stopping_process_answers_all_waits(
 
 
 async def test_silent_skyvern_does_not_delay_the_stop(
-    polls: list[LongPoll[Any, Any]],
-    submitting: Make,
-    upstream: Callable[[int, int], Upstream],
-    monkeypatch: pytest.MonkeyPatch,
+    polls: list[LongPoll[Any, Any]], submitting: Make, upstream: Callable[[int, int], Upstream]
 ) -> None:
-    monkeypatch.setattr(results, "FETCH_STOP_LIMIT", 0.3)
     skyvern = upstream(0, 10)
-    rig = submitting(skyvern.url, dispatching=False)
+    rig = submitting(skyvern.url, dispatching=False, limits=SubmitLimits(after_stop=0.3))
     _known(rig, "tsk_1")
     asked = asyncio.create_task(asyncio.to_thread(rig.client.get, "/v1/runs/tsk_1?wait=300"))
     await asyncio.to_thread(eventually, lambda: polls and len(polls[0]) == 1)
@@ -190,11 +186,8 @@ def test_hang_ups_return_connections_to_the_pool(submitting: Make, upstream: Cal
     hold(rig, "/v1/artifacts/a_1/content").close()
 
 
-def test_silent_skyvern_does_not_extend_a_wait(
-    submitting: Make, upstream: Callable[[int, int], Upstream], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(results, "AFTER_WAIT_LIMIT", 0.3)
-    rig = submitting(upstream(0, 60).url, dispatching=False)
+def test_silent_skyvern_does_not_extend_a_wait(submitting: Make, upstream: Callable[[int, int], Upstream]) -> None:
+    rig = submitting(upstream(0, 60).url, dispatching=False, limits=SubmitLimits(after_wait=0.3))
     _known(rig, "tsk_1")
 
     answer = rig.client.get("/v1/runs/tsk_1?wait=0.2")

@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from receiver.submit.limits import SubmitLimits
 from receiver.web import app
-from receiver.web import limits as call_limits
 from tests.servers.receiver import SECRET, ReceiverProcess
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.submitting import Make
@@ -24,14 +24,11 @@ JSON = {"content-type": "application/json"}
 RUN = Reply(200, b'{"run_id": "tsk_1"}', JSON)
 
 
-def test_one_key_has_a_share_of_running_calls(
-    submitting: Make, scripted_server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_key_has_a_share_of_running_calls(submitting: Make, scripted_server: ScriptedServer) -> None:
     # Given a Skyvern that answers nobody yet, and a key with as many calls as it may have
-    monkeypatch.setattr(call_limits, "MAX_CALLS", 4)
     answering = threading.Event()
     scripted_server.default = Reply(200, RUN.body, JSON, until=answering)
-    rig = submitting(scripted_server.url, dispatching=False)
+    rig = submitting(scripted_server.url, dispatching=False, limits=SubmitLimits(calls=4))
     with ThreadPoolExecutor(4) as pool:
         first = [pool.submit(rig.task, "a"), pool.submit(rig.client.get, "/v1/agents")]
         scripted_server.wait_for_calls(2)

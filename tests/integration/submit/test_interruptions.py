@@ -17,11 +17,9 @@ import pytest
 from receiver.dispatch.dispatcher import Dispatcher
 from receiver.domain.api_key import digest
 from receiver.ledger import Ledger, api_keys
-from receiver.reconcile import resolver
-from receiver.submit import event_stream
+from receiver.submit.limits import SubmitLimits
 from receiver.submit.long_poll import LongPoll
 from receiver.web import keys as auth
-from receiver.web import limits as call_limits
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import Simulate, SkyvernSimulator
 from tests.servers.submitting import Make, Submitting
@@ -81,12 +79,9 @@ def test_retry_after_hang_up_returns_the_existing_run(submitting: Make, scripted
     assert [call.method for call in scripted_server.calls] == ["POST", "GET", "POST"]  # this caller knew of it
 
 
-def test_hanging_skyvern_delays_submits_briefly(
-    submitting: Make, scripted_server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(resolver, "INLINE", (0.01,))
-    monkeypatch.setattr(resolver, "INLINE_FOR", 0.5)  # a call by itself may take 8 s
-    rig = submitting(scripted_server.url, dispatching=False)
+def test_hanging_skyvern_delays_submits_briefly(submitting: Make, scripted_server: ScriptedServer) -> None:
+    limits = SubmitLimits(searches=(0.01,), searching=0.5)  # a call by itself may take 8 s
+    rig = submitting(scripted_server.url, dispatching=False, limits=limits)
     all_there, ended = threading.Event(), threading.Event()
     scripted_server.script = [Reply(500, b'{"error": "x"}', until=all_there)] * 12
     scripted_server.default = Reply(200, b"[]", until=ended)
@@ -104,11 +99,8 @@ def test_hanging_skyvern_delays_submits_briefly(
     assert {row["state"] for row in rig.rows()} == {"unknown"}
 
 
-def test_a_body_that_trickles_is_not_waited_for(
-    submitting: Make, skyvern_simulator: SkyvernSimulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(call_limits, "BODY_TIMEOUT", 0.5)
-    rig = submitting(skyvern_simulator.url, dispatching=False)
+def test_a_body_that_trickles_is_not_waited_for(submitting: Make, skyvern_simulator: SkyvernSimulator) -> None:
+    rig = submitting(skyvern_simulator.url, dispatching=False, limits=SubmitLimits(body=0.5))
     head = f"POST /v1/run/tasks HTTP/1.1\r\nhost: x\r\nx-api-key: {rig.whole_key}\r\ncontent-length: 100\r\n\r\n"
 
     with socket.create_connection(("127.0.0.1", urlsplit(rig.url).port or 0), timeout=PATIENCE) as connection:
@@ -124,8 +116,7 @@ def test_revoked_key_gets_nothing_while_waiting(
     polls: list[LongPoll[Any, Any]], submitting: Make, simulate_skyvern: Simulate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(auth, "CACHE_SECONDS", 0.1)
-    monkeypatch.setattr(event_stream, "KEEP_ALIVE", 0.2)
-    rig = submitting(simulate_skyvern(run_seconds=1000.0).url)
+    rig = submitting(simulate_skyvern(run_seconds=1000.0).url, limits=SubmitLimits(keep_alive=0.2))
     run_id = rig.task().json()["run_id"]
     key = rig.key("read")
     replies: dict[str, httpx2.Response] = {}
@@ -154,11 +145,20 @@ WEBHOOK = event(body("tsk_1", **TIMES))
 
 
 @pytest.fixture
-def rig(submitting: Callable[..., Submitting], scripted_server: ScriptedServer) -> Submitting:
+def searches() -> tuple[float, ...]:
+    """Pauses before the searches for the run of a lost answer."""
+    return ()
+
+
+@pytest.fixture
+def rig(
+    submitting: Callable[..., Submitting], scripted_server: ScriptedServer, searches: tuple[float, ...]
+) -> Submitting:
     """A receiver without workers, with the routes of the dispatcher."""
     sinks = {name: {"type": "http", "url": "https://app.example"} for name in ("results", "billing")}
     routes = [each.model_dump(exclude_unset=True) for each in ROUTES]
-    return submitting(scripted_server.url, dispatching=False, sinks=sinks, routes=routes)
+    limits = SubmitLimits(searches=searches)
+    return submitting(scripted_server.url, dispatching=False, sinks=sinks, routes=routes, limits=limits)
 
 
 @pytest.fixture
@@ -188,17 +188,11 @@ def test_answer_after_the_webhook_queues_the_callback(
     assert states(rig.ledger) == {"tsk_1:results": "queued", "tsk_1:callback": "queued"}
 
 
-@pytest.mark.parametrize("road", ["a search for the lost answer", "a GET of the run"])
+@pytest.mark.parametrize("searches", [(0.0,), ()], ids=["a search for the lost answer", "a GET of the run"])
 def test_lost_answer_found_after_the_webhook_queues_the_callback(
-    rig: Submitting,
-    scripted_server: ScriptedServer,
-    dispatcher: Dispatcher,
-    road: str,
-    monkeypatch: pytest.MonkeyPatch,
+    rig: Submitting, scripted_server: ScriptedServer, dispatcher: Dispatcher, searches: tuple[float, ...]
 ) -> None:
     # Given a submit whose answer is lost, and the webhook of an attempt of its run that Skyvern will make again
-    searching = road == "a search for the lost answer"
-    monkeypatch.setattr(resolver, "INLINE", (0.0,) if searching else ())
     lost = threading.Event()
     scripted_server.script = [Reply(hang_up=True, until=lost)]
     with ThreadPoolExecutor(1) as pool:
@@ -211,11 +205,11 @@ def test_lost_answer_found_after_the_webhook_queues_the_callback(
         shown: dict[str, Any] = {**TIMES, "run_request": {"webhook_url": ours}}
         run = Reply(200, body("tsk_1", **shown), JSON)
         listed = Reply(200, b'[{"task_id": "tsk_1", "run_id": "tsk_1", "status": "completed"}]', JSON)
-        scripted_server.script += [listed] if searching else []
+        scripted_server.script += [listed] if searches else []
         scripted_server.default = run
         lost.set()
         reply.result()
-    if not searching:
+    if not searches:
         assert rig.client.get("/v1/runs/tsk_1").status_code == 200
 
     # Then the caller's webhook is queued

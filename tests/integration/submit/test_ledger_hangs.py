@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from handlers.support.file_lock import FileLock
-from receiver.ledger import Connection, Ledger, LedgerUnavailable, async_ledger
-from receiver.ledger.async_ledger import AsyncLedger, limit_waits
+from receiver.ledger import Connection, Ledger, LedgerUnavailable
+from receiver.ledger.async_ledger import THREADS, WAIT, AsyncLedger, limit_waits
 from receiver.ledger.submissions import lifecycle, records
 from receiver.ledger.submissions.records import NewSubmission
-from receiver.submit import submitter
+from receiver.submit.limits import SubmitLimits
 from tests.servers.postgres import PostgresProcess
 from tests.servers.skyvern import Simulate
 from tests.servers.submitting import Make, Submitting
@@ -26,8 +26,6 @@ from tests.support.waiting import PATIENCE, Stopwatch, eventually
 
 # Seconds that any call may take.
 LONGEST = 5.0
-# What the receiver has; other tests wait longer.
-WAIT = async_ledger.WAIT
 
 
 @contextlib.contextmanager
@@ -49,11 +47,10 @@ def test_hanging_ledger_bounds_calls_and_sends_nothing(
     simulate_skyvern: Simulate,
     ledger_url: str,
     postgres: PostgresProcess,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert WAIT < LONGEST
     sim = simulate_skyvern(run_seconds=1000.0)
-    rig = submitting(sim.url, database_url=ledger_url, dispatching=False)
+    rig = submitting(sim.url, database_url=ledger_url, dispatching=False, ledger_wait=WAIT)
     run_id = rig.task("known").json()["run_id"]
     headers = {"idempotency-key": "k"}
     calls: dict[str, Callable[[], Any]] = {
@@ -64,8 +61,6 @@ def test_hanging_ledger_bounds_calls_and_sends_nothing(
         "events": lambda: rig.client.get("/v1/runs/tsk_unknown/events"),
         "retry_webhook": lambda: rig.client.post(f"/v1/runs/{run_id}/retry_webhook"),
     }
-    usual = async_ledger.WAIT
-    monkeypatch.setattr(async_ledger, "WAIT", WAIT / 8)  # what waits twice, or for something else, stands out
     watch = Stopwatch()
 
     def timed(call: Callable[[], Any]) -> tuple[Any, float]:
@@ -76,7 +71,6 @@ def test_hanging_ledger_bounds_calls_and_sends_nothing(
         answers = dict(zip(calls, pool.map(timed, calls.values()), strict=True))
         watch.at_most(LONGEST)
 
-    monkeypatch.setattr(async_ledger, "WAIT", usual)
     assert {name: seconds for name, (_, seconds) in answers.items() if seconds > LONGEST * watch.slowness} == {}
     for name in ("submit", "submit without a key"):
         answer, _ = answers[name]
@@ -94,12 +88,10 @@ def test_response_is_relayed_while_the_ledger_hangs(
     simulate_skyvern: Simulate,
     ledger_url: str,
     postgres: PostgresProcess,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(async_ledger, "WAIT", WAIT)
-    monkeypatch.setattr(submitter, "RECORD_WAIT", 0.5)
     sim = simulate_skyvern(run_seconds=1000.0, slow_seconds=20.0)  # 1 s at this speed
-    rig = submitting(sim.url, database_url=ledger_url, dispatching=False)
+    limits = SubmitLimits(recording=0.5)
+    rig = submitting(sim.url, database_url=ledger_url, dispatching=False, limits=limits, ledger_wait=WAIT)
     answers = []
     asking = threading.Thread(target=lambda: answers.append(rig.task("p [slow]")))
     asking.start()
@@ -134,12 +126,9 @@ class _LateCommit(Ledger):
         return result
 
 
-async def test_late_commit_after_refusal_is_undone(
-    ledger_url: str, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(async_ledger, "WAIT", 0.3)
+async def test_late_commit_after_refusal_is_undone(ledger_url: str, ledger: Ledger) -> None:
     slow = _LateCommit(ledger.url.render_as_string(hide_password=False))
-    one = AsyncLedger(slow)
+    one = AsyncLedger(slow, 0.3)
     new = NewSubmission("sub_1", "skyvern", "k1", "tasks", "hash", idempotency_key="once")
 
     refused = asyncio.create_task(
@@ -163,9 +152,8 @@ async def test_late_commit_after_refusal_is_undone(
     await one.close()
 
 
-async def test_abandoned_write_is_rolled_back(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(async_ledger, "WAIT", 0.3)
-    one = AsyncLedger(ledger)
+async def test_abandoned_write_is_rolled_back(ledger: Ledger) -> None:
+    one, patient = AsyncLedger(ledger, 0.3), AsyncLedger(ledger, PATIENCE)
     go_on = threading.Event()
     new = NewSubmission("sub_1", "skyvern", "k1", "tasks", "hash")
 
@@ -175,18 +163,16 @@ async def test_abandoned_write_is_rolled_back(ledger: Ledger, monkeypatch: pytes
 
     with pytest.raises(LedgerUnavailable):
         await one.write(begin_slowly)
-    monkeypatch.setattr(async_ledger, "WAIT", PATIENCE)
     go_on.set()
-    await one.write(lambda connection: records.one(connection, "none"))  # it has the lock: the first one has ended
+    await patient.write(lambda connection: records.one(connection, "none"))  # it has the lock: the first one has ended
 
     assert ledger.read(lambda connection: records.one(connection, "sub_1")) is None
     await one.close()
+    await patient.close()
 
 
-async def test_one_request_shares_one_wait_limit(postgres_ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(async_ledger, "WAIT", 2.0)
-    monkeypatch.setattr(async_ledger, "LAST_WAIT", 0.01)
-    one = AsyncLedger(postgres_ledger)
+async def test_one_request_shares_one_wait_limit(postgres_ledger: Ledger) -> None:
+    one = AsyncLedger(postgres_ledger, 2.0, last_wait=0.01)
     go_on = threading.Event()
     limit_waits()
     took = []
@@ -200,22 +186,20 @@ async def test_one_request_shares_one_wait_limit(postgres_ledger: Ledger, monkey
     assert sum(took[1:]) < took[0]  # each by itself would wait as long as the first
     go_on.set()
     await asyncio.to_thread(eventually, lambda: not one._hung)
-    monkeypatch.setattr(async_ledger, "WAIT", PATIENCE)
     limit_waits()
     assert await one.read(lambda _: 1) == 1
     await one.close()
 
 
-async def test_no_wait_when_every_thread_hangs(postgres_ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(async_ledger, "WAIT", 1.0)  # in which each has got its thread
-    one = AsyncLedger(postgres_ledger)
+async def test_no_wait_when_every_thread_hangs(postgres_ledger: Ledger) -> None:
+    one = AsyncLedger(postgres_ledger, 1.0)  # in which each has got its thread
     go_on = threading.Event()
 
     async def hang() -> None:
         with contextlib.suppress(LedgerUnavailable):
             await one.read(lambda _: go_on.wait(60))
 
-    await asyncio.gather(*(hang() for _ in range(async_ledger.THREADS)))
+    await asyncio.gather(*(hang() for _ in range(THREADS)))
     with pytest.raises(LedgerUnavailable, match="does not respond"):
         await one.read(lambda _: 1)
     go_on.set()

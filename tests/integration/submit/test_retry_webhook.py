@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from receiver.domain.signature import verify
-from receiver.submit import retry_webhook
+from receiver.submit.limits import SubmitLimits
 from simulator.faults import Fault
 from tests.servers.http import Reply, ScriptedServer
 from tests.servers.skyvern import Simulate, SkyvernSimulator
@@ -127,10 +127,10 @@ def test_retry_without_a_webhook_needs_an_address(rig: Submitting, caller: Scrip
 
 
 def test_retry_without_a_worker_stays_due(
-    submitting: Make, skyvern_simulator: SkyvernSimulator, caller: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+    submitting: Make, skyvern_simulator: SkyvernSimulator, caller: ScriptedServer
 ) -> None:
-    rig = submitting(skyvern_simulator.url, allowed_addresses=["127.0.0.1"])
-    monkeypatch.setattr(retry_webhook, "WAIT", 0.5)
+    limits = SubmitLimits(retry_webhook=0.5)
+    rig = submitting(skyvern_simulator.url, allowed_addresses=["127.0.0.1"], limits=limits)
     run_id = rig.task(webhook_url=caller.url).json()["run_id"]
     rig.client.get(f"/v1/runs/{run_id}?wait=10")
 

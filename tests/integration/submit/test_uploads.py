@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from receiver.submit import api
+from receiver.submit.limits import SubmitLimits
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import KEY
 from tests.servers.submitting import Make, Submitting
@@ -111,12 +111,10 @@ def test_broken_upload_is_not_completed_upstream(submitting: Make, skyvern: _Sky
         assert upstream.recv(100) == b""
 
 
-def test_upload_limit_and_upstream_refusal(
-    submitting: Make, scripted_server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(api, "MAX_UPLOAD", 5000)
+def test_upload_limit_and_upstream_refusal(submitting: Make, scripted_server: ScriptedServer) -> None:
+    limits = SubmitLimits(upload=5000)
     scripted_server.default = Reply(413, b'{"detail": "too large"}', {"content-type": "application/json"})
-    rig = submitting(scripted_server.url, dispatching=False, submit={"max_body": 1024})
+    rig = submitting(scripted_server.url, dispatching=False, submit={"max_body": 1024}, limits=limits)
 
     def pieces(length: int) -> Iterator[bytes]:
         yield from (b"x" * min(1000, length - start) for start in range(0, length, 1000))

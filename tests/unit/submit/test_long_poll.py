@@ -10,7 +10,6 @@ from contextlib import ExitStack
 import pytest
 
 from receiver.ledger import LedgerUnavailable
-from receiver.submit import long_poll
 from receiver.submit.long_poll import LongPoll
 from receiver.web.limits import TooManyWaiters, WaiterLimit
 from receiver.web.work import SingleFlight
@@ -38,8 +37,7 @@ async def test_concurrent_calls_share_a_task() -> None:
     assert await flight.run("a", lambda: work("a")) == 3
 
 
-async def test_one_query_wakes_those_whose_value_changed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(long_poll, "POLL_INTERVAL", 0.01)
+async def test_one_query_wakes_those_whose_value_changed() -> None:
     values = {"a": 1, "b": 1}
     asked: list[set[str]] = []
 
@@ -47,7 +45,7 @@ async def test_one_query_wakes_those_whose_value_changed(monkeypatch: pytest.Mon
         asked.append(set(keys))
         return {key: values[key] for key in keys}
 
-    poll: LongPoll[str, int] = LongPoll(query)
+    poll: LongPoll[str, int] = LongPoll(query, pause=0.01, retry_pause=0.01)
     waits = [asyncio.create_task(poll.wait_for_change(key, 1, 30)) for key in ("a", "a", "b")]
     await asyncio.sleep(0)
     values["a"] = 2
@@ -60,8 +58,7 @@ async def test_one_query_wakes_those_whose_value_changed(monkeypatch: pytest.Mon
     await poll.close()
 
 
-async def test_a_query_that_fails_is_made_again_for_those_who_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(long_poll, "RETRY_INTERVAL", 0.01)
+async def test_a_query_that_fails_is_made_again_for_those_who_wait() -> None:
     answers: list[dict[str, int] | Exception] = [LedgerUnavailable("away"), ValueError("a bug"), {"a": 2}]
 
     async def query(_: Collection[str]) -> dict[str, int]:
@@ -70,7 +67,7 @@ async def test_a_query_that_fails_is_made_again_for_those_who_wait(monkeypatch: 
             raise answer
         return answer
 
-    poll: LongPoll[str, int] = LongPoll(query)
+    poll: LongPoll[str, int] = LongPoll(query, pause=0.01, retry_pause=0.01)
 
     assert await poll.wait_for_change("a", 1, 5) == 2
     await poll.close()
