@@ -29,7 +29,7 @@ Problem = tuple[tuple[str | int, ...], str]
 
 
 class Outcome(NamedTuple):
-    """The result of a rule. `error`: it could not be evaluated, which is no match. A missing field is no error."""
+    """The result of a rule. `error`: it could not be evaluated, which is no match. A missing field is not an error."""
 
     matched: bool
     why: str
