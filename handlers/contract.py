@@ -202,6 +202,8 @@ class Sink(ABC, Generic[O]):
     Options: ClassVar[type[SinkOptions]] = SinkOptions
     # Whether it wants a later event of a result that it has, which has more files or fields, to complete what it keeps.
     takes_updates: ClassVar[bool] = False
+    # Whether `erase` deletes what `send` has written. `runhook erase` lists the receipts of others for the operator.
+    erases: ClassVar[bool] = False
     # How many deliveries `send_many` takes at once; 1 means that the caller runs `send` concurrently instead.
     batch_size: ClassVar[int] = 1
     # Whether its sends may run in a process with those of other sinks, where the config does not say it: they wait for
@@ -233,6 +235,13 @@ class Sink(ABC, Generic[O]):
         None for what is not there, or not this sink's, and for a sink that keeps no files. Raises SinkError.
         """
         return None
+
+    def erase(self, receipt: Mapping[str, Any]) -> None:
+        """Delete all that a receipt (`Receipt.to_dict()`) names in `keys`; what is missing counts as deleted.
+
+        Called only if `erases`. Raises as `send` does; the same call again continues.
+        """
+        raise NotImplementedError
 
     def check(self) -> str:
         """Find out whether sends would get through: the server is there, and takes our credentials. Changes nothing.

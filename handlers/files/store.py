@@ -13,7 +13,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from io import FileIO
 from pathlib import Path
@@ -121,6 +121,26 @@ class LocalStore:
                 return False
             self._write(target, (body,))
             return True
+
+    def delete(self, keys: Sequence[str], deadline: Deadline) -> None:
+        """See Store. Folders that are empty then are removed, too."""
+        for key in keys:
+            deadline.remaining()
+            directory, _, name = key.rpartition("/")
+            with translated_errors(self._root), self._opened(directory, make=False) as folder:
+                if folder is None:
+                    continue
+                for each in (name, _note_name(name)):
+                    with suppress(FileNotFoundError):
+                        os.unlink(each, dir_fd=folder)
+                os.fsync(folder)
+            with suppress(OSError):  # it has other files
+                while directory:
+                    directory, _, name = directory.rpartition("/")
+                    with self._opened(directory, make=False) as folder:
+                        if folder is None:
+                            break
+                        os.rmdir(name, dir_fd=folder)
 
     def close(self) -> None:
         """See Store. It keeps nothing open."""

@@ -14,8 +14,9 @@ file knows neither S3 nor disks: a `Store` does.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 from urllib.parse import quote
 
 from handlers.contract import Artifact, Delivery, ReadableFile, Receipt, Refused, Services, Unavailable
@@ -34,6 +35,7 @@ from handlers.mirror.manifest import (
     StoredFile,
     latest_document,
     manifest_document,
+    manifest_path,
     replaces_latest,
 )
 from handlers.mirror.names import JSON, safe_file_name
@@ -87,11 +89,33 @@ class Mirror:
 
     def find_file(self, location: str) -> ReadableFile | None:
         """Return a file by its key of a receipt; None for what is not there, or not below this store's root."""
+        key = self._key_at(location)
+        return self._store.find_file(key, Deadline(self._options.timeout)) if key else None
+
+    def _key_at(self, location: str) -> str:
+        """Return the key at a location of a receipt; "" for one that is not below this store's root."""
         root = self._store.location("").rstrip("/") + "/"
         key = location.removeprefix(root)
-        if not location.startswith(root) or any(part in ("", ".", "..") for part in key.split("/")):
-            return None
-        return self._store.find_file(key, Deadline(self._options.timeout))
+        outside = not location.startswith(root) or any(part in ("", ".", "..") for part in key.split("/"))
+        return "" if outside else key
+
+    def erase(self, receipt: Mapping[str, Any]) -> None:
+        """Delete the files of a receipt, and `latest.json` if it names their event.
+
+        Raises Refused, before anything is deleted, for a file that is not below the folders that the prefix begins
+        with, and Unavailable.
+        """
+        deadline = Deadline(self._options.timeout)
+        fixed = "/".join(self._options.prefix.split("/")[: self._fixed_parts])
+        below, keys = f"{fixed}/" if fixed else "", {each: self._key_at(each) for each in receipt.get("keys", ())}
+        if wrong := [each for each, key in keys.items() if not key or not key.startswith(below)]:
+            raise Refused(f"{wrong[0]} is not below {self._store.location(below)}. Delete it there by hand")
+        self._store.delete(list(keys.values()), deadline)
+        directory = self._key_at(str(receipt.get("id", "")).rstrip("/"))
+        prefix = directory[: directory.rfind("/") + 1]
+        latest = self._store.read(prefix + "latest.json", deadline) if directory else None
+        if latest is not None and prefix + manifest_path(latest.body) == f"{directory}/manifest.json":
+            self._store.delete([prefix + "latest.json"], deadline)
 
     def close(self) -> None:
         """Close connections and let idle threads end."""

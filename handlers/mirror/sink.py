@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import threading
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from handlers.contract import Delivery, ReadableFile, Receipt, Services, Sink
 from handlers.mirror.options import MirrorOptions
@@ -23,6 +24,7 @@ class MirrorSink(Sink[O]):
     """Stores each event and its run's files."""
 
     takes_updates: ClassVar[bool] = True
+    erases: ClassVar[bool] = True
 
     def __init__(self, name: str, options: O, services: Services) -> None:
         super().__init__(name, options, services)
@@ -40,6 +42,10 @@ class MirrorSink(Sink[O]):
     def find_file(self, location: str) -> ReadableFile | None:
         """See Sink."""
         return self._mirror().find_file(location)
+
+    def erase(self, receipt: Mapping[str, Any]) -> None:
+        """See Sink."""
+        self._mirror().erase(receipt)
 
     def close(self) -> None:
         """Close connections and let idle threads end."""

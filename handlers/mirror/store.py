@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -65,6 +65,10 @@ class Store(Protocol):
 
     def compare_and_swap(self, target: ObjectTarget, body: bytes, version: str | None) -> bool:
         """Write `body` if the stored version is still `version` (None: nothing is stored). False when it is not."""
+        ...
+
+    def delete(self, keys: Sequence[str], deadline: Deadline) -> None:
+        """Delete these objects, and all versions that the store keeps of them. What is missing counts as deleted."""
         ...
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ import base64
 import hashlib
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
@@ -34,6 +34,7 @@ _PARTS_IN_MEMORY = 5
 _THREADS = 4
 # Bytes of an object that are read at once.
 _CHUNK = 256 << 10
+_DELETED_AT_ONCE = 1000  # the most that S3 takes
 _RIGHTS = "s3:ListBucket, GetObject, PutObject and AbortMultipartUpload are"
 _PRECONDITION_FAILED = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"})
 
@@ -179,6 +180,31 @@ class S3Store:
                     raise
                 self._put(target, body)
         return True
+
+    def delete(self, keys: Sequence[str], deadline: Deadline) -> None:
+        """See Store. Versions are asked for where the bucket answers that it has kept one."""
+        for start in range(0, len(keys), _DELETED_AT_ONCE):
+            deadline.remaining()
+            gone = self._delete([{"Key": key} for key in keys[start : start + _DELETED_AT_ONCE]])
+            for key in (each["Key"] for each in gone if each.get("DeleteMarker")):
+                while versions := self._versions(key, deadline):
+                    self._delete(versions)
+
+    def _versions(self, key: str, deadline: Deadline) -> list[Mapping[str, str]]:
+        deadline.remaining()
+        with self._errors():
+            found = self.client().list_object_versions(Bucket=self._name, Prefix=key)
+        kept = [*found.get("Versions", ()), *found.get("DeleteMarkers", ())]
+        return [{"Key": key, "VersionId": each["VersionId"]} for each in kept if each["Key"] == key]
+
+    def _delete(self, objects: Sequence[Mapping[str, str]]) -> Sequence[Mapping[str, Any]]:
+        """Delete up to 1,000 objects or versions. Returns what the server answers for each. Raises Unavailable."""
+        with self._errors():
+            answer = self.client().delete_objects(Bucket=self._name, Delete={"Objects": objects})
+        for error in answer.get("Errors", ()):
+            raise Unavailable(f"bucket {self._name}: {error.get('Key', '')} is not deleted: {error.get('Code', '')}")
+        deleted: Sequence[Mapping[str, Any]] = answer.get("Deleted", ())
+        return deleted
 
     def location(self, key: str) -> str:
         """Return the s3:// URI of `key`."""

@@ -204,6 +204,19 @@ class SinkConformance:
         self.assert_clean(target, caplog.text)
         assert isinstance(sink.send(make_delivery()), Receipt)
 
+    def test_erase_deletes_what_was_sent_and_again_is_the_same(self, target: SinkUnderTest, sink: Sink[Any]) -> None:
+        """Check that a sink that erases leaves nothing of the delivery, and that an interrupted call can continue."""
+        if not sink.erases:
+            return
+        other = sink.send(make_delivery())
+        before = sorted(map(repr, target.seen()))
+        receipt = sink.send(make_delivery()).to_dict()
+        assert sorted(map(repr, target.seen())) != before
+        sink.erase(receipt)
+        sink.erase(receipt)
+        assert sorted(map(repr, target.seen())) == before, "exactly what the receipt names is deleted"
+        sink.erase(other.to_dict())
+
     def test_receipts_of_other_sinks_may_be_there_or_missing(self, sink: Sink[Any]) -> None:
         """Check that receipts of dead deliveries (None) and receipts without links are accepted."""
         there = {"id": "x", "keys": ["run.json"], "urls": {"run.json": "https://files.example/run.json"}}

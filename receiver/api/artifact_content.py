@@ -96,7 +96,7 @@ class ArtifactFiles:
         for copy in row.stored:
             if copy.key and wanted.sink in ("", copy.sink):
                 try:
-                    sink = self._sink(copy.sink)
+                    sink = self.sink(copy.sink)
                     file = sink.find_file(copy.key) if sink else None
                 except SinkError as error:
                     trouble = trouble or error
@@ -119,7 +119,8 @@ class ArtifactFiles:
             raise NotFound(f"event {row.event_id}: it no longer exists")
         return _content(row, self._skyvern.fetch(event, row.name))
 
-    def _sink(self, name: str) -> Sink[Any] | None:
+    def sink(self, name: str) -> Sink[Any] | None:
+        """Return the sink; None for one that is not in the config."""
         config = self._service.config
         with self._lock:
             if name not in self._sinks and name in config.sinks:

@@ -35,6 +35,7 @@ ACTIONS: Final = (
     "key.revoke",
     "agent.connect",
     "agent.disconnect",
+    "run.erase",
     "quarantine.verify",
     "quarantine.drop",
     "incident.mark",

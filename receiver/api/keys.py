@@ -165,8 +165,8 @@ def _checked_source(service: Service, wanted: NewKeyParameters) -> str:
             raise Invalid(f"rate: {error}") from None
     chosen = wanted.source or (next(iter(config.sources)) if len(config.sources) == 1 else "")
     if chosen == api_key.ALL_SOURCES:
-        if wrong := sorted(set(scopes) - {api_key.VIEW, OPERATE}):
-            raise Invalid(f"source '*': a key of all sources can view and operate, but not {', '.join(wrong)}")
+        if wrong := sorted(set(scopes) - {api_key.VIEW, OPERATE, api_key.ERASE}):
+            raise Invalid(f"source '*': a key of all sources can view, operate and erase, but not {', '.join(wrong)}")
     elif chosen not in config.sources:
         what = f"source {chosen}: there is no such source" if chosen else "source: say which"
         raise Invalid(f"{what}; there are {', '.join(config.sources)}")

@@ -35,6 +35,8 @@ class RunRow(Result):
     updated_at: Moment
     retried_from: str | None = Field(description="The run that this one retries.")
     retried_by: str | None = Field(description="The run that retries this one.")
+    erased_at: Moment | None = Field(None, description="When Runhook's copy of its content was erased.")
+    erased_by: str = Field("", description="Who erased it.")
     deliveries: dict[str, int] = Field(description="The number of deliveries by state.")
 
 

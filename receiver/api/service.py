@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
-from receiver.domain.api_key import ALL_SOURCES, OPERATE, VIEW
+from receiver.domain.api_key import ALL_SOURCES, ERASE, OPERATE, VIEW
 from receiver.errors import Forbidden
 from receiver.ledger import Ledger
 
@@ -42,7 +42,7 @@ class Actor:
             name = getpass.getuser()
         except (OSError, KeyError):  # the account has no name here
             name = "unknown"
-        return cls("cli", name, frozenset({VIEW, OPERATE}))
+        return cls("cli", name, frozenset({VIEW, OPERATE, ERASE}))
 
     def require(self, scope: str) -> None:
         """Raise Forbidden unless the actor has `scope`, and view, which each call needs."""

@@ -58,6 +58,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "resubmit": Command(ACT, "actions:resubmit", "Submit failed runs again through a resubmit sink."),
     "reroute": Command(ACT, "reroute:reroute", "Apply the current routes to old events."),
     "cancel": Command(ACT, "actions:cancel", "Cancel pending deliveries or running operations."),
+    "erase": Command(ACT, "erase:erase", "Erase the content of runs for good, and report what other systems hold."),
     "sink": Command(ACT, "sinks:app", "List, pause, resume, move and test sinks; add columns to their tables."),
     "reconcile": Command(ACT, "reconcile:reconcile", "Poll overdue submissions and find missing results at Skyvern."),
     "quarantine": Command(ACT, "quarantine:app", "Manage requests that failed the signature check."),

@@ -110,6 +110,7 @@ def _print_head(found: RunDetails) -> None:
             "workflow": row.workflow_id,
             "attempt": row.attempt if row.attempt > 1 else "",
             "labels": row.labels,
+            "erased": f"{show_when(row.erased_at)} by {row.erased_by}" if row.erased_at else "",
             "deliveries": row.deliveries,
             "retry of": row.retried_from,
             "retried as": row.retried_by,

@@ -10,10 +10,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from handlers import Delivery, Receipt, Sink
+from handlers.contract import Refused
 from receiver.config.destinations import RetryPolicy
 from receiver.delivery import backoff
 from receiver.domain.callback import CALLBACK
 from receiver.domain.callback_url import mask_bytes
+from receiver.domain.event import ERASED
 from receiver.domain.run import parse
 from receiver.domain.shape import completed, webhook_body
 from receiver.ledger.deliveries.claimed import Claimed
@@ -30,7 +32,14 @@ class SendTask:
 
 
 def send(sink: Sink[Any], claimed: Sequence[Claimed], retry: RetryPolicy) -> Sequence[Receipt | Exception]:
-    """Return the sink's answer for each claim: a receipt, or the error that it raised. `retry`: their budget."""
+    """Return the sink's answer for each claim: a receipt, or the error that it raised. `retry`: their budget.
+
+    What was replayed while its run was erased is refused: nothing is left to send.
+    """
+    whole = [each for each in claimed if each.body or not each.run_id]
+    if len(whole) < len(claimed):
+        sent = iter(send(sink, whole, retry) if whole else ())
+        return [next(sent) if each in whole else Refused(ERASED) for each in claimed]
     try:
         deliveries = [to_delivery(each, retry) for each in claimed]
         answers = sink.send_many(deliveries) if sink.batch_size > 1 else [sink.send(*deliveries)]

@@ -8,7 +8,7 @@ from typing import Any
 
 from receiver.domain import attention, callback, deduplication
 from receiver.domain.deduplication import Classification, Facts
-from receiver.domain.event import Event
+from receiver.domain.event import ERASED, Event
 from receiver.domain.extent import extent_of
 from receiver.domain.parsed_event import ParsedEvent, complete, parse_event, unreadable
 from receiver.domain.redaction import Redactor
@@ -57,6 +57,9 @@ class EventDecider:
         earlier: EarlierEvents,
     ) -> NewEvent:
         """Return what to record of an event, as `classify` does, but mark an event whose values raise errors."""
+        if run.erased:  # that it came is all that is kept of it
+            bare = parsed._replace(body=b"", facts=None, completion={})
+            return _new_event(bare, "superseded", note=ERASED)
         if parsed.facts is None:
             return _new_event(parsed, "unreadable")
         if parsed.run.test:

@@ -22,7 +22,9 @@ ALL_SOURCES: Final = "*"
 # A scope that is given by name only: what is resubmitted with such a key counts as its first caller's own, whose
 # webhook is then signed with that caller's key.
 RESUBMIT: Final = "resubmit"
-ALL_SCOPES: Final = (*SCOPES, VIEW, RESUBMIT)
+# Erases the content of runs, which nothing restores. Given by name only.
+ERASE: Final = "erase"
+ALL_SCOPES: Final = (*SCOPES, VIEW, RESUBMIT, ERASE)
 
 _PREFIX = "rhk_"
 _HINT_LENGTH = 12

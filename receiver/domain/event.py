@@ -23,6 +23,8 @@ Via = Literal["webhook", "poll", "import"]
 _RUN_ID: Final = re.compile(rb'"(?:tsk|wr)_(?:v2_)?([0-9]{15,20})"')
 _BEGINNING: Final = 4096  # bytes of a body in which it is looked for
 _LETTERS: Final = "ghijklmnopqrstuv"
+# The problem of an event whose run was erased: its body is empty.
+ERASED: Final = "its run was erased"
 # Characters of an id that tables show: evt_, the second, and 4 hex digits.
 SHORT_ID: Final = 16
 

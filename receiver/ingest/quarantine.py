@@ -179,13 +179,15 @@ class Quarantine:
             count, size = connection.execute("SELECT count(*), coalesce(sum(size), 0) FROM refused").fetchone()
             return count, size
 
-    def list(self) -> list[QuarantinedRequest]:
-        """Return the kept requests, the oldest first. Raises OSError."""
+    def list(self, part: bytes = b"") -> list[QuarantinedRequest]:
+        """Return the kept requests whose body has `part`, the oldest first. Raises OSError."""
         with self._file.look() as connection:
             if connection is None:
                 return []
             rows = connection.execute(
-                "SELECT source, signature, submission_id, at, size, is_run, file FROM refused ORDER BY at, id"
+                "SELECT source, signature, submission_id, at, size, is_run, file FROM refused"
+                " WHERE :part = x'' OR instr(body, :part) ORDER BY at, id",
+                {"part": part},
             )
             return [
                 QuarantinedRequest(file.partition("-")[0], source, signature, sub, at, size, bool(is_run), file)

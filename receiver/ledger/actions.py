@@ -19,8 +19,8 @@ from receiver.domain.delivery import DeliveryMove, DeliveryState, states_before
 from receiver.errors import NotAsExpected
 from receiver.ledger.deliveries import creation, lanes, resend, same_result
 from receiver.ledger.deliveries.creation import AddedDelivery
-from receiver.ledger.filters import Filter, begins, of_deliveries, of_events
-from receiver.ledger.schema import deliveries, events, operations
+from receiver.ledger.filters import Filter, begins, of_deliveries, of_events, same_run
+from receiver.ledger.schema import deliveries, events, operations, runs
 
 # Maximum deliveries that one step moves.
 STEP = 500
@@ -174,7 +174,8 @@ def _selected(selection: Selection) -> sa.Select[Any]:
         found = found.where(it.id.in_(_ids_of_events([selection.event_id])))
     if selection.sinks:
         found = found.where(it.sink.in_(selection.sinks))
-    return found
+    erased = sa.select(runs.c.run_id).where(*same_run(runs, deliveries), runs.c.erased_at.is_not(None)).exists()
+    return found.where(~erased)
 
 
 def _missing_events(selection: Selection, sink: str, begun: float | None = None) -> sa.Select[Any]:
@@ -190,7 +191,11 @@ def _missing_events(selection: Selection, sink: str, begun: float | None = None)
     adds += [] if begun is None else [later.c.recorded_at < begun]
     has_later = sa.select(sa.literal(1)).where(*adds).exists()
     found = sa.select(events.c.seq, events.c.id, events.c.source, events.c.run_id).where(
-        events.c.disposition.in_(("new", "update")), ~has_one.exists(), ~has_later, *of_events(selection)
+        events.c.disposition.in_(("new", "update")),
+        sa.func.length(events.c.body) > 0,
+        ~has_one.exists(),
+        ~has_later,
+        *of_events(selection),
     )
     if selection.named:
         named = [events.c.id.in_(_ids_of_results(selection.event_ids))] if selection.event_ids else []

@@ -28,7 +28,7 @@ from receiver.ledger.schema import events, runs
 class KnownRun(NamedTuple):
     """A run before this batch. `history`: its readable events, in the order of recording.
 
-    `recorded`: the ids of all its events. `events`: their number.
+    `recorded`: the ids of all its events. `events`: their number. `erased`: its content was, and must not come back.
     """
 
     labels: Mapping[str, str]
@@ -36,6 +36,7 @@ class KnownRun(NamedTuple):
     history: Sequence[Facts]
     recorded: Collection[str] = ()
     events: int = 0
+    erased: bool = False
 
 
 # A test webhook has no run.
@@ -100,7 +101,7 @@ def known(connection: sa.Connection, locked: Iterable[Any]) -> dict[RunKey, Know
     return {
         key: KnownRun(
             json.loads(row.labels) if row.labels != "{}" else {},
-            *(row.submission_id, history[key], recorded[key], row.events),
+            *(row.submission_id, history[key], recorded[key], row.events, row.erased_at is not None),
         )
         for key, row in there.items()
     }
@@ -111,7 +112,7 @@ def _lock(insert: Any) -> Any:
     return dialect.or_update(insert, {"updated_at": insert.excluded.updated_at})
 
 
-_KNOWN: Final = (runs.c.source, runs.c.run_id, runs.c.labels, runs.c.submission_id, runs.c.events)
+_KNOWN: Final = (runs.c.source, runs.c.run_id, runs.c.labels, runs.c.submission_id, runs.c.events, runs.c.erased_at)
 
 
 class Written(NamedTuple):

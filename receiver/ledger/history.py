@@ -17,7 +17,7 @@ from receiver.ledger.schema import deliveries, events
 
 
 class PastEvent(NamedTuple):
-    """A recorded event. `facts`: None if the event is never compared."""
+    """A recorded event. `facts`: None if the event is never compared, as that of an erased run."""
 
     key: RunKey
     id: str
@@ -29,7 +29,7 @@ def of_runs(connection: sa.Connection, keys: Iterable[RunKey]) -> Iterator[PastE
     asked = list(keys)
     for row in connection.execute(_OF_RUNS.where(dialect.of_runs(events, asked))).all() if asked else ():
         facts = None
-        if row.disposition not in ("unreadable", "test"):
+        if row.extent and row.disposition not in ("unreadable", "test"):
             facts = Facts(*row[-len(Facts._fields) :])._replace(extent=parse_extent(row.extent))
         yield PastEvent((row.source, row.run_id), row.id, facts)
 

@@ -28,6 +28,8 @@ from receiver.ledger.schema import deliveries, events, runs
 # Maximum events that one query reads, and maximum bytes of their bodies, but always one event.
 PAGE, PAGE_BYTES = 200, 8 << 20
 
+_HAS_BODY = sa.func.length(events.c.body) > 0  # the run of the others was erased
+
 # Identifies a result: its run, and the first event with it.
 ResultKey = tuple[RunKey, str]
 
@@ -73,13 +75,15 @@ def read_back(ledger: Ledger, wanted: Filter, before: int | None = None) -> Iter
 def of_run(connection: sa.Connection, run: RunKey) -> list[OldEvent]:
     """Return the last PAGE readable events of a run, the newest first."""
     mine = sa.select(events.c.seq).where(events.c.source == run[0], events.c.run_id == run[1])
-    mine = mine.where(events.c.disposition.not_in(["unreadable", "test"]))
+    mine = mine.where(events.c.disposition.not_in(["unreadable", "test"]), _HAS_BODY)
     return _load(connection, connection.execute(mine.order_by(events.c.seq.desc()).limit(PAGE)).scalars().all())
 
 
 def _sizes(connection: sa.Connection, wanted: Filter, before: int | None) -> list[tuple[int, int]]:
     """Return `seq` and body size in bytes of each event of the next page."""
-    query = sa.select(events.c.seq, sa.func.length(events.c.body)).where(events.c.disposition != "unreadable")
+    query = sa.select(events.c.seq, sa.func.length(events.c.body)).where(
+        events.c.disposition != "unreadable", _HAS_BODY
+    )
     if before is not None:
         query = query.where(events.c.seq < before)
     query = query.where(*of_events(wanted)).order_by(events.c.seq.desc()).limit(PAGE)

@@ -1,16 +1,20 @@
-"""Remove old events whose deliveries have all ended."""
+"""Remove old events whose deliveries have all ended, and erase the content of single runs."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
 from receiver.domain.delivery import ENDED, DeliveryState
+from receiver.domain.event import ERASED
+from receiver.domain.run import RunKey
 from receiver.ledger import dialect, words
 from receiver.ledger.deliveries.fair_queue import ONE_OF_MANY
-from receiver.ledger.schema import attempts, deliveries, events, lanes, runs
+from receiver.ledger.events import lock
+from receiver.ledger.schema import attempts, deliveries, events, lanes, runs, submissions, to_index
 
 # Maximum events of one transaction: others wait for the ledger.
 BATCH = 500
@@ -51,7 +55,9 @@ def remove(connection: sa.Connection, before: float, after: tuple[float, int] = 
     connection.execute(sa.delete(events).where(events.c.id.in_([row.id for row in old])))
     left = sa.select(sa.literal(1)).where(events.c.source == runs.c.source, events.c.run_id == runs.c.run_id).exists()
     theirs = dialect.of_runs(runs, ((row.source, row.run_id) for row in old))
-    removed = sa.delete(runs).where(theirs, runs.c.updated_at < before, ~left).returning(runs.c.source, runs.c.run_id)
+    # The row of an erased run stays: a late webhook must not bring the content back.
+    unused = (theirs, runs.c.updated_at < before, runs.c.erased_at.is_(None), ~left)
+    removed = sa.delete(runs).where(*unused).returning(runs.c.source, runs.c.run_id)
     words.remove(connection, [(row.source, row.run_id) for row in connection.execute(removed)])
     return Removed(len(old), rest)
 
@@ -91,3 +97,84 @@ def remove_lanes(connection: sa.Connection, before: float) -> int:
     if gone:
         connection.execute(sa.delete(lanes).where(dialect.among(lanes.c.lane, gone), old))
     return len(gone)
+
+
+class NotErasable(Exception):
+    """The run has work that is not done. The message says which, and what to do."""
+
+
+class Content(NamedTuple):
+    """How many bodies of events, and requests of submissions, the ledger holds of a run."""
+
+    bodies: int
+    requests: int
+
+
+class SentCopy(NamedTuple):
+    """What a sink may hold of a run. Without a receipt, an attempt may have arrived all the same; `number` is 0."""
+
+    sink: str
+    delivery_id: str
+    number: int
+    receipt: dict[str, Any] | None
+
+
+def content_of(connection: sa.Connection, key: RunKey) -> Content:
+    """Count what `erase` would erase of a run. Raises NotErasable as that does."""
+    its = dialect.of_runs(deliveries, [key])
+    pending = sa.select(deliveries.c.sink).where(its, deliveries.c.state.not_in(sorted(ENDED))).distinct()
+    if sinks := sorted(connection.execute(pending).scalars()):
+        raise NotErasable(
+            f"run {key[1]}: deliveries to {', '.join(sinks)} are pending. Wait for them, or `runhook cancel {key[1]}`"
+        )
+    if not connection.execute(sa.select(runs.c.final).where(dialect.of_runs(runs, [key]))).scalar():
+        raise NotErasable(f"run {key[1]}: it has not ended, and its result would still come. Erase it afterwards")
+    bodies = sa.select(sa.func.count()).where(dialect.of_runs(events, [key]), sa.func.length(events.c.body) > 0)
+    asked = (dialect.of_runs(submissions, [key]), submissions.c.request.is_not(None))
+    requests = sa.select(sa.func.count()).where(*asked)
+    return Content(*(connection.execute(query).scalar_one() for query in (bodies, requests)))
+
+
+def erase(connection: sa.Connection, key: RunKey, by: str, now: float) -> Content:
+    """Erase the content of a run, and return what there was. Its row, events, deliveries and receipts stay without it.
+
+    Events of the run that come later are recorded without their bodies, and nothing of it is sent again. Again is the
+    same. Raises NotErasable for a run that has not ended, or has pending deliveries.
+    """
+    lock(connection, [key], now)
+    locked = connection.execute(sa.select(events.c.id).where(dialect.of_runs(events, [key]))).all()
+    free, content = _locked(connection, locked), content_of(connection, key)
+    if len(free) < len(locked):
+        raise NotErasable(f"run {key[1]}: another transaction is changing it. Try again")
+
+    def update(table: sa.Table, **values: Any) -> None:
+        connection.execute(sa.update(table).where(dialect.of_runs(table, [key])).values(values))
+
+    update(events, body=b"", completion="", statement="", extent="", problem=ERASED)
+    its = attempts.c.delivery_id.in_(sa.select(deliveries.c.id).where(dialect.of_runs(deliveries, [key])))
+    connection.execute(sa.update(attempts).where(its).values(response=""))
+    # A repeated submit gets the answer that names the run, without asking Skyvern for it.
+    answer = json.dumps({"run_id": key[1]}).encode()
+    update(submissions, request=None, answer=answer, answer_status=200, title=None, labels="{}", due_at=None)
+    update(runs, title=None, failure_reason=None, labels="{}", due_at=None, erased_at=now, erased_by=by)
+    connection.execute(sa.delete(to_index).where(dialect.of_runs(to_index, [key])))
+    words.remove(connection, [key])
+    return content
+
+
+def sent(connection: sa.Connection, key: RunKey) -> list[SentCopy]:
+    """Return what sinks may hold of a run: each receipt, and each delivery that was tried and has none."""
+    it, tried = deliveries.c, attempts.c
+    query = sa.select(it.sink, it.id, tried.number, tried.receipt).join(attempts, tried.delivery_id == it.id)
+    query = query.where(dialect.of_runs(deliveries, [key])).order_by(it.sink, it.id, tried.number)
+    rows = connection.execute(query).all()
+    proved = [SentCopy(*row[:3], json.loads(row.receipt)) for row in rows if row.receipt]
+    known = {copy.delivery_id for copy in proved}
+    return proved + list({row.id: SentCopy(row.sink, row.id, 0, None) for row in rows if row.id not in known}.values())
+
+
+def forget_files(connection: sa.Connection, copy: SentCopy) -> None:
+    """Replace the receipt of files that the sink has deleted by a note: the names of files may be content too."""
+    note = f"erased: {len((copy.receipt or {}).get('keys', ()))} files"
+    its = sa.and_(attempts.c.delivery_id == copy.delivery_id, attempts.c.number == copy.number)
+    connection.execute(sa.update(attempts).where(its).values(receipt=json.dumps({"note": note})))

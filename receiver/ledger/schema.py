@@ -76,6 +76,8 @@ runs = Table(
     Column("due_at", Double),  # next poll of a run without a submission; null: never
     Column("polls", Integer, nullable=False, server_default="0"),
     Column("found_by", Text, nullable=False, server_default=""),  # "import": a walk of Skyvern's list found its end
+    Column("erased_at", Double),  # when its content was erased; null: it was not
+    Column("erased_by", Text, nullable=False, server_default=""),
     PrimaryKeyConstraint("run_id", "source"),
     # For lists: each ends with the order of the list, see lists/paging.py.
     Index("ix_runs_updated_at", "updated_at", "run_id", "source"),

@@ -225,7 +225,7 @@ class Results:
 
     async def _read_final(self, source: Source, key: Key, run_id: str) -> Reply | None:
         result = await self._ledger.read(lambda connection: runs.result(connection, source.name, run_id))
-        if result is None:
+        if result is None or not result.body:  # it was erased here
             return None
         body, origin = result.body, "ledger"
         expiry = await off_loop(len(body), expires_at, body)

@@ -76,6 +76,8 @@ class WebhookRetrier:
         result = await self._final_result(source, key, run_id, deadline)
         if isinstance(result, Reply):
             return result
+        if not result.body:
+            return error(410, f"Run {run_id} was erased here: its webhook cannot be sent again")
         signer, route = (key.id, RETRY_ROUTE) if given else ("", ROUTE)
         lane = lane_of(url, signer or submission.key_id)
         delivery, before = await self._ledger.write(

@@ -379,3 +379,21 @@ def test_a_link_has_the_buckets_address_style(options: dict[str, Any], url: str)
     sink = S3Sink("mirror", S3Sink.Options.model_validate(options), Loopback())
     assert sink.make_store().url("a b") == url
     sink.close()
+
+
+def test_erase_deletes_earlier_versions_too(s3_server: S3Server) -> None:
+    # Given a bucket that keeps versions, and a delivery that was sent twice
+    bucket = s3_server.new_bucket()
+    enabled = {"Status": "Enabled"}
+    s3_server.client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration=enabled)
+    sink = S3Sink("mirror", S3Sink.Options.model_validate(options_for(s3_server, bucket)), Loopback())
+    delivery = make_delivery()
+    receipt = sink.send(delivery)
+    s3_server.client.put_object(Bucket=bucket, Key=receipt.keys[0].partition(f"{bucket}/")[2], Body=b"again")
+    # When it is erased
+    sink.erase(receipt.to_dict())
+    sink.close()
+    # Then no version and no marker of it is left
+    found = s3_server.client.list_object_versions(Bucket=bucket)
+    assert [found.get(name) for name in ("Versions", "DeleteMarkers")] == [None, None]
+    s3_server.delete_bucket(bucket)

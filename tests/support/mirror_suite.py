@@ -81,6 +81,30 @@ class MirrorSuite:
         for other in (f"{key}.not", f"{root}/../x", f"{root}//x", "/etc/passwd", "s3://other/x", "", receipt.id, root):
             assert sink.find_file(other) is None, other
 
+    # Erasing
+
+    def test_erase_leaves_nothing_of_the_run_and_all_of_others(self, place: Place, server: ArtifactServer) -> None:
+        sink = place.sink()
+        sink.send(make_delivery(full_run(server)))
+        others = place.tree()
+        first, second = (make_delivery({**full_run(server), "run_id": "tsk_9", "output": n}) for n in (1, 2))
+        receipts = [sink.send(first).to_dict(), sink.send(replace(second, other_events=True)).to_dict()]
+        assert len(place.tree()) > len(others) + 5
+        for receipt in receipts:
+            sink.erase(receipt)
+        assert place.tree() == others
+
+    def test_erase_refuses_what_lies_outside_and_deletes_nothing(self, place: Place) -> None:
+        sink = place.sink(prefix="kept/{{ run.run_id }}/")
+        receipt = sink.send(make_delivery()).to_dict()
+        other = place.sink(prefix="other/{{ run.run_id }}/").send(make_delivery()).to_dict()
+        before = place.tree()
+        root = receipt["keys"][0].partition("/kept/")[0]
+        for key in (*other["keys"], f"{root}/kept/../other/x", f"{root}/x", "/etc/passwd", "s3://other/kept/x", ""):
+            with pytest.raises(Refused, match="not below"):
+                sink.erase({**receipt, "keys": [*receipt["keys"], key]})
+        assert place.tree() == before
+
     def test_the_manifest_says_what_is_there_and_holds_no_signature(self, place: Place, server: ArtifactServer) -> None:
         delivery = make_delivery(full_run(server))
         place.sink().send(delivery)

@@ -18,6 +18,7 @@ _MEANINGS: Final = {
     "operate": "cancel, replay and change; with view in this API too",
     "view": "see all that the JSON API shows",
     "resubmit": "submit again in the name of the first caller",
+    "erase": "erase the content of runs for good",
 }
 
 

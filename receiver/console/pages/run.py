@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from handlers.support.resubmit_chain import RETRIED
+from handlers.support.timestamps import iso
 from receiver.api.artifacts import LIST_ARTIFACTS, ArtifactRow
 from receiver.api.deliveries import LIST_ATTEMPTS, LIST_DELIVERIES
 from receiver.api.events import GET_EVENT, GET_EVENT_BODY
@@ -104,11 +105,17 @@ def _files(service: Service, actor: Actor, told: RunDetails) -> tuple[list[FileV
 
 def _no_output(row: RunRow, note: str) -> str:
     """Return why there is no output. `note`: why the event's body cannot be shown, or ""."""
+    if row.erased_at is not None:
+        return _erased(row)
     if note:
         return f"Not available: {note}."
     if row.final:
         return f"None: the run {row.outcome.replace('_', ' ')}." if row.outcome in RETRIED else "The run returned none."
     return "Not yet: the run has not ended."
+
+
+def _erased(row: RunRow) -> str:
+    return "" if row.erased_at is None else f"Erased at {iso(row.erased_at)} by {row.erased_by}."
 
 
 def failures_first(found: Sequence[DeliveryRow]) -> list[DeliveryRow]:
@@ -128,13 +135,13 @@ def _not_stored(files: Sequence[FileView]) -> Iterator[str]:
 
 def _possible(told: RunDetails) -> dict[str, bool]:
     """Return which buttons could do something now."""
-    has = {state for state, count in told.run.deliveries.items() if count}
+    has = {state for state, count in told.run.deliveries.items() if count and told.run.erased_at is None}
     return {
         "replay": DeliveryState.DEAD in has,
         "send": DeliveryState.DELIVERED in has,
         "cancel": not has.isdisjoint(_WAITS),
         "restore": DeliveryState.CANCELLED in has,
-        "resubmit": told.run.outcome in RETRIED and not told.run.retried_by,
+        "resubmit": told.run.outcome in RETRIED and not told.run.retried_by and told.run.erased_at is None,
     }
 
 
@@ -151,6 +158,7 @@ def _facts(told: RunDetails) -> list[tuple[str, str, str]]:
         ("status at Skyvern", found.status, ""),
         ("attempt", str(found.attempt) if found.attempt > 1 else "", ""),
         ("workflow", found.workflow_id or "", ""),
+        ("content", _erased(found), ""),
         ("labels", ", ".join(f"{name}={value}" for name, value in sorted(found.labels.items())), ""),
         ("previous attempt", *of_run(found.retried_from)),
         ("next attempt", *of_run(found.retried_by)),

@@ -1,0 +1,153 @@
+"""`runhook erase`: nothing of a run's content stays, wherever it was; on both databases, with real servers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from receiver.ledger.schema import metadata
+from tests.servers.artifacts import ArtifactServer
+from tests.servers.deployment import Deployment
+from tests.servers.http import Reply, ScriptedServer
+from tests.servers.receiver import body
+from tests.servers.seaweedfs import S3Server
+from tests.support.s3_objects import options_for
+from tests.support.waiting import eventually
+
+SECRET = "Jane-Q-Doe-4711"
+PICTURE = b"\x89PNG of " + SECRET.encode()
+RUN = "tsk_000001"
+
+Deployments = Callable[..., Deployment]
+
+
+@pytest.fixture
+def consumer() -> Iterator[ScriptedServer]:
+    with ScriptedServer() as server:
+        yield server
+
+
+@pytest.fixture
+def artifact_server() -> Iterator[ArtifactServer]:
+    with ArtifactServer() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    return str(request.getfixturevalue("postgres_url")) if request.param == "postgresql" else ""
+
+
+def content(number: int, artifacts: ArtifactServer, **more: Any) -> bytes:
+    """A webhook that is full of the secret."""
+    picture = artifacts.add(f"/{number}.png", PICTURE)
+    told = {"output": {"customer": SECRET}, "title": SECRET, "screenshot_urls": [picture], **more}
+    return body(number, **told)
+
+
+def start(it: Deployment, *bodies: bytes, deliveries: int) -> None:
+    it.run("worker")
+    it.run("clock")
+    it.start()
+    it.acked(*bodies)
+    eventually(lambda: sum(it.states().values()) == deliveries and set(it.states()) <= {"delivered", "dead"})
+
+
+def traces(it: Deployment) -> list[str]:
+    """The tables of the ledger in which any value has the secret."""
+    tables = metadata.sorted_tables
+    rows = it.ledger.read(lambda connection: [connection.execute(sa.select(table)).all() for table in tables])
+    return [table.name for table, found in zip(tables, rows, strict=True) if SECRET in repr(found)]
+
+
+def stored(folder: Path) -> list[str]:
+    """The files in a folder, and the folders that have none."""
+    found = (
+        each for each in folder.rglob("*") if each.name != ".parts" and not (each.is_dir() and any(each.iterdir()))
+    )
+    return sorted(str(each.relative_to(folder)) for each in found)
+
+
+def test_erase_leaves_no_content_and_reports_copies(
+    deployment: Deployments,
+    redis_url: str,
+    database_url: str,
+    consumer: ScriptedServer,
+    s3_server: S3Server,
+    s3_bucket: str,
+    artifact_server: ArtifactServer,
+) -> None:
+    # Given two runs that went to a folder, a bucket, a table, a server, and one that refused with the content
+    consumer.script += [Reply(400, body=f"what is {SECRET}?".encode())] * 2
+    it = deployment(
+        redis_url,
+        database_url,
+        sinks={
+            "folder": {"type": "files", "path": "${RUNHOOK_DATA}/folder"},
+            "bucket": {"type": "s3", **options_for(s3_server, s3_bucket)},
+            "crm": {"type": "database", "url": "sqlite:///${RUNHOOK_DATA}/crm.db"},
+            "hooks": {"type": "http", "url": f"{consumer.url}/hooks", "retry": {"attempts": 1}},
+        },
+        routes=[{"name": "all", "to": ["folder", "bucket", "crm", "hooks"]}],
+        allowed_addresses=["127.0.0.1"],
+    )
+    webhook = content(1, artifact_server)
+    start(it, webhook, content(2, artifact_server, title="other"), deliveries=8)
+    it.post(content(1, artifact_server), secret="wrong")
+    eventually(lambda: "evt_" in it.runhook("quarantine", "list"))
+    eventually(lambda: RUN in it.runhook("runs", "--text", SECRET))
+    folder = it.data / "folder"
+    others = [each for each in stored(folder) if "000002" in each]
+    objects = len(s3_server.client.list_objects_v2(Bucket=s3_bucket)["Contents"])
+
+    # When one is erased, after a look that changes nothing
+    before = it.runhook("erase", "--run", RUN, "--dry-run")
+    assert stored(folder) != others
+    (told,) = it.json("erase", "--run", RUN, "--yes")
+
+    # Then the report names all files, and the copies that others hold
+    assert (told["bodies"], told["quarantined"], len(told["files"])) == (1, 1, 6)
+    assert all(key in before for key in told["files"])
+    held = {each["sink"]: each["receipt"] for each in told["held"]}
+    assert held.keys() == {"crm", "hooks"}
+    assert held["crm"]["id"]
+    assert held["hooks"] is None
+    # And nothing of it is left, but of the other run all
+    assert stored(folder) == others
+    assert len(s3_server.client.list_objects_v2(Bucket=s3_bucket)["Contents"]) == objects // 2
+    assert [each["run_id"] for each in it.json("runs", "--text", SECRET)] == ["tsk_000002"]
+    # And its row, deliveries and audit tell what it was, and who erased it
+    run = it.json("run", RUN)
+    assert (run["run"]["status"], run["run"]["deliveries"]) == ("completed", {"dead": 1, "delivered": 3})
+    assert run["run"]["erased_at"]
+    assert run["output"] is None
+    assert run["files"] == []
+    (line,) = it.json("audit", "--action", "run.erase")
+    assert (line["outcome"], line["selection"], line["actor"]) == ("done", {"run": RUN}, run["run"]["erased_by"])
+
+    # When the webhook comes again, another one of the run does, and all is replayed
+    sent = len(consumer.requests)
+    it.acked(webhook, content(1, artifact_server, output={"late": SECRET}))
+    eventually(lambda: it.json("run", RUN)["run"]["events"] == 2)
+    it.runhook("replay", RUN, "--force", code=1)
+    it.runhook("replay", "--backfill", "crm", "--run", RUN, code=1)
+    it.runhook("reroute", "--run", RUN, code=0)
+    # Then its content does not come back, and nothing of it is sent
+    assert [(each["disposition"], each["size"]) for each in it.json("events", "--run", RUN)] == [
+        ("superseded", 0),
+        ("new", 0),
+    ]
+    assert sum(each["run_id"] == RUN for each in it.deliveries()) == 4
+    assert len(consumer.requests) == sent
+    # And once more erases nothing
+    (again,) = it.json("erase", "--run", RUN)
+    assert (again["bodies"], again["files"]) == (0, [])
+    # And with the other run no table has any of it
+    it.runhook("erase", "--run", "tsk_000002")
+    assert traces(it) == []
+    assert stored(folder) == []
+    assert "Contents" not in s3_server.client.list_objects_v2(Bucket=s3_bucket)
