@@ -20,7 +20,8 @@ from receiver.cli.profiles import here_only
 from receiver.domain.counting import counted
 from receiver.errors import ConfigError, UsageError
 from receiver.ledger import Ledger
-from receiver.reconcile.importer import ImportReport, Take, import_runs
+from receiver.reconcile.importer import ImportReport, import_runs
+from receiver.reconcile.intake import ResultIntake
 from receiver.reconcile.poller import build
 from receiver.reconcile.source import PolledSource
 from receiver.status.problem import ago
@@ -60,7 +61,7 @@ def reconcile(
         polled = chosen_sources(reconciler.sources, source, loaded, settings)
         with progress("polls", reconciler.count_due()) as show:
             polls = reconciler.drain(seconds, show)
-        reports = [_imported(ledger, each, oldest, reconciler.take if take else None) for each in polled]
+        reports = [_imported(ledger, each, oldest, reconciler.intake if take else None) for each in polled]
     if as_json:
         print_json({"polls": polls, "sources": [_as_json(each) for each in reports]})
     else:
@@ -90,10 +91,10 @@ def chosen_sources(
     return chosen
 
 
-def _imported(ledger: Ledger, source: PolledSource, oldest: float, take: Take | None) -> ImportReport:
+def _imported(ledger: Ledger, source: PolledSource, oldest: float, intake: ResultIntake | None) -> ImportReport:
     now = time.time()
     with progress(f"{source.name}: hours back", max(1, math.ceil((now - oldest) / 3600))) as show:
-        return import_runs(ledger, source, oldest, take, lambda seen: show(int((now - seen) // 3600)))
+        return import_runs(ledger, source, oldest, intake, lambda seen: show(int((now - seen) // 3600)))
 
 
 def _as_json(report: ImportReport) -> dict[str, Any]:

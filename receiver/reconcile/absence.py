@@ -43,7 +43,7 @@ def without_a_run(
     listing = read_back(
         source,
         min(each.created_at for each in wanted) - SKEW,
-        listed.extend,
+        lambda rows, _: listed.extend(rows),
         to_the_end=True,
         stopped=stopped,
     )

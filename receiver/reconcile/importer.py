@@ -6,15 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from receiver.domain.callback_url import token_of
-from receiver.domain.run import FINAL, Run, parse
+from receiver.domain.run import FINAL, parse
 from receiver.ledger import Ledger, runs
-from receiver.reconcile.intake import Intake, RunAge
+from receiver.reconcile.intake import ResultIntake, RunAge
 from receiver.reconcile.listing import read_back
 from receiver.reconcile.source import PolledSource
 from receiver.skyvern.responses import Answered, ListedRun
-
-# (source, body of the run, the run parsed from it, what dates it, submission id or "") → what became of it
-Take = Callable[[PolledSource, bytes, Run, RunAge, str], Intake]
 
 
 @dataclass(slots=True)
@@ -35,32 +32,29 @@ def import_runs(
     ledger: Ledger,
     source: PolledSource,
     since: float,
-    take: Take | None = None,
+    intake: ResultIntake | None = None,
     show: Callable[[float], None] = lambda _: None,
 ) -> ImportReport:
     """List final runs, the newest first, back to `since` (epoch seconds), and report those that the ledger lacks.
 
-    With `take` each of them is fetched and handed to it. `show` gets the time reached so far, in epoch seconds.
+    With `intake` each of them is fetched and taken in. `show` gets the time reached so far, in epoch seconds.
     Raises LedgerUnavailable.
     """
     report = ImportReport(source.name)
-    newest: float | None = None
     seen: set[str] = set()
 
-    def page(rows: Sequence[ListedRun]) -> None:
-        nonlocal newest
+    def page(rows: Sequence[ListedRun], newest: float | None) -> None:
         fresh = [row for row in rows if row.run_id not in seen and row.final]
         seen.update(row.run_id for row in fresh)
         times = [row.created_at for row in rows if row.created_at]
-        newest = max([*times, *([] if newest is None else [newest])], default=None)
         keys = [(source.name, row.run_id) for row in fresh]
         known = ledger.read(lambda connection: runs.final_runs(connection, keys))
         report.final += len(fresh)
         missing = [row for row in fresh if (source.name, row.run_id) not in known]
         report.missing += missing
-        if take is not None:
+        if intake is not None:
             for row in missing:
-                _import(report, take, source, row, newest)
+                _import(report, intake, source, row, newest)
         if times:
             show(min(times))
 
@@ -71,13 +65,15 @@ def import_runs(
     return report
 
 
-def _import(report: ImportReport, take: Take, source: PolledSource, row: ListedRun, newest: float | None) -> None:
+def _import(
+    report: ImportReport, intake: ResultIntake, source: PolledSource, row: ListedRun, newest: float | None
+) -> None:
     source.wait_for_budget()
     answer = source.reader.get_run(row.run_id)
     if not isinstance(answer, Answered) or not answer.ok:
         return
     run = parse(answer.body)
-    taken = take(source, answer.body, run, RunAge(listed_at=newest), token_of(run.data))
+    taken = intake.take(source, answer.body, run, "import", RunAge(listed_at=newest), token_of(run.data))
     if taken.taken:
         report.imported.append(row.run_id)
     elif taken.again_at is not None:

@@ -25,17 +25,17 @@ RUN_TYPES: Final = (
     *("openai_cua", "anthropic_cua", "yutori_navigator", "ui_tars"),
 )
 
-OnPage = Callable[[Sequence[ListedRun]], None]
+# Called with the rows of a page that are wanted, and when the newest run that was read so far was created.
+OnPage = Callable[[Sequence[ListedRun], float | None], None]
 
 
 @dataclass(slots=True)
 class Listing:
-    """What reading the list came to. `newest`, `oldest`: creation of the runs that were read. `reached`: whether it
+    """What reading the list came to. `newest`: when the newest run that was read was created. `reached`: whether it
     goes back to where it should. `trouble`: why it was broken off, or ""; `retry_after`: seconds that Skyvern then
     asked to wait."""
 
     newest: float | None = None
-    oldest: float | None = None
     reached: bool = True
     trouble: str = ""
     retry_after: float = 0.0
@@ -106,14 +106,13 @@ class _Reading:
                 return False
             times = [row.created_at for row in rows if row.created_at is not None]
             listing.newest = max([*times, *([] if listing.newest is None else [listing.newest])], default=None)
-            listing.oldest = min([*times, *([] if listing.oldest is None else [listing.oldest])], default=None)
             wanted = [
                 row
                 for row in rows
                 if row.created_at is None or row.created_at >= self.since or (self.with_active and not row.final)
             ]
             if wanted:
-                self.on_page(wanted)
+                self.on_page(wanted, listing.newest)
             if length_of_list(answer) < (1 if self.to_the_end else PAGE_SIZE) or (times and min(times) < self.since):
                 return True
         return False

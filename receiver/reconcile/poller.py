@@ -64,7 +64,7 @@ LeaseDue = Callable[[Connection, str, float, int], Sequence[T]]  # (connection, 
 
 
 class Reconciler:
-    """Polls for overdue results of all sources, in threads of its own."""
+    """Polls for overdue results of all sources, in threads of its own. `intake`: takes in what Skyvern says of runs."""
 
     def __init__(
         self,
@@ -91,8 +91,8 @@ class Reconciler:
             (run_polls, self._poll_runs),
             (polls, self._poll_submissions),
         ]
-        self._intake = ResultIntake(ledger, dispatcher, settings)
-        self._run_polls = RunPolls(ledger, self._intake, settings)
+        self.intake = ResultIntake(ledger, dispatcher, settings)
+        self._run_polls = RunPolls(ledger, self.intake, settings)
         self._run_hints = TokenBucket(RUN_HINTS_PER_SECOND, RUN_HINTS_AT_ONCE)
         self._watcher = Watcher(ledger, settings, lambda: self._closed, watch_back)
 
@@ -183,7 +183,7 @@ class Reconciler:
         found = Intake(False)
         if isinstance(answer, Answered) and run:
             age = RunAge(submitted_at=submission.created_at)
-            found = self._intake.take(source, answer.body, run, "poll", age, submission.id)
+            found = self.intake.take(source, answer.body, run, "poll", age, submission.id)
         if found.taken:
             log.info("reconcile.found source=%s run=%s submission=%s", source.name, submission.run_id, submission.id)
             still = self._ledger.read(lambda connection: records.one(connection, submission.id))
@@ -277,10 +277,6 @@ class Reconciler:
         again = poll_schedule.next_resolve(now - submission.created_at, submission.polls, now, random.random(), ages)
         reason = "no run with its token was found"
         self._ledger.write(lambda connection: lifecycle.postpone(connection, submission.id, again, reason, now))
-
-    def take(self, source: PolledSource, body: bytes, run: Run, age: RunAge, submission_id: str = "") -> Intake:
-        """Take in a run that a list has shown. Raises LedgerUnavailable."""
-        return self._intake.take(source, body, run, "import", age, submission_id)
 
     # By hand.
 

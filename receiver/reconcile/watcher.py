@@ -59,7 +59,6 @@ class Watcher:
         self._watch_back = watch_back
         self._went_back: set[str] = set()
         self._not_before: dict[str, float] = {}
-        self._trouble: dict[str, str] = {}
         self._account_at: dict[str, float] = {}
 
     def due(self, sources: Sequence[PolledSource]) -> list[PolledSource]:
@@ -79,7 +78,7 @@ class Watcher:
         watch = self._ledger.write(lambda connection: watches.lease(connection, source.name, now))
         if watch is not None:
             back = None if source.name in self._went_back else self._watch_back
-            if not _Walk(self._ledger, self._settings, source, watch, self._stopped, self._report, back).run():
+            if not _Walk(self._ledger, self._settings, source, watch, self._stopped, back).run():
                 return
             self._went_back.add(source.name)
             if time.monotonic() >= self._account_at.get(source.name, 0.0) and not self._stopped():
@@ -122,15 +121,6 @@ class Watcher:
                     datetime.fromtimestamp(each.missed, UTC).isoformat(),
                 )
 
-    def _report(self, source: str, trouble: str) -> None:
-        """Log trouble when it begins and when it is over."""
-        before = self._trouble.get(source, "")
-        self._trouble[source] = trouble
-        if trouble and trouble != before:
-            log.warning("watch.trouble source=%s %s", source, trouble)
-        elif before and not trouble:
-            log.warning("watch.recovered source=%s", source)
-
 
 class _Walk:
     """One walk of one source. `back`: seconds to go back, also if the source has a watermark; None for the setting."""
@@ -142,14 +132,13 @@ class _Walk:
         source: PolledSource,
         watch: Watch,
         stopped: Callable[[], bool],
-        report: Callable[[str, str], None],
         back: float | None,
     ) -> None:
         self._ledger = ledger
         self._settings = settings
         self._source = source
         self._stopped = stopped
-        self._report = report
+        self._trouble = watch.trouble
         self._began = self._ledger.now()
         self._first = watch.watermark is None
         back = settings.watch_back if back is None and self._first else back
@@ -157,7 +146,6 @@ class _Walk:
         # of this page, which may end before the list of active runs is read.
         asked = self._began - back if back else math.inf
         self._since = asked if watch.watermark is None else min(watch.watermark - OVERLAP, asked)
-        self._newest: float | None = None
         self._seen = 0
         self._asked = 0
 
@@ -171,8 +159,9 @@ class _Walk:
             calls, trouble, retry_after = calls + active.calls, active.trouble, active.retry_after
             if not trouble and active.reached:
                 self._ended()
-        now = self._ledger.now()
-        if trouble:
+        now, complete = self._ledger.now(), not trouble
+        if not complete:
+            trouble = self._trouble if self._stopped() else trouble  # a stop is no trouble of the list
             again_at = now + min(max(_AFTER_TROUBLE, retry_after), LONGEST_FIRST)
             self._ledger.write(lambda connection: watches.break_off(connection, self._source.name, again_at, trouble))
         else:
@@ -189,19 +178,19 @@ class _Walk:
                 "watch.gap source=%s Skyvern's list ends before the last walk: runs of that time may be missing",
                 self._source.name,
             )
-        if not self._stopped():
-            self._report(self._source.name, trouble)
+        if trouble and trouble != self._trouble:
+            log.warning("watch.trouble source=%s %s", self._source.name, trouble)
+        elif self._trouble and not trouble:
+            log.warning("watch.recovered source=%s", self._source.name)
         level = logging.INFO if self._asked else logging.DEBUG
         log.log(
             level, "watch.walked source=%s runs=%d asked=%d calls=%d", self._source.name, self._seen, self._asked, calls
         )
-        return not trouble
+        return complete
 
-    def _page(self, rows: Sequence[ListedRun]) -> None:
+    def _page(self, rows: Sequence[ListedRun], newest: float | None) -> None:
         """Schedule polls of the ended runs of a page that are unknown here, and remember its active runs."""
         source, now, grace = self._source.name, self._ledger.now(), self._settings.webhook_grace
-        times = [each.created_at for each in rows if each.created_at is not None]
-        self._newest = max([*times, *([] if self._newest is None else [self._newest])], default=None)
         ended = {each.run_id: each for each in rows if each.final}
         active = [each for each in rows if not each.final]
 
@@ -213,18 +202,18 @@ class _Walk:
                 connection, source, [ActiveRun(each.run_id, each.status, each.created_at, now) for each in active], now
             )
             watches.forget(connection, source, list(ended))
-            wanted = {each.run_id: self._due_at(each, now) for each in missing}
+            wanted = {each.run_id: self._due_at(each, now, newest) for each in missing}
             return run_polls.ask(connection, source, wanted, now, found_by=run_polls.IMPORT, grace=grace)
 
         self._seen += len(rows)
         self._asked += self._ledger.write(work)
         self._asked += self._ask_for_attention(active, now)
 
-    def _due_at(self, run: ListedRun, now: float) -> float:
+    def _due_at(self, run: ListedRun, now: float, newest: float | None) -> float:
         """Return when to poll an ended run: now, if a run that was created `webhook_grace` after its end is listed."""
         ended_for = 0.0
-        if self._newest is not None and run.finished_at is not None:
-            ended_for = max(0.0, self._newest - run.finished_at)
+        if newest is not None and run.finished_at is not None:
+            ended_for = max(0.0, newest - run.finished_at)
         return now + self._settings.webhook_grace - ended_for
 
     def _ask_for_attention(self, active: Sequence[ListedRun], now: float) -> int:

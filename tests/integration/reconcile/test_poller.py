@@ -335,9 +335,9 @@ def test_import_takes_final_runs_without_a_submission(rigged: Rigged) -> None:
     seen = import_runs(it.ledger, source, 0.0)
     assert (seen.final, len(seen.missing), seen.imported) == (120, 119, [])
     since = sim.run(runs[-10]).created_at.replace(tzinfo=UTC).timestamp()
-    taken = import_runs(it.ledger, source, since, it.reconciler.take)
+    taken = import_runs(it.ledger, source, since, it.reconciler.intake)
     assert sorted(taken.imported) == sorted(runs[-10:])
-    assert import_runs(it.ledger, source, since, it.reconciler.take).missing == []
+    assert import_runs(it.ledger, source, since, it.reconciler.intake).missing == []
     assert sorted(it.events()) == sorted([(runs[0], "poll", "new"), *((each, "import", "new") for each in runs[-10:])])
     assert it.deliveries() == 11
 

@@ -387,7 +387,7 @@ def read(paged: Paged, since: float, monkeypatch: pytest.MonkeyPatch) -> tuple[l
     monkeypatch.setattr(listing, "PAGE_SIZE", paged.size)
     seen: set[str] = set()
     source: Any = SimpleNamespace(reader=paged, wait_for_budget=lambda _: True)
-    found = listing.read_back(source, since, lambda rows: seen.update(each.run_id for each in rows))
+    found = listing.read_back(source, since, lambda rows, _: seen.update(each.run_id for each in rows))
     return found, seen
 
 
@@ -455,7 +455,7 @@ def test_noted_end_is_polled_when_it_is_seen_again(rigged: Rigged) -> None:
     it, sim = rigged(webhook_grace=1000)
     (run_id,) = sim.ended("from elsewhere")
     (source,) = it.reconciler.sources
-    report = import_runs(it.ledger, source, 0.0, it.reconciler.take)
+    report = import_runs(it.ledger, source, 0.0, it.reconciler.intake)
     assert report.young == [run_id]
     assert report.again_at is not None
     assert 0 < report.again_at - time.time() <= it.config.reconcile.webhook_grace
