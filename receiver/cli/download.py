@@ -27,10 +27,13 @@ class _Rejected(Exception):
     """A file that was not downloaded, and why."""
 
 
-def download_files(client: Client, run_id: str, source: str, folder: Path, *, force: bool) -> None:
+def download_files(
+    client: Client, run_id: str, source: str, folder: Path, *, force: bool, pause: float = PAUSE
+) -> None:
     """Download the files of a run into `folder`, which is created, and print the result of each.
 
-    Existing files stay without `force`. Raises RunhookError if a file could not be downloaded.
+    Existing files stay without `force`. `pause`: seconds between two tries. Raises RunhookError if a file could not be
+    downloaded.
     """
     wanted = LIST_ARTIFACTS.validated({"run": run_id, "source": source})
     files = list(rows_of(client, LIST_ARTIFACTS, wanted, MOST))
@@ -40,7 +43,7 @@ def download_files(client: Client, run_id: str, source: str, folder: Path, *, fo
     failed = 0
     for row, name in zip(files, names_of(files), strict=True):
         try:
-            result = _fetch(client, row, folder / name, force=force)
+            result = _fetch(client, row, folder / name, pause, force=force)
         except (NotFound, Busy, NotStarted, _Rejected) as problem:
             failed, result = failed + 1, clean(problem)
         out().print(f"{name}: {result}", soft_wrap=True)
@@ -54,7 +57,7 @@ def names_of(files: Sequence[ArtifactRow]) -> list[str]:
     return [used.reserve(safe_file_name(row.name)) for row in files]
 
 
-def _fetch(client: Client, row: ArtifactRow, target: Path, *, force: bool) -> str:
+def _fetch(client: Client, row: ArtifactRow, target: Path, pause: float, *, force: bool) -> str:
     """Download one file and return a description. Raises NotFound, Busy, NotStarted and _Rejected."""
     if os.path.lexists(target) and not force:
         if target.is_file() and row.sha256 and _digest(target) == row.sha256:
@@ -65,7 +68,7 @@ def _fetch(client: Client, row: ArtifactRow, target: Path, *, force: bool) -> st
     wanted = ContentParameters(run_id=row.run_id, name=row.name, source=row.source, skyvern=True)
     part = target.with_name(f".{target.name[:100]}.part")
     try:
-        size, encoding = _receive_with_retries(client, wanted, part)
+        size, encoding = _receive_with_retries(client, wanted, part, pause)
         if row.sha256 and not encoding and _digest(part) != row.sha256:
             raise _Rejected("discarded: the stored file does not match the run's checksum")
         if encoding:
@@ -79,14 +82,14 @@ def _fetch(client: Client, row: ArtifactRow, target: Path, *, force: bool) -> st
     return f"{shown_size(size)}{checked}" + (f", encoded as {clean(encoding, 40)}: {target.name}" if encoding else "")
 
 
-def _receive_with_retries(client: Client, wanted: ContentParameters, part: Path) -> tuple[int, str]:
+def _receive_with_retries(client: Client, wanted: ContentParameters, part: Path, pause: float) -> tuple[int, str]:
     for left in range(TRIES - 1, -1, -1):
         try:
             return _receive(client, wanted, part)
         except (Busy, NotStarted):
             if not left:
                 raise
-            time.sleep(PAUSE)
+            time.sleep(pause)
     raise AssertionError
 
 

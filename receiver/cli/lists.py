@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Final, get_args
@@ -68,11 +67,11 @@ def list_command(
     def command(
         client: Client,
         asked: dict[str, Any],
-        limit: int,
-        output: Form | None,
-        as_json: bool,
         identifier: str | None = None,
-        everything: bool = False,
+        limit: Limit = most,
+        output: Output = None,
+        as_json: ListJson = False,
+        everything: AllRows = False,
     ) -> None:
         form = chosen_form(output, as_json)
         limit = sys.maxsize if everything else limit
@@ -95,23 +94,14 @@ def list_command(
         if note is not None and (remark := note(result)):
             warn(remark)
 
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    options = {"limit": (most, Limit), "output": (None, Output), "as_json": (False, ListJson)}
-    if note is None:
-        options["everything"] = (False, AllRows)
+    kinds = command.__annotations__
+    kinds["identifier"] = None
     if argument:
         help_ = "Its id. Default: all."
         id_ = typer.Argument(metavar=argument[0], help=help_, autocompletion=completer("run"), show_default=False)
-        options = {"identifier": (None, Annotated[str | None, id_]), **options}
-    command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [
-            inspect.Parameter("client", inspect.Parameter.POSITIONAL_OR_KEYWORD),
-            *(
-                inspect.Parameter(name, keyword, default=value, annotation=kind)
-                for name, (value, kind) in options.items()
-            ),
-        ]
-    )
+        kinds["identifier"] = Annotated[str | None, id_]
+    if note is not None:
+        kinds["everything"] = None
     command.__doc__ = doc or endpoint.summary
     made = with_filter(endpoint.parameters, without={"limit", "after", *fixed})(command)
     made.lists = endpoint  # type: ignore[attr-defined]  # for scripts/reference.py

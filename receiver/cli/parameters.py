@@ -64,7 +64,8 @@ def with_client(command: Command) -> Command:
 def with_filter(model: type[Parameters], *, without: Collection[str]) -> Callable[[Command], Command]:
     """Return the decorator of a command that takes a Client and `asked`, with an option for each member of `model`.
 
-    `asked` gets the options that were given a value, by name. `without`: members that are not options.
+    `asked` gets the options that were given a value, by name. `without`: members that are not options. A parameter of
+    the command that is annotated with None is not one either: it keeps its default.
     """
     names = [name for name in model.model_fields if name not in without]
     return lambda command: _with_options(command, model, names)
@@ -79,7 +80,8 @@ def _with_options(command: Command, model: type[Parameters] | None = None, names
             command(client, **asked, **given)
 
     _, *own = inspect.signature(command, eval_str=True).parameters.values()
-    options = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own if each.name != "asked"]
+    shown = [each for each in own if each.name != "asked" and each.annotation is not None]
+    options = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in shown]
     if model:
         options += [_keyword(name, _option(name, model.model_fields[name]), None) for name in names]
     options += [_keyword(name, option, None) for name, option in OPTIONS.items()]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Final, NamedTuple
 
@@ -18,7 +18,7 @@ from receiver.cli.options import ConfigFile, DataDirectory, Json, load_config
 from receiver.cli.output import clean, print_json
 from receiver.config.settings import Settings
 from receiver.domain.signature import HEADER, sign
-from receiver.errors import NotStarted, UsageError
+from receiver.errors import NotStarted, UsageError, suggest
 
 DEFAULT_URL: Final = "http://127.0.0.1:8000"
 EVERY: Final = "all"
@@ -128,16 +128,13 @@ def _post(client: httpx2.Client, url: str, secret: str, name: str, body: bytes) 
         text = str(error) or type(error).__name__
         refused = isinstance(error, httpx2.ConnectError) and "refused" in text.lower()
         return Sent(name, 0, problem="connection refused" if refused else text)
-    try:
-        value = json.loads(response.content)
-    except ValueError:
-        value = None
-    value = value if isinstance(value, dict) else {}
-    if response.is_success:
-        return Sent(name, response.status_code, event_id=str(value.get("event_id", "")))
-    error_ = value.get("error")
-    message = error_.get("message", "") if isinstance(error_, dict) else ""
-    return Sent(name, response.status_code, problem=str(message) or response.reason_phrase)
+    event_id, problem = "", response.reason_phrase
+    with suppress(ValueError, TypeError, KeyError):
+        if response.is_success:
+            event_id = str(response.json()["event_id"])
+        else:
+            problem = str(response.json()["error"]["message"])
+    return Sent(name, response.status_code, event_id, "" if response.is_success else problem)
 
 
 def _bodies(what: Sequence[str], count: int, run_id: str, artifacts: str) -> Iterator[Body]:
@@ -180,8 +177,8 @@ def _file(name: str) -> bytes:
     except FileNotFoundError:
         from simulator import samples
 
-        near = difflib.get_close_matches(name, [*samples.names(), *samples.SERIES, *samples.ALIASES, EVERY], n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else "`runhook trigger --list` lists samples"
+        near = suggest(name, [*samples.names(), *samples.SERIES, *samples.ALIASES, EVERY])
+        hint = f"did you mean {near}?" if near else "`runhook trigger --list` lists samples"
         raise UsageError(f"{name}: sample or file not found; {hint}") from None
     except OSError as error:
         raise UsageError(f"{name}: cannot be read: {error.strerror or error}") from None

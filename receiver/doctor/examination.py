@@ -119,40 +119,37 @@ def of_disk(report: DiskReport) -> Iterator[Finding]:
     )
 
 
-def of_sinks(config: Config, default_base: str) -> Iterator[Finding]:
+def of_sinks(config: Config, default_base: str, patience: float = PATIENCE) -> Iterator[Finding]:
     """Yield the result of each sink's own check, which sends nothing.
 
-    `default_base`: the address of Skyvern's API, for sources that name none.
+    `default_base`: the address of Skyvern's API, for sources that name none. `patience`: see PATIENCE.
     """
     services = SourceServices(config, default_base)
     asked: list[tuple[str, Sink[Any], Future[str]]] = []
     for name, chosen in config.sinks.items():
         sink = registry.build(name, chosen.type, chosen.options, services)
         asked.append((name, sink, in_thread(f"check-{name}", sink.check)))
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + patience
     for name, sink, answer in asked:
-        yield _of_sink(name, answer, until - time.monotonic())
+        todo = f"fix its options or its server; `runhook sink test {name}` sends a sample"
+        try:
+            said = answer.result(max(0.0, until - time.monotonic()))
+            what, todo = said or f"nothing that can be tried without sending: `runhook sink test {name}`", ""
+        except SinkError as error:
+            what = str(error)
+        except TimeoutError:
+            what = f"no answer within {patience:g} s"
+        except Exception as error:  # noqa: BLE001 - a sink of a third party
+            what, todo = f"{type(error).__name__} in the sink's code", "report it to the sink's maker"
+        yield Finding(f"sink {name}", what, todo)
         if answer.done():
             sink.close()
 
 
-def _of_sink(name: str, answer: Future[str], seconds: float) -> Finding:
-    todo = f"fix its options or its server; `runhook sink test {name}` sends a sample"
-    try:
-        said = answer.result(max(0.0, seconds))
-    except SinkError as error:
-        return Finding(f"sink {name}", str(error), todo)
-    except TimeoutError:
-        return Finding(f"sink {name}", f"no answer within {PATIENCE:g} s", todo)
-    except Exception as error:  # noqa: BLE001 - a sink of a third party
-        return Finding(f"sink {name}", f"{type(error).__name__} in the sink's code", "report it to the sink's maker")
-    return Finding(f"sink {name}", said or f"nothing that can be tried without sending: `runhook sink test {name}`")
-
-
-def of_quarantine(data: Path, sources: Mapping[str, SourceConfig], now: float) -> Iterator[Finding]:
+def of_quarantine(data: Path, sources: Mapping[str, SourceConfig], now: float, most: int = MOST) -> Iterator[Finding]:
     """Yield, for each source to which requests with a wrong signature came, whose secret fits them."""
     store = Quarantine(data / "quarantine", 0, 0)
-    recent = [each for each in reversed(store.list()) if now - each.at < RECENT][:MOST]
+    recent = [each for each in reversed(store.list()) if now - each.at < RECENT][:most]
     fits: Counter[tuple[str, str]] = Counter()
     newest: dict[str, float] = {}
     left = MOST_BYTES

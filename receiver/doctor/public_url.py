@@ -11,7 +11,7 @@ import ipaddress
 import json
 import ssl
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
@@ -41,9 +41,18 @@ class _Answer(NamedTuple):
 
 
 def examine(
-    public_url: str, sources: Sequence[str], missing: Trouble | None, skyvern_base_url: str = ""
+    public_url: str,
+    sources: Sequence[str],
+    missing: Trouble | None,
+    skyvern_base_url: str = "",
+    *,
+    resolve: Callable[[str, int, float], Sequence[str]] = resolve,
+    expires_soon: float = EXPIRES_SOON,
 ) -> Iterator[Finding]:
-    """Yield findings about `public_url`. `missing`: what does not work without it, or None."""
+    """Yield findings about `public_url`. `missing`: what does not work without it, or None.
+
+    `resolve`: returns the addresses of a host. `expires_soon`: see EXPIRES_SOON.
+    """
     if not public_url:
         what, todo = missing or ("PUBLIC_URL is not set", "")
         yield Finding("public_url", what, todo, note=True)
@@ -77,7 +86,7 @@ def examine(
             )
             return
         if not number:
-            yield from _certificate(host, answer)
+            yield _certificate(host, answer, expires_soon)
         yield _judged(f"{public_url}/webhooks/{source}", source, answer)
 
 
@@ -126,16 +135,12 @@ def _code(body: bytes) -> str:
     return ""
 
 
-def _certificate(host: str, answer: _Answer) -> Iterator[Finding]:
+def _certificate(host: str, answer: _Answer, expires_soon: float) -> Finding:
     if answer.valid_until is None:
-        yield Finding("public_url.tls", "http: bodies and signatures travel in the clear, which Skyvern allows")
-        return
+        return Finding("public_url.tls", "http: bodies and signatures travel in the clear, which Skyvern allows")
     left = answer.valid_until - time.time()
-    yield Finding(
-        "public_url.tls",
-        f"the certificate of {host} is valid for {ago(left)}",
-        "renew it now: without it no webhook comes" if left < EXPIRES_SOON else "",
-    )
+    todo = "renew it now: without it no webhook comes" if left < expires_soon else ""
+    return Finding("public_url.tls", f"the certificate of {host} is valid for {ago(left)}", todo)
 
 
 def _judged(url: str, source: str, answer: _Answer) -> Finding:

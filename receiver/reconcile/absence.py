@@ -8,7 +8,7 @@ them once, also over several searches.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from receiver.ledger import Ledger
@@ -19,8 +19,6 @@ from receiver.reconcile.resolver import SKEW
 from receiver.reconcile.source import PolledSource
 from receiver.skyvern.responses import ListedRun
 
-# Maximum runs that one search fetches; the next one fetches the rest.
-READS: Final = 500
 # Maximum runs of the same call that are fetched, to check that the list shows its tokens.
 REFERENCE_RUNS: Final = 3
 
@@ -52,35 +50,14 @@ def without_a_run(
     latest = max(each.created_at for each in wanted) + within + SKEW
     run_ids = [run.run_id for run in listed]
     owners = ledger.read(lambda connection: polls.owners(connection, source.name, run_ids))
-    possible = dict.fromkeys(
-        run.run_id
-        for run in listed
-        if run.run_id not in owners and (run.created_at is None or run.created_at <= latest)
-    )
-    proof = _Proof(source, stopped)
-    tokens = {proof.token(run_id) for run_id in possible}
-    if None in tokens:
-        return set()
-    return {each.id for each in wanted if each.id not in tokens and proof.shows(each.call, listed, owners)}
+    left = source.proof_reads
 
+    def allow() -> bool:
+        nonlocal left
+        left -= 1
+        return left >= 0 and source.wait_for_budget(stopped)
 
-class _Proof:
-    """The fetches of one search."""
-
-    def __init__(self, source: PolledSource, stopped: Callable[[], bool]) -> None:
-        self._source = source
-        self._stopped = stopped
-        self._left = READS
-
-    def token(self, run_id: str) -> str | None:
-        """Return the token of a run, "" when it has none; None when that can't be known now."""
-        return self._source.resolver.token(run_id, self._allow)
-
-    def _allow(self) -> bool:
-        self._left -= 1
-        return self._left >= 0 and self._source.wait_for_budget(self._stopped)
-
-    def shows(self, call: str, listed: Sequence[ListedRun], owners: Mapping[str, polls.Owner]) -> bool:
+    def shows(call: str) -> bool:
         """Whether the list has a run of this call that shows its token, and was created when it was submitted: by a
         clock that is far behind, the run that is searched for would seem too old to be possible."""
         made = [run for run in listed if run.run_id in owners and owners[run.run_id].call == call]
@@ -89,4 +66,14 @@ class _Proof:
             for run in made[:REFERENCE_RUNS]
             if run.created_at is None or run.created_at >= owners[run.run_id].created_at - SKEW / 2
         ]
-        return any(self.token(run.run_id) == owners[run.run_id].id for run in in_step)
+        return any(source.resolver.token(run.run_id, allow) == owners[run.run_id].id for run in in_step)
+
+    possible = dict.fromkeys(
+        run.run_id
+        for run in listed
+        if run.run_id not in owners and (run.created_at is None or run.created_at <= latest)
+    )
+    tokens = {source.resolver.token(run_id, allow) for run_id in possible}
+    if None in tokens:
+        return set()
+    return {each.id for each in wanted if each.id not in tokens and shows(each.call)}

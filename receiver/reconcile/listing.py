@@ -14,7 +14,6 @@ from typing import Final
 from receiver.domain.attention import ACTIVE
 from receiver.domain.run import FINAL
 from receiver.reconcile.source import PolledSource
-from receiver.skyvern.requests import MAX_PAGES, PAGE_SIZE
 from receiver.skyvern.responses import Answered, ListedRun, failure, length_of_list, listed_runs
 
 # What is under way first: a run that ends while the lists are read is then in one of them.
@@ -25,7 +24,7 @@ RUN_TYPES: Final = (
     *("openai_cua", "anthropic_cua", "yutori_navigator", "ui_tars"),
 )
 
-# Called with the rows of a page that are wanted, and when the newest run that was read so far was created.
+# Called with the requested rows of a page, and when the newest run that was read so far was created.
 OnPage = Callable[[Sequence[ListedRun], float | None], None]
 
 
@@ -93,11 +92,11 @@ class _Reading:
         listing = self.listing
         if listing.trouble:
             return False
-        for page in range(1, MAX_PAGES + 1):
+        for page in range(1, self.source.max_pages + 1):
             if not self.source.wait_for_budget(self.stopped):
                 listing.trouble = "the process is stopping"
                 return False
-            answer = self.source.reader.list_runs(page, PAGE_SIZE, statuses, run_types)
+            answer = self.source.reader.list_runs(page, self.source.page_size, statuses, run_types)
             listing.calls += 1
             rows = listed_runs(answer) if isinstance(answer, Answered) else None
             if rows is None or not isinstance(answer, Answered):
@@ -113,6 +112,8 @@ class _Reading:
             ]
             if wanted:
                 self.on_page(wanted, listing.newest)
-            if length_of_list(answer) < (1 if self.to_the_end else PAGE_SIZE) or (times and min(times) < self.since):
+            if length_of_list(answer) < (1 if self.to_the_end else self.source.page_size) or (
+                times and min(times) < self.since
+            ):
                 return True
         return False

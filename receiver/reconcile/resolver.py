@@ -65,7 +65,7 @@ def candidates(listed: Sequence[ListedRun], wanted: Sequence[Submission]) -> lis
 class Resolver:
     """Finds runs by their tokens, for one source. Threads may share it.
 
-    `allow`: takes one API call from a budget.
+    `allow`: takes one API call from a budget. `reads`: maximum runs that one search fetches.
     """
 
     def __init__(
@@ -75,12 +75,14 @@ class Resolver:
         ledger: Ledger,
         when_late: WhenLate,
         allow: Callable[[], bool] = lambda: True,
+        reads: int = READS,
     ) -> None:
         self._source = source
         self._reader = reader
         self._ledger = ledger
         self._when_late = when_late
         self._allow = allow
+        self.reads = reads
         self._seen: OrderedDict[str, str] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -104,7 +106,7 @@ class Resolver:
                 for run_id in run_ids
                 if run_id not in owners and (run_id not in self._seen or self._seen[run_id] in missing)
             ]
-        for run_id in unread[:READS]:
+        for run_id in unread[: self.reads]:
             if not missing:
                 break
             read = self._read(run_id)

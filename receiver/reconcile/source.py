@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from receiver.reconcile.resolver import Resolver
 from receiver.skyvern.client import SkyvernReader
-from receiver.skyvern.requests import PAGE_SIZE
+from receiver.skyvern.requests import MAX_PAGES, PAGE_SIZE
 from receiver.skyvern.responses import Answer, Answered
 
 T = TypeVar("T")
@@ -20,9 +20,12 @@ BUDGET_PAUSE = 0.2
 
 @dataclass(slots=True)
 class PolledSource:
-    """A source whose API can be called. `budget`: takes calls from the rate limit and
-    returns how many may be made now. `watch`: whether its list
-    of runs is walked. `hooks`: the URL at which its webhooks reach us, without a token, or ""."""
+    """A source whose API can be called. `budget`: takes calls from the rate limit and returns how many may be made now.
+
+    `watch`: whether its list of runs is walked. `hooks`: the URL at which its webhooks arrive, without a token, or "".
+    `page_size`, `max_pages`: of its lists. `proof_reads`: maximum runs that one search for an absent run fetches; the
+    next one fetches the rest.
+    """
 
     name: str
     reader: SkyvernReader
@@ -30,6 +33,9 @@ class PolledSource:
     resolver: Resolver
     watch: bool = False
     hooks: str = ""
+    page_size: int = PAGE_SIZE
+    max_pages: int = MAX_PAGES
+    proof_reads: int = 500
 
     def wait_for_budget(self, stopped: Callable[[], bool] = lambda: False) -> bool:
         """Wait until one call may be made. False when `stopped()` first."""
@@ -49,11 +55,11 @@ class PolledSource:
         found: list[T] = []
         for page in range(1, most + 1):
             self.wait_for_budget()
-            answer = read(page, PAGE_SIZE)
+            answer = read(page, self.page_size)
             rows = rows_of(answer) if isinstance(answer, Answered) else None
             if rows is None:
                 return found, answer
             found += rows
-            if len(rows) < PAGE_SIZE:
+            if len(rows) < self.page_size:
                 break
         return found, None

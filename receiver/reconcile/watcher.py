@@ -161,7 +161,7 @@ class _Walk:
                 self._ended()
         now, complete = self._ledger.now(), not trouble
         if not complete:
-            trouble = self._trouble if self._stopped() else trouble  # a stop is no trouble of the list
+            trouble = self._trouble if self._stopped() else trouble  # stopping says nothing of the list
             again_at = now + min(max(_AFTER_TROUBLE, retry_after), LONGEST_FIRST)
             self._ledger.write(lambda connection: watches.break_off(connection, self._source.name, again_at, trouble))
         else:

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from receiver.api.artifacts import ArtifactRow
-from receiver.cli import download
-from receiver.cli.client import LocalClient
-from receiver.cli.download import names_of
-from receiver.cli.remote import RemoteClient, StoredContent
+from receiver.cli.client import Client, open_client
+from receiver.cli.download import TRIES, download_files, names_of
+from receiver.cli.remote import StoredContent
+from receiver.errors import RunhookError
 from tests.servers.artifacts import ArtifactServer
 from tests.servers.skyvern import KEY
 from tests.servers.submitting import Submitting
@@ -73,32 +73,36 @@ def test_download_overwrites_no_file(
     assert (folder / "notes.txt").read_bytes() == FILES["notes.txt"]
 
 
-@pytest.mark.parametrize("place", ["here", "there"])
-def test_interrupted_file_is_retried_and_never_kept(
-    service: Submitting, said: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
-) -> None:
-    # Given a store whose bytes end early
-    client: Any = LocalClient if place == "here" else RemoteClient
-    complete, tries = client.content, []
+class Short:
+    """A client whose files end early."""
+
+    def __init__(self, client: Client) -> None:
+        self.call, self._content = client.call, client.content
+        self.tries: list[str] = []
 
     @contextmanager
-    def short(self: Any, wanted: Any) -> Iterator[StoredContent]:
-        tries.append(wanted.name)
-        with complete(self, wanted) as found:
+    def content(self, wanted: Any) -> Iterator[StoredContent]:
+        self.tries.append(wanted.name)
+        with self._content(wanted) as found:
             yield found._replace(chunks=iter([b"".join(found.chunks)[:1000]]))
 
-    monkeypatch.setattr(client, "content", short)
-    monkeypatch.setattr(download, "PAUSE", 0.0)
+
+@pytest.mark.parametrize("place", ["here", "there"])
+def test_interrupted_file_is_retried_and_never_kept(
+    service: Submitting, capsys: pytest.CaptureFixture[str], tmp_path: Path, place: str
+) -> None:
     folder = tmp_path / "got"
-    arguments = ["run", "tsk_1", "--download", str(folder), *where(place, service)]
-    code, shown, _ = said(*arguments)
-    assert code == 1
-    assert "recording.webm: interrupted after 1,000 of 1,024,000 bytes" in shown
-    assert tries.count("recording.webm") == download.TRIES
-    assert [path.name for path in folder.iterdir() if path.name.startswith((".", "recording"))] == []
-    # When it is called again, and the bytes come
-    monkeypatch.setattr(client, "content", complete)
-    assert said(*arguments, "--force")[0] == 0
+    remote = {} if place == "here" else {"url": service.url, "key": service.key("view", source="*")}
+    with open_client(**remote) as client:
+        # Given a store whose bytes end early
+        short: Any = Short(client)
+        with pytest.raises(RunhookError):
+            download_files(short, "tsk_1", "", folder, force=False, pause=0.0)
+        assert "recording.webm: interrupted after 1,000 of 1,024,000 bytes" in capsys.readouterr().out
+        assert short.tries.count("recording.webm") == TRIES
+        assert [path.name for path in folder.iterdir() if path.name.startswith((".", "recording"))] == []
+        # When it is called again, and the bytes come
+        download_files(client, "tsk_1", "", folder, force=True)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == FILES
 
 

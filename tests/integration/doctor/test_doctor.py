@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import redis
 
 from receiver import __version__
-from receiver.cli import main
 from receiver.config.loader import load
 from receiver.config.settings import Settings
 from receiver.doctor import Finding, examination, servers
@@ -30,6 +27,7 @@ from receiver.status.report import DiskReport, LedgerReport, RedisReport, Status
 from tests.servers.receiver import OLD_SECRET, ReceiverProcess, body
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.valkey import ValkeyProcess
+from tests.support.command import run_main
 
 SOURCES = {"skyvern": {"secrets": ["skyvern-secret"]}, "lab": {"secrets": ["lab-secret"], "api_key": "lab-api-key"}}
 SINKS = {"results": {"type": "database", "url": "sqlite:///${RUNHOOK_DATA}/results.db"}}
@@ -233,13 +231,13 @@ def test_signer_of_a_quarantined_request_is_named(settings: Settings) -> None:
     assert len(store.list()) == 7
 
 
-def test_few_quarantined_requests_are_tried(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_quarantined_requests_are_tried(settings: Settings) -> None:
     store = Quarantine(settings.data / "quarantine", 100, 1 << 20)
     for number in range(5):
         content = body(number)
         store.add(QuarantinedRequest.of("lab", sign(content, "x"), content, "", time.time() - number), content)
-    monkeypatch.setattr(examination, "MOST", 2)
-    (found,) = (each for each in examine(settings) if each.check == "signatures")
+    sources = load(settings.config, settings.environ).sources
+    (found,) = examination.of_quarantine(settings.data, sources, time.time(), most=2)
     assert found.what.startswith("2 requests")
 
 
@@ -306,18 +304,12 @@ def test_command_exits_1_for_a_fault_and_prints_json(
     for name, value in settings.environ.items():
         monkeypatch.setenv(name, value)
 
-    def run(*arguments: str) -> tuple[Any, str]:
-        monkeypatch.setattr(sys, "argv", ["runhook", "doctor", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return ended.value.code, capsys.readouterr().out
-
-    code, shown = run("-o", "json")
+    code, shown, _ = run_main(monkeypatch, capsys, "doctor", "-o", "json")
     rows = json.loads(shown)
     assert code == 1
     assert {"check", "ok", "note", "what", "todo"} == rows[0].keys()
     assert {row["check"] for row in rows if not row["ok"]} >= {"parts"}
-    code, shown = run()
+    code, shown, _ = run_main(monkeypatch, capsys, "doctor")
     assert code == 1
     assert "ok    redis.durability" in shown
     assert "WRONG parts: no receiver is running" in shown
@@ -325,10 +317,7 @@ def test_command_exits_1_for_a_fault_and_prints_json(
     assert shown.count("PUBLIC_URL is not set") == 1
 
 
-def test_hanging_sinks_share_the_time(
-    settings: Settings, scripted_server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(examination, "PATIENCE", 1.0)
+def test_hanging_sinks_share_the_time(settings: Settings, scripted_server: ScriptedServer) -> None:
     scripted_server.default = Reply(until=threading.Event())
     away = {"type": "s3", "bucket": "bucket", "endpoint_url": scripted_server.url}
     keys = {"access_key_id": "a", "secret_access_key": "b"}
@@ -337,7 +326,7 @@ def test_hanging_sinks_share_the_time(
 
     began = time.monotonic()
     found, told_after = [], []
-    for each in examination.of_sinks(load(settings.config, settings.environ), ""):
+    for each in examination.of_sinks(load(settings.config, settings.environ), "", patience=1.0):
         found.append(each.what)
         told_after.append(time.monotonic() - began)
 

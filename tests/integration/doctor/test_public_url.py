@@ -6,6 +6,7 @@ import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,8 +23,8 @@ def server() -> Iterator[ScriptedServer]:
         yield it
 
 
-def examined(url: str) -> dict[str, Finding]:
-    return {each.check: each for each in public_url.examine(url, ["skyvern"], None)}
+def examined(url: str, **more: Any) -> dict[str, Finding]:
+    return {each.check: each for each in public_url.examine(url, ["skyvern"], None, **more)}
 
 
 @pytest.mark.parametrize(
@@ -65,8 +66,7 @@ def test_certificate_is_verified_and_its_end_reported(tmp_path: Path, monkeypatc
         found = examined(url)
         assert "renew it" in found["public_url.tls"].todo
         assert found["public_url.answer"].ok
-        monkeypatch.setattr(public_url, "EXPIRES_SOON", 3600.0)
-        assert examined(url)["public_url.tls"].ok
+        assert examined(url, expires_soon=3600.0)["public_url.tls"].ok
 
 
 @pytest.mark.parametrize(
@@ -81,14 +81,13 @@ def test_certificate_is_verified_and_its_end_reported(tmp_path: Path, monkeypatc
 def test_private_address_of_a_name_is_reported(
     server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, addresses: list[str], todo: str
 ) -> None:
-    monkeypatch.setattr(public_url, "resolve", lambda *_: addresses)
     monkeypatch.setattr(
         socket,
         "getaddrinfo",
         lambda *_, **__: [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", server.port))],
     )
     server.script.append(Reply(401, body=OURS))
-    found = examined(f"http://hooks.example.com:{server.port}")
+    found = examined(f"http://hooks.example.com:{server.port}", resolve=lambda *_: addresses)
     assert todo in found["public_url.host"].todo
     assert found["public_url.host"].ok == (todo == "")
     assert found["public_url.answer"].ok

@@ -19,7 +19,7 @@ from receiver.ledger import Connection, run_polls
 from receiver.ledger.schema import events, runs
 from receiver.ledger.submissions import lifecycle, polls
 from receiver.ledger.submissions.records import NewSubmission, Submission
-from receiver.reconcile import absence, poller, resolver
+from receiver.reconcile import poller
 from receiver.reconcile.importer import import_runs
 from receiver.reconcile.poll_hints import KEY as HINTS
 from receiver.skyvern.responses import Answered, Unreachable
@@ -224,13 +224,11 @@ def test_submission_without_a_run_releases_its_key(rig: MakeRig) -> None:
     assert unsent.it.submission("sub_" + "1" * 32).state is SubmissionState.PENDING
 
 
-def test_missing_run_is_proved_among_many_foreign_ones(
-    skyvern_simulator: SkyvernSimulator, rig: MakeRig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_run_is_proved_among_many_foreign_ones(skyvern_simulator: SkyvernSimulator, rig: MakeRig) -> None:
     # Given an account in which more runs are started past us than one search reads
-    monkeypatch.setattr(absence, "READS", 2)
-    monkeypatch.setattr(resolver, "READS", 2)
     unsent = Unsent(rig(skyvern_simulator, budget="1000/s"))
+    (source,) = unsent.it.reconciler.sources
+    source.proof_reads = source.resolver.reads = 2
     for number in range(9):
         skyvern_simulator.submit(f"of another app {number}")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -21,6 +20,7 @@ from receiver.ledger.schema import active_runs, runs
 from receiver.reconcile import listing, poller
 from receiver.reconcile.importer import import_runs
 from receiver.reconcile.poll_hints import RUNS_KEY
+from receiver.reconcile.source import PolledSource
 from receiver.skyvern.client import SkyvernReader
 from simulator.bodies import webhook
 from simulator.faults import Fault
@@ -31,6 +31,8 @@ from tests.support import queries
 from tests.support.events import body
 from tests.support.reconciling import TOKEN, MakeRig, Rig, Rigged
 from tests.support.waiting import eventually
+
+NO_RESOLVER: Any = None
 
 
 def walk(it: Rig, seconds: float = 60) -> None:
@@ -311,9 +313,9 @@ def test_several_clocks_make_one_walk(rigged: Rigged) -> None:
 def test_growing_list_is_read_completely(rigged: Rigged, monkeypatch: pytest.MonkeyPatch) -> None:
     # Given a list of pages of 3 that grows by two runs with each page that is read
     it, sim = rigged(watch=True)
-    monkeypatch.setattr(listing, "PAGE_SIZE", 3)
-    made = [sim.submit(f"invoice {number}")["run_id"] for number in range(8)]
     (source,) = it.reconciler.sources
+    source.page_size = 3
+    made = [sim.submit(f"invoice {number}")["run_id"] for number in range(8)]
     real = source.reader.list_runs
 
     def growing(*args: Any, **kwargs: Any) -> Any:
@@ -382,16 +384,15 @@ class Paged:
         return Answered(200, orjson.dumps(found[(page - 1) * self.size : page * self.size]))
 
 
-def read(paged: Paged, since: float, monkeypatch: pytest.MonkeyPatch) -> tuple[listing.Listing, set[str]]:
-    monkeypatch.setattr(listing, "MAX_PAGES", paged.pages)
-    monkeypatch.setattr(listing, "PAGE_SIZE", paged.size)
+def read(paged: Any, since: float) -> tuple[listing.Listing, set[str]]:
     seen: set[str] = set()
-    source: Any = SimpleNamespace(reader=paged, wait_for_budget=lambda _: True)
+    source = PolledSource("skyvern", paged, lambda wanted: wanted, NO_RESOLVER, page_size=paged.size)
+    source.max_pages = paged.pages
     found = listing.read_back(source, since, lambda rows, _: seen.update(each.run_id for each in rows))
     return found, seen
 
 
-def test_truncated_list_is_read_by_status_and_type(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_truncated_list_is_read_by_status_and_type() -> None:
     statuses = ("completed", "failed", "canceled")
     types = ("task_v1", "workflow_run")
     rows = [
@@ -400,7 +401,7 @@ def test_truncated_list_is_read_by_status_and_type(monkeypatch: pytest.MonkeyPat
     ]
     paged = Paged(rows, pages=2, size=5)  # 10 of a list, where 14 have each status and 7 each status and type
 
-    found, seen = read(paged, 0.0, monkeypatch)
+    found, seen = read(paged, 0.0)
 
     assert seen == {each["run_id"] for each in rows}
     assert (found.reached, found.trouble) == (True, "")
@@ -483,12 +484,10 @@ def test_next_walk_respects_retry_after(
     assert waits - 1 < watch_of(it).due_at - began < waits + 25
 
 
-def test_gap_is_recorded_and_watching_continues(
-    scripted_server: ScriptedServer, rig: MakeRig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gap_is_recorded_and_watching_continues(scripted_server: ScriptedServer, rig: MakeRig) -> None:
     it = rig(scripted_server, watch=True, webhook_grace=1000)
-    monkeypatch.setattr(listing, "MAX_PAGES", 1)
-    monkeypatch.setattr(listing, "PAGE_SIZE", 3)
+    (source,) = it.reconciler.sources
+    source.max_pages, source.page_size = 1, 3
     page = [row(f"tsk_{number}", "2099-01-01T00:00:00", finished_at="2099-01-01T00:00:01") for number in range(3)]
     scripted_server.default = Reply(200, dumps(page), {"content-type": "application/json"})
 
@@ -678,16 +677,16 @@ def rows_of(count: int) -> list[dict[str, Any]]:
     return [row(f"r{number}", f"2026-01-01T00:{59 - number:02d}:00") for number in range(count)]
 
 
-def test_row_without_an_id_does_not_end_the_list(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_row_without_an_id_does_not_end_the_list() -> None:
     rows = rows_of(12)
     rows[2]["run_id"] = None
 
-    _, seen = read(Paged(rows, pages=9, size=5), 0.0, monkeypatch)
+    _, seen = read(Paged(rows, pages=9, size=5), 0.0)
 
     assert seen == {f"r{number}" for number in range(12) if number != 2}
 
 
-def test_run_that_ends_between_lists_by_status_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_that_ends_between_lists_by_status_is_found() -> None:
     # Given a list that has to be read by status, and a run that ends after the first of these lists was read
     rows = rows_of(14)
     rows[-1]["status"] = "running"
@@ -700,7 +699,7 @@ def test_run_that_ends_between_lists_by_status_is_found(monkeypatch: pytest.Monk
             return answer
 
     # When it is read
-    _, seen = read(Ending(rows, pages=2, size=5), 0.0, monkeypatch)
+    _, seen = read(Ending(rows, pages=2, size=5), 0.0)
 
     # Then it is seen
     assert "r13" in seen
