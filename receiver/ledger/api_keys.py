@@ -57,9 +57,10 @@ def by_hash(connection: sa.Connection, digest: str) -> Key | None:
     return None if row is None else _of_row(row)
 
 
-def hashes(connection: sa.Connection) -> frozenset[str]:
-    """Return the hashes of all keys that are not revoked."""
-    return frozenset(connection.scalars(sa.select(keys.c.hash).where(keys.c.revoked_at.is_(None))))
+def by_hashes(connection: sa.Connection) -> dict[str, Key]:
+    """Return all keys that are not revoked, by their hashes; they may have expired."""
+    rows = connection.execute(_select(connection).where(keys.c.revoked_at.is_(None)))
+    return {key.hash: key for key in map(_of_row, rows)}
 
 
 def _select(connection: sa.Connection) -> sa.Select[Any]:

@@ -23,9 +23,9 @@ from receiver.runtime.throttle import RateLimits, TokenBucket
 from receiver.web.responses import Refusal, Reply, error
 from receiver.web.work import SingleFlight
 
-# Seconds that a key is cached: so long is one that was revoked, or has expired, still accepted.
+# Seconds for which the keys are cached: so long is one that was revoked, or has expired, still accepted.
 CACHE_SECONDS = 5.0
-# Seconds between two reads of all keys for the sake of an unknown one: its caller waits for the next.
+# Seconds between two reads of the keys for the sake of an unknown one: its caller waits for the next.
 UNKNOWN_INTERVAL = 1.0
 # Seconds between two updates of a key's `used_at` in the ledger.
 USED_AT_INTERVAL = 60.0
@@ -65,11 +65,9 @@ class Authenticator:
         self._default_rate = default_rate
         self._refused = refused if refused is not None else {}
         self._lines = TokenBucket(1, 10)
-        self._cache: dict[str, tuple[float, Key | None]] = {}
-        self._lookups: SingleFlight[str, Key | None] = SingleFlight()
-        self._hashes: frozenset[str] = frozenset()
+        self._keys: Mapping[str, Key] = {}  # by hash, those that are not revoked
         self._read_at = float("-inf")
-        self._hash_query: SingleFlight[str, frozenset[str]] = SingleFlight()
+        self._reads: SingleFlight[str, None] = SingleFlight()
         self._limits = RateLimits(client)
         self._buckets: dict[str, TokenBucket] = {}
         self._used_at: dict[str, float] = {}
@@ -114,15 +112,26 @@ class Authenticator:
         """Return the key, or None. Raises LedgerUnavailable."""
         if not _FORM.fullmatch(presented):
             return None
-        digest = api_key.digest(presented)
-        if digest not in self._hashes:  # all unknown keys together cost one query a second
-            await self._hash_query.run("", self._read_hashes)
-        return await self._lookup(digest) if digest in self._hashes else None
+        key, now = await self._lookup(api_key.digest(presented)), time.monotonic()
+        if key is not None and not key.expired and now - self._used_at.get(key.id, float("-inf")) > USED_AT_INTERVAL:
+            self._used_at[key.id] = now
+            task = self._background.spawn("submit.mark_used", self._mark_used(key.id, time.time()))
+            self._updates.add(task)
+            task.add_done_callback(self._updates.discard)
+        return key
 
-    async def _read_hashes(self) -> frozenset[str]:
-        await asyncio.sleep(self._read_at + UNKNOWN_INTERVAL - time.monotonic())
-        self._hashes, self._read_at = await self._ledger.read(api_keys.hashes), time.monotonic()
-        return self._hashes
+    async def _lookup(self, digest: str) -> Key | None:
+        """Return the key from the cache, which is read again when it is old, or has no such key. One read serves all
+        that wait for it: a thousand held requests may end at once, and unknown keys together cost one a second."""
+        unknown = digest not in self._keys
+        if unknown or time.monotonic() - self._read_at > CACHE_SECONDS:
+            await self._reads.run("", lambda: self._read(UNKNOWN_INTERVAL if unknown else 0.0))
+        return self._keys.get(digest)
+
+    async def _read(self, interval: float) -> None:
+        await asyncio.sleep(self._read_at + interval - time.monotonic())
+        began = time.monotonic()
+        self._keys, self._read_at = await self._ledger.read(api_keys.by_hashes), began
 
     def _refusal(self, reason: str, reply: Reply, address: str, presented: str) -> Refusal:
         """Count and log a refused call, and return what to raise."""
@@ -137,24 +146,6 @@ class Authenticator:
         """Return whether a key that was authenticated before is still valid. Raises LedgerUnavailable."""
         found = await self._lookup(key.hash)
         return found is not None and not found.expired
-
-    async def _lookup(self, digest: str) -> Key | None:
-        seen_at, key = self._cache.get(digest, (float("-inf"), None))
-        if time.monotonic() - seen_at <= CACHE_SECONDS:
-            return key
-        # One query serves all that ask at the same time: a thousand held requests may end at once.
-        return await self._lookups.run(digest, lambda: self._query(digest))
-
-    async def _query(self, digest: str) -> Key | None:
-        now = time.monotonic()
-        key = await self._ledger.read(lambda connection: api_keys.by_hash(connection, digest))
-        self._cache[digest] = (now, key)
-        if key is not None and not key.expired and now - self._used_at.get(key.id, float("-inf")) > USED_AT_INTERVAL:
-            self._used_at[key.id] = now
-            task = self._background.spawn("submit.mark_used", self._mark_used(key.id, time.time()))
-            self._updates.add(task)
-            task.add_done_callback(self._updates.discard)
-        return key
 
     async def _mark_used(self, key_id: str, at: float) -> None:
         """Update `used_at`. A background task: a ledger that refuses the write must not refuse or delay the call."""
