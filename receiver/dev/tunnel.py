@@ -65,13 +65,13 @@ class Tunnel:
             raise NotStarted(f"{self.name} can't be started: {error.strerror}") from None
         return self.process
 
-    def start(self) -> None:
+    def start(self, within: float = START_TIMEOUT) -> None:
         """Start the program, and wait for its URL. Raises NotStarted with its last lines."""
-        process, until, unfinished = self.launch(), time.monotonic() + START_TIMEOUT, b""
+        process, until, unfinished = self.launch(), time.monotonic() + within, b""
         assert process.stdout is not None
         while not self.url:
             if not select.select([process.stdout], [], [], max(0.0, until - time.monotonic()))[0]:
-                raise NotStarted(f"{self.name} named no public URL within {START_TIMEOUT:g} s{self._said()}")
+                raise NotStarted(f"{self.name} named no public URL within {within:g} s{self._said()}")
             chunk = os.read(process.stdout.fileno(), 65536)
             *lines, unfinished = (unfinished + chunk).split(b"\n")
             for line in lines if chunk else [unfinished]:

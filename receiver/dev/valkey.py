@@ -101,15 +101,15 @@ class EmbeddedValkey:
         """The same URL that the settings give when REDIS_URL is not set."""
         return "unix://" + quote(str(self.socket))
 
-    def start(self) -> None:
+    def start(self, within: float = START_TIMEOUT) -> None:
         """Start or restart the server, and wait until it responds. Raises NotStarted."""
         self.launch()
-        deadline = time.monotonic() + START_TIMEOUT
+        deadline = time.monotonic() + within
         while not (answer := self._answers()):
             if self.process is None or self.process.poll() is not None:
                 raise NotStarted(f"{self.name} did not start: {self.why()}; its log is {self.log}")
             if answer is None:  # it is loading its data, however long that takes
-                deadline = time.monotonic() + START_TIMEOUT
+                deadline = time.monotonic() + within
             elif time.monotonic() > deadline:
                 self.stop()
                 raise NotStarted(f"{self.name} does not answer; its log is {self.log}")

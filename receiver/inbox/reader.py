@@ -54,13 +54,16 @@ class InboxReader:
     """Reads events, for one dispatcher process. Every method raises redis.RedisError.
 
     `redis`: a client that leaves replies as bytes. `consumer`: the name of this process among the readers. `keys`: what
-    entries must be signed with; None to check no signature.
+    entries must be signed with; None to check no signature. `read_bytes`: after which a read takes no more entries.
     """
 
-    def __init__(self, redis: redis.Redis, consumer: str, keys: EntryKeys | None = None) -> None:
+    def __init__(
+        self, redis: redis.Redis, consumer: str, keys: EntryKeys | None = None, read_bytes: int = READ_BYTES
+    ) -> None:
         self._redis = redis
         self.consumer = consumer
         self._keys = keys
+        self.read_bytes = read_bytes
         self._finished: list[str] = []  # entries that are not acknowledged yet
 
     def ensure(self) -> None:
@@ -91,7 +94,7 @@ class InboxReader:
         if blocks:  # a script can't wait; what it then adds must leave room for the one waited for
             pipeline.xreadgroup(GROUP, self.consumer, {STREAM: ">"}, count=1, block=block_ms)
         acknowledged = self._acknowledge(pipeline)
-        pipeline.eval(_READ, 1, STREAM, GROUP, self.consumer, count - blocks, READ_BYTES, _STEP)
+        pipeline.eval(_READ, 1, STREAM, GROUP, self.consumer, count - blocks, self.read_bytes, _STEP)
         replies = pipeline.execute()
         del self._finished[:acknowledged]
         more = ((entry_id, dict(zip(it := iter(fields), it, strict=True))) for entry_id, fields in replies[-1])

@@ -21,7 +21,7 @@ from typing import Any, Final
 import redis
 
 from receiver.inbox.aside import set_aside
-from receiver.inbox.reader import READ_BYTES, Entry, InboxReader
+from receiver.inbox.reader import Entry, InboxReader
 from receiver.inbox.stream import GROUP, STREAM, spoilt
 
 # Times that an entry was taken: see above.
@@ -71,8 +71,8 @@ class InboxRecovery:
     def take(self, idle_ms: int = IDLE, alone_ms: int = IDLE_ALONE, count: int = 8) -> Taken | None:
         """Take entries that a reader took `idle_ms` ago and never acknowledged, or None.
 
-        At most `count` and about READ_BYTES; or one alone, which is retried only after `alone_ms`. Hopeless entries are
-        set aside. Call it until it returns None.
+        At most `count`, and about the bytes of one read; or one alone, which is retried only after `alone_ms`. Hopeless
+        entries are set aside. Call it until it returns None.
         """
         for _ in range(_MOST_LOOKS):
             pending = self._pending(idle_ms)
@@ -102,11 +102,11 @@ class InboxRecovery:
         return list(found)
 
     def _claim(self, idle_ms: int, ids: Sequence[bytes]) -> list[Entry]:
-        """Take those of `ids` that are still idle, up to about READ_BYTES; what was deleted by hand is acknowledged."""
+        """Take those of `ids` that are still idle, up to about the bytes of one read. Acknowledge what was deleted."""
         entries: list[Entry] = []
         size = 0
         for entry_id in ids:
-            if size >= READ_BYTES:
+            if size >= self._reader.read_bytes:
                 break
             claimed: Any = self._redis.xclaim(STREAM, GROUP, self._reader.consumer, idle_ms, [entry_id])
             if [each for each, _ in claimed] == [None]:  # so Redis 6 says that it was deleted; later ones take it away

@@ -93,6 +93,7 @@ class Ingest:
         poll_hints: PollHints,
         metrics: ReceiverMetrics,
         bodies: HeldBodies,
+        body_timeout: float = BODY_TIMEOUT,
     ) -> None:
         self._sources = sources
         self._max_body = max_body
@@ -101,6 +102,7 @@ class Ingest:
         self._poll_hints = poll_hints
         self._metrics = metrics
         self._bodies = bodies
+        self._body_timeout = body_timeout
         self._log_lines = TokenBucket(rate=1, burst=20)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -203,7 +205,7 @@ class Ingest:
         """Read the body, of which `message` is the first piece. Raises _Disconnected, TooLarge, TimedOut, Busy."""
         received = bytearray()  # a list of pieces would take many times their bytes where each is a few
         try:
-            async with asyncio.timeout(BODY_TIMEOUT) as timer:
+            async with asyncio.timeout(self._body_timeout) as timer:
                 held.on_evict = lambda: timer.reschedule(0.0)
                 while True:
                     piece = self._checked(message)
@@ -218,7 +220,7 @@ class Ingest:
         except (TimeoutError, NoRoom) as problem:
             if held.evicted or isinstance(problem, NoRoom):
                 raise Busy("too many bodies at once, and this one comes slowest") from None
-            raise TimedOut(f"the body did not come in within {BODY_TIMEOUT:g} s") from None
+            raise TimedOut(f"the body did not come in within {self._body_timeout:g} s") from None
 
     async def _refuse(self, send: Send, error: RequestError, path: str, receive: Receive) -> None:
         """Respond with `error`. What is left of a body that is too large is dropped, so that its sender sees it."""

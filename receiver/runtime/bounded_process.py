@@ -30,15 +30,16 @@ class TookTooMuch(Exception):
     """The work exceeded its limit of time or memory."""
 
 
-def run_bounded(work: Callable[..., T], *args: Any) -> T:
-    """Return the result of `work`, a module-level function, for `args`; all of them must be picklable.
+def run_bounded(work: Callable[..., T], *args: Any, seconds: float = CLOCK) -> T:
+    """Return the result of `work`, a module-level function, for `args`; all of them must be picklable. `seconds`: by
+    the wall clock.
 
     Raises the exceptions of `work`, and TookTooMuch.
     """
     command = [sys.executable, "-m", __name__]
     try:
         ended = subprocess.run(  # noqa: S603 - the command is fixed
-            command, input=pickle.dumps((work, args)), capture_output=True, timeout=CLOCK, check=False
+            command, input=pickle.dumps((work, args)), capture_output=True, timeout=seconds, check=False
         )
     except subprocess.TimeoutExpired:
         raise TookTooMuch from None

@@ -41,12 +41,12 @@ def freeze_imports() -> None:
     gc.set_threshold(*_USUAL_GC)
 
 
-def raise_file_limit() -> int:
-    """Let this process open as many files as the system allows it, up to MAX_FILES. Returns how many that are."""
+def raise_file_limit(most: int = MAX_FILES) -> int:
+    """Let this process open as many files as the system allows it, up to `most`. Returns how many that are."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
+    wanted = most if hard == resource.RLIM_INFINITY else min(hard, most)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return min(soft, MAX_FILES) if soft != resource.RLIM_INFINITY else MAX_FILES
+        return min(soft, most) if soft != resource.RLIM_INFINITY else most
     with contextlib.suppress(OSError, ValueError):  # macOS says "infinity", and takes less
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]

@@ -83,11 +83,13 @@ class Supervisor:
         *,
         strict: bool = False,
         on_death: Callable[[Program, str], Sequence[Program]] = lambda program, _: [program],
+        pulse_within: float = PULSE_WITHIN,
     ) -> None:
         self.programs = list(programs)
         self.say = say
         self._strict = strict
         self._on_death = on_death
+        self._pulse_within = pulse_within
         self._selector = selectors.DefaultSelector()
         self._stops = StopRequests()
 
@@ -194,12 +196,12 @@ class Supervisor:
     def _kill_hung(self, each: Program) -> None:
         """Kill a process without signs of life. Checks twice, because this process itself may have been suspended."""
         now = time.monotonic()
-        if each.process is None or each.status is None or now - (each.status.pulse_at or now) < PULSE_WITHIN:
+        if each.process is None or each.status is None or now - (each.status.pulse_at or now) < self._pulse_within:
             each.frozen_since = 0.0
             return
         each.frozen_since = each.frozen_since or now
         if now - each.frozen_since > _DOUBT:
-            each.status.reason = f"gave no sign of life for {PULSE_WITHIN:.0f} s and was killed"
+            each.status.reason = f"gave no sign of life for {self._pulse_within:.0f} s and was killed"
             each.process.kill()
 
     def _collect(self, each: Program) -> None:

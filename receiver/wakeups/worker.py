@@ -80,10 +80,16 @@ class WakeUpWorker(SimpleWorker):
     _waits = False
 
     def __init__(
-        self, queue: str, client: redis.Redis, name: str, work: Callable[[], None], stops: StopRequests
+        self,
+        queue: str,
+        client: redis.Redis,
+        name: str,
+        work: Callable[[], None],
+        stops: StopRequests,
+        job_timeout: int = JOB_TIMEOUT,
     ) -> None:
         super().__init__([queue], name=name, connection=client, worker_ttl=60, serializer=JSONSerializer)
-        self._work, self._stops = work, stops
+        self._work, self._stops, self._job_timeout = work, stops, job_timeout
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         """Stop: at once while waiting for a job, else after the job, which sees `stops`."""
@@ -106,7 +112,7 @@ class WakeUpWorker(SimpleWorker):
 
     def execute_job(self, job: Any, queue: Any) -> None:
         """Do the worker's work as this job."""
-        job.origin, job.work = queue.name, self._work
+        job.origin, job.work, job.timeout = queue.name, self._work, self._job_timeout
         super().execute_job(job, queue)
 
     def run_maintenance_tasks(self) -> None:
@@ -130,20 +136,21 @@ def serve(
     name: str,
     work: Callable[[], None],
     stops: StopRequests,
+    job_timeout: int = JOB_TIMEOUT,
 ) -> None:
     """Run `work` at the start and for each wake-up of `queue`, in the main thread, until a stop.
 
     While Redis is full or cannot be used, it runs every few seconds. Its errors are logged and end only the job.
-    `name`: unique to this process. `stops`: the handler of signals, which RQ's loop installs.
+    `name`: unique to this process. `stops`: the handler of signals, which RQ's loop installs. `job_timeout`: seconds.
     """
     life, pause, trouble = 0, 0.1, ""
     while not stops:
         life, started, reason = life + 1, time.monotonic(), ""
         client = connect(redis_url, timeout=SILENCE, connect_timeout=2.0, retries=0)
-        job = partial(_guarded, queue, client, work)
+        job = partial(_guarded, queue, client, work, job_timeout)
         try:
             job()
-            WakeUpWorker(queue, client, f"{name}.{life}", job, stops).work(logging_level="CRITICAL")
+            WakeUpWorker(queue, client, f"{name}.{life}", job, stops, job_timeout).work(logging_level="CRITICAL")
         except _UNAVAILABLE:  # which the process reports
             pass
         except RedisError as error:
@@ -159,14 +166,14 @@ def serve(
         client.close()
 
 
-def _guarded(queue: str, client: redis.Redis, work: Callable[[], None]) -> None:
+def _guarded(queue: str, client: redis.Redis, work: Callable[[], None], job_timeout: int) -> None:
     """Run `work`. What it raises ends here: the work is still where it was, and is found again."""
     try:
         work()
     except (*_UNAVAILABLE, redis.OutOfMemoryError):
         return
     except JobTimeoutException:
-        log.error("%s: a job took more than %d s and was cut off", queue, JOB_TIMEOUT)
+        log.error("%s: a job took more than %d s and was cut off", queue, job_timeout)
     except Exception as error:
         log.error("%s: a job failed: %s", queue, error_location(error))
         log.debug("%s: the failure in full", queue, exc_info=True)

@@ -139,8 +139,8 @@ class PolledMetrics(Collector):
         yield counter("inbox_set_aside", "", "Entries of the inbox that were set aside.", aside)
 
 
-def metrics(context: Context) -> WebPart:
-    """Return the route /metrics."""
+def metrics(context: Context, within: float = LEDGER_WITHIN) -> WebPart:
+    """Return the route /metrics. `within`: seconds that the ledger has to answer."""
     ledger = Ledger(context.settings.database_url)
     client = connect_async(context.settings.redis_url, timeout=1.0, connect_timeout=1.0, retries=1)
     state = PolledMetrics(
@@ -154,8 +154,8 @@ def metrics(context: Context) -> WebPart:
     async def poll() -> None:
         state.parts = state.gauges = state.counts = None
         with suppress(LedgerUnavailable):
-            state.parts = await asyncio.to_thread(board.every, ledger, LEDGER_WITHIN)
-            state.gauges = await asyncio.to_thread(ledger.read, read, LEDGER_WITHIN)
+            state.parts = await asyncio.to_thread(board.every, ledger, within)
+            state.gauges = await asyncio.to_thread(ledger.read, read, within)
         with suppress(redis.RedisError):
             state.counts = workers.parse(await client.hgetall(workers.KEY))
         state.polled_at = time.monotonic()

@@ -1,9 +1,9 @@
 """uvicorn's HTTP protocol, with limits on what a client sends, and with errors in Runhook's JSON shape.
 
-    head           at most MAX_HEAD bytes and MAX_FIELDS fields, within HEAD_SECONDS; the same for a silent connection
+    head           at most MAX_HEAD bytes and MAX_FIELDS fields, within `Seconds.head`; the same for a silent connection
     pipelining     at most MAX_PIPELINED requests; those that are complete are answered before what follows is refused
     connections    at most `Listening.limit` on each port; more get 503 with Retry-After; idle ones are closed before
-    responses      a client that takes nothing of one for UNREAD_SECONDS is disconnected
+    responses      a client that takes nothing of one for `Seconds.unread` is disconnected
 
 Bodies are limited by the endpoints that read them. A proxy does the rest: docs/how-to/deployment.md.
 """
@@ -14,7 +14,7 @@ import asyncio
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import httptools
 import orjson
@@ -25,22 +25,27 @@ from receiver.web.part import ABORT
 
 MAX_HEAD: Final = 64 << 10
 MAX_FIELDS: Final = 200
-HEAD_SECONDS: Final = 10.0
 # Requests that may wait on a connection for the response before them. Skyvern, and proxies, send one at a time.
 MAX_PIPELINED: Final = 16
-UNREAD_SECONDS: Final = 30.0
 # Seconds for which an idle connection stays open: longer than proxies keep theirs (nginx and AWS 60 s).
 KEEP_ALIVE: Final = 75
 # Part of the limit above which idle connections are closed at once, the oldest first.
 CROWDED: Final = 0.75
 # What is still read after a refusal, so that a client that sends everything first sees the response and not a reset.
 DRAIN_BYTES: Final = 4 << 20
-DRAIN_SECONDS: Final = 3.0
-# Maximum seconds for a body. The endpoints have shorter limits.
-BODY_SECONDS: Final = 150.0
-SWEEP_EVERY: Final = 1.0  # seconds
 # Maximum connections over the limit that get a 503 at a time; more are closed without a response.
 _TURNED_AWAY: Final = 16
+
+
+class Seconds(NamedTuple):
+    """Time limits of a connection. `body`: the endpoints have shorter ones. `unread`: for a response that its client
+    does not take. `drain`: in which the rest of a refused request is read. `sweep`: between two checks."""
+
+    head: float = 10.0
+    body: float = 150.0
+    unread: float = 30.0
+    drain: float = 3.0
+    sweep: float = 1.0
 
 
 class Listening:
@@ -49,7 +54,8 @@ class Listening:
     `limit`: most connections. `extensions`: added to the ASGI scope of each request.
     """
 
-    def __init__(self, limit: int, extensions: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, limit: int, extensions: Mapping[str, Any] | None = None, seconds: Seconds | None = None) -> None:
+        self.seconds = seconds or Seconds()
         self.limit = limit
         self.extensions = extensions or {}
         self.peers: dict[HTTPProtocol, None] = {}  # the oldest first
@@ -61,7 +67,7 @@ class Listening:
         """Return the protocol of a new connection."""
         protocol = HTTPProtocol(self, **named)
         if self._sweeper is None:
-            self._sweeper = protocol.loop.call_later(SWEEP_EVERY, self._sweep, protocol.loop)
+            self._sweeper = protocol.loop.call_later(self.seconds.sweep, self._sweep, protocol.loop)
         return protocol
 
     def gauges(self) -> dict[str, int]:
@@ -70,7 +76,7 @@ class Listening:
         return {"open": len(self.peers), "head": heads, "body": bodies}
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._sweeper = loop.call_later(SWEEP_EVERY, self._sweep, loop) if self.peers else None
+        self._sweeper = loop.call_later(self.seconds.sweep, self._sweep, loop) if self.peers else None
         crowd = len(self.peers) - int(self.limit * CROWDED)
         for peer in list(self.peers):
             peer.check(loop.time())
@@ -246,7 +252,7 @@ class HTTPProtocol(HttpToolsProtocol):
         if not self.transport.is_closing():
             self.transport.write_eof()
         with suppress(TimeoutError):
-            async with asyncio.timeout(DRAIN_SECONDS):
+            async with asyncio.timeout(self._listener.seconds.drain):
                 while (await receive())["type"] != "http.disconnect":
                     pass
         self._disconnect()
@@ -257,12 +263,12 @@ class HTTPProtocol(HttpToolsProtocol):
         unsent = self.transport.get_write_buffer_size()
         if unsent and unsent != self._unsent:
             self._unsent, self._unsent_since = unsent, now
-        elif unsent and now - self._unsent_since > UNREAD_SECONDS:
+        elif unsent and now - self._unsent_since > self._listener.seconds.unread:
             self._listener.ended["slow"] += 1
             self.abort()
         elif unsent or self._since is None or self._refusal is not None or self.flow.read_paused:
             return
-        elif now - self._since > (BODY_SECONDS if self.in_body else HEAD_SECONDS):
+        elif now - self._since > (self._listener.seconds.body if self.in_body else self._listener.seconds.head):
             if self.in_body or (self.in_head and not self.is_busy()):
                 self._listener.ended["slow"] += 1
                 what = "body" if self.in_body else "head"

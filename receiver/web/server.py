@@ -117,11 +117,11 @@ def make_server(app: Any, config: Any, admin: AdminListener | None = None) -> An
 
         @contextlib.contextmanager
         def capture_signals(self) -> Iterator[None]:
-            """Handle signals as uvicorn does, but do not raise them again at the end."""
-            with super().capture_signals():
-                for number in hang_up():
-                    signal.signal(number, self.handle_exit)
-                yield
-                self._captured_signals.clear()
+            """Handle SIGHUP as well, and raise no signal again at the end."""
+            numbers = (signal.SIGTERM, signal.SIGINT, *hang_up())
+            before = {number: signal.signal(number, self.handle_exit) for number in numbers}
+            yield
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     return Server(config)

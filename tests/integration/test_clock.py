@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from receiver.clock import QUIET_TICK, TICK, Clock, build
+from receiver import clock as clock_module
+from receiver.clock import QUIET_TICK, SLOW_EVERY, TICK, Clock, build
 from receiver.config.loader import load
 from receiver.config.settings import Settings
 from receiver.domain.breaker import Lane
@@ -30,7 +31,6 @@ from tests.servers.postgres import PostgresProcess
 from tests.support import queries
 from tests.support.backlog import fill
 from tests.support.ledger import claim, new_event, record, settle, states, with_tables
-from tests.support.waiting import PATIENCE
 
 
 @pytest.fixture
@@ -38,6 +38,26 @@ def clock(ledger: Ledger) -> Iterator[Clock]:
     it = Clock(ledger, ["ops", "results"], retain=None, give_up={"ops": 60.0, "results": 600.0})
     yield it
     it.close()
+
+
+class Later:
+    """The time as the clock reads it: each reading of `monotonic` is `step` seconds after the one before."""
+
+    sleep = staticmethod(time.sleep)
+
+    def __init__(self) -> None:
+        self.now, self.step = time.monotonic(), 0.0
+
+    def monotonic(self) -> float:
+        self.now += self.step
+        return self.now
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> Later:
+    it = Later()
+    monkeypatch.setattr("receiver.clock.time", it)
+    return it
 
 
 def test_clock_rests_longer_only_while_nothing_is_due(clock: Clock, ledger: Ledger) -> None:
@@ -62,13 +82,10 @@ def test_clock_rests_longer_only_while_nothing_is_due(clock: Clock, ledger: Ledg
     assert rest_with("waiting", -1.0) == TICK
 
 
-def test_open_breaker_ends_deliveries_after_give_up_after(
-    clock: Clock, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(recovery, "PAGE", 2)
-    monkeypatch.setattr("receiver.clock.STEPS", 60.0)
+def test_open_breaker_ends_deliveries_after_give_up_after(clock: Clock, ledger: Ledger, later: Later) -> None:
     now = time.time()
-    record(ledger, *(new_event(f"tsk_{n}", "ops", "results") for n in range(5)), now=now - 120)
+    more = range(recovery.PAGE + 1)  # than one step ends
+    record(ledger, *(new_event(f"tsk_{n}", "ops", "results") for n in more), now=now - 120)
     for sink in ("ops", "results"):
         lane = Lane(sink, sink, False, "open", 9, now + 60, "away", opened_at=now - 120)
         ledger.write(lambda connection, lane=lane: lanes.put(connection, lane, now))
@@ -79,12 +96,11 @@ def test_open_breaker_ends_deliveries_after_give_up_after(
     assert set(states(ledger, sink="results").values()) == {"queued"}
 
 
-def test_long_backlog_holds_up_no_other_check(clock: Clock, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Given two sinks that are never there, with more waiting than one step ends
-    monkeypatch.setattr(recovery, "PAGE", 2)
-    monkeypatch.setattr("receiver.clock.STEPS", 0.0)
-    now = time.time()
-    record(ledger, *(new_event(f"tsk_{n}", "ops", "results") for n in range(3)), now=now - 1200)
+def test_long_backlog_holds_up_no_other_check(clock: Clock, ledger: Ledger, later: Later) -> None:
+    # Given two sinks that are never there, with more waiting than one step ends, and steps that take long
+    now, more = time.time(), range(recovery.PAGE + 1)
+    record(ledger, *(new_event(f"tsk_{n}", "ops", "results") for n in more), now=now - 1200)
+    later.step = 1.0
     for sink in ("ops", "results"):
         lane = Lane(sink, sink, False, "open", 9, now + 60, "away", opened_at=now - 1200)
         ledger.write(lambda connection, lane=lane: lanes.put(connection, lane, now))
@@ -95,7 +111,7 @@ def test_long_backlog_holds_up_no_other_check(clock: Clock, ledger: Ledger, monk
     # When a check's time is up after each step, then the next check goes on with the rest
     clock.slow()
     assert left() == [1, 1]
-    monkeypatch.setattr("receiver.clock.SLOW_EVERY", 0.0)
+    later.now += SLOW_EVERY
     clock.slow()
     assert left() == [0, 0]
 
@@ -139,32 +155,29 @@ def test_forgotten_held_delivery_is_released(clock: Clock, ledger: Ledger) -> No
     assert states(ledger) == {"tsk_1:ops": "queued"}
 
 
-def test_tick_makes_the_steps_that_it_has_time_for(
-    clock: Clock, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tick_makes_the_steps_that_it_has_time_for(clock: Clock, ledger: Ledger, later: Later) -> None:
     # Given an operation of several steps
-    monkeypatch.setattr(actions, "STEP", 10)
-    fill(ledger, 35, "ops", "dead", events=35)
+    count = 2 * actions.STEP + 5
+    fill(ledger, count, "ops", "dead", events=count)
 
     def begin(name: str, rate: float = 0.0) -> None:
         ledger.write(lambda it: actions.create(it, name, Action("replay", Selection(), rate=rate), time.time()))
 
     begin("op_1")
     # When the clock has no time, a tick makes one step; and all of them when it has
-    with monkeypatch.context() as short:
-        short.setattr("receiver.clock.STEPS", 0.0)
-        clock.operations()
-        assert Counter(states(ledger).values())["queued"] <= 10
-        done = ledger.read(lambda it: actions.get(it, "op_1"))
-        assert done is not None
-        assert done.done == 10
-    monkeypatch.setattr("receiver.clock.STEPS", PATIENCE)
+    later.step = 1.0
+    clock.operations()
+    assert Counter(states(ledger).values())["queued"] <= actions.STEP
+    done = ledger.read(lambda it: actions.get(it, "op_1"))
+    assert done is not None
+    assert done.done == actions.STEP
+    later.step = 0.0
     clock.operations()
     finished = ledger.read(lambda it: actions.get(it, "op_1"))
     assert finished is not None
-    assert (finished.state, finished.done) == ("done", 35)
+    assert (finished.state, finished.done) == ("done", count)
     # And what has a rate gets no more than that
-    settle(ledger, claim(ledger, "ops", limit=35, now=time.time() + 1), DeliveryMove.DIE)
+    settle(ledger, claim(ledger, "ops", limit=count, now=time.time() + 1), DeliveryMove.DIE)
     begin("op_2", rate=0.001)
     clock.operations()
     slow = ledger.read(lambda it: actions.get(it, "op_2"))
@@ -207,9 +220,7 @@ def test_ledger_that_is_unavailable_is_logged_once(postgres: PostgresProcess, ca
     gate.close()
 
 
-def test_send_that_ends_in_a_long_outage_is_sent_once(
-    postgres: PostgresProcess, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_send_that_ends_in_a_long_outage_is_sent_once(postgres: PostgresProcess, later: Later) -> None:
     # Given two claims that run out while nobody reaches the ledger
     gate = Gate(postgres.port)
     url = f"postgresql+psycopg://postgres@127.0.0.1:{gate.port}/{postgres.create_database()}"
@@ -227,7 +238,7 @@ def test_send_that_ends_in_a_long_outage_is_sent_once(
     settle(ledger, [each for each in claimed if each.run_id == "tsk_sent"], DeliveryMove.ACCEPT, now=time.time())
     clock.tick()
     assert states(ledger) == {"tsk_sent:ops": "delivered", "tsk_lost:ops": "sending"}
-    monkeypatch.setattr("receiver.clock.PATIENCE", 0.0)
+    later.now += clock_module.PATIENCE
     clock.tick()
     assert states(ledger) == {"tsk_sent:ops": "delivered", "tsk_lost:ops": "queued"}
     clock.close()

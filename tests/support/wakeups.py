@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import redis
 
+from receiver.domain.time_limits import JOB_TIMEOUT
 from receiver.runtime.process import StopRequests
 from receiver.wakeups import worker
 from tests.support.waiting import PATIENCE
@@ -22,7 +23,14 @@ class Stop(StopRequests):
         self()
 
 
-def serve(url: str, work: Callable[[Stop], None], *, name: str = "w", seconds: float = PATIENCE) -> None:
+def serve(
+    url: str,
+    work: Callable[[Stop], None],
+    *,
+    name: str = "w",
+    seconds: float = PATIENCE,
+    job_timeout: int = JOB_TIMEOUT,
+) -> None:
     """Run a worker until its work asks it to stop; fail when it does not within `seconds`."""
     stop, late = Stop(), threading.Event()
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -35,7 +43,7 @@ def serve(url: str, work: Callable[[Stop], None], *, name: str = "w", seconds: f
     timer = threading.Timer(seconds, give_up)
     timer.start()
     try:
-        worker.serve(QUEUE, url, name, lambda: work(stop), stop)
+        worker.serve(QUEUE, url, name, lambda: work(stop), stop, job_timeout)
     finally:
         timer.cancel()
         for number, handler in before.items():

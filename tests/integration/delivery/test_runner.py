@@ -165,14 +165,12 @@ def test_a_batch_with_too_few_answers_is_retried(ledger: Ledger, start: Start) -
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.3], ids=["fast", "slow"])
-def test_no_more_is_held_than_memory_has_room_for(
-    ledger: Ledger, start: Start, monkeypatch: pytest.MonkeyPatch, seconds: float
-) -> None:
-    monkeypatch.setattr(room, "MOST_BYTES", 25_000)
-    record(ledger, *(new_event(f"tsk_{n}", "ops", output="x" * 10_000) for n in range(12)))
+def test_no_more_is_held_than_memory_has_room_for(ledger: Ledger, start: Start, seconds: float) -> None:
+    large = "x" * (2 * room.MOST_BYTES // 5)
+    record(ledger, *(new_event(f"tsk_{n}", "ops", output=large) for n in range(6)))
     counting = Together(seconds)
     start(ScriptedSink(counting))
-    eventually(delivered(ledger, 12))
+    eventually(delivered(ledger, 6))
     assert counting.most <= 3, "two of one claim, and at least one by the next"
 
 
@@ -263,11 +261,8 @@ def test_an_open_breaker_parks_deliveries_unspent(ledger: Ledger, start: Start) 
     eventually(delivered(ledger, 30))
 
 
-def test_held_deliveries_are_handed_back_when_the_sink_fails(
-    ledger: Ledger, start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_held_deliveries_are_handed_back_when_the_sink_fails(ledger: Ledger, start: Start) -> None:
     # Given a sink that is fast, and then down
-    monkeypatch.setattr(room, "FAST", 60.0)
     record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(100)))
     sink = ScriptedSink(lambda delivery: accept(delivery) if len(sink.seen) <= 30 else _raise(Unavailable("down")))
     it = start(sink, concurrency=2, first=100)
@@ -300,11 +295,8 @@ def test_a_send_that_hangs_is_given_up_and_delays_no_other(ledger: Ledger, start
     assert not it.worn_out
 
 
-def test_what_is_held_behind_sends_that_hang_is_sent_by_others(
-    ledger: Ledger, start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_held_behind_sends_that_hang_is_sent_by_others(ledger: Ledger, start: Start) -> None:
     # Given one place, of a sink that was fast, so that more is held than that, and then hangs once
-    monkeypatch.setattr(room, "FAST", 0.5)
     record(ledger, new_event("tsk_first", "ops"))
     release = threading.Event()
     sink = ScriptedSink(accept, timeout=1)
@@ -414,11 +406,8 @@ def test_send_starts_only_while_its_claim_holds(ledger: Ledger, start: Start) ->
     assert {row["attempts"] for row in rows(ledger)} == {1}
 
 
-def test_paused_sink_gets_nothing_after_the_sends_under_way(
-    ledger: Ledger, start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_paused_sink_gets_nothing_after_the_sends_under_way(ledger: Ledger, start: Start) -> None:
     # Given a fast sink, for which more is claimed than is under way
-    monkeypatch.setattr(room, "FAST", 60.0)
     record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(100)))
     steps, sink = threading.Semaphore(5), ScriptedSink(accept)
     sink.answer = lambda delivery: (steps.acquire(timeout=PATIENCE), accept(delivery))[1]
@@ -498,7 +487,6 @@ def test_a_ledger_outage_makes_nothing_be_sent_twice(
     ledger: Ledger, start: Start, monkeypatch: pytest.MonkeyPatch, writes: int
 ) -> None:
     # Given a ledger that is gone when the delivery is claimed, or when it was sent and is to be settled
-    monkeypatch.setattr("receiver.runtime.outage.RETRY_AFTER", 0.01)
     record(ledger, new_event("tsk_1", "ops"))
     sink, back, failed = ScriptedSink(accept), threading.Event(), threading.Semaphore(0)
     write, calls = ledger.write, iter(range(writes))
@@ -512,7 +500,7 @@ def test_a_ledger_outage_makes_nothing_be_sent_twice(
 
     monkeypatch.setattr(other, "write", until_then)
     it = start(sink, on=other)
-    for _ in range(3):
+    for _ in range(2):
         assert failed.acquire(timeout=PATIENCE)
     assert len(sink.seen) == writes
     assert not it.idle

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from receiver.dev import tunnel
-from receiver.dev.tunnel import Tunnel
+from receiver.dev.tunnel import START_TIMEOUT, Tunnel
 from receiver.errors import NotStarted
 from tests.support.tunnels import CLOUDFLARED, NGROK, TAILSCALE, install
 
@@ -36,11 +35,11 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
     started: list[Tunnel] = []
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
 
-    def it(**programs: str) -> Tunnel:
+    def it(within: float = START_TIMEOUT, **programs: str) -> Tunnel:
         for name, output in programs.items():
             install(tmp_path / "bin", name, output)
         started.append(Tunnel(TARGET))
-        started[-1].start()
+        started[-1].start(within)
         return started[-1]
 
     yield it
@@ -97,14 +96,12 @@ def test_missing_programs_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 )
 @pytest.mark.parametrize("ends", [True, False])
 def test_program_without_url_is_explained(
-    start: Callable[..., Tunnel], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, output: str, last: str,
-    ends: bool,
+    start: Callable[..., Tunnel], tmp_path: Path, name: str, output: str, last: str, ends: bool
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(tunnel, "START_TIMEOUT", 60.0 if ends else 0.5)
     install(tmp_path / "bin", name, output, then="exit 1" if ends else "exec sleep 60")
 
     with pytest.raises(NotStarted) as caught:
-        start()
+        start(60.0 if ends else 0.5)
 
     first, *lines = str(caught.value).splitlines()
     expected = f"{name} ended with code 1" if ends else f"{name} named no public URL within 0.5 s"

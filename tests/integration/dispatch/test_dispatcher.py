@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import redis
 import sqlalchemy as sa
 
-from receiver.dispatch.dispatcher import Dispatcher
+from receiver.dispatch.dispatcher import PART_BYTES, Dispatcher
 from receiver.domain.event import Event, event_id
 from receiver.domain.frame import FORGED, FRAME, MACS, NO_EVENT, EntryKeys, head_of, read_frame
 from receiver.domain.redaction import Redactor
@@ -397,8 +399,8 @@ def test_large_bodies_are_recorded_in_parts(
     dispatcher: Dispatcher, ledger: Ledger, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given a batch of which no more than two fit into a part, and a process that is cut off in the third part
-    monkeypatch.setattr("receiver.dispatch.dispatcher.PART_BYTES", 50_000)
-    append(redis_url, *(event(body(f"tsk_{n}", output="x" * 20_000)) for n in range(6)), event(body("tsk_6")))
+    large = "x" * (2 * PART_BYTES // 5)
+    append(redis_url, *(event(body(f"tsk_{n}", output=large)) for n in range(6)), event(body("tsk_6")))
     parts: list[list[str]] = []
     dispatch = dispatcher.dispatch
 
@@ -505,7 +507,7 @@ def test_much_that_was_set_aside_delays_no_new_event(
     old = [event(body(f"tsk_{number}")) for number in range(3)]
     append(redis_url, *old, keys=EntryKeys({"skyvern": ["new secret"]}))
     guarded.run(once())
-    monkeypatch.setattr("receiver.dispatch.dispatcher.PUT_BACK_FOR", 0.0)
+    monkeypatch.setattr("receiver.inbox.aside.time", SimpleNamespace(monotonic=lambda: math.inf))
     append(redis_url, event(body("tsk_new")), keys=EntryKeys(now))
     it = make(name="d2", keys=EntryKeys(now))
     # When it begins, then the new event is not behind all of them
@@ -601,11 +603,10 @@ def test_an_event_appended_while_a_job_ends_is_not_forgotten(
     connection.close()
 
 
-def test_a_read_takes_no_more_bytes_than_memory_has_room_for(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("receiver.inbox.reader.READ_BYTES", 100_000)
+def test_a_read_takes_no_more_bytes_than_memory_has_room_for(redis_url: str) -> None:
     append(redis_url, *(event(body(f"tsk_{n}", output="x" * 20_000)) for n in range(40)))
     connection = redis.Redis.from_url(redis_url)
-    reader = InboxReader(connection, "d1")
+    reader = InboxReader(connection, "d1", read_bytes=100_000)
     reader.ensure()
 
     sizes = [len(reader.read(256)), len(reader.read(256, block_ms=100)), len(reader.read(10))]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import redis
 
 from receiver.domain.frame import FRAME, NO_EVENT
@@ -77,10 +76,8 @@ def test_what_waits_long_alone_holds_up_no_other(redis_url: str, client: redis.R
     assert events_of(recovery.take(0, 60_000)) == [b"2"]
 
 
-def test_what_is_taken_again_fits_in_memory(
-    redis_url: str, client: redis.Redis, reader: InboxReader, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("receiver.inbox.recovery.READ_BYTES", 100_000)
+def test_what_is_taken_again_fits_in_memory(redis_url: str, client: redis.Redis, reader: InboxReader) -> None:
+    reader.read_bytes = 100_000
     fill(redis_url, *(b"%d" % n * 40_000 for n in range(8)))
     reader.read()
     assert [len(body) for body in events_of(InboxRecovery(client, reader).take(0, 0))] == [40_000] * 3

@@ -17,7 +17,6 @@ from receiver.inbox.state import examine
 from receiver.inbox.stream import SPOILT, STREAM
 from receiver.ledger import Ledger
 from receiver.routing.router import Router
-from receiver.runtime import outage
 from receiver.wakeups import flag_key
 from tests.servers.receiver import Load, ReceiverProcess
 from tests.servers.valkey import ValkeyProcess
@@ -69,12 +68,11 @@ def test_receiver_spools_beside_a_spoilt_inbox_and_recovers(
 
 
 def test_dispatcher_logs_a_spoilt_inbox_once_and_waits(
-    ledger: Ledger, client: redis.Redis, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ledger: Ledger, client: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(outage, "RETRY_AFTER", 0.01)
     it = Dispatcher(ledger, Router([]), Redactor([]), InboxReader(client, "d1"), client)
     client.set(STREAM, "poison")
-    for _ in range(5):
+    for _ in range(2):
         client.set(flag_key(QUEUE), "up")
         it.run(lambda: False)
         assert not client.exists(flag_key(QUEUE))

@@ -14,8 +14,7 @@ from receiver.domain.event import Event
 from receiver.errors import Busy
 from receiver.inbox.stream import STREAM
 from receiver.inbox.writer import Appended, InboxWriter
-from receiver.ingest import group_commit as module
-from receiver.ingest.group_commit import GroupCommit, Limits, Pace
+from receiver.ingest.group_commit import COMMIT_BYTES, COMMIT_EVENTS, GroupCommit, Limits, Pace
 from receiver.ingest.spool import Spool
 from receiver.telemetry.receiver import ReceiverMetrics
 from tests.servers.valkey import ValkeyProcess
@@ -97,20 +96,18 @@ async def test_events_that_wait_share_the_next_commit(
 async def test_a_commit_is_bounded_in_number_and_bytes_but_never_empty(
     redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "COMMIT_EVENTS", 4)
-    monkeypatch.setattr(module, "COMMIT_BYTES", 1000)
     sizes: list[int] = []
-    append = InboxWriter.append
 
-    async def noted(writer: InboxWriter, events: Sequence[Event], **options: Any) -> Appended:
+    async def noted(_: InboxWriter, events: Sequence[Event], **__: Any) -> Appended:
         sizes.append(len(events))
-        return await append(writer, events, **options)
+        return Appended(0, woken=True)
 
     monkeypatch.setattr(InboxWriter, "append", noted)
-    async with started(redis_url, tmp_path) as it:
-        bodies = [*(b"%d" % number for number in range(6)), b"x" * 5000, b"y" * 400, b"z" * 400, b"w" * 400]
+    async with started(redis_url, tmp_path, limits=Limits(10_000, 1 << 30)) as it:
+        large = [each * (2 * COMMIT_BYTES // 5) for each in (b"y", b"z", b"w")]
+        bodies = [*(b"%d" % number for number in range(COMMIT_EVENTS + 2)), b"x" * (2 * COMMIT_BYTES), *large]
         await asyncio.gather(*(it.commit(event(each)) for each in bodies))
-    assert sizes == [4, 2, 1, 2, 1]
+    assert sizes == [COMMIT_EVENTS, 2, 1, 2, 1]
 
 
 async def test_new_server_behind_the_address_is_examined_first(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx2
 import pytest
@@ -78,7 +80,8 @@ def test_older_half_stays_until_it_is_some_days_old(tmp_path: Path, monkeypatch:
     store = Quarantine(tmp_path, 4, 1 << 20)
     for number in range(4):
         store.add(*refused(number))
-    monkeypatch.setattr(quarantine, "STAYS_FOR", -1.0)
+    days_later = SimpleNamespace(time=lambda: time.time() + quarantine.STAYS_FOR + 1)
+    monkeypatch.setattr(quarantine, "time", days_later)
     store.add(*refused(4))
     assert requests_in(store) == [1, 2, 3, 4]
 

@@ -29,7 +29,12 @@ SLEEP = "import time; time.sleep(60)"
 
 
 def run(
-    programs: list[Program], until: Callable[[str], bool], *, colour: bool = False, seconds: float = PATIENCE
+    programs: list[Program],
+    until: Callable[[str], bool],
+    *,
+    colour: bool = False,
+    seconds: float = PATIENCE,
+    **options: float,
 ) -> str:
     """Run the programs until their output satisfies `until`, then stop them by a signal. What they printed."""
     console = io.StringIO()
@@ -39,7 +44,7 @@ def run(
         return until(console.getvalue()) or time.monotonic() > deadline
 
     say = Lines(console, [each.name for each in programs], colour=colour)
-    Supervisor(programs, say, strict=True).run(ready, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    Supervisor(programs, say, strict=True, **options).run(ready, lambda: os.kill(os.getpid(), signal.SIGTERM))
     assert time.monotonic() < deadline, console.getvalue()
     return console.getvalue()
 
@@ -149,14 +154,12 @@ def test_program_is_starting_until_it_reports_its_work() -> None:
     assert seen[:2] == [["worker"], []]
 
 
-def test_process_without_signs_of_life_is_killed_and_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_process_without_signs_of_life_is_killed_and_replaced() -> None:
     # Given a process whose last sign of life is long ago, and one that gives none
-    monkeypatch.setattr("receiver.runtime.supervisor.PULSE_WITHIN", 0.3)
-    monkeypatch.setattr("receiver.runtime.supervisor._DOUBT", 0.1)
     hung, other = script("worker", f"print('up'); {SLEEP}"), script("web", f"print('up'); {SLEEP}")
     hung.status, other.status = ChildStatus(), ChildStatus()
     hung.status.pulse()
-    text = run([hung, other], lambda text: text.count("worker  | up") == 2)
+    text = run([hung, other], lambda text: text.count("worker  | up") == 2, pulse_within=0.3)
     assert "worker  | gave no sign of life" in text
     assert text.count("web     | up") == 1
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
-import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.testclient import TestClient
@@ -33,9 +32,7 @@ def test_hanging_ledger_does_not_hold_up_metrics(
     postgres_ledger: Ledger,
     redis_url: str,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(endpoint, "LEDGER_WITHIN", 0.3)
     config = tmp_path / "c.yaml"
     config.write_text("sources: {skyvern: {secrets: [s]}}\n")
     with Gate(postgres.port) as gate:
@@ -46,7 +43,7 @@ def test_hanging_ledger_does_not_hold_up_metrics(
         context = Context(
             settings, load(config, {}), nothing, ReceiverMetrics(), nothing, nothing, Everybody(has_admin_port=True)
         )
-        part = endpoint.metrics(context)
+        part = endpoint.metrics(context, within=0.3)
         gate.catch(b"heartbeats", "after")
         # When it is asked
         with TestClient(Starlette(routes=list(part.admin), lifespan=lambda _: part.lifespan())) as client:

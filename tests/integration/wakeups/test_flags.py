@@ -31,7 +31,7 @@ def test_a_lowered_flag_lets_the_next_wake_up_through(client: redis.Redis) -> No
     assert wakeups.wake(client, QUEUE)
 
 
-def test_a_flag_that_lapsed_while_its_wake_up_waits_does_not_add_a_second(client: redis.Redis) -> None:
+def test_expired_flag_with_a_waiting_job_adds_no_second(client: redis.Redis) -> None:
     wakeups.wake(client, QUEUE)
     client.delete(flag_key(QUEUE))
     assert not wakeups.wake(client, QUEUE)
@@ -46,7 +46,7 @@ async def test_a_wake_up_travels_in_a_transaction_of_an_async_client(redis_url: 
     assert client.llen("rq:queue:dispatch") == 1
 
 
-def test_finish_wakes_again_when_work_came_before_the_flag_went_down(client: redis.Redis) -> None:
+def test_finish_wakes_again_for_work_before_the_flag_fell(client: redis.Redis) -> None:
     client.set(flag_key(QUEUE), 1, ex=wakeups.FLAG_TTL)
     assert wakeups.finish(client, QUEUE, lambda: True)
     assert queued(client) == 1

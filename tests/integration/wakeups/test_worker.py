@@ -24,7 +24,7 @@ from rq.suspension import suspend
 from rq.webhook import Webhook
 
 from receiver import wakeups
-from receiver.wakeups import flag_key
+from receiver.wakeups import flag_key, worker
 from tests.servers.valkey import ValkeyProcess
 from tests.support.waiting import Stopwatch, eventually
 from tests.support.wakeups import QUEUE, Stop, queued, serve
@@ -85,17 +85,15 @@ def test_failed_job_costs_one_line_and_the_next_runs(
 
 
 def test_job_that_outlives_its_timeout_is_cut_off(
-    redis_url: str, client: redis.Redis, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    redis_url: str, client: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("receiver.wakeups.worker.JOB_TIMEOUT", 1)
-
     def then(call: int, stop: Stop) -> None:
         if call == 2:
             stop.ask()
             time.sleep(60)
 
     wakeups.wake(client, QUEUE)
-    serve(redis_url, Jobs(then))
+    serve(redis_url, Jobs(then), job_timeout=1)
     assert "cut off" in caplog.text
     assert client.exists(flag_key(QUEUE)) == 0
 
@@ -112,19 +110,18 @@ def test_stop_in_a_job_leaves_the_next_job_queued(redis_url: str, client: redis.
     assert client.llen(LANE) == 0
 
 
-def test_signal_ends_the_wait_for_a_job_at_once(
-    redis_url: str, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("receiver.wakeups.worker.WakeUpWorker.dequeue_timeout", 3600)
-    monkeypatch.setattr("receiver.wakeups.worker.WakeUpWorker.connection_timeout", 3700)
+def test_signal_ends_the_wait_for_a_job_at_once(redis_url: str, client: redis.Redis) -> None:
+    signalled: list[Stopwatch] = []
 
     def terminate() -> None:
         eventually(lambda: any(each["cmd"] == "blmove" for each in client.client_list()))
+        signalled.append(Stopwatch())
         os.kill(os.getpid(), signal.SIGTERM)
 
     thread = threading.Thread(target=terminate)
     thread.start()
     serve(redis_url, lambda _: None)
+    signalled[0].at_most(worker.WAIT - 1)
     thread.join()
     assert client.smembers(f"rq:workers:{QUEUE}") == set()
 

@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 
-from receiver.web import protocol
 from receiver.web.part import ABORT
-from receiver.web.protocol import Listening, options
+from receiver.web.protocol import Listening, Seconds, options
 from tests.support.waiting import PATIENCE, eventually
 from tests.support.web_server import Served, serve
 
@@ -74,14 +73,11 @@ def app() -> App:
 
 @pytest.fixture
 def listener() -> Listening:
-    return Listening(10)
+    return Listening(10, seconds=Seconds(BOUND, BOUND, BOUND, BOUND, 0.02))
 
 
 @pytest.fixture
-async def served(monkeypatch: pytest.MonkeyPatch, app: App, listener: Listening) -> AsyncIterator[Served]:
-    for name in ("HEAD_SECONDS", "BODY_SECONDS", "UNREAD_SECONDS", "DRAIN_SECONDS"):
-        monkeypatch.setattr(protocol, name, BOUND)
-    monkeypatch.setattr(protocol, "SWEEP_EVERY", 0.02)
+async def served(app: App, listener: Listening) -> AsyncIterator[Served]:
     async with serve(app, options(listener, lifespan="off", timeout_graceful_shutdown=1)) as served:
         yield served
 
@@ -92,10 +88,9 @@ def port(served: Served) -> int:
 
 
 @pytest.fixture
-def patient(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def patient(served: Served, listener: Listening) -> None:
     """A busy machine is not too slow."""
-    for name in ("HEAD_SECONDS", "BODY_SECONDS", "DRAIN_SECONDS"):
-        monkeypatch.setattr(protocol, name, 300.0)
+    listener.seconds = listener.seconds._replace(head=300.0, body=300.0, drain=300.0)
 
 
 async def talk(port: int, *pieces: bytes, pause: float = 0.0, ends: bool = False) -> bytes:

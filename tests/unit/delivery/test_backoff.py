@@ -29,7 +29,7 @@ def test_a_sinks_own_retry_after_makes_it_later_but_never_sooner() -> None:
 
 
 @pytest.mark.parametrize("chance", [0.0, 0.5, 0.999])
-def test_what_failed_together_comes_back_apart_and_none_of_it_before_the_sink_asked(chance: float) -> None:
+def test_retries_spread_out_and_never_precede_retry_after(chance: float) -> None:
     due = next_try(POLICY, 1, 1000, chance, retry_after=60)
     assert due == pytest.approx(1060 + 3 * chance)
 
@@ -46,7 +46,7 @@ def test_what_failed_together_comes_back_apart_and_none_of_it_before_the_sink_as
         (900, 60.0, None),
     ],
 )
-def test_a_delivery_is_dead_when_its_time_is_up_though_attempts_are_left(
+def test_delivery_is_dead_when_its_time_is_up(
     since: float | None, retry_after: float | None, due: float | None
 ) -> None:
     policy = RetryPolicy(attempts=1000, first=5, give_up_after=100)
@@ -60,7 +60,7 @@ def test_a_delivery_is_dead_when_its_time_is_up_though_attempts_are_left(
     chance=st.floats(0, 1, exclude_max=True),
     retry_after=st.none() | st.floats(allow_nan=False),
 )
-def test_no_policy_and_no_answer_gives_a_time_that_is_past_or_endless(
+def test_next_try_is_always_ahead_and_finite(
     spent: int, factor: float, chance: float, retry_after: float | None
 ) -> None:
     policy = RetryPolicy(attempts=1000, first=0.1, factor=factor, max=3600)

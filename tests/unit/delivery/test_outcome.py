@@ -69,7 +69,7 @@ def test_what_becomes_of_an_attempt(answer: Receipt | Exception, spent: int, mov
 @pytest.mark.parametrize(
     ("tried_at", "dead"), [(None, False), (100.0 - 3 * 86_400 + 1, False), (100.0 - 3 * 86_400, True)]
 )
-def test_an_attempt_after_the_time_is_up_was_the_last_also_behind_an_open_breaker(
+def test_attempt_after_time_is_up_is_the_last_despite_breaker(
     answer: Exception, parked_until: float | None, tried_at: float | None, dead: bool
 ) -> None:
     claimed = replace(CLAIMED, tried_at=tried_at)
@@ -100,13 +100,13 @@ def test_an_attempt_keeps_what_the_sink_said(
     assert (found.started_at, found.ended_at) == (99.0, 100.0)
 
 
-def test_a_sink_that_is_away_costs_no_attempts_while_its_breaker_is_open() -> None:
+def test_open_breaker_spends_no_attempts() -> None:
     found = result(Unavailable("away"), spent=2, parked_until=PARKED_UNTIL)
 
     assert (found.move, found.spends, found.due_at) == (DeliveryMove.DEFER, False, 140.0)
 
 
-def test_a_delivery_whose_files_cannot_be_had_comes_to_an_end_whatever_the_breaker_says() -> None:
+def test_delivery_with_missing_files_ends_despite_breaker() -> None:
     # Else one that is alone with its trouble would be tried for ever, and who waits for its receipt would wait as long.
     found = result(Unavailable("a file is gone", dependency=True), spent=2, parked_until=PARKED_UNTIL)
 

@@ -62,7 +62,7 @@ class PollHints:
 class Bench:
     """An Ingest and what stands around it."""
 
-    def __init__(self, room: int = 1 << 30) -> None:
+    def __init__(self, room: int = 1 << 30, body_timeout: float = endpoint.BODY_TIMEOUT) -> None:
         self.group_commit, self.refusals, self.poll_hints, self.metrics = (
             FakeGroupCommit(),
             RefusedRequests(),
@@ -79,6 +79,7 @@ class Bench:
             self.poll_hints,
             self.metrics,
             self.bodies,
+            body_timeout,
         )
 
     async def post(
@@ -194,9 +195,8 @@ async def test_our_own_trouble_is_503_with_retry_after_whatever_it_is(
         assert "bug" not in answer["error"]["message"]
 
 
-async def test_a_body_that_never_ends_times_out(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint, "BODY_TIMEOUT", 0.01)
-    status, answer, _ = await bench.post([b"{", never()])
+async def test_a_body_that_never_ends_times_out() -> None:
+    status, answer, _ = await Bench(body_timeout=0.01).post([b"{", never()])
     assert (status, answer["error"]["code"]) == (408, "timeout")
 
 

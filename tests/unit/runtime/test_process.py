@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from receiver.runtime import process
 from receiver.runtime.process import raise_file_limit
 from receiver.runtime.throttle import TokenBucket
 
@@ -20,12 +19,10 @@ def hard_limit() -> Iterator[int]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_file_limit_is_raised_and_never_lowered(hard_limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "MAX_FILES", 600)
-    assert raise_file_limit() == 600
+def test_file_limit_is_raised_and_never_lowered(hard_limit: int) -> None:
+    assert raise_file_limit(600) == 600
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == (600, hard_limit)
-    assert raise_file_limit() == 600
-    monkeypatch.undo()
+    assert raise_file_limit(600) == 600
     raised = raise_file_limit()
     assert raised == resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 600 or hard_limit == 600
 
