@@ -26,6 +26,7 @@ from receiver.ledger import (
     audit,
     dialect,
     heartbeats,
+    incidents,
     retention,
     words,
 )
@@ -199,13 +200,14 @@ class Clock:
                 return
 
     def tidy(self) -> None:
-        """Remove old lines of the audit, old operations, and the heartbeats of dead processes; update the statistics
-        of SQLite's planner."""
+        """Remove old lines of the audit, operations and marks of incidents, and the heartbeats of dead processes; update
+        the statistics of SQLite's planner."""
         if not self._every("tidy", TIDY_EVERY):
             return
         before = self._ledger.now() - max(self._retain or 0.0, audit.KEPT_FOR)
         self._ledger.write(lambda connection: audit.remove(connection, before))
         self._ledger.write(lambda connection: actions.remove(connection, before))
+        self._ledger.write(lambda connection: incidents.remove_marks(connection, before))
         self._ledger.write(heartbeats.forget)
         self._ledger.alter(dialect.learn)
 

@@ -20,6 +20,7 @@ from receiver.domain.api_key import OPERATE, VIEW
 from receiver.errors import Invalid
 from receiver.ledger import Connection, incidents
 from receiver.ledger.database_clock import database_now
+from receiver.ledger.dialect import storable
 from receiver.ledger.incidents import FailedRun
 from receiver.ledger.totals import Span
 
@@ -98,7 +99,7 @@ def mark_incident(service: Service, actor: Actor, wanted: MarkParameters) -> Inc
         raise Invalid("source: name the incident's source")
 
     def mark(connection: Connection) -> dict[str, Any]:
-        chosen = {"id": wanted.id, "state": wanted.state, "note": wanted.note}
+        chosen = {"id": wanted.id, "state": wanted.state, "note": storable(wanted.note)}
         row = {**chosen, "source": wanted.source, "marked_by": actor.name, "marked_at": database_now(connection)}
         incidents.mark(connection, row)
         note(connection, actor, "incident.mark", chosen, 1, source=wanted.source)

@@ -67,3 +67,8 @@ def marks_of(connection: sa.Connection, ids: Collection[str]) -> dict[tuple[str,
 def mark(connection: sa.Connection, row: Mapping[str, Any]) -> None:
     """Store a mark, a row of the table, in place of the previous one of that incident."""
     dialect.put(connection, incident_marks, row)
+
+
+def remove_marks(connection: sa.Connection, before: float) -> None:
+    """Remove marks that were last changed before `before`."""
+    connection.execute(sa.delete(incident_marks).where(incident_marks.c.marked_at < before))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from receiver.ledger import Ledger, incidents
 from receiver.ledger.filters import Filter
 from receiver.ledger.totals import Span
+from tests.support import api
 from tests.support.ledger import new_event, record
 
 ALL = Span(0.0, 2_000.0)
@@ -43,3 +46,10 @@ def test_what_was_not_looked_at_is_said(runs: Ledger) -> None:
     # Given a look that takes one run of each ending, then all are there from the newest of these on
     assert found(runs, Filter(), most=1) == (["r6"], 1006.0)
     assert found(runs, Filter(), Span(0.0, 1006.0), most=1) == (["r3"], 1003.0)
+
+
+def test_note_has_no_characters_that_a_database_refuses(ledger: Ledger, tmp_path: Path) -> None:
+    told = api.call(
+        api.service(ledger, tmp_path), "mark_incident", source="skyvern", id=f"inc_{1:016}", state="open", note="a\0b"
+    )
+    assert told["note"] == "ab"
