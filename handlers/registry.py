@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from handlers.contract import Services, Sink, SinkOptions
+from handlers.contract import Services, Sink, SinkError, SinkOptions
 
 GROUP = "runhook.sinks"
 
@@ -77,9 +77,13 @@ def build(name: str, type: str, options: Mapping[str, Any], services: Services) 
     """Build the sink `name` of type `type`. Opens no connection and no file.
 
     Raises UnknownSinkType (a KeyError), BrokenSinkType (an ImportError), or pydantic.ValidationError for the options.
+    A constructor that calls sys.exit raises SinkError: it must end neither a command nor a thread.
     """
     cls = sink_type(type)
-    return cls(name, cls.Options.model_validate(dict(options)), services)
+    try:
+        return cls(name, cls.Options.model_validate(dict(options)), services)
+    except SystemExit as error:
+        raise SinkError(f"the constructor of sink type {type!r} calls sys.exit({error.code!r})") from None
 
 
 def _load(point: EntryPoint) -> type[Sink[Any]]:

@@ -22,6 +22,7 @@ from typing import Any, Final
 
 import redis
 
+from handlers.contract import SinkError
 from receiver import wakeups
 from receiver.config.loader import file_hash
 from receiver.config.models import Config
@@ -304,7 +305,7 @@ class WorkerProcess:
                 *(self._settings, self._config, sink, self._owner, self._ledger, self._redis), on_due=self._poke
             )
         except Exception as error:  # noqa: BLE001 - of a sink's own code
-            return str(error) if isinstance(error, RunhookError) else error_location(error)
+            return str(error) if isinstance(error, (RunhookError, SinkError)) else error_location(error)
         with self._building:
             stopping = bool(self._stops)
             if not stopping:

@@ -12,7 +12,10 @@ import pytest
 from pydantic import ValidationError
 
 from handlers import registry
+from handlers.contract import SinkError
 from handlers.testing.conformance import NoServices
+from receiver.config.loader import load
+from receiver.errors import ConfigError
 from tests.support.waiting import PATIENCE
 
 Install = Callable[..., None]
@@ -120,3 +123,24 @@ def test_two_distributions_that_claim_one_name_are_both_named(install: Install) 
 def test_no_distribution_can_replace_a_built_in_type(install: Install) -> None:
     install("toy", "database = toy:ToySink", TOY)
     assert registry.sink_type("database").__module__.startswith("handlers.database")
+
+
+def test_constructor_that_exits_is_the_sinks_error(install: Install, tmp_path: Path) -> None:
+    # Given a type whose constructor ends the process
+    leaving = (
+        TOY
+        + """
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            raise SystemExit("no licence")
+"""
+    )
+    install("leaving", "leaving = leaving:ToySink", leaving)
+    # When it is built, then that raises no SystemExit, which would end a thread without a word
+    with pytest.raises(SinkError, match=r"'leaving' calls sys\.exit\('no licence'\)"):
+        registry.build("mine", "leaving", {}, NoServices())
+    # And a config with it is refused in one line
+    config = tmp_path / "runhook.yaml"
+    config.write_text("sources: {skyvern: {secrets: [s]}}\nsinks: {mine: {type: leaving}}\n")
+    with pytest.raises(ConfigError, match=r"sinks\.mine: the constructor of sink type 'leaving' calls sys\.exit"):
+        load(config, {})
