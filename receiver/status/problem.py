@@ -37,8 +37,8 @@ _PROBLEMS: Final = {
     "restart the worker",
     "receiver_spooling": "see its log: it can't reach Redis, or the inbox is over its limits",
     "task_failing": "it restarts automatically; if that does not help, see its log, and restart the process",
-    "misdirected": "correct PUBLIC_URL, or the callback URL in Skyvern, to end in /webhooks/SOURCE. Skyvern does not "
-    "send them again: `runhook reconcile --import` fetches the results",
+    "misdirected": "if Skyvern sent them, correct PUBLIC_URL, or the callback URL in Skyvern, to end in "
+    "/webhooks/SOURCE. It does not send them again: `runhook reconcile --import` fetches the results",
     "inbox_unreadable": "rename that key (RENAME) and find the program that wrote it; events are in the spools",
     "inbox_set_aside": "`runhook inbox list` shows the reasons; then `runhook inbox accept` or `runhook inbox drop`",
     "inbox_unknown_source": "add the source and its secrets to each worker's config, and restart it; the events wait",

@@ -202,6 +202,7 @@ def _misdirected(found: Any, now: float) -> str:
     """Return what a receiver reports of signed requests to wrong paths, if the last one is news."""
     match found:
         case [int(count), str(path), float(at)] if count and now - at < NEWS:
-            requests = counted(count, "signed request", "signed requests")
-            return f"{requests} got 404, the last {ago(now - at)} ago: {path} is not the path of a webhook"
+            requests = counted(count, "request", "requests")
+            last = f"the last {ago(now - at)} ago: {path} is not the path of a webhook"
+            return f"{requests} with a signature, which was not checked, got 404, {last}"
     return ""

@@ -91,13 +91,13 @@ class ReceiverMetrics:
         self.connections: Callable[[], Mapping[str, int]] = dict
         self.connections_ended: Callable[[], Mapping[str, int]] = dict
         self.tasks: Callable[[], Sequence[BackgroundTask]] = tuple
-        # Signed requests to paths that are not a webhook's: how many, the last path, and when it came.
+        # Requests with a signature, which is not checked, to wrong paths: how many, the last path, and when it came.
         self.misdirected = 0
         self.misdirected_path = ""
         self.misdirected_at = 0.0
 
     def misdirect(self, path: str) -> None:
-        """Count a signed request to a wrong path, which Skyvern does not send again."""
+        """Count a request to a wrong path that has a signature: if it is Skyvern's, it does not come again."""
         self.misdirected, self.misdirected_path, self.misdirected_at = self.misdirected + 1, path[:200], time.time()
 
     def commit(self, store: str, events: int, seconds: float) -> None:
@@ -113,7 +113,7 @@ _COUNTERS: Final = (
     ("store", "ingest_events", "events", "Acknowledged events by the store they were written to."),
     ("reason", "submit_refused", "submit_refused", "Calls of the submit API refused for their key, scopes or rate."),
     ("reason", "connections_ended", "connections_ended", "Connections closed because they were slow, or too many."),
-    ("", "misdirected_webhooks", "misdirected", "Signed requests to paths that are not a webhook's (404)."),
+    ("", "misdirected_webhooks", "misdirected", "Requests with a signature, not checked, to wrong paths (404)."),
     ("", "spool_drained", "drained", "Events moved from the spool to Redis."),
     ("", "quarantine_dropped", "quarantine_dropped", "Requests not put into quarantine, or pushed out of it."),
 )

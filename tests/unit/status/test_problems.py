@@ -148,7 +148,7 @@ CASES: list[tuple[str, StatusReport, str, bool]] = [
     (
         "misdirected",
         without("receiver", receiver(misdirected=[3, "/x/webhooks/skyvern", NOW - 180])),
-        "3 signed requests got 404, the last 3 min ago: /x/webhooks/skyvern is not the path of a webhook",
+        "3 requests with a signature, which was not checked, got 404, the last 3 min ago: /x/webhooks/skyvern is not",
         False,
     ),
     ("versions_differ", but(parts=[*WELL.parts, seen("clock", "b", version="0.0.9")]), "0.0.9, 0.1.0", True),
