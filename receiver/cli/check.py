@@ -168,8 +168,10 @@ def _body(name: str) -> bytes:
     except OSError as error:
         if (sample := _sample(name)) is not None:
             return sample
-        hint = "; `runhook trigger --list` lists samples" if isinstance(error, FileNotFoundError) else ""
-        raise UsageError(f"--against {name}: cannot be read: {error.strerror}{hint}") from None
+        if isinstance(error, FileNotFoundError):
+            hint = "`runhook trigger --list` lists samples; for a recorded event or run, use `runhook explain ID`"
+            raise UsageError(f"--against {name}: neither a file nor a sample. {hint}") from None
+        raise UsageError(f"--against {name}: cannot be read: {error.strerror}") from None
 
 
 def _sample(name: str) -> bytes | None:

@@ -264,7 +264,10 @@ def test_labels_and_the_source_are_what_one_says(runhook: Runhook, config: Path)
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["--against", "nowhere.json"], "--against nowhere.json: cannot be read: No such file or directory"),
+        (
+            ["--against", "nowhere.json"],
+            "--against nowhere.json: neither a file nor a sample. `runhook",
+        ),
         (["--against", "."], "--against .: cannot be read: Is a directory"),
         (["--label", "x"], "--label x: write NAME=VALUE"),
         (["second.yaml"], "2 config files given: pass one"),
