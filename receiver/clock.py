@@ -200,8 +200,8 @@ class Clock:
                 return
 
     def tidy(self) -> None:
-        """Remove old lines of the audit, operations and marks of incidents, and the heartbeats of dead processes; update
-        the statistics of SQLite's planner."""
+        """Remove old lines of the audit, operations, marks of incidents, and heartbeats of dead processes; update the
+        statistics of SQLite's planner."""
         if not self._every("tidy", TIDY_EVERY):
             return
         before = self._ledger.now() - max(self._retain or 0.0, audit.KEPT_FOR)
