@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from receiver.config.console import OidcConfig
     from receiver.console.oidc import Oidc
 
-_TITLES: Final = {422: "Not valid", 503: "Not now"}  # of errors with a technical HTTP name
+_TITLES: Final = {422: "Not valid", 503: "Unavailable"}  # of errors with a technical HTTP name
 
 log = logging.getLogger("runhook.console")
 

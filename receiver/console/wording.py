@@ -60,7 +60,7 @@ def result(row: DeliveryRow | AttemptRow) -> str:
     if name and name not in (own, row.event_id):
         return name
     ended = row.state == "delivered" if isinstance(row, DeliveryRow) else row.outcome == "accepted"
-    return str(written[0]) if written else "accepted" if ended else "none yet"
+    return str(written[0]) if written else "accepted" if ended else "no result yet"
 
 
 def asked_for(selection: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -68,7 +68,7 @@ def asked_for(selection: Mapping[str, Any]) -> list[tuple[str, str]]:
     told = {
         name: ago(value) if name in _DURATIONS else value
         for name, value in selection.items()
-        if value is not None and name not in ("sinks", "kind")
+        if value not in (None, "") and name not in ("sinks", "kind")
     }
     return [
         (_NAMES.get(name, name), _moment(value) if name in _TIMES else _value(value)) for name, value in told.items()

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import pytest
 from argon2 import PasswordHasher
@@ -42,9 +42,10 @@ ROUTES: Final = [
 
 class ConsoleDeployment:
     """`url`: of the console; the admin's password is PASSWORD. `data`: its folder; `ledger`: to look at. `skyvern`: the
-    address of a Skyvern that takes the key SKYVERN_KEY; nobody listens there if none is given."""
+    address of a Skyvern that takes the key SKYVERN_KEY; nobody listens there if none is given. `more_sinks`: how many
+    there are beside the usual ones."""
 
-    def __init__(self, folder: Path, redis_url: str, skyvern: str = "http://127.0.0.1:9") -> None:
+    def __init__(self, folder: Path, redis_url: str, skyvern: str = "http://127.0.0.1:9", more_sinks: int = 0) -> None:
         self.data, self.archive = folder / "data", folder / "archive"
         self.data.mkdir(parents=True)
         password = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash(PASSWORD)
@@ -64,6 +65,7 @@ class ConsoleDeployment:
             "sinks": {
                 "archive": {"type": "files", "path": str(self.archive)},
                 **{name: {"type": "files", "path": str(folder / name)} for name in ("results", "chat", "crm")},
+                **{f"sink{n}": {"type": "files", "path": str(folder / f"sink{n}")} for n in range(more_sinks)},
                 "again": {"type": "resubmit", "base_url": "http://127.0.0.1:9", "key": "rhk_x"},
             },
             "routes": ROUTES,
@@ -110,7 +112,7 @@ def empty_deployment(module_redis_url: str, tmp_path_factory: pytest.TempPathFac
 
 
 @contextmanager
-def console_deployment(redis_url: str, folder: Path, **options: str) -> Iterator[ConsoleDeployment]:
+def console_deployment(redis_url: str, folder: Path, **options: Any) -> Iterator[ConsoleDeployment]:
     """Start a deployment. `options`: see ConsoleDeployment."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sign_in, "PER_NETWORK", (1000.0, 1000.0))  # each test of the module signs in

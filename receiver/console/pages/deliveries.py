@@ -20,6 +20,7 @@ from receiver.api.deliveries import (
     RESUBMIT_RUNS,
 )
 from receiver.api.endpoint import Endpoint
+from receiver.api.events import LIST_EVENTS
 from receiver.api.outline import outline
 from receiver.api.service import Actor, Service
 from receiver.api.totals import GET_TOTALS
@@ -96,11 +97,14 @@ def delivery(service: Service, actor: Actor, names: Mapping[str, str], query: Qu
     """Return one delivery, and what became of each try."""
     told = GET_DELIVERY.call(service, actor, GET_DELIVERY.parse(names, query))
     row = told.delivery
+    of_event = LIST_EVENTS.validated({"event_id": row.event_id, "source": row.source, "limit": 1})
+    events = LIST_EVENTS.call(service, actor, of_event).items
     return {
         "title": f"{row.run_id} to {row.sink}",
         "here": "Deliveries",
         "delivery": row,
         "attempts": told.attempts,
+        "size": events[0].size if events else None,
         "receipt": None if row.receipt is None else outline(row.receipt),
     }
 

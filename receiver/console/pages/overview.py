@@ -13,7 +13,7 @@ from receiver.api.deliveries import CANCEL_DELIVERIES
 from receiver.api.runs import LIST_RUNS
 from receiver.api.service import Actor, Service
 from receiver.api.sinks import RESUME_SINK
-from receiver.api.status import GET_STATUS, ProblemRow, Status, status_of
+from receiver.api.status import GET_STATUS, PartRow, ProblemRow, Status, status_of
 from receiver.api.submissions import LIST_MISSING
 from receiver.api.totals import GET_AGES, GET_TOTALS, Ages, TotalRow, Totals
 from receiver.console.charts import Buckets, Chart, Values, Window, percent, window_links, window_of
@@ -25,10 +25,12 @@ from receiver.status.survey import survey
 
 # The part of what a request may wait for the ledger after which the page shows what is known without it.
 _SHARE: Final = 0.55
-# Runs, missing results and reasons on the overview.
+# Runs, missing results and reasons on the page.
 _NEWEST: Final = 10
 _MISSING: Final = 50
 _REASONS: Final = 8
+# Maximum sinks of the page; those that need attention come before others.
+_SINKS: Final = 12
 # How runs end, in what colour; what is in none of these has another end, or none yet.
 _ENDS: Final = (
     ("completed", "good", ("completed",)),
@@ -77,6 +79,7 @@ def overview(service: Service, actor: Actor, _names: Mapping[str, str], query: Q
         "status": status,
         "problems": [] if status is None else [_advice(each, names) for each in status.problems],
         "names": names,
+        "parts_shown": [] if status is None else _parts(status),
         "partial": status is not None and bool(status.ledger.trouble),
     }
     if known["partial"]:  # what the ledger would have to be asked for is left out
@@ -86,6 +89,9 @@ def overview(service: Service, actor: Actor, _names: Mapping[str, str], query: Q
     dead = total(by="sink,reason", state=("dead",), since=0.0, bucket=None)
     ages = GET_AGES.call(service, actor, GET_AGES.validated({"since": buckets.since, "bucket": window.seconds}))
     missing = LIST_MISSING.call(service, actor, LIST_MISSING.validated({"limit": _MISSING}))
+    listed = _sinks(status, buckets, sinks.items[1:])
+    urgent = sorted(listed, key=lambda it: (it["state"] in ("", "running"), it["oldest"] is None, not it["counts"]))
+    shown = {each["name"] for each in urgent[:_SINKS]}
     overdue = f"{len(missing.items)}{'+' if missing.next else ''}"
     return {
         **known,
@@ -100,7 +106,8 @@ def overview(service: Service, actor: Actor, _names: Mapping[str, str], query: Q
         "counted_since": runs.counted_since or sinks.counted_since,
         "dead": [_dead(each) for each in dead.items[1 : 1 + _REASONS]],
         "more_dead": len(dead.items) > 1 + _REASONS,
-        "sinks": _sinks(status, buckets, sinks.items[1:]),
+        "sinks": [each for each in listed if each["name"] in shown],
+        "more_sinks": len(listed) if len(listed) > _SINKS else 0,
         "runs": LIST_RUNS.call(service, actor, LIST_RUNS.validated({"limit": _NEWEST})).items,
     }
 
@@ -254,6 +261,16 @@ def _states(status: Status) -> dict[str, Mapping[str, Any]]:
         }
         for name in _sinks_of(status)
     }
+
+
+def _parts(status: Status) -> list[tuple[PartRow, int]]:
+    """Return the processes that are not stopped, each with how many are alike: those of sinks that run on one host."""
+    found: dict[tuple[str, str], list[PartRow]] = {}
+    for each in status.parts:
+        alike = each.part.startswith("deliver:") and each.state == "running"
+        if each.state != "stopped":
+            found.setdefault((each.host, "deliver" if alike else each.name), []).append(each)
+    return [(max(parts, key=lambda part: part.beat_age), len(parts)) for parts in found.values()]
 
 
 def _sinks_of(status: Status) -> list[str]:

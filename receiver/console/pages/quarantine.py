@@ -86,6 +86,6 @@ PAGES: Final = (
     ConsolePage("/quarantine/{id}", "quarantined.html", quarantined),
 )
 ACTIONS: Final = (
-    ConsoleAction(VERIFY_QUARANTINE, "Check again", _verified),
+    ConsoleAction(VERIFY_QUARANTINE, "Check again", _verified, failed=lambda result: not result.authentic),
     ConsoleAction(DROP_QUARANTINE, "Drop", _dropped, "Drop it for good? What is dropped can't be brought back."),
 )

@@ -51,6 +51,7 @@ def run(service: Service, actor: Actor, names: Mapping[str, str], query: Query) 
         "timeline": [each for each in told.timeline if not each.sink],
         "deliveries": failures_first(told.deliveries),
         "attempts": attempts_by_delivery(told.attempts),
+        "sizes": {each.id: each.size for each in told.events},
         "events": told.events,
         "submissions": [(each, outline(each.request)) for each in told.submissions],
         "facts": _facts(told),

@@ -82,7 +82,8 @@ def _drained(service: Service, actor: Actor, row: SinkRow) -> str:
     if not speed:
         return f"unknown: nothing was delivered in the last {ago(_SPEED_OVER)}"
     at_least = "more than " if any(count >= COUNT_LIMIT for count in (row.deliveries or {}).values()) else "about "
-    return f"{at_least}{ago(waits / speed)}, at {speed:.1f}/s"
+    pace = f"{speed:.1f} a second" if speed >= 1 else f"{60 * speed:.1f} a minute"
+    return f"{at_least}{ago(waits / speed)}, at {pace}"
 
 
 def state_of(row: SinkRow) -> str:

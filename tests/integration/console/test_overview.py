@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
 from receiver.console.pages import overview
 from receiver.domain.delivery import DeliveryMove
 from receiver.status import problem
-from tests.servers.console import ConsoleDeployment
+from tests.servers.console import ConsoleDeployment, console_deployment
 from tests.servers.submitting import Submitting
 from tests.support.console import Browser
 from tests.support.ledger import claim, new_event, record, settle
@@ -74,6 +75,31 @@ def test_problem_names_its_sink_and_has_a_button(deployment: ConsoleDeployment) 
     assert "<p>crm was paused" in page.text
     assert "runhook sink resume" not in page.text
     assert "crm resumed." in it.click(page, "Resume").text
+    it.session.close()
+
+
+def test_many_sinks_leave_room_for_other_news(module_redis_url: str, tmp_path: Path) -> None:
+    # Given more sinks than the page has room for, of which the last one is paused
+    with console_deployment(module_redis_url, tmp_path, more_sinks=30) as deployment:
+        it = Browser(deployment.url.removesuffix("/console"))
+        it.sign_in()
+        it.act("pause_sink", sink="sink29", sure="yes")
+        listed = it.get("/").text.split('id="sinks"')[1].split("</section>")[0]
+        it.session.close()
+    # Then the paused one is on it, and a link leads to the others
+    names = re.findall(r'<tr data-href="/console/sinks/(\w+)"', listed)
+    assert len(names) == 12
+    assert "sink29" in names
+    assert ">All 36 sinks</a>" in listed
+
+
+def test_deliveries_that_run_are_one_line_of_the_processes(deployment: ConsoleDeployment) -> None:
+    it = Browser(deployment.url.removesuffix("/console"))
+    it.sign_in()
+    processes = it.get("/").text.split('id="parts"')[1]
+    assert 'deliver <span class="soft">(6 sinks)</span>' in processes
+    assert "deliver:" not in processes
+    assert "<td>dispatch</td>" in processes
     it.session.close()
 
 

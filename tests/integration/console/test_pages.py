@@ -18,13 +18,13 @@ def test_runs_are_listed_and_told(browser: Browser, console_server: Submitting) 
     # Then it stands in the list and on the overview
     for path in ("/", "/runs", "/runs?status=completed", "/runs?run_prefix=tsk&status="):
         page = browser.get(path).text
-        assert '<a href="/console/runs/tsk_1?source=skyvern">Fetch invoices</a>' in page
+        assert '<a href="/console/runs/tsk_1?source=skyvern"><span class="brief">Fetch invoices</span></a>' in page
         assert '<span class="mono">tsk_1</span>' in page
     assert "No run matches" in browser.get("/runs?status=failed").text
     # And its page tells what became of it
     page = browser.get("/runs/tsk_1").text
     assert "webhook: completed, new" in page
-    assert "by route everything" in page
+    assert "By route everything" in page
     # And a list has no cell without a word: what is not there says so
     record(console_server.ledger, new_event("tsk_2", status="failed", attempt=1, retry_pending=True))
     listed = browser.get("/runs").text

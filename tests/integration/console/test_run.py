@@ -34,12 +34,40 @@ def test_failed_delivery_comes_first_with_response_and_resend(operated: Submitti
     # And times are absolute, the routing is no entry of the timeline, and good news is no warning
     when = time.strftime("%H:%M:%S", time.gmtime(now))
     assert re.search(rf">\w\w\w \d+, {when}</time>", page.text)
-    assert "by route" not in page.text.partition('id="timeline"')[2].partition("</section>")[0]
+    assert "By route" not in page.text.partition('id="timeline"')[2].partition("</section>")[0]
     assert "already there" in page.text
     assert 'id="missing"' not in page.text
     # When it is sent again from there
     admin.click(admin.click(page, "Resend"), "Replay")
     assert states(operated.ledger, sink="ops") == {"tsk_1:ops": "queued"}
+
+
+def test_request_of_a_delivery_stands_beside_its_responses(
+    submitting: Callable[..., Submitting], hashed_password: str
+) -> None:
+    # Given a delivery to an HTTP sink that its server refused
+    server = submitting(
+        "http://127.0.0.1:9",
+        dispatching=False,
+        console_password=hashed_password,
+        sinks={"crm": {"type": "http", "url": "https://crm.example.com/hook?token=s3cret"}},
+        routes=[{"name": "everything", "to": ["crm"]}],
+    )
+    now, new = time.time(), new_event("tsk_1", "crm")
+    record(server.ledger, new, now=now)
+    (claimed,) = claim(server.ledger, "crm", now=now)
+    settle(server.ledger, [claimed], DeliveryMove.DIE, now=now, response="unknown customer")
+    admin = Browser(server.url)
+    admin.sign_in()
+    key = f'<span class="mono">{claimed.id}</span>'
+    request = f"POST https://crm.example.com (http), idempotency key {key}, event of {len(new.body)} B"
+    # Then each page with its attempts shows what was sent, without the secrets of the address
+    for path in ("/runs/tsk_1", f"/events/{claimed.event_id}", f"/deliveries/{claimed.id}"):
+        page = admin.get(path).text
+        assert request in page
+        assert "unknown customer" in page
+        assert "s3cret" not in page
+    admin.session.close()
 
 
 def test_failed_run_is_not_said_to_have_output_later(operated: Submitting, as_person: AsPerson) -> None:
