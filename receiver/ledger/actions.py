@@ -22,14 +22,6 @@ from receiver.ledger.deliveries.creation import AddedDelivery
 from receiver.ledger.filters import Filter, begins, of_deliveries, of_events, same_run
 from receiver.ledger.schema import deliveries, events, operations, runs
 
-# Maximum deliveries that one step moves.
-STEP = 500
-# Maximum operations that one transaction removes.
-BATCH: Final = 500
-# Rows that one statement searches for matches.
-PAGE: Final = 2000
-# Seconds after which a step without a match releases the ledger for others.
-SEARCH: Final = 0.1
 # Seconds by which the clocks of two processes may differ, although both follow the database's.
 _SKEW: Final = 1.0
 # Finds a running operation, whose next step is due.
@@ -39,6 +31,20 @@ REPLAY: Final = "replay"
 BACKFILL: Final = "backfill"
 CANCEL: Final = "cancel"
 RESTORE: Final = "restore"
+
+
+class Pace(NamedTuple):
+    """What one step does at most: deliveries that it moves, and rows that each of its statements searches.
+
+    A step without a match ends after `seconds`, to release the ledger for others.
+    """
+
+    moves: int = 500
+    rows: int = 2000
+    seconds: float = 0.1
+
+
+USUAL: Final = Pace()
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,11 +300,11 @@ def count_running(connection: sa.Connection) -> int:
     return connection.execute(query).scalar_one()
 
 
-def remove(connection: sa.Connection, before: float) -> int:
-    """Remove up to BATCH operations that ended before `before`, the oldest first. Returns their number."""
+def remove(connection: sa.Connection, before: float, most: int = 500) -> int:
+    """Remove up to `most` operations that ended before `before`, the oldest first. Returns their number."""
     it = operations.c
     old = sa.select(it.id).where(it.created_at < before, it.updated_at < before, it.state != "running")
-    ids = old.order_by(it.created_at, it.id).limit(BATCH)
+    ids = old.order_by(it.created_at, it.id).limit(most)
     return connection.execute(sa.delete(operations).where(it.id.in_(ids))).rowcount
 
 
@@ -309,20 +315,20 @@ class StepsMade(NamedTuple):
     more: bool
 
 
-def step(connection: sa.Connection, now: float) -> StepsMade:
-    """Run one step of each running operation that no other clock has locked. Skips kinds that this release lacks."""
+def step(connection: sa.Connection, now: float, pace: Pace = USUAL) -> StepsMade:
+    """Run one step of each running operation that no other clock has locked."""
     rows = connection.execute(
         sa.select(operations)
-        .where(operations.c.state == "running", operations.c.kind.in_((REPLAY, BACKFILL, CANCEL, RESTORE)))
+        .where(operations.c.state == "running")
         .order_by(operations.c.created_at)
         .with_for_update(skip_locked=True)
     ).all()
     woken: set[str] = set()
     more = False
     for operation in (_from(row._mapping) for row in rows):  # type: ignore[arg-type]
-        allowed = int((now - operation.created_at) * operation.rate) + 1 - operation.done if operation.rate else STEP
-        if allowed > 0:
-            after, sinks = _step(connection, operation, min(STEP, allowed), now)
+        due = int((now - operation.created_at) * operation.rate) + 1 - operation.done if operation.rate else pace.moves
+        if due > 0:
+            after, sinks = _step(connection, operation, pace._replace(moves=min(pace.moves, due)), now)
             woken |= sinks
             more = more or (after.state == "running" and not operation.rate)
     return StepsMade(sorted(woken), more)
@@ -333,26 +339,26 @@ def step_once(connection: sa.Connection, operation: Operation, now: float) -> Op
 
     The sinks need no wake-up here: the clock wakes each sink that has due deliveries.
     """
-    return _step(connection, operation, STEP, now)[0] if operation.state == "running" else operation
+    return _step(connection, operation, USUAL, now)[0] if operation.state == "running" else operation
 
 
-def _step(connection: sa.Connection, operation: Operation, limit: int, now: float) -> tuple[Operation, set[str]]:
+def _step(connection: sa.Connection, operation: Operation, pace: Pace, now: float) -> tuple[Operation, set[str]]:
     work = _backfill if operation.kind == BACKFILL else _move
-    moved, cursor, sinks = work(connection, operation, limit, now)
+    moved, cursor, sinks = work(connection, operation, pace, now)
     changes: dict[str, Any] = {"done": operation.done + moved, "cursor": cursor or operation.cursor, "updated_at": now}
     changes |= {} if cursor else {"state": "done"}
     connection.execute(sa.update(operations).where(operations.c.id == operation.id).values(**changes))
     return replace(operation, **changes), sinks
 
 
-def _move(connection: sa.Connection, operation: Operation, limit: int, now: float) -> tuple[int, str, set[str]]:
-    """Move up to `limit` deliveries. Returns their number, the new cursor ("" at the end), and sinks with new work."""
+def _move(connection: sa.Connection, operation: Operation, pace: Pace, now: float) -> tuple[int, str, set[str]]:
+    """Move deliveries. Returns their number, the new cursor ("" at the end), and sinks with new work."""
     selection, kind = operation.selection, operation.kind
     query = operation.taken()
     if kind in (REPLAY, RESTORE) and not selection.named:
         # A delivery that has ended or was cancelled since was not counted.
         query = query.where(deliveries.c.updated_at <= operation.created_at + _SKEW)
-    rows, cursor = _next(connection, query, deliveries.c.id, operation.cursor, limit, named=selection.named)
+    rows, cursor = _next(connection, query, deliveries.c.id, operation.cursor, pace, named=selection.named)
     ids = [row.id for row in rows]
     if kind == CANCEL:
         # The reason lets an operator restore all matches of a filter together.
@@ -365,10 +371,10 @@ def _move(connection: sa.Connection, operation: Operation, limit: int, now: floa
     return len(moved), cursor, {row.sink for row in moved}
 
 
-def _backfill(connection: sa.Connection, operation: Operation, limit: int, now: float) -> tuple[int, str, set[str]]:
-    """Give the sink up to `limit` events. Returns the same as `_move`."""
+def _backfill(connection: sa.Connection, operation: Operation, pace: Pace, now: float) -> tuple[int, str, set[str]]:
+    """Give the sink events. Returns the same as `_move`."""
     query, sink = operation.taken(operation.created_at), operation.sink
-    rows, cursor = _next(connection, query, events.c.seq, int(operation.cursor or 0), limit)
+    rows, cursor = _next(connection, query, events.c.seq, int(operation.cursor or 0), pace)
     # Locked first: an update of one that is recorded at this moment is seen then.
     newest = same_result.newest_updates(connection, same_result.lock(connection, {row.id for row in rows}))
     keys = ((newest.get(row.id, row.id), row.source, row.run_id) for row in rows)
@@ -381,23 +387,23 @@ def _next(
     query: sa.Select[Any],
     key: sa.Column[Any],
     after: Any,
-    limit: int,
+    pace: Pace,
     *,
     named: bool = False,
 ) -> tuple[Sequence[Any], str]:
-    """Return up to `limit` rows after the primary key `after`, and the cursor of the next; "" at the end.
+    """Return the rows of a step after the primary key `after`, and the cursor of the next; "" at the end.
 
-    `named`: the selection is by ids, and so small. Any other is searched PAGE rows at a time, so that a statement reads
-    a bounded number of rows. Stops after SEARCH seconds, with a new cursor and possibly without rows.
+    `named`: the selection is by ids, and so small. Any other is searched page by page, so that a statement reads a
+    bounded number of rows. Possibly returns a new cursor and no rows.
     """
-    began, query = time.monotonic(), query.order_by(key).limit(limit)
+    began, query = time.monotonic(), query.order_by(key).limit(pace.moves)
     while True:
         last = None
         if not named:
             last = connection.execute(
-                sa.select(key).where(key > after).order_by(key).offset(PAGE - 1).limit(1)
+                sa.select(key).where(key > after).order_by(key).offset(pace.rows - 1).limit(1)
             ).scalar()
         rows = connection.execute(query.where(key > after, sa.true() if last is None else key <= last)).all()
-        after = getattr(rows[-1], key.name) if len(rows) == limit else last
-        if rows or last is None or time.monotonic() - began > SEARCH:
+        after = getattr(rows[-1], key.name) if len(rows) == pace.moves else last
+        if rows or last is None or time.monotonic() - began > pace.seconds:
             return rows, "" if after is None else str(after)

@@ -53,16 +53,18 @@ class Gauges:
     read_at: float = field(default=0.0, compare=False)
 
 
-def counts(connection: sa.Connection, besides: Collection[str] = ()) -> dict[tuple[str, str], int]:
-    """Count the deliveries of each sink, `besides` those, in each of the states COUNTED, up to COUNT_LIMIT."""
+def counts(
+    connection: sa.Connection, besides: Collection[str] = (), most: int = COUNT_LIMIT
+) -> dict[tuple[str, str], int]:
+    """Count the deliveries of each sink, `besides` those, in each of the states COUNTED, up to `most`."""
     it = deliveries.c
-    some = sa.select(it.sink).where(_in(DeliveryState.SENDING)).limit(COUNT_LIMIT).subquery()
+    some = sa.select(it.sink).where(_in(DeliveryState.SENDING)).limit(most).subquery()
     counted = connection.execute(sa.select(some.c.sink, sa.func.count()).group_by(some.c.sink))
     found = {(sink, str(DeliveryState.SENDING)): count for sink, count in counted if sink not in besides}
     for sink, state in _by_sink(connection, COUNTED):
         if sink not in besides:
             # In the order of the index: else PostgreSQL may gather all of its entries before it counts the first.
-            rows = sa.select(it.due_at).where(_in(state), it.sink == sink).order_by(it.due_at).limit(COUNT_LIMIT)
+            rows = sa.select(it.due_at).where(_in(state), it.sink == sink).order_by(it.due_at).limit(most)
             count = connection.execute(sa.select(sa.func.count()).select_from(rows.subquery())).scalar_one()
             found[sink, str(state)] = count
     return found
@@ -78,7 +80,7 @@ def count_of(connection: sa.Connection, sink: str, states: Collection[DeliverySt
     return sum(connection.execute(sa.select(*counts)).one())
 
 
-def oldest_due(connection: sa.Connection, now: float) -> dict[str, float]:
+def oldest_due(connection: sa.Connection, now: float, most: int = COUNT_LIMIT) -> dict[str, float]:
     """Return since when the oldest delivery of each sink waits beyond its time: queued, held for another sink, waiting
     though its time has come, or under a claim that ran out. Clock and workers that are well leave none for long."""
 
@@ -89,17 +91,17 @@ def oldest_due(connection: sa.Connection, now: float) -> dict[str, float]:
         if (due := connection.execute(oldest).scalar()) is not None and due <= now:
             found[sink] = min(due, found.get(sink, due))
     lapsed = sa.select(it.sink, it.claim_until).where(_in(DeliveryState.SENDING), it.claim_until <= now)
-    for sink, until in connection.execute(lapsed.order_by(it.claim_until).limit(COUNT_LIMIT)):
+    for sink, until in connection.execute(lapsed.order_by(it.claim_until).limit(most)):
         found[sink] = min(until, found.get(sink, until))
     return found
 
 
-def read(connection: sa.Connection) -> Gauges:
-    """Read all of them."""
+def read(connection: sa.Connection, most: int = COUNT_LIMIT) -> Gauges:
+    """Read all of them, counting up to `most` deliveries of a sink in one state."""
     now = database_now(connection)
     return Gauges(
-        counts(connection),
-        oldest_due(connection, now),
+        counts(connection, most=most),
+        oldest_due(connection, now, most),
         lanes.worst_lanes(connection),
         connection.execute(sa.select(sa.func.max(events.c.recorded_at))).scalar(),
         watches.every(connection),

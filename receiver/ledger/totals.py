@@ -1,7 +1,7 @@
 """Totals over time: runs and deliveries counted by what they have in common. Changes nothing.
 
 Rows are counted as they are, with no counters of their own, so a total is as true as its list. A count looks at the
-SCAN rows that changed last, and returns the time since which all were counted.
+rows that changed last, up to a bound, and returns the time since which all were counted.
 """
 
 from __future__ import annotations
@@ -18,14 +18,8 @@ from receiver.ledger.dialect import bucket_of
 from receiver.ledger.filters import Condition, Filter, in_states, of_deliveries, of_runs, same_run
 from receiver.ledger.schema import deliveries, events, runs
 
-# Rows that one count looks at.
-SCAN: Final = 200_000
-# Groups that one statement returns, the largest first.
-GROUPS: Final = 5000
 # Deliveries whose age is looked at.
 AGES: Final = 2000
-# Minimum in each of very many buckets.
-_LEAST_AGES: Final = 10
 
 # By what can be counted: of both, of runs, of deliveries.
 RUN_DIMENSIONS: Final[Mapping[str, sa.Column[Any]]] = {
@@ -51,10 +45,15 @@ DELIVERY_DIMENSIONS: Final[Mapping[str, sa.Column[Any]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """What is counted: rows that changed last from `since` on and before `until`, seconds since the epoch."""
+    """What is counted: rows that changed last from `since` on and before `until`, seconds since the epoch.
+
+    `scan`: rows that one count looks at. `groups`: that one statement returns, the largest first.
+    """
 
     since: float
     until: float
+    scan: int = 200_000
+    groups: int = 5000
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +72,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """`all`: everything together. `groups`: up to GROUPS. `since`: from when on all rows were counted."""
+    """`all`: everything together. `groups`: the largest. `since`: from when on all rows were counted."""
 
     all: Group
     groups: Sequence[Group]
@@ -121,15 +120,17 @@ def ages(connection: sa.Connection, wanted: Filter, span: Span) -> dict[str, lis
     return {sink: sorted(values) for sink, values in sorted(found.items())}
 
 
-def ages_over_time(connection: sa.Connection, wanted: Filter, span: Span, bucket: float) -> dict[int, list[float]]:
-    """Return the same of all sinks together, by the number of the bucket. Of each bucket the newest are read: AGES in
-    all, or a few in each of very many."""
+def ages_over_time(
+    connection: sa.Connection, wanted: Filter, span: Span, bucket: float, most: int = AGES, least: int = 10
+) -> dict[int, list[float]]:
+    """Return the same of all sinks together, by the number of the bucket. Of each bucket the newest are read: `most` in
+    all, but at least `least` in each."""
     first, last = math.floor(span.since / bucket), math.ceil(span.until / bucket)
-    most = max(_LEAST_AGES, AGES // max(1, last - first))
+    share = max(least, most // max(1, last - first))
     found: dict[int, list[float]] = {}
     for number in range(first, last):
         within = Span(max(span.since, number * bucket), min(span.until, (number + 1) * bucket))
-        if values := sorted(age for _, age in _ages(connection, wanted, within, most)):
+        if values := sorted(age for _, age in _ages(connection, wanted, within, share)):
             found[number] = values
     return found
 
@@ -161,9 +162,9 @@ def timeless(wanted: Filter) -> Filter:
 
 
 def _bounded(connection: sa.Connection, moment: sa.Column[Any], span: Span, *conditions: Condition) -> Span:
-    """Return the end of `span` with at most SCAN rows, and those that changed at the very same time as its first."""
+    """Return the end of `span` with at most `scan` rows, and those that changed at the very same time as its first."""
     query = sa.select(moment).where(*conditions, moment >= span.since, moment < span.until)
-    edge = connection.execute(query.order_by(moment.desc()).limit(1).offset(SCAN)).scalar()
+    edge = connection.execute(query.order_by(moment.desc()).limit(1).offset(span.scan)).scalar()
     return span if edge is None else replace(span, since=float(edge))
 
 
@@ -188,9 +189,9 @@ def _count(
         query = within.add_columns(*key, *number, *measures).group_by(*(each.name for each in (*key, *number)))
         groups = [
             Group(tuple(row[: len(by)]), None if bucket is None else row.bucket, row.rows, row.good, row.ended)
-            for row in connection.execute(query.order_by(sa.desc("rows")).limit(GROUPS))
+            for row in connection.execute(query.order_by(sa.desc("rows")).limit(span.groups))
         ]
-        if len(groups) < GROUPS:
+        if len(groups) < span.groups:
             sums = (sum(getattr(each, name) for each in groups) for name in ("count", "good", "ended"))
             return Counted(Group((), None, *sums), groups, span.since)
     total = connection.execute(within.add_columns(*measures)).one()

@@ -157,7 +157,7 @@ def test_forgotten_held_delivery_is_released(clock: Clock, ledger: Ledger) -> No
 
 def test_tick_makes_the_steps_that_it_has_time_for(clock: Clock, ledger: Ledger, later: Later) -> None:
     # Given an operation of several steps
-    count = 2 * actions.STEP + 5
+    count = 2 * actions.STEP.moves + 5
     fill(ledger, count, "ops", "dead", events=count)
 
     def begin(name: str, rate: float = 0.0) -> None:
@@ -167,10 +167,10 @@ def test_tick_makes_the_steps_that_it_has_time_for(clock: Clock, ledger: Ledger,
     # When the clock has no time, a tick makes one step; and all of them when it has
     later.step = 1.0
     clock.operations()
-    assert Counter(states(ledger).values())["queued"] <= actions.STEP
+    assert Counter(states(ledger).values())["queued"] <= actions.STEP.moves
     done = ledger.read(lambda it: actions.get(it, "op_1"))
     assert done is not None
-    assert done.done == actions.STEP
+    assert done.done == actions.STEP.moves
     later.step = 0.0
     clock.operations()
     finished = ledger.read(lambda it: actions.get(it, "op_1"))

@@ -22,12 +22,6 @@ from receiver.domain.delivery import DeliveryState
 from receiver.ledger import dialect
 from receiver.ledger.schema import deliveries, lanes
 
-# Lanes that one statement reads: the first one of a walk, and each later one.
-PAGE: Final = 64
-NEXT_PAGE: Final = 512
-# Maximum lanes that one walk reads.
-WALK: Final = 2048
-
 # Literals, because the partial indexes need them.
 _QUEUED = deliveries.c.state == sa.literal_column(f"'{DeliveryState.QUEUED}'")
 # The condition for a queued delivery of a sink that has many lanes.
@@ -61,7 +55,8 @@ class ManyLanes:
     """The state of a sink with many lanes in the worker process that claims for it.
 
     `places`: maximum concurrent sends. `lane_limit`: maximum of one lane. `held`: number of claimed deliveries by lane.
-    `probing`: how many of these are probes.
+    `probing`: how many of these are probes. `pages`: lanes that the first statement of a walk reads, and each later
+    one. `walk`: maximum lanes that one walk reads.
     """
 
     places: int
@@ -69,6 +64,8 @@ class ManyLanes:
     held: Counter[str]
     probing: int
     rotation: Rotation
+    pages: tuple[int, int] = (64, 512)
+    walk: int = 2048
 
 
 def due(sink: str | sa.ColumnElement[str], now: float | sa.BindParameter[float]) -> sa.ColumnElement[bool]:
@@ -96,7 +93,7 @@ def choose(
 
     waiting: dict[str, list[WaitingLane]] = {}  # by key
     probes: list[WaitingLane] = []
-    for page in _walk(connection, sink, now, many.rotation):
+    for page in _walk(connection, sink, now, many):
         for each in page:
             key = callback.key_in(each.lane)
             if room(key) <= 0:
@@ -125,16 +122,17 @@ def choose(
 _since: Final = attrgetter("due_at")
 
 
-def _walk(connection: sa.Connection, sink: str, now: float, rotation: Rotation) -> Iterator[list[WaitingLane]]:
+def _walk(connection: sa.Connection, sink: str, now: float, many: ManyLanes) -> Iterator[list[WaitingLane]]:
     """Yield the lanes with due deliveries page by page, except shut ones whose probe is not due.
 
-    Goes around at most once, and reads at most WALK lanes. If the caller stops early, the next walk begins after the
-    last page.
+    Goes around at most once, and reads a bounded number of lanes. If the caller stops early, the next walk begins after
+    the last page.
     """
+    rotation = many.rotation
     if not rotation.unfinished:
         rotation.start, rotation.wrapped = rotation.after, not rotation.after
     rotation.unfinished = False
-    seen, size, around = 0, PAGE, False
+    seen, size, around = 0, many.pages[0], False
     while not around:
         page = _page(connection, sink, rotation.after, rotation.start if rotation.wrapped else "", size)
         seen += len(page)
@@ -147,10 +145,10 @@ def _walk(connection: sa.Connection, sink: str, now: float, rotation: Rotation) 
             for row in page
             if row.due_at is not None and row.due_at <= now and (row.until is None or row.until <= now)
         ]
-        if seen >= WALK and not around:
+        if seen >= many.walk and not around:
             rotation.unfinished = True
             return
-        size = NEXT_PAGE
+        size = many.pages[1]
 
 
 def _page(connection: sa.Connection, sink: str, after: str, last: str, size: int) -> Sequence[sa.Row[Any, Any, Any]]:

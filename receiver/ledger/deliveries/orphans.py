@@ -73,6 +73,7 @@ def move(
     cursor: str = "",
     delivered: bool = False,
     undo: bool = False,
+    most: int = PAGE,
 ) -> Moved:
     """Move a page of the deliveries of `old` to `new`: undelivered ones, and with `delivered` also delivered ones.
 
@@ -87,7 +88,7 @@ def move(
         .where(deliveries.c.sink == old, deliveries.c.state.in_([state.value for state in states]))
         .where(deliveries.c.id > cursor)
         .order_by(deliveries.c.id)
-        .limit(PAGE)
+        .limit(most)
     ).all()
     wanted = [row for row in page if not undo or row.id == delivery_id(row.event_id, new)]
     event_ids = {row.event_id for row in wanted}
@@ -108,7 +109,7 @@ def move(
     # In the same transaction, or deliveries that wait for these would be released in between.
     theirs = dialect.among(deliveries.c.event_id, sorted(event_ids))
     _rename_links(connection, theirs, old, new)
-    return Moved(moved, len(wanted) - len(ids), page[-1].id if len(page) == PAGE else "")
+    return Moved(moved, len(wanted) - len(ids), page[-1].id if len(page) == most else "")
 
 
 def rename_links(connection: sa.Connection, old: str, new: str, cursor: str) -> str:

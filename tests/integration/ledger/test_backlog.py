@@ -7,8 +7,8 @@ from collections import Counter
 import pytest
 import sqlalchemy as sa
 
-from receiver.ledger import Connection, Ledger, actions, retention, stats
-from receiver.ledger.deliveries import claims, fair_queue, links
+from receiver.ledger import Connection, Ledger, retention
+from receiver.ledger.deliveries import claims
 from receiver.ledger.deliveries.fair_queue import ManyLanes, Rotation
 from receiver.ledger.schema import deliveries
 from tests.support import backlog
@@ -21,11 +21,7 @@ SMALL, LARGE = 300, 15_000
 @pytest.fixture(autouse=True)
 def modest(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bounds that few rows reach."""
-    monkeypatch.setattr(stats, "COUNT_LIMIT", 200)
-    monkeypatch.setattr(actions, "PAGE", 200)
-    monkeypatch.setattr(actions, "SEARCH", 0)
     monkeypatch.setattr(retention, "BATCH", 100)
-    monkeypatch.setattr(links, "PAGE", 100)
 
 
 def efforts(ledger: Ledger) -> dict[str, int]:
@@ -47,13 +43,10 @@ def test_regular_work_costs_no_more_with_a_long_backlog(ledger: Ledger) -> None:
         assert {name: (before[name], cost) for name, cost in now.items() if cost > 3 * before[name] + 500} == {}, learnt
 
 
-def test_claim_past_many_shut_lanes_reads_a_bounded_number(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_claim_past_many_shut_lanes_reads_a_bounded_number(ledger: Ledger) -> None:
     # Given a few hundred lanes, all shut, each with its backlog
-    monkeypatch.setattr(fair_queue, "WALK", 200)
-    monkeypatch.setattr(fair_queue, "NEXT_PAGE", 100)
-
     def claim(connection: Connection) -> None:
-        many = ManyLanes(16, 4, Counter(), 0, Rotation())
+        many = ManyLanes(16, 4, Counter(), 0, Rotation(), (64, 100), 200)
         assert not claims.claim(connection, CALLBACK, 16, "w", NOW, many=many)
         assert many.rotation.unfinished
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 
-import pytest
 import sqlalchemy as sa
 
 from receiver.domain.breaker import Lane
 from receiver.ledger import Ledger, retention
-from receiver.ledger.deliveries import claims, fair_queue, lanes
+from receiver.ledger.deliveries import claims, lanes
 from receiver.ledger.deliveries.fair_queue import ManyLanes, Rotation
 from receiver.ledger.events import NewDelivery
 from receiver.ledger.schema import deliveries
@@ -30,22 +29,21 @@ def shut(ledger: Ledger, lane: str, until: float = NOW + 1000) -> None:
 
 
 def taken(
-    ledger: Ledger, limit: int = 8, lane_limit: int = 3, now: float = NOW + 9, rotation: Rotation | None = None
+    ledger: Ledger,
+    limit: int = 8,
+    lane_limit: int = 3,
+    rotation: Rotation | None = None,
+    pages: tuple[int, int] = (3, 4),
+    walk: int = 2048,
 ) -> Counter[str]:
-    """The lanes of what one claim takes. All claims are of one worker process, which holds what it has claimed."""
+    """The lanes of what one claim takes. All claims are of one worker process, which holds what it has claimed. Pages
+    are small, so that a few lanes are many."""
     query = sa.select(deliveries.c.lane).where(deliveries.c.state == "sending")
     held = Counter(ledger.read(lambda connection: connection.execute(query).scalars().all()))
     probing = sum(each.breaker == "probing" and held[each.lane] > 0 for each in ledger.read(every_lane))
-    many = ManyLanes(50, lane_limit, held, probing, rotation or Rotation())
-    claimed = claim(ledger, "callback", limit=min(limit, 50 - held.total()), now=now, many=many)
+    many = ManyLanes(50, lane_limit, held, probing, rotation or Rotation(), pages, walk)
+    claimed = claim(ledger, "callback", limit=min(limit, 50 - held.total()), now=NOW + 9, many=many)
     return Counter(each.lane.removeprefix("callback ") for each in claimed)
-
-
-@pytest.fixture(autouse=True)
-def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small pages, so that a few lanes are many."""
-    monkeypatch.setattr(fair_queue, "PAGE", 3)
-    monkeypatch.setattr(fair_queue, "NEXT_PAGE", 4)
 
 
 def test_claim_finds_what_is_due_behind_a_shut_lane(ledger: Ledger) -> None:
@@ -66,15 +64,14 @@ def test_full_lane_does_not_hold_up_lanes_behind_it(ledger: Ledger) -> None:
     assert taken(ledger) == {"slow": 3, "b": 3, "c": 1}
 
 
-def test_each_of_many_lanes_gets_its_turn(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fair_queue, "PAGE", 64)
+def test_each_of_many_lanes_gets_its_turn(ledger: Ledger) -> None:
     backlog(ledger, "slow", 40)
     for number in range(30):
         backlog(ledger, f"lane{number:02}", 2, NOW + 1)
 
-    first = taken(ledger)
+    first = taken(ledger, pages=(64, 4))
     rest = Counter[str]()
-    while more := taken(ledger, lane_limit=50):
+    while more := taken(ledger, lane_limit=50, pages=(64, 4)):
         rest += more
 
     assert (first["slow"], first.total()) == (1, 8)  # though it has waited longest
@@ -96,18 +93,17 @@ def test_each_walk_begins_where_the_last_one_ended(ledger: Ledger) -> None:
     assert taken(ledger, limit=3, rotation=rotation) == {"lane00": 1, "lane01": 1, "lane02": 1}
 
 
-def test_walk_is_unfinished_until_it_has_seen_every_lane(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_walk_is_unfinished_until_it_has_seen_every_lane(ledger: Ledger) -> None:
     # Given more shut lanes than one walk sees, and one behind them that is not
-    monkeypatch.setattr(fair_queue, "WALK", 10)
     for number in range(33):
         backlog(ledger, f"dead{number:02}", 1)
         shut(ledger, f"dead{number:02}")
     rotation = Rotation()
 
     def claims_until_seen() -> list[tuple[Counter[str], bool]]:
-        found = [(taken(ledger, rotation=rotation), rotation.unfinished)]
+        found = [(taken(ledger, rotation=rotation, walk=10), rotation.unfinished)]
         while rotation.unfinished and len(found) < 20:
-            found.append((taken(ledger, rotation=rotation), rotation.unfinished))
+            found.append((taken(ledger, rotation=rotation, walk=10), rotation.unfinished))
         return found
 
     # Then a circle without a find ends, wherever it began
@@ -165,26 +161,23 @@ def test_a_caller_with_many_origins_leaves_places_to_the_others(ledger: Ledger) 
     assert taken(ledger, limit=25, rotation=rotation) == {"alone https://app.example": 3, "zoe https://app.example": 3}
 
 
-def test_callers_take_turns_where_places_are_few(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fair_queue, "PAGE", 64)
+def test_callers_take_turns_where_places_are_few(ledger: Ledger) -> None:
     for key in ("a", "b", "c"):
         for number in range(9):
             backlog(ledger, f"{key} https://{number}.example", 1)
 
-    assert keys_of(taken(ledger, limit=6, rotation=Rotation())) == {"a": 2, "b": 2, "c": 2}
+    assert keys_of(taken(ledger, limit=6, pages=(64, 4))) == {"a": 2, "b": 2, "c": 2}
 
 
-def test_no_lane_of_a_caller_that_has_its_share_is_read(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fair_queue, "WALK", 8)
+def test_no_lane_of_a_caller_that_has_its_share_is_read(ledger: Ledger) -> None:
     for number in range(60):
         backlog(ledger, f"many https://{number:02}.example", 1)
     rotation = Rotation()
     for _ in range(20):
-        taken(ledger, limit=50, rotation=rotation)
-    rotation = Rotation()
+        taken(ledger, limit=50, rotation=rotation, walk=8)
     backlog(ledger, "zoe https://app.example", 1, NOW + 1)
 
-    assert taken(ledger, rotation=rotation) == {"zoe https://app.example": 1}
+    assert taken(ledger, walk=8) == {"zoe https://app.example": 1}
 
 
 def test_old_gates_of_empty_lanes_are_removed(ledger: Ledger) -> None:

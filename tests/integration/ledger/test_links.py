@@ -42,12 +42,11 @@ def test_held_delivery_waits_for_all_its_sinks_to_end(ledger: Ledger, move: Deli
     }
 
 
-def test_one_settlement_releases_all_that_waited_for_it(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(links, "PAGE", 3)
+def test_one_settlement_releases_all_that_waited_for_it(ledger: Ledger) -> None:
     after = [NewDelivery(sink, "r", after=("archive",)) for sink in ("mail", "ops")]
-    record(ledger, *(new_event(f"tsk_{n}", "archive", *after) for n in range(5)))
+    record(ledger, *(new_event(f"tsk_{n}", "archive", *after) for n in range(links.PAGE // 2 + 2)))
 
-    released = settle(ledger, claim(ledger, "archive"), DeliveryMove.ACCEPT, receipt={"id": "a"})
+    released = settle(ledger, claim(ledger, "archive", limit=links.PAGE), DeliveryMove.ACCEPT, receipt={"id": "a"})
 
     assert released == ["mail", "ops"]
     assert "held" not in states(ledger).values()
@@ -99,19 +98,18 @@ def test_only_deliveries_held_for_removed_sinks_continue(ledger: Ledger) -> None
     assert receipts(ledger, claimed.event_id, *claimed.after) == {"archive": None}
 
 
-def test_sweep_releases_events_that_span_two_pages(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sweep_releases_events_that_span_two_pages(ledger: Ledger) -> None:
     # Given more held deliveries than fit on a page, so that it ends in the middle of an event
-    monkeypatch.setattr(links, "PAGE", 3)
-    held = [NewDelivery(sink, "r", after=("archive",)) for sink in ("ops", "mail")]
-    record(ledger, *(new_event(f"tsk_{number}", "archive", *held) for number in range(4)))
+    held = [NewDelivery(sink, "r", after=("archive",)) for sink in ("ops", "mail", "chat")]
+    record(ledger, *(new_event(f"tsk_{number}", "archive", *held) for number in range(links.PAGE // 3 + 2)))
     # When the sink that they wait for is gone, and the sweep has gone through all pages once
     after, pages = "", 0
     while after or not pages:
-        step = lambda connection: recovery.sweep_held(connection, NOW, ["ops", "mail"], after)  # noqa: B023, E731
+        step = lambda connection: recovery.sweep_held(connection, NOW, ["ops", "mail", "chat"], after)  # noqa: B023, E731
         _, after = ledger.write(step)
         pages += 1
     # Then none is left behind
-    assert pages == 4
+    assert pages == 2
     assert set(states(ledger).values()) == {"queued"}
 
 

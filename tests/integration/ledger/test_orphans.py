@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -29,12 +30,10 @@ def renamed(ledger: Ledger) -> Ledger:
     return ledger
 
 
-def move(ledger: Ledger, old: str, new: str, *, delivered: bool = False, undo: bool = False) -> tuple[int, int]:
+def move(ledger: Ledger, old: str, new: str, **how: Any) -> tuple[int, int]:
     moved, left, cursor = 0, 0, ""
     while True:
-        page = ledger.write(
-            lambda it: orphans.move(it, old, new, NOW + 60, cursor=cursor, delivered=delivered, undo=undo)  # noqa: B023
-        )
+        page = ledger.write(lambda it: orphans.move(it, old, new, NOW + 60, cursor=cursor, **how))  # noqa: B023
         moved, left, cursor = moved + page.count, left + page.left, page.cursor
         if not cursor:
             return moved, left
@@ -56,13 +55,10 @@ def test_open_deliveries_of_removed_sinks_are_counted(renamed: Ledger) -> None:
 
 
 @pytest.mark.parametrize("page", [500, 2])
-def test_a_moved_delivery_keeps_its_key_and_is_a_new_effort(
-    renamed: Ledger, monkeypatch: pytest.MonkeyPatch, page: int
-) -> None:
-    monkeypatch.setattr(orphans, "PAGE", page)
+def test_a_moved_delivery_keeps_its_key_and_is_a_new_effort(renamed: Ledger, page: int) -> None:
     ids = {row["id"] for row in renamed.read(lambda it: queries.list_deliveries(it, queries.Filter(sink="old")))}
 
-    assert move(renamed, "old", "new") == (3, 0)
+    assert move(renamed, "old", "new", most=page) == (3, 0)
 
     assert rows(renamed, "old").keys() == {"tsk_1"}
     assert rows(renamed, "new") == {

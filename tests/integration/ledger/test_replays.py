@@ -11,10 +11,10 @@ from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import delivery_id
 from receiver.errors import NotAsExpected
 from receiver.ledger import Ledger, actions
-from receiver.ledger.actions import Action, Operation, Selection
+from receiver.ledger.actions import USUAL, Action, Operation, Pace, Selection
 from receiver.ledger.deliveries import claims, resend
 from receiver.ledger.events import NewDelivery
-from receiver.ledger.schema import deliveries, operations
+from receiver.ledger.schema import deliveries
 from tests.support import queries
 from tests.support.backlog import analyze, effort
 from tests.support.ledger import NOW, claim, new_event, record, settle, states
@@ -29,10 +29,10 @@ def create(ledger: Ledger, selection: Selection = Selection(), kind: str = "repl
     return ledger.write(lambda connection: actions.create(connection, "op_1", action, NOW + 10, expect=expect))
 
 
-def finish(ledger: Ledger, now: float = NOW + 11) -> list[str]:
+def finish(ledger: Ledger, now: float = NOW + 11, pace: Pace = USUAL) -> list[str]:
     woken: set[str] = set()
     while ledger.read(actions.count_running):
-        woken |= set(ledger.write(lambda connection: actions.step(connection, now)).sinks)
+        woken |= set(ledger.write(lambda connection: actions.step(connection, now, pace)).sinks)
     return sorted(woken)
 
 
@@ -100,12 +100,11 @@ def test_delivery_can_be_replayed_again_with_the_same_key(ledger: Ledger) -> Non
         settle(ledger, [again], DeliveryMove.DIE)
 
 
-def test_an_operation_goes_on_after_a_restart_where_it_stood(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(actions, "STEP", 3)
+def test_an_operation_goes_on_after_a_restart_where_it_stood(ledger: Ledger) -> None:
     record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(8)))
     settle(ledger, claim(ledger, "ops"), DeliveryMove.DIE)
     create(ledger)
-    ledger.write(lambda connection: actions.step(connection, NOW + 11))
+    ledger.write(lambda connection: actions.step(connection, NOW + 11, Pace(3)))
     half = ledger.read(lambda connection: actions.get(connection, "op_1"))
     assert half is not None
     assert (half.state, half.done, half.total) == ("running", 3, 8)
@@ -142,12 +141,11 @@ def test_a_rate_is_kept(ledger: Ledger) -> None:
     assert counts == [1, 1, 3, 5]
 
 
-def test_a_cancelled_operation_takes_no_more(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(actions, "STEP", 2)
+def test_a_cancelled_operation_takes_no_more(ledger: Ledger) -> None:
     record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(5)))
     settle(ledger, claim(ledger, "ops"), DeliveryMove.DIE)
     create(ledger)
-    ledger.write(lambda connection: actions.step(connection, NOW + 11))
+    ledger.write(lambda connection: actions.step(connection, NOW + 11, Pace(2)))
 
     assert ledger.write(lambda connection: actions.cancel(connection, "op_1", NOW + 11))
     finish(ledger)
@@ -256,15 +254,14 @@ def test_operation_is_refused_if_its_count_changed(mixed: Ledger) -> None:
     assert create(mixed, Selection(), expect=3).total == 3
 
 
-def test_old_operations_are_removed_in_bounded_steps(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_operations_are_removed_in_bounded_steps(ledger: Ledger) -> None:
     # Given three that are done, one that ended later, and one that runs, and is old
-    monkeypatch.setattr(actions, "BATCH", 2)
     record(ledger, new_event("tsk_1", "ops"))
     for number, when in enumerate((NOW, NOW + 1, NOW + 2, NOW + 50)):
         ledger.write(lambda it: actions.create(it, f"op_{number}", Action("replay", Selection()), when))  # noqa: B023
     ledger.write(lambda it: actions.create(it, "op_runs", Action("cancel", Selection()), NOW + 5))
 
-    assert [ledger.write(lambda it: actions.remove(it, NOW + 10)) for _ in range(3)] == [2, 1, 0]
+    assert [ledger.write(lambda it: actions.remove(it, NOW + 10, 2)) for _ in range(3)] == [2, 1, 0]
 
     assert [each.id for each in ledger.read(actions.list_operations)] == ["op_3", "op_runs"]
 
@@ -315,11 +312,8 @@ def test_a_cancel_takes_none_that_was_made_after_it_was_begun(ledger: Ledger) ->
     assert (done.state, done.done, done.total) == ("done", 2, 2)
 
 
-def test_matching_deliveries_are_cancelled_and_restored_in_steps(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_matching_deliveries_are_cancelled_and_restored_in_steps(ledger: Ledger) -> None:
     # Given some that wait for two sinks, one that has ended, and one that waits for the end of another
-    monkeypatch.setattr(actions, "STEP", 2)
     after = new_event("tsk_9", "ops", NewDelivery("chat", "everything", after=["ops"]))
     record(ledger, after, *(new_event(f"tsk_{n}", "ops", "results") for n in range(5)))
     settle(ledger, claim(ledger, "ops", limit=1), DeliveryMove.ACCEPT, receipt={"id": "r"})
@@ -328,7 +322,7 @@ def test_matching_deliveries_are_cancelled_and_restored_in_steps(
 
     # When all that wait for one of them are cancelled
     operation = create(ledger, Selection(sink="ops"), "cancel", expect=5)
-    finish(ledger)
+    finish(ledger, pace=Pace(2))
 
     # Then these are, with the operation as the reason, and what waited for one of them goes on
     cancelled = {name for name, state in states(ledger).items() if state == "cancelled"}
@@ -340,16 +334,8 @@ def test_matching_deliveries_are_cancelled_and_restored_in_steps(
 
     # And all of them can be brought back, with what waits for nothing as it was
     ledger.write(lambda it: actions.create(it, "op_2", Action("restore", Selection()), NOW + 20, expect=5))
-    finish(ledger, NOW + 21)
+    finish(ledger, NOW + 21, Pace(2))
     assert states(ledger) == {**before, "tsk_9:chat": "queued"}
-
-
-def test_a_kind_of_a_later_release_is_left_to_it(mixed: Ledger) -> None:
-    before = states(mixed)
-    create(mixed, Selection(sink="ops"))
-    mixed.write(lambda it: it.execute(sa.update(operations).values(kind="forget", selection='{"unheard": "of"}')))
-    made = mixed.write(lambda it: actions.step(it, NOW + 11))
-    assert (made.sinks, made.more, states(mixed)) == ([], False, before)
 
 
 def test_operations_are_listed_page_by_page_and_by_source(ledger: Ledger) -> None:

@@ -89,16 +89,15 @@ def test_backfill_sends_the_update_that_is_recorded_meanwhile(ledger: Ledger) ->
     assert [each.event_id for each in claim(ledger, "new", now=LATER)] == [UPDATE.event.id]
 
 
-def test_an_update_follows_its_result_to_the_other_sink(told: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_update_follows_its_result_to_the_other_sink(told: Ledger) -> None:
     # Given that the update is for that sink too, and a move that takes them one by one
-    monkeypatch.setattr(orphans, "PAGE", 1)
     record(told, new_event("tsk_2", "old"))
     told.write(lambda it: it.exec_driver_sql("UPDATE events SET repeat_of = id"))
     record(told, UPDATE._replace(event=new_event("tsk_1", note="again").event))
     cursor, moved = "", 0
     # When it is moved
     while True:
-        page = told.write(lambda it: orphans.move(it, "old", "new", LATER, cursor=cursor))  # noqa: B023
+        page = told.write(lambda it: orphans.move(it, "old", "new", LATER, cursor=cursor, most=1))  # noqa: B023
         moved, cursor = moved + page.count, page.cursor
         if not cursor:
             break
@@ -106,7 +105,6 @@ def test_an_update_follows_its_result_to_the_other_sink(told: Ledger, monkeypatc
     assert moved == 3
     # And all of it is given back, but for what was delivered
     settle(told, claim(told, "new", limit=1, now=LATER + 1), DeliveryMove.ACCEPT, receipt={"id": "r"})
-    monkeypatch.setattr(orphans, "PAGE", 500)
     back = told.write(lambda it: orphans.move(it, "new", "old", LATER, undo=True))
     assert of_new(told) == 1
     assert back.left == 0

@@ -21,11 +21,8 @@ from tests.support import queries
 from tests.support.ledger import claim, new_event, record, settle, states
 
 
-def test_three_clocks_neither_double_work_nor_deadlock(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_three_clocks_neither_double_work_nor_deadlock(ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:
     # Given lapsed claims, waits that are over, held ones whose sinks have ended, and a replay in small steps
-    monkeypatch.setattr(actions, "STEP", 7)
     now = time.time()
     long_ago = now - 100
     record(ledger, *(new_event(f"lapsed_{n}", "ops") for n in range(100)), now=long_ago)
@@ -39,7 +36,7 @@ def test_three_clocks_neither_double_work_nor_deadlock(
     held = [new_event(f"held_{n}", NewDelivery("late", "r", after=("results",))) for n in range(100)]
     record(ledger, *held, now=long_ago)
     chosen = Selection(state=("dead",))
-    ledger.write(lambda connection: actions.create(connection, "op_1", Action("replay", chosen), now))
+    ledger.write(lambda connection: actions.create(connection, "op_1", Action("replay", chosen, rate=100.0), now))
 
     # When three clocks look at it at the same time, again and again
     def run() -> None:

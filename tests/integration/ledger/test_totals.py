@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -140,14 +140,13 @@ def test_what_the_filter_leaves_out_is_not_counted(world: World) -> None:
 
 
 @pytest.mark.parametrize("scan", [1, 10, 199, 200, 201])  # with the one that no event has reported, there are 201
-def test_a_count_says_from_when_on_it_is_complete(world: World, monkeypatch: pytest.MonkeyPatch, scan: int) -> None:
-    monkeypatch.setattr(totals, "SCAN", scan)
-    counted = world.count_runs(Filter(), ALL, ("source",))
+def test_a_count_says_from_when_on_it_is_complete(world: World, scan: int) -> None:
+    counted = world.count_runs(Filter(), replace(ALL, scan=scan), ("source",))
     newest = sorted((run["updated_at"] for run in [*world.runs, world.runs[0]]), reverse=True)
     assert counted.since == (newest[scan] if scan < 201 else ALL.since)
     assert counted.all.count == sum(run["updated_at"] >= counted.since for run in world.runs) >= min(scan, 200)
     # And so does one of deliveries, whichever of their states has most
-    sent = world.count_deliveries(Filter(), ALL, ("state",))
+    sent = world.count_deliveries(Filter(), replace(ALL, scan=scan), ("state",))
     assert sent.all.count == sum(counted_in(sent, row) for row in world.deliveries)
 
 
@@ -155,9 +154,8 @@ def counted_in(counted: totals.Counted, row: dict[str, Any]) -> bool:
     return counted.since <= row["updated_at"] < ALL.until
 
 
-def test_all_are_counted_though_there_are_too_many_groups(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(totals, "GROUPS", 2)
-    counted = world.count_runs(Filter(), ALL, ("status", "source"))
+def test_all_are_counted_though_there_are_too_many_groups(world: World) -> None:
+    counted = world.count_runs(Filter(), replace(ALL, groups=2), ("status", "source"))
     assert len(counted.groups) == 2
     assert counted.all.count == 200
 
@@ -200,12 +198,7 @@ def test_a_replay_has_no_age(ledger: Ledger) -> None:
 
 @pytest.mark.parametrize("wanted", [Filter(), Filter(source="a"), Filter(sink="ops"), Filter(state=("dead",))])
 @pytest.mark.parametrize("most", [2, 2000])
-def test_how_old_results_were_over_time(
-    world: World, monkeypatch: pytest.MonkeyPatch, wanted: Filter, most: int
-) -> None:
-    # Given so many ages a stretch of time at the most
-    monkeypatch.setattr(totals, "AGES", 1)
-    monkeypatch.setattr(totals, "_LEAST_AGES", most)
+def test_how_old_results_were_over_time(world: World, wanted: Filter, most: int) -> None:
     span = Span(NOW - 5 * HOUR, NOW)
     of_run = {run["run_id"]: run for run in world.runs}
     within: dict[int, list[tuple[float, float | None]]] = {}
@@ -220,7 +213,7 @@ def test_how_old_results_were_over_time(
             ended = of_run[row["run_id"]]["finished_at"]
             age = None if ended is None else row["updated_at"] - ended
             within.setdefault(int(row["updated_at"] // HOUR), []).append((row["updated_at"], age))
-    found = world.ledger.read(lambda connection: totals.ages_over_time(connection, wanted, span, HOUR))
+    found = world.ledger.read(lambda connection: totals.ages_over_time(connection, wanted, span, HOUR, 1, most))
     # Then they are of the newest in each
     if most == 2000:
         assert found == {
@@ -233,11 +226,10 @@ def test_how_old_results_were_over_time(
     assert bool(found) == bool(within)
 
 
-def test_only_the_states_that_are_wanted_are_looked_at(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_states_that_are_wanted_are_looked_at(world: World) -> None:
     # Given more delivered ones than one count looks at, and fewer dead ones
     dead = [row for row in world.deliveries if row["state"] == "dead" and row["updated_at"] < ALL.until]
-    monkeypatch.setattr(totals, "SCAN", len(dead))
-    counted = world.count_deliveries(Filter(state=("dead",)), ALL, ("reason",))
+    counted = world.count_deliveries(Filter(state=("dead",)), replace(ALL, scan=len(dead)), ("reason",))
     # Then all of the dead ones are counted
     assert (counted.all.count, counted.since) == (len(dead), ALL.since)
     assert world.ledger.read(lambda connection: totals.ages(connection, Filter(state=("dead",)), ALL)) == {}
