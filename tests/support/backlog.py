@@ -15,7 +15,7 @@ from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
 from receiver.ledger import Ledger, actions, agenda, retention, stats
 from receiver.ledger.actions import Action, Pace, Selection
-from receiver.ledger.deliveries import attempts, claims, lanes, orphans, recovery
+from receiver.ledger.deliveries import attempts, claims, lanes, recovery
 from receiver.ledger.deliveries.claimed import Claimed
 from receiver.ledger.deliveries.fair_queue import ManyLanes, Rotation
 from receiver.ledger.schema import operations
@@ -272,5 +272,5 @@ OPERATIONS: Final[dict[str, Callable[[sa.Connection], object]]] = {
     "what has an end by time": lambda connection: recovery.any_expired(connection, "away", 500, NOW),
     "end by time": lambda connection: recovery.expire(connection, "away", 500, NOW),
     "what has an end by time in many lanes": lambda connection: recovery.any_expired(connection, CALLBACK, 500, NOW),
-    "orphans": lambda connection: orphans.count(connection, _CONFIGURED),
+    "orphans": lambda connection: stats.counts(connection, _CONFIGURED, 200),
 }

@@ -108,7 +108,7 @@ def claim(
     probes: dict[str, float] = {}
     if many is not None:
         found, probes = finding.in_many_lanes(limit, many)
-        all_due = not found and not many.rotation.unfinished
+        all_due = not found
     elif own is None or own.breaker == "closed":
         found, all_due = finding.oldest(limit)
     elif own.until <= now:

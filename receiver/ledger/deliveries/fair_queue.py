@@ -38,16 +38,9 @@ class WaitingLane(NamedTuple):
 
 @dataclass(slots=True)
 class Rotation:
-    """The position of one process in its repeated walks over the lanes of a sink.
-
-    `after`: the lane that was read last, "" at the beginning. `unfinished`: the last walk found too few deliveries, and
-    has not read all lanes since `start`. `wrapped`: it is past the last lane.
-    """
+    """The position of one process in its repeated walks over the lanes of a sink: the lane read last, or ""."""
 
     after: str = ""
-    unfinished: bool = False
-    start: str = ""
-    wrapped: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,29 +118,22 @@ _since: Final = attrgetter("due_at")
 def _walk(connection: sa.Connection, sink: str, now: float, many: ManyLanes) -> Iterator[list[WaitingLane]]:
     """Yield the lanes with due deliveries page by page, except shut ones whose probe is not due.
 
-    Goes around at most once, and reads a bounded number of lanes. If the caller stops early, the next walk begins after
-    the last page.
+    Goes around at most once, and reads a bounded number of lanes. The next walk begins after the last page.
     """
-    rotation = many.rotation
-    if not rotation.unfinished:
-        rotation.start, rotation.wrapped = rotation.after, not rotation.after
-    rotation.unfinished = False
-    seen, size, around = 0, many.pages[0], False
-    while not around:
-        page = _page(connection, sink, rotation.after, rotation.start if rotation.wrapped else "", size)
+    rotation, seen, size, around = many.rotation, 0, many.pages[0], False
+    start, wrapped = rotation.after, not rotation.after
+    while not around and seen < many.walk:
+        page = _page(connection, sink, rotation.after, start if wrapped else "", size)
         seen += len(page)
         if len(page) == size:
             rotation.after = page[-1].lane
         else:
-            rotation.after, rotation.wrapped, around = "", True, rotation.wrapped
+            rotation.after, wrapped, around = "", True, wrapped
         yield [
             WaitingLane(row.lane, row.due_at, row.until is not None)
             for row in page
             if row.due_at is not None and row.due_at <= now and (row.until is None or row.until <= now)
         ]
-        if seen >= many.walk and not around:
-            rotation.unfinished = True
-            return
         size = many.pages[1]
 
 
