@@ -118,8 +118,8 @@ def take(
     """
     action = replace(action, selection=_with_whole_ids(service, action.selection))
 
-    def preview(connection: Connection) -> TakenResult:
-        found = _preview(connection, action)
+    def count(connection: Connection) -> TakenResult:
+        found = preview(connection, action)
         empty = not (found.count or found.left or found.orphaned)
         check_names(service, actor, connection, action.selection, empty=empty)
         for identifier in () if found.count else chosen.ids:
@@ -134,18 +134,11 @@ def take(
                 raise NotFound(f"{identifier}: there is nothing to {action.kind} of it{hint}")
 
     if chosen.dry_run:
-        return service.ledger.read(preview)
+        return service.ledger.read(count)
     chosen.require_count()
     if chosen.expect is None:
         service.ledger.read(require_each)
-    operation = service.ledger.write(lambda connection: begin(connection, actor, action, chosen.expect, name))
-    return TakenResult(
-        dry_run=False,
-        count=operation.total,
-        examples=[],
-        until=operation.selection.until,
-        operation=OperationRow.of(operation),
-    )
+    return begun(service.ledger.write(lambda connection: begin(connection, actor, action, chosen.expect, name)))
 
 
 def _with_whole_ids(service: Service, wanted: Selection) -> Selection:
@@ -167,7 +160,14 @@ def _with_whole_ids(service: Service, wanted: Selection) -> Selection:
     )
 
 
-def _preview(connection: Connection, action: Action) -> TakenResult:
+def begun(operation: Operation) -> TakenResult:
+    """Return the result of an action that has begun."""
+    row, until = OperationRow.of(operation), operation.selection.until
+    return TakenResult(dry_run=False, count=operation.total, examples=[], until=until, operation=row)
+
+
+def preview(connection: Connection, action: Action) -> TakenResult:
+    """Count what an action would select now."""
     now, wanted = database_now(connection), action.selection
     until = now if wanted.until is None else min(now, wanted.until)
     if not wanted.named:

@@ -26,10 +26,10 @@ class OperationRow(Result):
     """An operation. The clock works on it step by step, across restarts."""
 
     id: str
-    kind: str = Field(description="replay, backfill, cancel or restore.")
+    kind: str = Field(description="replay, backfill, cancel, restore, move or move_back.")
     state: str = Field(description="running, done or cancelled.")
     source: str = Field(description="The source it is limited to; empty: all sources.")
-    sink: str = Field(description="Which sink a backfill fills.")
+    sink: str = Field(description="The target of a backfill or move.")
     selection: AskedFor = Field(description="What it selects.")
     force: bool
     rate: float = Field(description="Maximum per second; 0: no limit.")

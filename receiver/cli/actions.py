@@ -238,7 +238,7 @@ def act(
     assert operation is not None
     out().print(f"{operation.id}: {_deliveries(operation.total)} to {verb}{note}")
     if how.wait:
-        _watch(client, operation)
+        watch(client, operation)
     return True
 
 
@@ -256,8 +256,8 @@ def _nothing(verb: str, skipped: Mapping[str, int]) -> str:
     return f"nothing to {verb}: {'; '.join(lines) or 'nothing matches'}"
 
 
-def _watch(client: Client, operation: OperationRow) -> None:
-    """Show the progress of an operation until it ends."""
+def watch(client: Client, operation: OperationRow) -> OperationRow:
+    """Show the progress of an operation until it ends, and return how it ended."""
     since: float | None = time.monotonic()
     printed = -1
     with progress(operation.id, operation.total) as show:
@@ -279,3 +279,4 @@ def _watch(client: Client, operation: OperationRow) -> None:
         show(operation.done)
     end = "" if operation.state == "done" else f", {operation.state}"
     out().print(f"{operation.id}: {operation.done} of {operation.total}{end}")
+    return operation

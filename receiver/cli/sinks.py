@@ -13,11 +13,12 @@ from receiver.api.sink_moves import MOVE_SINK
 from receiver.api.sink_samples import TEST_SINK
 from receiver.api.sinks import LIST_SINKS, PAUSE_SINK, RESUME_SINK, require_sink
 from receiver.api.status import LaneRow
+from receiver.cli.actions import watch
 from receiver.cli.client import Client
 from receiver.cli.completion import completer
 from receiver.cli.lists import list_command
 from receiver.cli.options import ConfigFile, DataDirectory, Json, Yes, confirm, load_config, new_app
-from receiver.cli.output import clean, out, print_json, progress, show_counts
+from receiver.cli.output import clean, out, print_json, show_counts
 from receiver.cli.parameters import with_client
 from receiver.cli.profiles import here_only
 from receiver.cli.status import RUNNING, lane_state
@@ -125,15 +126,11 @@ def move(
     except Invalid as problem:
         raise UsageError(clean(problem.message)) from None
     confirm(total, f"Move the deliveries of {giver} to {taker}?", yes=yes)
-    moved, skipped = 0, 0
-    after: str | None = ""
-    with progress("deliveries", total) as show:
-        while after is not None:
-            found = client.call(MOVE_SINK, wanted.model_copy(update={"after": after}))
-            moved, skipped, after = moved + found.count, skipped + found.left, found.next
-            show(moved + skipped)
+    operation = client.call(MOVE_SINK, wanted).operation
+    assert operation is not None
+    moved = watch(client, operation).done
     out().print(f"moved to {taker}: {counted(moved, 'delivery', 'deliveries')} of {giver}")
-    if skipped:
+    if (skipped := total - moved) and not undo:
         out().print(f"skipped: {skipped} of events that {taker} has already; `runhook cancel --sink {giver}` ends them")
     if not undo:
         out().print(f"`runhook sink move {old} {new} --undo` gives back what {new} has not delivered by then")

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove, DeliveryState, states_before
 from receiver.errors import NotAsExpected
-from receiver.ledger.deliveries import creation, lanes, resend, same_result
+from receiver.ledger.deliveries import creation, lanes, orphans, resend, same_result
 from receiver.ledger.deliveries.creation import AddedDelivery
 from receiver.ledger.filters import Filter, begins, of_deliveries, of_events, same_run
 from receiver.ledger.schema import deliveries, events, operations, runs
@@ -26,11 +26,14 @@ from receiver.ledger.schema import deliveries, events, operations, runs
 _SKEW: Final = 1.0
 # Finds a running operation, whose next step is due.
 ONE_RUNNING: Final = sa.select(sa.literal_column("1", sa.Integer())).where(operations.c.state == "running").limit(1)
-# The kinds of operations. A backfill gives a sink old events; the others move existing deliveries.
+# The kinds of operations. A backfill gives a sink old events, a move the deliveries of a removed sink, and a move back
+# returns them; the others change the state of deliveries.
 REPLAY: Final = "replay"
 BACKFILL: Final = "backfill"
 CANCEL: Final = "cancel"
 RESTORE: Final = "restore"
+MOVE: Final = "move"
+MOVE_BACK: Final = "move_back"
 
 
 class Pace(NamedTuple):
@@ -79,7 +82,7 @@ class Selection(Filter):
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """What to do with a selection. `sink`: the target of a backfill. `force`: replay delivered ones, too.
+    """What to do with a selection. `sink`: the target of a backfill or move. `force`: take delivered ones, too.
 
     `rate`: deliveries a second, 0 for no limit.
     """
@@ -97,6 +100,9 @@ class Action:
         A replay skips queued deliveries and those being sent. It takes delivered ones only by force, and those waiting
         for their next attempt only if that state was requested.
         """
+        if self.kind in (MOVE, MOVE_BACK):
+            kept = {DeliveryState.SENDING, *(() if self.force else (DeliveryState.DELIVERED,))}
+            return [state for state in DeliveryState if state not in kept]
         if self.kind != REPLAY:
             return states_before(DeliveryMove.CANCEL if self.kind == CANCEL else DeliveryMove.RESTORE)
         taken = [DeliveryState.DEAD, DeliveryState.DELIVERED] if self.force else [DeliveryState.DEAD]
@@ -343,7 +349,7 @@ def step_once(connection: sa.Connection, operation: Operation, now: float) -> Op
 
 
 def _step(connection: sa.Connection, operation: Operation, pace: Pace, now: float) -> tuple[Operation, set[str]]:
-    work = _backfill if operation.kind == BACKFILL else _move
+    work = {BACKFILL: _backfill, MOVE: _reassign, MOVE_BACK: _reassign}.get(operation.kind, _move)
     moved, cursor, sinks = work(connection, operation, pace, now)
     changes: dict[str, Any] = {"done": operation.done + moved, "cursor": cursor or operation.cursor, "updated_at": now}
     changes |= {} if cursor else {"state": "done"}
@@ -380,6 +386,21 @@ def _backfill(connection: sa.Connection, operation: Operation, pace: Pace, now: 
     keys = ((newest.get(row.id, row.id), row.source, row.run_id) for row in rows)
     made = creation.give(connection, [AddedDelivery(*key, sink, "backfill") for key in keys], now)
     return len(made), cursor, {sink} if made else set()
+
+
+def _reassign(connection: sa.Connection, operation: Operation, pace: Pace, now: float) -> tuple[int, str, set[str]]:
+    """Give deliveries to another sink; then update those that wait for the first one. Returns the same as `_move`."""
+    old, new = operation.selection.sink, operation.sink
+    phase, _, place = operation.cursor.rpartition(":")
+    moved = 0
+    if not phase:
+        rows, place = _next(connection, operation.taken(), deliveries.c.id, place, pace)
+        ids, undo = [row.id for row in rows], operation.kind == MOVE_BACK
+        moved = orphans.move(connection, old, new, ids, operation.states, now, undo=undo)
+        if place:
+            return moved, place, {new}
+    place = orphans.rename_links(connection, old, new, place)
+    return moved, place and f"links:{place}", {new}
 
 
 def _next(

@@ -18,7 +18,6 @@ from receiver.ledger.database_clock import database_now
 from receiver.ledger.deliveries import lanes
 from receiver.ledger.deliveries.lanes import WorstLane
 from receiver.ledger.dialect import each_value
-from receiver.ledger.filters import in_states
 from receiver.ledger.schema import deliveries, events
 from receiver.ledger.timeouts import Cancelled
 from receiver.ledger.watches import Watch
@@ -68,16 +67,6 @@ def counts(
             count = connection.execute(sa.select(sa.func.count()).select_from(rows.subquery())).scalar_one()
             found[sink, str(state)] = count
     return found
-
-
-def count_of(connection: sa.Connection, sink: str, states: Collection[DeliveryState]) -> int:
-    """Count all deliveries of a sink in these states.
-
-    It reads no others, but of those that were delivered or cancelled all sinks': no index of them begins with a sink.
-    """
-    of_sink = sa.select(sa.func.count()).select_from(deliveries).where(deliveries.c.sink == sink)
-    counts = (of_sink.where(_in(state), *in_states(state)).scalar_subquery() for state in states)
-    return sum(connection.execute(sa.select(*counts)).one())
 
 
 def oldest_due(connection: sa.Connection, now: float, most: int = COUNT_LIMIT) -> dict[str, float]:

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from typing import Any, Final
 
+from receiver.api.chosen import TakenResult
 from receiver.api.deliveries import LIST_ATTEMPTS
 from receiver.api.models import Page, Scoped
 from receiver.api.rows import AttemptRow
 from receiver.api.service import Actor, Service
-from receiver.api.sink_moves import MOVE_SINK, MoveResult
+from receiver.api.sink_moves import MOVE_SINK
 from receiver.api.sink_samples import TEST_SINK, SinkTestResult
 from receiver.api.sinks import GET_SINK, LIST_SINKS, PAUSE_SINK, RESUME_SINK, ResumeResult, SinkRow
 from receiver.api.totals import GET_TOTALS, TotalRow
@@ -110,11 +111,10 @@ def _resumed(result: ResumeResult) -> str:
     return f"{result.sink.name} resumed." + (f" {breakers} tried at once." if result.probed else "")
 
 
-def _moved(result: MoveResult) -> str:
+def _moved(result: TakenResult) -> str:
     """Return how far a move is."""
-    left = f" Left: {result.left:,}, for it has deliveries of the same events." if result.left else ""
-    more = " There are more: move the rest, too." if result.next else ""
-    return f"Deliveries that go to the other sink now: {result.count:,}.{left}{more}"
+    done = result.operation.done if result.operation else 0
+    return f"Deliveries that go to the other sink now: {done:,} of {result.count:,}."
 
 
 def _tested(result: SinkTestResult) -> str:

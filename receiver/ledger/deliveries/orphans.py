@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -25,17 +24,6 @@ PAGE = 500
 
 # Number of deliveries by sink and state.
 Counts = dict[str, dict[str, int]]
-
-
-@dataclass(frozen=True, slots=True)
-class Moved:
-    """The result of `move`. `cursor`: where the next page continues; "" at the end.
-
-    `left`: deliveries that stay, because the other sink already has a delivery of the same result."""
-
-    count: int
-    left: int
-    cursor: str
 
 
 def orphaned(counts: Mapping[tuple[str, str], int], sinks: Collection[str]) -> Counts:
@@ -68,29 +56,21 @@ def move(
     connection: sa.Connection,
     old: str,
     new: str,
+    ids: Collection[str],
+    states: Collection[DeliveryState],
     now: float,
     *,
-    cursor: str = "",
-    delivered: bool = False,
     undo: bool = False,
-    most: int = PAGE,
-) -> Moved:
-    """Move a page of the deliveries of `old` to `new`: undelivered ones, and with `delivered` also delivered ones.
+) -> int:
+    """Move those of these deliveries of `old` that are in one of the states to `new`. Returns how many.
 
-    They keep their ids, and start over: due now, no attempt spent. Dead and cancelled ones keep their state. Skips
-    deliveries that are being sent, and results that `new` has a delivery of. `undo`: only deliveries that an earlier
-    move took from `new` to `old`.
+    They keep their ids, and start over: due now, no attempt spent. Ended ones keep their state. Skips results that
+    `new` has a delivery of. `undo`: only deliveries that an earlier move took from
+    `new` to `old`.
     """
-    states = [DeliveryState.HELD, DeliveryState.QUEUED, DeliveryState.WAITING, DeliveryState.DEAD]
-    states += [DeliveryState.CANCELLED, *([DeliveryState.DELIVERED] if delivered else [])]
-    page = connection.execute(
-        sa.select(deliveries.c.id, deliveries.c.source, deliveries.c.run_id, deliveries.c.event_id)
-        .where(deliveries.c.sink == old, deliveries.c.state.in_([state.value for state in states]))
-        .where(deliveries.c.id > cursor)
-        .order_by(deliveries.c.id)
-        .limit(most)
-    ).all()
-    wanted = [row for row in page if not undo or row.id == delivery_id(row.event_id, new)]
+    it = deliveries.c
+    named = sa.select(it.id, it.event_id).where(dialect.among(it.id, ids), it.sink == old)
+    wanted = [row for row in connection.execute(named) if not undo or row.id == delivery_id(row.event_id, new)]
     event_ids = {row.event_id for row in wanted}
     same_result.lock(connection, event_ids)
     # Deliveries moved to `new` do not block others of the same result: its updates follow. Those created for `new` do.
@@ -99,17 +79,16 @@ def move(
         for each in same_result.told(connection, event_ids, [new])
         if each.asked == each.event_id or (not undo and each.id == delivery_id(each.event_id, new))
     }
-    ids = [row.id for row in wanted if row.event_id not in others]
+    mine = dialect.among(it.id, [row.id for row in wanted if row.event_id not in others])
     moved = 0
     for ended in (False, True):
-        condition = deliveries.c.state.in_([state.value for state in states if (state in ENDED) is ended])
+        condition = it.state.in_([state.value for state in states if (state in ENDED) is ended])
         fresh: dict[str, Any] = {} if ended else {"due_at": now, "spent": 0, "tried_at": None}
-        changed = sa.update(deliveries).where(dialect.among(deliveries.c.id, ids), deliveries.c.sink == old, condition)
+        changed = sa.update(deliveries).where(mine, it.sink == old, condition)
         moved += connection.execute(changed.values(sink=new, lane=new, updated_at=now, **fresh)).rowcount
     # In the same transaction, or deliveries that wait for these would be released in between.
-    theirs = dialect.among(deliveries.c.event_id, sorted(event_ids))
-    _rename_links(connection, theirs, old, new)
-    return Moved(moved, len(wanted) - len(ids), page[-1].id if len(page) == most else "")
+    _rename_links(connection, dialect.among(it.event_id, sorted(event_ids)), old, new)
+    return moved
 
 
 def rename_links(connection: sa.Connection, old: str, new: str, cursor: str) -> str:

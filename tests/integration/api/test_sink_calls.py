@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from receiver.api.service import Service
-from receiver.api.sink_moves import MoveParameters, move_sink
 from receiver.domain.breaker import Lane
 from receiver.errors import Busy, Forbidden, Invalid, NotFound
-from receiver.ledger import Connection, Ledger
+from receiver.ledger import Connection, Ledger, actions
 from receiver.ledger.deliveries import lanes
 from tests.support import api
 from tests.support.api import actor, call, done
@@ -138,25 +137,22 @@ def test_callers_webhooks_are_paused_but_not_tested(service: Service) -> None:
         call(service, "test_sink", sink="callback")
 
 
-def test_a_move_goes_on_where_a_call_ended(ledger: Ledger, tmp_path: Path) -> None:
-    # Given what waits for a sink that is gone, more than one page, and a call that has time for one
+def test_a_move_is_an_operation_that_the_clock_completes(ledger: Ledger, tmp_path: Path) -> None:
+    # Given what waits for a sink that is gone, more than one step moves
     service = api.service(ledger, tmp_path)
     record(ledger, *(new_event(f"tsk_{number}", "gone") for number in range(501)))
     wanted = {"sink": "gone", "into": "ops"}
-    assert call(service, "move_sink", **wanted, dry_run=True) == {"count": 501, "left": 0, "next": None}
+    assert call(service, "move_sink", **wanted, dry_run=True)["count"] == 501
     assert done(service) == []
 
-    counts, after = [], ""
-    while after is not None:
-        moved = move_sink(service, actor(), MoveParameters(**wanted, after=after), seconds=-1.0)
-        counts.append(moved.count)
-        after = moved.next
+    begun = call(service, "move_sink", **wanted)["operation"]
 
-    assert (sum(counts), max(counts)) == (501, 500)
+    assert (begun["kind"], begun["state"], begun["done"], begun["total"]) == ("move", "running", 500, 501)
+    ledger.write(lambda it: actions.step(it, ledger.now()))
+    assert call(service, "get_operation", id=begun["id"])["state"] == "done"
     assert set(states(ledger)) == {f"tsk_{number}:ops" for number in range(501)}
+    assert done(service) == [("sink.move", "ada", 501, "done")]
     with pytest.raises(Invalid, match="no such deliveries"):
         call(service, "move_sink", **wanted)
-    with pytest.raises(Invalid, match="after: not a cursor"):
-        call(service, "move_sink", **wanted, after="x")
     with pytest.raises(Forbidden, match="all sources"):
         call(service, "move_sink", actor("skyvern"), **wanted)

@@ -136,7 +136,7 @@ def test_what_waits_for_a_sink_that_is_gone_is_given_to_another(shut: Submitting
     assert "tsk_1:gone" in before
     answer = admin.act("move_sink", **form, sure="yes")
     assert answer.status_code == 303, answer.text
-    assert "Deliveries that go to the other sink now: 1." in admin.get("/sinks").text
+    assert "Deliveries that go to the other sink now: 1 of 1." in admin.get("/sinks").text
     assert states(shut.ledger).keys() == {*before.keys() - {"tsk_1:gone"}, "tsk_1:results"}
     assert done(shut)[-1] == ("sink.move", "admin", 1, "done")
     # And nobody else's

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -11,7 +10,7 @@ import sqlalchemy as sa
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import delivery_id
 from receiver.ledger import Ledger, actions, stats
-from receiver.ledger.actions import Action, Selection
+from receiver.ledger.actions import USUAL, Action, Pace, Selection
 from receiver.ledger.deliveries import lanes, orphans, resend
 from receiver.ledger.events import NewDelivery
 from tests.support import queries
@@ -30,13 +29,15 @@ def renamed(ledger: Ledger) -> Ledger:
     return ledger
 
 
-def move(ledger: Ledger, old: str, new: str, **how: Any) -> tuple[int, int]:
-    moved, left, cursor = 0, 0, ""
-    while True:
-        page = ledger.write(lambda it: orphans.move(it, old, new, NOW + 60, cursor=cursor, **how))  # noqa: B023
-        moved, left, cursor = moved + page.count, left + page.left, page.cursor
-        if not cursor:
-            return moved, left
+def move(ledger: Ledger, old: str, new: str, kind: str = "move", pace: Pace = USUAL, *, force: bool = False) -> int:
+    """Move all deliveries of a sink as the clock does. Returns how many."""
+    name, action = f"op_{secrets.token_hex(4)}", Action(kind, Selection(sink=old), new, force)
+    ledger.write(lambda it: actions.create(it, name, action, NOW + 60))
+    while ledger.read(actions.count_running):
+        ledger.write(lambda it: actions.step(it, NOW + 60, pace))
+    done = ledger.read(lambda it: actions.get(it, name))
+    assert done is not None
+    return done.done
 
 
 def rows(ledger: Ledger, sink: str) -> dict[str, tuple[str, float, int]]:
@@ -54,11 +55,11 @@ def test_open_deliveries_of_removed_sinks_are_counted(renamed: Ledger) -> None:
     assert "`runhook sink move old NAME`" in orphans.in_words(count("mail"))[0]
 
 
-@pytest.mark.parametrize("page", [500, 2])
-def test_a_moved_delivery_keeps_its_key_and_is_a_new_effort(renamed: Ledger, page: int) -> None:
+@pytest.mark.parametrize("pace", [USUAL, Pace(2)])
+def test_a_moved_delivery_keeps_its_key_and_is_a_new_effort(renamed: Ledger, pace: Pace) -> None:
     ids = {row["id"] for row in renamed.read(lambda it: queries.list_deliveries(it, queries.Filter(sink="old")))}
 
-    assert move(renamed, "old", "new", most=page) == (3, 0)
+    assert move(renamed, "old", "new", pace=pace) == 3
 
     assert rows(renamed, "old").keys() == {"tsk_1"}
     assert rows(renamed, "new") == {
@@ -88,7 +89,7 @@ def test_what_a_move_took_is_given_back_and_no_more(renamed: Ledger) -> None:
     done = [each for each in claim(renamed, "new", now=NOW + 60) if each.run_id == "tsk_4"]
     settle(renamed, done, DeliveryMove.ACCEPT, receipt={"id": "n"})
 
-    assert move(renamed, "new", "old", undo=True) == (2, 0)
+    assert move(renamed, "new", "old", "move_back") == 2
 
     after = states(renamed)
     assert {name: state for name, state in after.items() if before.get(name) != state} == {
@@ -99,7 +100,7 @@ def test_what_a_move_took_is_given_back_and_no_more(renamed: Ledger) -> None:
 
 
 def test_renamed_sink_keeps_its_earlier_deliveries(renamed: Ledger) -> None:
-    assert move(renamed, "old", "new", delivered=True) == (4, 0)
+    assert move(renamed, "old", "new", force=True) == 4
 
     assert rows(renamed, "new")["tsk_1"] == ("delivered", NOW, 0)
     assert rows(renamed, "old") == {}
@@ -108,7 +109,7 @@ def test_renamed_sink_keeps_its_earlier_deliveries(renamed: Ledger) -> None:
 def test_move_makes_no_second_delivery_of_an_event(ledger: Ledger) -> None:
     record(ledger, new_event("tsk_1", "old", "new"), new_event("tsk_2", "old"))
 
-    assert move(ledger, "old", "new") == (1, 1)
+    assert move(ledger, "old", "new") == 1
 
     assert states(ledger) == {"tsk_1:old": "queued", "tsk_1:new": "queued", "tsk_2:new": "queued"}
 

@@ -8,8 +8,7 @@ import pytest
 
 from receiver.domain.delivery import DeliveryMove
 from receiver.ledger import Connection, Ledger, actions, events, reroutes
-from receiver.ledger.actions import Action, Selection
-from receiver.ledger.deliveries import orphans
+from receiver.ledger.actions import Action, Pace, Selection
 from receiver.ledger.deliveries.creation import AddedDelivery
 from tests.support.ledger import NOW, beside, claim, lock_runs, new_event, record, settle, states
 
@@ -22,8 +21,11 @@ UPDATE = new_event("tsk_1", "old", disposition="update", recording_url="https://
 Step = Callable[[Connection], object]
 
 
-def move(connection: Connection) -> int:
-    return orphans.move(connection, "old", "new", LATER).count
+def move(connection: Connection, kind: str = "move", old: str = "old", new: str = "new") -> int:
+    moved = actions.create(connection, f"op_{kind}", Action(kind, Selection(sink=old), new), LATER)
+    while moved.state == "running":
+        moved = actions.step_once(connection, moved, LATER)
+    return moved.done
 
 
 def reroute(connection: Connection) -> int:
@@ -94,17 +96,13 @@ def test_an_update_follows_its_result_to_the_other_sink(told: Ledger) -> None:
     record(told, new_event("tsk_2", "old"))
     told.write(lambda it: it.exec_driver_sql("UPDATE events SET repeat_of = id"))
     record(told, UPDATE._replace(event=new_event("tsk_1", note="again").event))
-    cursor, moved = "", 0
+    told.write(lambda it: actions.create(it, "op_1", Action("move", Selection(sink="old"), "new"), LATER))
     # When it is moved
-    while True:
-        page = told.write(lambda it: orphans.move(it, "old", "new", LATER, cursor=cursor, most=1))  # noqa: B023
-        moved, cursor = moved + page.count, page.cursor
-        if not cursor:
-            break
+    while told.read(actions.count_running):
+        told.write(lambda it: actions.step(it, LATER, Pace(1)))
     # Then all of it is
-    assert moved == 3
+    assert of_new(told) == 3
     # And all of it is given back, but for what was delivered
     settle(told, claim(told, "new", limit=1, now=LATER + 1), DeliveryMove.ACCEPT, receipt={"id": "r"})
-    back = told.write(lambda it: orphans.move(it, "new", "old", LATER, undo=True))
+    assert told.write(lambda it: move(it, "move_back", "new", "old")) == 2
     assert of_new(told) == 1
-    assert back.left == 0

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from receiver.domain.breaker import Lane
-from receiver.domain.delivery import DeliveryMove, DeliveryState
+from receiver.domain.delivery import DeliveryMove
 from receiver.ledger import Ledger, stats
 from receiver.ledger.deliveries import lanes
 from receiver.ledger.events import NewDelivery
-from tests.support.backlog import analyze, effort
 from tests.support.ledger import NOW, claim, new_event, record, settle
-from tests.support.listed import fill
 
 
 def test_an_empty_ledger_has_gauges(ledger: Ledger) -> None:
@@ -69,18 +67,3 @@ def test_overdue_waits_and_held_deliveries_count_as_due(ledger: Ledger) -> None:
     assert due(0) == {"held": 0.0}
     assert due(16) == {"held": 0.0, "sending": 15.0}
     assert due(51) == {"held": 0.0, "sending": 15.0, "waiting": 50.0}
-
-
-def test_count_of_movable_deliveries_skips_delivered_ones(ledger: Ledger) -> None:
-    # Given a ledger in which most was delivered
-    fill(ledger, 2000)
-    analyze(ledger)
-    # When the deliveries of a sink are counted that may go to another one
-    rest = set(DeliveryState) - {DeliveryState.DELIVERED}
-    found = ledger.read(lambda connection: stats.count_of(connection, "ops", rest))
-    # Then all others are counted
-    rows = "SELECT count(*) FROM deliveries WHERE sink = 'ops' AND state <> 'delivered'"
-    assert found == ledger.read(lambda connection: connection.exec_driver_sql(rows).scalar_one()) > 0
-    # And what was delivered is not read
-    whole = effort(ledger, lambda connection: stats.count_of(connection, "ops", set(DeliveryState)))
-    assert effort(ledger, lambda connection: stats.count_of(connection, "ops", rest)) < whole / 4
