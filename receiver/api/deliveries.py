@@ -67,7 +67,8 @@ def get_delivery(service: Service, _actor: Actor, wanted: DeliveryParameters) ->
     """Return one delivery, with its attempts."""
 
     def read(connection: Connection) -> DeliveryDetails:
-        found = lists.named(connection, wanted.delivery, wanted.source)
+        which = Filter(source=wanted.source, delivery=wanted.delivery)
+        found, _ = lists.list_deliveries(connection, which, None, 2)
         row = DeliveryRow.model_validate(only("delivery", wanted.delivery, found))
         tried, _ = lists.list_attempts(connection, Filter(source=row.source, delivery=row.id), None, MOST)
         return DeliveryDetails(delivery=row, attempts=[AttemptRow.model_validate(each) for each in reversed(tried)])

@@ -24,7 +24,7 @@ from receiver.domain.redaction import Redactor
 from receiver.errors import NotFound, TooLarge
 from receiver.inbox import state as inbox
 from receiver.ingest import spool
-from receiver.ledger.filters import id_trouble
+from receiver.ledger.filters import Filter, id_trouble
 from receiver.ledger.lists import events as lists
 from receiver.ledger.lists.bodies import EventBody, read_body
 from receiver.runtime.redis_client import connect
@@ -98,7 +98,8 @@ def get_event_body(service: Service, _actor: Actor, wanted: EventParameters) -> 
 
 
 def _one(service: Service, wanted: EventParameters) -> Mapping[str, Any]:
-    rows = service.ledger.read(lambda connection: lists.named(connection, wanted.event_id, wanted.source))
+    which = Filter(source=wanted.source, event_id=wanted.event_id)
+    rows, _ = service.ledger.read(lambda connection: lists.list_events(connection, which, None, 2))
     is_id = wanted.event_id.startswith("evt_") and not id_trouble(wanted.event_id)
     if not rows and is_id and (where := _waiting(service, wanted)):
         raise NotFound(f"event {wanted.event_id}: {where}")

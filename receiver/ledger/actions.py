@@ -36,7 +36,7 @@ MOVE: Final = "move"
 MOVE_BACK: Final = "move_back"
 
 
-class Pace(NamedTuple):
+class StepBounds(NamedTuple):
     """What one step does at most: deliveries that it moves, and rows that each of its statements searches.
 
     A step without a match ends after `seconds`, to release the ledger for others.
@@ -47,7 +47,7 @@ class Pace(NamedTuple):
     seconds: float = 0.1
 
 
-USUAL: Final = Pace()
+STEP: Final = StepBounds()
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,7 +321,7 @@ class StepsMade(NamedTuple):
     more: bool
 
 
-def step(connection: sa.Connection, now: float, pace: Pace = USUAL) -> StepsMade:
+def step(connection: sa.Connection, now: float, bounds: StepBounds = STEP) -> StepsMade:
     """Run one step of each running operation that no other clock has locked."""
     rows = connection.execute(
         sa.select(operations)
@@ -332,9 +332,11 @@ def step(connection: sa.Connection, now: float, pace: Pace = USUAL) -> StepsMade
     woken: set[str] = set()
     more = False
     for operation in (_from(row._mapping) for row in rows):  # type: ignore[arg-type]
-        due = int((now - operation.created_at) * operation.rate) + 1 - operation.done if operation.rate else pace.moves
+        due = (
+            int((now - operation.created_at) * operation.rate) + 1 - operation.done if operation.rate else bounds.moves
+        )
         if due > 0:
-            after, sinks = _step(connection, operation, pace._replace(moves=min(pace.moves, due)), now)
+            after, sinks = _step(connection, operation, bounds._replace(moves=min(bounds.moves, due)), now)
             woken |= sinks
             more = more or (after.state == "running" and not operation.rate)
     return StepsMade(sorted(woken), more)
@@ -345,26 +347,28 @@ def step_once(connection: sa.Connection, operation: Operation, now: float) -> Op
 
     The sinks need no wake-up here: the clock wakes each sink that has due deliveries.
     """
-    return _step(connection, operation, USUAL, now)[0] if operation.state == "running" else operation
+    return _step(connection, operation, STEP, now)[0] if operation.state == "running" else operation
 
 
-def _step(connection: sa.Connection, operation: Operation, pace: Pace, now: float) -> tuple[Operation, set[str]]:
+def _step(
+    connection: sa.Connection, operation: Operation, bounds: StepBounds, now: float
+) -> tuple[Operation, set[str]]:
     work = {BACKFILL: _backfill, MOVE: _reassign, MOVE_BACK: _reassign}.get(operation.kind, _move)
-    moved, cursor, sinks = work(connection, operation, pace, now)
+    moved, cursor, sinks = work(connection, operation, bounds, now)
     changes: dict[str, Any] = {"done": operation.done + moved, "cursor": cursor or operation.cursor, "updated_at": now}
     changes |= {} if cursor else {"state": "done"}
     connection.execute(sa.update(operations).where(operations.c.id == operation.id).values(**changes))
     return replace(operation, **changes), sinks
 
 
-def _move(connection: sa.Connection, operation: Operation, pace: Pace, now: float) -> tuple[int, str, set[str]]:
+def _move(connection: sa.Connection, operation: Operation, bounds: StepBounds, now: float) -> tuple[int, str, set[str]]:
     """Move deliveries. Returns their number, the new cursor ("" at the end), and sinks with new work."""
     selection, kind = operation.selection, operation.kind
     query = operation.taken()
     if kind in (REPLAY, RESTORE) and not selection.named:
         # A delivery that has ended or was cancelled since was not counted.
         query = query.where(deliveries.c.updated_at <= operation.created_at + _SKEW)
-    rows, cursor = _next(connection, query, deliveries.c.id, operation.cursor, pace, named=selection.named)
+    rows, cursor = _next(connection, query, deliveries.c.id, operation.cursor, bounds, named=selection.named)
     ids = [row.id for row in rows]
     if kind == CANCEL:
         # The reason lets an operator restore all matches of a filter together.
@@ -377,10 +381,12 @@ def _move(connection: sa.Connection, operation: Operation, pace: Pace, now: floa
     return len(moved), cursor, {row.sink for row in moved}
 
 
-def _backfill(connection: sa.Connection, operation: Operation, pace: Pace, now: float) -> tuple[int, str, set[str]]:
+def _backfill(
+    connection: sa.Connection, operation: Operation, bounds: StepBounds, now: float
+) -> tuple[int, str, set[str]]:
     """Give the sink events. Returns the same as `_move`."""
     query, sink = operation.taken(operation.created_at), operation.sink
-    rows, cursor = _next(connection, query, events.c.seq, int(operation.cursor or 0), pace)
+    rows, cursor = _next(connection, query, events.c.seq, int(operation.cursor or 0), bounds)
     # Locked first: an update of one that is recorded at this moment is seen then.
     newest = same_result.newest_updates(connection, same_result.lock(connection, {row.id for row in rows}))
     keys = ((newest.get(row.id, row.id), row.source, row.run_id) for row in rows)
@@ -388,13 +394,15 @@ def _backfill(connection: sa.Connection, operation: Operation, pace: Pace, now: 
     return len(made), cursor, {sink} if made else set()
 
 
-def _reassign(connection: sa.Connection, operation: Operation, pace: Pace, now: float) -> tuple[int, str, set[str]]:
+def _reassign(
+    connection: sa.Connection, operation: Operation, bounds: StepBounds, now: float
+) -> tuple[int, str, set[str]]:
     """Give deliveries to another sink; then update those that wait for the first one. Returns the same as `_move`."""
     old, new = operation.selection.sink, operation.sink
     phase, _, place = operation.cursor.rpartition(":")
     moved = 0
     if not phase:
-        rows, place = _next(connection, operation.taken(), deliveries.c.id, place, pace)
+        rows, place = _next(connection, operation.taken(), deliveries.c.id, place, bounds)
         ids, undo = [row.id for row in rows], operation.kind == MOVE_BACK
         moved = orphans.move(connection, old, new, ids, operation.states, now, undo=undo)
         if place:
@@ -408,7 +416,7 @@ def _next(
     query: sa.Select[Any],
     key: sa.Column[Any],
     after: Any,
-    pace: Pace,
+    bounds: StepBounds,
     *,
     named: bool = False,
 ) -> tuple[Sequence[Any], str]:
@@ -417,14 +425,14 @@ def _next(
     `named`: the selection is by ids, and so small. Any other is searched page by page, so that a statement reads a
     bounded number of rows. Possibly returns a new cursor and no rows.
     """
-    began, query = time.monotonic(), query.order_by(key).limit(pace.moves)
+    began, query = time.monotonic(), query.order_by(key).limit(bounds.moves)
     while True:
         last = None
         if not named:
             last = connection.execute(
-                sa.select(key).where(key > after).order_by(key).offset(pace.rows - 1).limit(1)
+                sa.select(key).where(key > after).order_by(key).offset(bounds.rows - 1).limit(1)
             ).scalar()
         rows = connection.execute(query.where(key > after, sa.true() if last is None else key <= last)).all()
-        after = getattr(rows[-1], key.name) if len(rows) == pace.moves else last
-        if rows or last is None or time.monotonic() - began > pace.seconds:
+        after = getattr(rows[-1], key.name) if len(rows) == bounds.moves else last
+        if rows or last is None or time.monotonic() - began > bounds.seconds:
             return rows, "" if after is None else str(after)

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
 from receiver.ledger import Ledger, actions, agenda, retention, stats
-from receiver.ledger.actions import Action, Pace, Selection
+from receiver.ledger.actions import Action, Selection, StepBounds
 from receiver.ledger.deliveries import attempts, claims, lanes, recovery
 from receiver.ledger.deliveries.claimed import Claimed
 from receiver.ledger.deliveries.fair_queue import ManyLanes, Rotation
@@ -267,7 +267,9 @@ OPERATIONS: Final[dict[str, Callable[[sa.Connection], object]]] = {
     "release held deliveries": lambda connection: recovery.sweep_held(connection, NOW, ["held"]),
     "remove old events, all waited for": lambda connection: retention.remove(connection, NOW + 99_999),
     "remove old lanes": lambda connection: retention.remove_lanes(connection, NOW + 99_999),
-    "a step of a replay that finds none": lambda connection: actions.step(connection, NOW, Pace(rows=200, seconds=0)),
+    "a step of a replay that finds none": lambda connection: actions.step(
+        connection, NOW, StepBounds(rows=200, seconds=0)
+    ),
     "metrics": lambda connection: stats.read(connection, 200),
     "what has an end by time": lambda connection: recovery.any_expired(connection, "away", 500, NOW),
     "end by time": lambda connection: recovery.expire(connection, "away", 500, NOW),

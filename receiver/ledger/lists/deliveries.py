@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryState
 from receiver.ledger import dialect
-from receiver.ledger.filters import Condition, Filter, begins, in_states, of_deliveries
+from receiver.ledger.filters import Condition, Filter, in_states, of_deliveries
 from receiver.ledger.lists.paging import SCAN, Key, KeysetList, Page, Row, Walk, page_of
 from receiver.ledger.schema import attempts, deliveries, events
 
@@ -69,15 +69,6 @@ def list_attempts(connection: sa.Connection, wanted: Filter, after: Key | None, 
             return rows, (row["updated_at"], row["id"], number)
         complete.append(row)
     return rows + _attempts(connection, complete), None if rest is None else (*rest, 1)
-
-
-def named(connection: sa.Connection, beginning: str, source: str = "") -> list[Row]:
-    """Return up to two deliveries whose id begins with `beginning`, as `list_deliveries` does. `source`: "" for all."""
-    query = sa.select(*_SHOWN).where(begins(deliveries.c.id, beginning))
-    if source:
-        query = query.where(deliveries.c.source == source)
-    found = connection.execute(query.order_by(deliveries.c.id).limit(2))
-    return _completed(connection, [dict(row._mapping) for row in found])
 
 
 def receipts_of(connection: sa.Connection, source: str, run_id: str, limit: int) -> list[Row]:

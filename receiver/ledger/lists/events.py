@@ -1,4 +1,4 @@
-"""The list of events, the one that was recorded last first, and single ones."""
+"""The list of events, the one that was recorded last first."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from receiver.ledger.filters import Filter, begins, of_events
-from receiver.ledger.lists.paging import SCAN, Key, KeysetList, Page, Row, page_of, walk_of
+from receiver.ledger.filters import Filter, of_events
+from receiver.ledger.lists.paging import SCAN, Key, KeysetList, Page, page_of, walk_of
 from receiver.ledger.schema import events
 
 _SHOWN: Final = (
@@ -25,12 +25,3 @@ def list_events(connection: sa.Connection, wanted: Filter, after: Key | None, li
     """
     walk = walk_of(events, wanted, of_events)
     return page_of(connection, LISTING, wanted, of_events(wanted), walk, after, limit, scan)
-
-
-def named(connection: sa.Connection, beginning: str, source: str = "") -> list[Row]:
-    """Return up to two events whose id begins with `beginning`, without their bodies. `source`: "" for all."""
-    it = events.c
-    query = sa.select(*_SHOWN).where(begins(it.id, beginning))
-    if source:
-        query = query.where(it.source == source)
-    return [dict(row._mapping) for row in connection.execute(query.order_by(it.id).limit(2))]

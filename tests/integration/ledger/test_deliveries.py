@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
 
 import pytest
 import sqlalchemy as sa
@@ -12,7 +11,7 @@ import sqlalchemy as sa
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
 from receiver.ledger import Ledger, retention
-from receiver.ledger.deliveries import attempts, claims, lanes, recovery
+from receiver.ledger.deliveries import claims, lanes, recovery
 from receiver.ledger.events import NewDelivery
 from receiver.ledger.schema import deliveries
 from tests.servers.postgres import PostgresProcess
@@ -22,11 +21,9 @@ from tests.support.ledger import (
     NOW,
     claim,
     every_lane,
-    hand_back,
     lock_runs,
     new_event,
     record,
-    result_of,
     settle,
     states,
     with_tables,
@@ -130,20 +127,6 @@ def test_a_claim_takes_no_more_bytes_than_memory_has_room_for(ledger: Ledger) ->
     assert sizes == [2, 2, 1, 1]
 
 
-@pytest.mark.parametrize(
-    ("move", "state"), [(DeliveryMove.ACCEPT, "delivered"), (DeliveryMove.DEFER, "waiting"), (DeliveryMove.DIE, "dead")]
-)
-def test_the_result_of_a_send_is_recorded(ledger: Ledger, move: DeliveryMove, state: str) -> None:
-    record(ledger, new_event("tsk_1", "results"))
-    claimed = claim(ledger, "results")
-
-    settle(ledger, claimed, move, due_at=NOW + 5, receipt={"id": "r1"} if move is DeliveryMove.ACCEPT else None)
-
-    assert states(ledger) == {"tsk_1:results": state}
-    (attempt,) = ledger.read(lambda connection: queries.list_attempts(connection, claimed[0].id))
-    assert (attempt["number"], attempt["worker"]) == (1, "w")
-
-
 def test_settlement_after_a_lapse_keeps_only_the_attempt(ledger: Ledger) -> None:
     record(ledger, new_event("tsk_1", "results"))
     asleep = claim(ledger, "results", owner="slow")
@@ -182,42 +165,6 @@ def test_lapsed_claim_in_a_batch_stays_with_its_new_owner(ledger: Ledger) -> Non
     assert states(ledger) == {"tsk_1:ops": "sending", "tsk_2:ops": "delivered"}
     settle(ledger, [again], DeliveryMove.ACCEPT, now=NOW + 18)
     assert set(states(ledger).values()) == {"delivered"}
-
-
-def test_handed_back_delivery_is_as_if_never_claimed(ledger: Ledger) -> None:
-    # Given deliveries that wait for their second attempt, and are claimed for it
-    record(ledger, *(new_event(f"tsk_{number}", "ops") for number in range(3)))
-    settle(ledger, claim(ledger, "ops"), DeliveryMove.DEFER, due_at=NOW)
-    ledger.write(lambda connection: recovery.make_due(connection, NOW))
-    claimed = claim(ledger, "ops", now=NOW + 1)
-    before = queries_of(ledger)
-    # When one is settled and the others are handed back in one transaction, and by another owner in vain
-    hand_back(ledger, claimed, owner="other")
-    results = [result_of(claimed[0], DeliveryMove.ACCEPT)]
-    ledger.write(lambda connection: attempts.settle(connection, "w", results, NOW + 2, claimed[1:]))
-    # Then they are queued with what they had
-    after = queries_of(ledger)
-    for each in claimed[1:]:
-        assert after[each.id] | {"state": "sending", "updated_at": NOW + 1, "attempts": 2} == before[each.id]
-        assert (after[each.id]["state"], after[each.id]["attempts"], after[each.id]["claim_owner"]) == ("queued", 1, "")
-
-
-def queries_of(ledger: Ledger) -> dict[str, dict[str, object]]:
-    """Return what the ledger has of each delivery, by id, without its claim's end."""
-    rows = ledger.read(lambda connection: connection.execute(sa.select(deliveries)).mappings().all())
-    return {row["id"]: {**row, "claim_until": None, "claim_owner": ""} for row in rows}
-
-
-def test_a_claim_is_renewed_by_its_owner_alone(ledger: Ledger) -> None:
-    # Given claims of two owners, and one whose owner never heard of it
-    record(ledger, *(new_event(f"tsk_{number}", "ops") for number in range(3)))
-    mine, other, unknown = (claim(ledger, "ops", owner=owner, limit=1)[0].id for owner in ("w", "dead", "w"))
-    # When an owner renews what it knows, and asks for another's
-    assert ledger.write(lambda connection: claims.renew(connection, "w", [mine, other], NOW + 60)) == [mine]
-    # Then the others lapse
-    assert ledger.write(lambda connection: recovery.lapse_claims(connection, NOW + 30)) == 2
-    assert Counter(states(ledger).values()) == {"sending": 1, "queued": 2}
-    assert unknown != mine
 
 
 def test_renewal_waits_for_no_row_that_another_transaction_has(postgres: PostgresProcess) -> None:
@@ -282,39 +229,6 @@ def test_what_lapses_four_times_in_a_row_is_dead(ledger: Ledger) -> None:
     assert row["reason"] == recovery.POISONED
     kept = ledger.read(lambda it: queries.list_attempts(it, row["id"]))
     assert [(each["number"], each["outcome"]) for each in kept] == [(n, "lapsed") for n in range(1, 5)]
-
-
-def test_lapses_with_an_answer_between_them_are_no_row(ledger: Ledger) -> None:
-    record(ledger, new_event("tsk_1", "ops"))
-    for number in range(6):
-        at = NOW + 100 * number
-        lapse(ledger, at)
-        settle(ledger, claim(ledger, "ops", now=at + 50), DeliveryMove.DEFER, now=at + 50, due_at=at + 60)
-        ledger.write(lambda connection, at=at: recovery.make_due(connection, at + 60))  # type: ignore[misc]
-    assert states(ledger) == {"tsk_1:ops": "queued"}
-
-
-def test_killed_worker_does_not_delay_a_delivery_tried_before(ledger: Ledger) -> None:
-    # Given a delivery that its sink could not take, so that it has spent an attempt
-    record(ledger, new_event("tsk_1", "ops"))
-    settle(ledger, claim(ledger, "ops"), DeliveryMove.DEFER, due_at=NOW)
-    ledger.write(lambda it: recovery.make_due(it, NOW + 1))
-    assert len(claim(ledger, "ops", owner="w", now=NOW + 1)) == 1
-    # When its worker is killed
-    ledger.write(lambda it: recovery.release_claims(it, "w", NOW + 2))
-    # Then it need not wait: nothing says that it had to do with that
-    (row,) = ledger.read(lambda it: queries.list_deliveries(it, queries.Filter()))
-    assert (row["state"], row["due_at"]) == ("queued", NOW + 2)
-
-
-def test_only_claims_of_the_dead_worker_are_released(ledger: Ledger) -> None:
-    record(ledger, new_event("tsk_1", "results"), new_event("tsk_2", "results"))
-    claim(ledger, "results", owner="w_1", limit=1)
-    claim(ledger, "results", owner="wx1", limit=1)
-
-    assert ledger.write(lambda connection: recovery.release_claims(connection, "w_1", NOW)) == 1
-
-    assert sorted(states(ledger).values()) == ["queued", "sending"]
 
 
 # --- Waiting and held

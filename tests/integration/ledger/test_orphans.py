@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import delivery_id
 from receiver.ledger import Ledger, actions, stats
-from receiver.ledger.actions import USUAL, Action, Pace, Selection
+from receiver.ledger.actions import STEP, Action, Selection, StepBounds
 from receiver.ledger.deliveries import lanes, orphans, resend
 from receiver.ledger.events import NewDelivery
 from tests.support import queries
@@ -29,12 +29,14 @@ def renamed(ledger: Ledger) -> Ledger:
     return ledger
 
 
-def move(ledger: Ledger, old: str, new: str, kind: str = "move", pace: Pace = USUAL, *, force: bool = False) -> int:
+def move(
+    ledger: Ledger, old: str, new: str, kind: str = "move", bounds: StepBounds = STEP, *, force: bool = False
+) -> int:
     """Move all deliveries of a sink as the clock does. Returns how many."""
     name, action = f"op_{secrets.token_hex(4)}", Action(kind, Selection(sink=old), new, force)
     ledger.write(lambda it: actions.create(it, name, action, NOW + 60))
     while ledger.read(actions.count_running):
-        ledger.write(lambda it: actions.step(it, NOW + 60, pace))
+        ledger.write(lambda it: actions.step(it, NOW + 60, bounds))
     done = ledger.read(lambda it: actions.get(it, name))
     assert done is not None
     return done.done
@@ -55,11 +57,11 @@ def test_open_deliveries_of_removed_sinks_are_counted(renamed: Ledger) -> None:
     assert "`runhook sink move old NAME`" in orphans.in_words(count("mail"))[0]
 
 
-@pytest.mark.parametrize("pace", [USUAL, Pace(2)])
-def test_a_moved_delivery_keeps_its_key_and_is_a_new_effort(renamed: Ledger, pace: Pace) -> None:
+@pytest.mark.parametrize("bounds", [STEP, StepBounds(2)])
+def test_a_moved_delivery_keeps_its_key_and_is_a_new_effort(renamed: Ledger, bounds: StepBounds) -> None:
     ids = {row["id"] for row in renamed.read(lambda it: queries.list_deliveries(it, queries.Filter(sink="old")))}
 
-    assert move(renamed, "old", "new", pace=pace) == 3
+    assert move(renamed, "old", "new", bounds=bounds) == 3
 
     assert rows(renamed, "old").keys() == {"tsk_1"}
     assert rows(renamed, "new") == {

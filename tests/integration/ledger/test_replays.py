@@ -11,7 +11,7 @@ from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import delivery_id
 from receiver.errors import NotAsExpected
 from receiver.ledger import Ledger, actions
-from receiver.ledger.actions import USUAL, Action, Operation, Pace, Selection
+from receiver.ledger.actions import STEP, Action, Operation, Selection, StepBounds
 from receiver.ledger.deliveries import claims, resend
 from receiver.ledger.events import NewDelivery
 from receiver.ledger.schema import deliveries
@@ -29,10 +29,10 @@ def create(ledger: Ledger, selection: Selection = Selection(), kind: str = "repl
     return ledger.write(lambda connection: actions.create(connection, "op_1", action, NOW + 10, expect=expect))
 
 
-def finish(ledger: Ledger, now: float = NOW + 11, pace: Pace = USUAL) -> list[str]:
+def finish(ledger: Ledger, now: float = NOW + 11, bounds: StepBounds = STEP) -> list[str]:
     woken: set[str] = set()
     while ledger.read(actions.count_running):
-        woken |= set(ledger.write(lambda connection: actions.step(connection, now, pace)).sinks)
+        woken |= set(ledger.write(lambda connection: actions.step(connection, now, bounds)).sinks)
     return sorted(woken)
 
 
@@ -104,7 +104,7 @@ def test_an_operation_goes_on_after_a_restart_where_it_stood(ledger: Ledger) -> 
     record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(8)))
     settle(ledger, claim(ledger, "ops"), DeliveryMove.DIE)
     create(ledger)
-    ledger.write(lambda connection: actions.step(connection, NOW + 11, Pace(3)))
+    ledger.write(lambda connection: actions.step(connection, NOW + 11, StepBounds(3)))
     half = ledger.read(lambda connection: actions.get(connection, "op_1"))
     assert half is not None
     assert (half.state, half.done, half.total) == ("running", 3, 8)
@@ -145,7 +145,7 @@ def test_a_cancelled_operation_takes_no_more(ledger: Ledger) -> None:
     record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(5)))
     settle(ledger, claim(ledger, "ops"), DeliveryMove.DIE)
     create(ledger)
-    ledger.write(lambda connection: actions.step(connection, NOW + 11, Pace(2)))
+    ledger.write(lambda connection: actions.step(connection, NOW + 11, StepBounds(2)))
 
     assert ledger.write(lambda connection: actions.cancel(connection, "op_1", NOW + 11))
     finish(ledger)
@@ -322,7 +322,7 @@ def test_matching_deliveries_are_cancelled_and_restored_in_steps(ledger: Ledger)
 
     # When all that wait for one of them are cancelled
     operation = create(ledger, Selection(sink="ops"), "cancel", expect=5)
-    finish(ledger, pace=Pace(2))
+    finish(ledger, bounds=StepBounds(2))
 
     # Then these are, with the operation as the reason, and what waited for one of them goes on
     cancelled = {name for name, state in states(ledger).items() if state == "cancelled"}
@@ -334,7 +334,7 @@ def test_matching_deliveries_are_cancelled_and_restored_in_steps(ledger: Ledger)
 
     # And all of them can be brought back, with what waits for nothing as it was
     ledger.write(lambda it: actions.create(it, "op_2", Action("restore", Selection()), NOW + 20, expect=5))
-    finish(ledger, NOW + 21, Pace(2))
+    finish(ledger, NOW + 21, StepBounds(2))
     assert states(ledger) == {**before, "tsk_9:chat": "queued"}
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from receiver.domain.delivery import DeliveryMove
 from receiver.ledger import Connection, Ledger, actions, events, reroutes
-from receiver.ledger.actions import Action, Pace, Selection
+from receiver.ledger.actions import Action, Selection, StepBounds
 from receiver.ledger.deliveries.creation import AddedDelivery
 from tests.support.ledger import NOW, beside, claim, lock_runs, new_event, record, settle, states
 
@@ -99,7 +99,7 @@ def test_an_update_follows_its_result_to_the_other_sink(told: Ledger) -> None:
     told.write(lambda it: actions.create(it, "op_1", Action("move", Selection(sink="old"), "new"), LATER))
     # When it is moved
     while told.read(actions.count_running):
-        told.write(lambda it: actions.step(it, LATER, Pace(1)))
+        told.write(lambda it: actions.step(it, LATER, StepBounds(1)))
     # Then all of it is
     assert of_new(told) == 3
     # And all of it is given back, but for what was delivered
