@@ -91,8 +91,7 @@ class Delivery:
     `status` is the run's outcome, which can differ from run["status"].
     `receipts`: the receipts (`Receipt.to_dict()`) of the sinks that this one waited for, by sink name;
     None for one that ended dead.
-    `other_events`: whether the ledger knows other events of the run, so that a sink may find there what one of them
-    has left. `last_attempt`: whether this attempt spends the last of the delivery's budget: what fails now is dead.
+    `last_attempt`: whether this attempt spends the last of the delivery's budget: what fails now is dead.
     """
 
     key: str
@@ -113,7 +112,6 @@ class Delivery:
     receipts: Mapping[str, Mapping[str, Any] | None] = field(default_factory=dict)
     test: bool = False
     payload: bytes = b""
-    other_events: bool = False
     last_attempt: bool = False
 
     def __post_init__(self) -> None:

@@ -6,9 +6,8 @@
 
 The body goes first, so a file that can't be had never holds back the result. The manifest goes last, so a crash in
 the middle leaves a directory without one; the next attempt writes the same names and fetches only what is missing.
-The first event of a run costs one write for each object and no reads: the store is read at later attempts, and where
-the ledger knows other events of the run. A recording is kept as complete only if Skyvern's record of it agrees. This
-file knows neither S3 nor disks: a `Store` does.
+A recording is kept as complete only if Skyvern's record of it agrees. This file knows neither S3 nor disks: a `Store`
+does.
 """
 
 from __future__ import annotations
@@ -147,8 +146,6 @@ class Mirror:
         delivery, deadline = folder.delivery, folder.deadline
         target = ObjectTarget(folder.prefix + "latest.json", JSON, delivery, deadline, mutable=True)
         document = latest_document(delivery, folder.directory)
-        if folder.is_new and self._store.compare_and_swap(target, document, None):
-            return
         for _ in range(MAX_SWAPS):
             current = self._store.read(target.key, deadline)
             if current is not None and not replaces_latest(delivery, current.body):

@@ -3,9 +3,8 @@
     <prefix><event id>/        the event's body and manifest
     <prefix>files/             the run's files, each under a name that is made of what identifies its bytes
 
-Two events that name one file have one name for it, in whatever order or at once they are sent. At a later attempt, or
-where the ledger knows other events of the run, the store is listed first, so that a stored file is not fetched again.
-The first event of a run reads nothing.
+Two events that name one file have one name for it, in whatever order or at once they are sent. The store is listed
+first, so that a stored file is not fetched again.
 """
 
 from __future__ import annotations
@@ -32,10 +31,7 @@ _DIGITS = 12
 
 
 class RunFolder:
-    """The folder of a delivery's run. `directory`: of the event, relative to `prefix`; `path`: the same, complete.
-
-    `is_new`: whether it is the first attempt of the run's first event, so that nothing is stored of either.
-    """
+    """The folder of a delivery's run. `directory`: of the event, relative to `prefix`; `path`: the same, complete."""
 
     def __init__(self, store: Store, delivery: Delivery, prefix: str, deadline: Deadline) -> None:
         self.delivery = delivery
@@ -43,7 +39,6 @@ class RunFolder:
         self.prefix = prefix
         self.directory = ("test-" if delivery.test else "") + safe_file_name(delivery.event_id) + "/"
         self.path = prefix + self.directory
-        self.is_new = delivery.attempt == 1 and not delivery.other_events
         self._files = self.path if delivery.test else prefix + _files_directory(prefix, delivery.run_id)
         self._store = store
         self._sizes: dict[str, int] = {}  # of what is stored, by key
@@ -51,19 +46,18 @@ class RunFolder:
         self._listed: dict[str, StoredFile] = {}  # in this event's manifest, by name
 
     def write_body(self) -> StoredFile:
-        """Write the event's body; then, unless all is new, look what is stored of the run."""
+        """Look what is stored of the run, and write the event's body."""
         body, target = self.delivery.payload, self.target("run.json", DEFAULT if self.delivery.problem else JSON)
         entry = _entry(
             Artifact("event", "run.json", ""), len(body), hashlib.sha256(body).hexdigest(), target.content_type
         )
-        if not self.is_new:
-            self._list(self.path)
-            if self.path + "manifest.json" in self._sizes:
-                found = self._store.read(self.path + "manifest.json", self.deadline)
-                self._manifest = found.body if found else b""
-                self._listed = stored_files(self._manifest)
-            if not self.delivery.test:
-                self._list(self._files)
+        self._list(self.path)
+        if self.path + "manifest.json" in self._sizes:
+            found = self._store.read(self.path + "manifest.json", self.deadline)
+            self._manifest = found.body if found else b""
+            self._listed = stored_files(self._manifest)
+        if not self.delivery.test:
+            self._list(self._files)
         same = self._at(target.key, Artifact("event", "run.json", "", sha256=entry.sha256, size=len(body)))
         if same is None:
             self._store.put(target, body)

@@ -84,7 +84,6 @@ def to_delivery(each: Claimed, retry: RetryPolicy) -> Delivery:
         labels=each.labels,
         receipts=each.receipts,
         test=run.test,
-        other_events=each.run_events > 1,
         last_attempt=backoff.is_last(retry, each.spent, each.tried_at, time.time()),
         payload=payload,
     )

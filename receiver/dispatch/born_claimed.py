@@ -49,7 +49,6 @@ def claimed(
     `known`, `bound`: what was known of their runs, and the submissions that these were bound to. `began`: when the
     transaction did, by time.monotonic().
     """
-    counts = Counter(item.key for item in events if item.disposition != "test")
     found: defaultdict[str, list[Claimed]] = defaultdict(list)
     for item, new in _due(events):
         key = delivery_id(item.event.id, new.sink)
@@ -57,8 +56,7 @@ def claimed(
             run = known.get(item.key, NO_RUN)
             submission = None if run.submission_id else bound.get(item.key)
             labels = submission.labels if submission else run.labels
-            total = max(run.events + counts[item.key], 1)
-            found[new.sink].append(_claimed(key, item, new, labels, total, now, began))
+            found[new.sink].append(_claimed(key, item, new, labels, now, began))
     return found
 
 
@@ -77,7 +75,7 @@ def _due(events: Sequence[NewEvent]) -> Iterator[tuple[NewEvent, NewDelivery]]:
 
 
 def _claimed(
-    key: str, item: NewEvent, new: NewDelivery, labels: Mapping[str, str], total: int, now: float, began: float
+    key: str, item: NewEvent, new: NewDelivery, labels: Mapping[str, str], now: float, began: float
 ) -> Claimed:
     event, run = item.event, item.run
     # What was read in part, or came otherwise, reads differently in the ledger: the sink's process parses it again.
@@ -101,7 +99,6 @@ def _claimed(
         after=(),
         body=item.body,
         completion=item.completion_text(),
-        run_events=total,
         due_at=now,
         run=run if whole else None,
         start_by=began + START_WITHIN,

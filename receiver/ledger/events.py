@@ -28,14 +28,13 @@ from receiver.ledger.schema import events, runs
 class KnownRun(NamedTuple):
     """A run before this batch. `history`: its readable events, in the order of recording.
 
-    `recorded`: the ids of all its events. `events`: their number. `erased`: its content was, and must not come back.
+    `recorded`: the ids of all its events. `erased`: its content was, and must not come back.
     """
 
     labels: Mapping[str, str]
     submission_id: str
     history: Sequence[Facts]
     recorded: Collection[str] = ()
-    events: int = 0
     erased: bool = False
 
 
@@ -101,7 +100,7 @@ def known(connection: sa.Connection, locked: Iterable[Any]) -> dict[RunKey, Know
     return {
         key: KnownRun(
             json.loads(row.labels) if row.labels != "{}" else {},
-            *(row.submission_id, history[key], recorded[key], row.events, row.erased_at is not None),
+            *(row.submission_id, history[key], recorded[key], row.erased_at is not None),
         )
         for key, row in there.items()
     }

@@ -80,9 +80,7 @@ class MirrorEventsSuite:
         latest = {**named, "modified_at": "2026-03-01T11:00:09"}
         sink = place.sink()
         # When they are stored, and then a third event that names it again
-        receipts = [
-            sink.send(make_delivery(run, other_events=number > 0)) for number, run in enumerate((named, later, latest))
-        ]
+        receipts = [sink.send(make_delivery(run)) for number, run in enumerate((named, later, latest))]
         # Then it is as it came, once, and each event that names it says how it is coded
         keys = [[key for key in receipt.keys if plain(key) == "invoice.pdf"] for receipt in receipts]
         assert len(keys[0]) == 1
@@ -98,14 +96,13 @@ class MirrorEventsSuite:
         assert codings == ["gzip", "gzip"]
 
     @pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["poll-first", "webhook-first"])
-    @pytest.mark.parametrize("known", [True, False], ids=["known", "not-known"])
     def test_a_recording_that_two_events_name_is_stored_once(
-        self, place: Place, server: ArtifactServer, order: tuple[int, int], known: bool
+        self, place: Place, server: ArtifactServer, order: tuple[int, int]
     ) -> None:
         events = [make_delivery(polled(server)), make_delivery(reported(server))]
         sink = place.sink()
         sink.send(events[order[0]])
-        receipt = sink.send(replace(events[order[1]], other_events=known))
+        receipt = sink.send(events[order[1]])
 
         assert files_of(place.tree(), events[0]) == {"run.json": events[0].payload, "recording.webm": VIDEO}
         whole = {"run.json": events[1].payload, "invoice.pdf": PDF, "recording.webm": VIDEO}
@@ -136,7 +133,7 @@ class MirrorEventsSuite:
         server.add(RECORDING, PART)
         sink.send(events[0])
         server.add(RECORDING, VIDEO)
-        sink.send(replace(events[1], other_events=True))
+        sink.send(events[1])
 
         assert files_of(place.tree(), events[0])["recording.webm"] == PART
         assert files_of(place.tree(), events[1])["recording.webm"] == VIDEO
@@ -146,13 +143,13 @@ class MirrorEventsSuite:
         events = [make_delivery(polled(server)), make_delivery(reported(server))]
         sink = place.sink()
         for attempt, event in enumerate(itertools.chain.from_iterable(itertools.permutations(events)), 1):
-            sink.send(replace(event, attempt=attempt, other_events=attempt > 1))
+            sink.send(replace(event, attempt=attempt))
         fetched = len(server.seen)
 
         assert self.shared(place) == ["invoice.pdf", "recording.webm"]
         before = place.tree()
         for event in events:
-            sink.send(replace(event, attempt=9, other_events=True))
+            sink.send(replace(event, attempt=9))
         assert place.tree() == before
         assert len(server.seen) == fetched
 
@@ -207,7 +204,7 @@ class MirrorEventsSuite:
     def test_a_later_event_does_not_take_a_part_for_the_whole(self, place: Place, server: ArtifactServer) -> None:
         server.add(RECORDING, PART)
         services = Loopback([record(server, len(VIDEO))])
-        first, second = just_now(polled(server), last_attempt=True), just_now(reported(server), other_events=True)
+        first, second = just_now(polled(server), last_attempt=True), just_now(reported(server))
         sink = place.sink(services)
         sink.send(first)
         server.add(RECORDING, VIDEO)

@@ -51,7 +51,6 @@ class Claimed:
     # Loaded once the claim is committed; see `load_bodies`.
     body: bytes = b""
     completion: str = ""  # JSON object: members of the run that the body lacks, or ""
-    run_events: int = 1  # number of events of its run, including this one
     tried_at: float | None = None  # start of its first attempt, plus waits for Runhook; None: this is it
     due_at: float = 0.0
     event_seq: int = 0  # key of its body for `load_bodies`; 0: loaded
@@ -67,17 +66,14 @@ def delivery_columns() -> list[sa.Column[Any]]:
 
 def columns(of: Any) -> list[sa.ColumnElement[Any]]:
     """Return the columns for `to_claimed`, from a join of deliveries with events. `of`: the deliveries' columns."""
-    return [*(of[name] for name in _OF_DELIVERY), *(events.c[name] for name in _OF_EVENT), _of_run(of)]
+    return [*(of[name] for name in _OF_DELIVERY), *(events.c[name] for name in _OF_EVENT), _labels(of)]
 
 
-def _of_run(of: Any) -> sa.Label[Any]:
-    """Return the number of events of a delivery's run and its labels as one text, since a subquery has one column.
-
-    A join would read all runs, while PostgreSQL has no statistics of a new ledger.
-    """
+def _labels(of: Any) -> sa.Label[Any]:
+    """Return the labels of a delivery's run. A join would read all runs, while PostgreSQL has no statistics of a new
+    ledger."""
     its_run = sa.and_(runs.c.source == of.source, runs.c.run_id == of.run_id)
-    text = sa.cast(runs.c.events, sa.Text) + sa.literal_column("' '", sa.Text) + runs.c.labels
-    return sa.select(text).where(its_run).scalar_subquery().label("run")
+    return sa.select(runs.c.labels).where(its_run).scalar_subquery().label("labels")
 
 
 def to_claimed(row: Any, now: float, probe: float | None = None) -> Claimed:
@@ -89,15 +85,13 @@ def to_claimed(row: Any, now: float, probe: float | None = None) -> Claimed:
     if tried_at is not None:
         # While it was due and its breaker closed, it waited for Runhook: the sink was paused, or workers were stopped.
         tried_at += max(min(probe or now, now) - row.due_at, 0.0)
-    count, _, labels = (row.run or "1").partition(" ")  # a body without a run id has no run
     return Claimed(
         **{name: getattr(row, name) for name in ("id", "event_id", "sink", "lane", "route", "spent")},
         **{name: getattr(row, name) for name in ("source", "run_id", "outcome", "via", "problem", "received_at")},
         attempt_number=row.attempts + 1,
         probe=probe is not None,
-        labels=_json(labels, {}),
+        labels=_json(row.labels, {}),  # null for a body without a run id
         after=tuple(_json(row.after, ())),
-        run_events=int(count),
         tried_at=tried_at,
         due_at=row.due_at,
         event_seq=row.seq,

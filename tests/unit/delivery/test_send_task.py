@@ -42,11 +42,6 @@ def test_sink_is_told_which_attempt_is_the_last(
     assert to_delivery(claimed, attempts=attempts, give_up_after=60).last_attempt == (last or over)
 
 
-@pytest.mark.parametrize(("events", "others"), [(1, False), (2, True)])
-def test_sink_is_told_whether_the_run_has_other_events(events: int, others: bool) -> None:
-    assert to_delivery(replace(CLAIMED, run_events=events)).other_events == others
-
-
 def test_sink_is_given_what_was_claimed() -> None:
     body = b'{"run_id": "wr_1", "run_type": "new", "status": "failed"}'
     receipts = {"archive": {"id": "1"}}
@@ -55,7 +50,6 @@ def test_sink_is_given_what_was_claimed() -> None:
         *(1.5, {"team": "a"}, ("archive",)),
         body=body,
         completion='{"summary": "s"}',
-        run_events=2,
         receipts=receipts,
     )
 
@@ -81,7 +75,6 @@ def test_sink_is_given_what_was_claimed() -> None:
         "labels": {"team": "a"},
         "receipts": receipts,
         "test": False,
-        "other_events": True,
         "last_attempt": True,
     }
     assert isinstance(delivery, Delivery)
