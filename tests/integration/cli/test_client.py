@@ -6,25 +6,20 @@ import json
 import ssl
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from receiver.api.endpoint import Endpoint
 from receiver.api.models import Page, PageParameters, Result
-from receiver.api.names import none_such
-from receiver.api.runs import GET_RUN, RunParameters
 from receiver.api.service import Actor, Service
 from receiver.cli.client import open_client, rows_of
 from receiver.cli.profiles import RemoteService
 from receiver.cli.remote import RemoteClient
 from receiver.domain.api_key import VIEW
-from receiver.errors import Busy, Forbidden, NoKey, NotFound, NotStarted, RequestError, RunhookError, TooMany
+from receiver.errors import Busy, Forbidden, NotFound, NotStarted, RunhookError, TooMany
 from tests.servers.scripted import Reply, ScriptedServer
-from tests.servers.submitting import Submitting
-from tests.support.ledger import new_event, record
 
 KEY = "rhk_0123456789ab_secret"
 
@@ -65,44 +60,6 @@ def page(*numbers: int, after: str | None = None) -> Reply:
 def problem(status: int, code: str, detail: str = "so it is", **headers: str) -> Reply:
     body = {"type": f"urn:runhook:problem:{code}", "title": "x", "status": status, "detail": detail}
     return Reply(status, json.dumps(body).encode(), {"content-type": "application/problem+json", **headers})
-
-
-def outcome(work: Callable[[], Any]) -> Any:
-    """What comes of a call: the result as JSON, or the error in its class and words."""
-    try:
-        return work().model_dump(mode="json")
-    except RequestError as error:
-        return type(error), str(error), error.exit_code
-
-
-def test_a_service_answers_as_the_ledger_does(
-    submitting: Callable[..., Submitting], scripted_server: ScriptedServer, tmp_path: Path
-) -> None:
-    # given a service, and a run in its ledger
-    server = submitting(scripted_server.url, dispatching=False)
-    record(server.ledger, new_event("tsk_1", "results", "ops"))
-    calls = [RunParameters(run_id="tsk_1"), RunParameters(run_id="tsk_404"), RunParameters(run_id="ü %2F?&")]
-    # when it is asked here and there
-    with open_client(data=server.settings.data) as local:
-        here = [outcome(lambda: local.call(GET_RUN, each)) for each in calls]  # noqa: B023
-    with open_client(url=server.url, key=server.key("view", source="*")) as remote:
-        there = [outcome(lambda: remote.call(GET_RUN, each)) for each in calls]  # noqa: B023
-    # then the answers are the same
-    assert here == there
-    assert here[0]["run"]["run_id"] == "tsk_1"
-    assert here[1] == (NotFound, str(none_such("run", "tsk_404")), 2)
-
-
-def test_a_key_that_may_not_is_told_so(submitting: Callable[..., Submitting], scripted_server: ScriptedServer) -> None:
-    server = submitting(scripted_server.url, dispatching=False)
-
-    with open_client(url=server.url, key=KEY) as client, pytest.raises(NoKey):
-        client.call(GET_RUN, RunParameters(run_id="tsk_1"))
-    with (
-        open_client(url=server.url, key=server.key("view")) as client,
-        pytest.raises(Forbidden, match="source other: app is for the source skyvern only"),
-    ):
-        client.call(GET_RUN, RunParameters(run_id="tsk_1", source="other"))
 
 
 def test_pages_are_followed_until_the_limit(remote: RemoteClient, scripted_server: ScriptedServer) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,6 @@ from receiver.errors import NoKey, NotStarted
 from receiver.ledger import Ledger
 from receiver.ledger.events import NewDelivery
 from tests.servers.scripted import Reply, ScriptedServer
-from tests.servers.submitting import Submitting
 from tests.support.ledger import new_event, record, with_tables
 
 KEY = "rhk_0123456789ab_secret"
@@ -66,17 +65,6 @@ def local(tmp_path: Path) -> Iterator[Ledger]:
     ledger = with_tables(Ledger(f"sqlite:///{tmp_path / 'ledger.db'}"))
     yield ledger
     ledger.close()
-
-
-def test_service_is_followed(submitting: Callable[..., Submitting]) -> None:
-    server = submitting("http://127.0.0.1:9", dispatching=False)
-    record(server.ledger, new_event("tsk_0"), now=1_600_000_000.0)
-    record(server.ledger, new_event("tsk_1"), new_event("tsk_2", status="failed"))
-    with closing(RemoteClient(RemoteService(server.url, server.key("view")))) as client:
-        found = follow(client, TAIL.validated({"since": "2023-11-01", "status": ["completed"]}))
-        assert runs(found, 1) == ["tsk_1"]
-        record(server.ledger, new_event("tsk_3"))
-        assert runs(found, 1) == ["tsk_3"]
 
 
 def test_events_missed_during_an_outage_follow(
