@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
@@ -14,9 +14,9 @@ from receiver.config.json_schema import json_schema
 from receiver.config.settings import Settings
 from receiver.config.yaml_file import read
 from tests.support.button import press
-from tests.support.command import run_main
 from tests.support.json_schema import mismatches
 from tests.support.paths import ROOT
+from tests.unit.cli.conftest import Runhook
 
 SHIPPED = ROOT / "config" / "runhook.yaml"
 PRODUCTION = ROOT / "config" / "production.yaml"
@@ -44,29 +44,11 @@ routes:
 """
 
 
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Runhook = Callable[..., Result]
-
-
-@pytest.fixture
-def runhook(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Runhook:
-    """The command, in a clean environment and an empty directory."""
-    for name in (*Settings.from_env({}).summary(), *PRODUCTION_VARIABLES):
+@pytest.fixture(autouse=True)
+def _here(runhook: Runhook, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in PRODUCTION_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "300")
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str | Path, environ: Mapping[str, str] | None = None) -> Result:
-        for name, value in (environ or {}).items():
-            monkeypatch.setenv(name, value)
-        return Result(*run_main(monkeypatch, capsys, *arguments))
-
-    return run
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -26,25 +25,10 @@ from receiver.config.settings import Settings
 from receiver.domain.delivery import DeliveryMove
 from receiver.ledger import Ledger
 from tests.support import queries
-from tests.support.command import run_main
 from tests.support.ledger import claim, new_event, record, settle, with_tables
 from tests.support.paths import ROOT
 from tests.support.waiting import PATIENCE
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def runhook(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """`runhook …` in an empty directory with nothing set: exit code, output, errors."""
-    for name in ("RUNHOOK_CONFIG", "RUNHOOK_DATA", "REDIS_URL", "DATABASE_URL", "SKYVERN_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        return run_main(monkeypatch, capsys, *arguments)
-
-    return run
+from tests.unit.cli.conftest import Runhook
 
 
 def make_ledger(data: Path) -> Ledger:
@@ -72,7 +56,7 @@ def commands() -> dict[str, Any]:
     return found
 
 
-def test_no_command_prints_the_help_and_fails(runhook: Run) -> None:
+def test_no_command_prints_the_help_and_fails(runhook: Runhook) -> None:
     for arguments in ([], ["sink"]):
         code, out, err = runhook(*arguments)
         assert (code, err, out.startswith("Usage: runhook ")) == (2, "", True)
@@ -134,7 +118,7 @@ EMPTY = [
         (["api", "explain", "raw=@nowhere"], "raw=@nowhere: cannot be read: No such file or directory"),
     ],
 )
-def test_wrong_call_is_one_line(runhook: Run, arguments: list[str], message: str) -> None:
+def test_wrong_call_is_one_line(runhook: Runhook, arguments: list[str], message: str) -> None:
     code, out, err = runhook(*arguments)
 
     assert (code, out) == (2, "")
@@ -174,7 +158,7 @@ def test_time_is_utc_unless_it_has_a_zone(text: str, seconds: float) -> None:
         (["keys", "revoke", "x"], ""),
     ],
 )
-def test_unknown_name_is_a_mistake(runhook: Run, ledger: str, arguments: list[str], message: str) -> None:
+def test_unknown_name_is_a_mistake(runhook: Runhook, ledger: str, arguments: list[str], message: str) -> None:
     code, out, err = runhook(*arguments)
 
     assert (code, out) == (2, "")
@@ -240,7 +224,7 @@ def test_list_whose_reader_leaves_ends_as_by_sigpipe(tmp_path: Path) -> None:
 # --- Which ledger
 
 
-def test_missing_ledger_is_reported_and_not_created(runhook: Run, tmp_path: Path) -> None:
+def test_missing_ledger_is_reported_and_not_created(runhook: Runhook, tmp_path: Path) -> None:
     for arguments in (["runs"], ["attempts", "tsk_1"], ["replay", "--all"], ["keys", "list"], ["sink", "pause", "x"]):
         code, out, err = runhook(*arguments)
 
@@ -249,7 +233,7 @@ def test_missing_ledger_is_reported_and_not_created(runhook: Run, tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_first_key_creates_a_named_ledger(runhook: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_first_key_creates_a_named_ledger(runhook: Runhook, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     source = "sources: {s: {secrets: [k], api_key: k}}\nsinks: {ops: {type: files, path: var/a}}\n"
     (tmp_path / "c.yaml").write_text(source)
 
@@ -278,12 +262,12 @@ def test_first_key_creates_a_named_ledger(runhook: Run, monkeypatch: pytest.Monk
         assert err.count("runhook: ledger: ") == 1
 
 
-def test_table_names_its_ledger_and_json_prints_only_rows(runhook: Run, ledger: str) -> None:
+def test_table_names_its_ledger_and_json_prints_only_rows(runhook: Runhook, ledger: str) -> None:
     assert runhook("dead") == (0, "no dead letters found\n", f"runhook: ledger: {ledger}\n")
     assert runhook("dead", "--json") == (0, "[]\n", "")
 
 
-def test_ledger_of_another_schema_is_refused(runhook: Run, ledger: str, tmp_path: Path) -> None:
+def test_ledger_of_another_schema_is_refused(runhook: Runhook, ledger: str, tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "var" / "ledger.db")) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '0001'")
         connection.commit()
@@ -295,7 +279,7 @@ def test_ledger_of_another_schema_is_refused(runhook: Run, ledger: str, tmp_path
     assert "name a new or empty database with DATABASE_URL" in " ".join(runhook("status")[1].split())
 
 
-def test_commands_that_read_need_no_secrets(runhook: Run, ledger: str, tmp_path: Path) -> None:
+def test_commands_that_read_need_no_secrets(runhook: Runhook, ledger: str, tmp_path: Path) -> None:
     (tmp_path / "runhook.yaml").write_text(
         """\
 sources: {skyvern: {secrets: ["${NOT_SET}"], api_key: "${NOT_SET}", api_base: "${NOT_SET}"}}
@@ -321,14 +305,14 @@ routes: [{name: everything, to: [ops]}]
         (["dev", "--host", "192.0.2.1"], 3, "can't listen on 192.0.2.1:8000: "),
     ],
 )
-def test_wrong_folder_or_host_is_one_line(runhook: Run, arguments: list[str], code: int, message: str) -> None:
+def test_wrong_folder_or_host_is_one_line(runhook: Runhook, arguments: list[str], code: int, message: str) -> None:
     done, out, err = runhook(*arguments)
 
     assert (done, out, err.count("\n")) == (code, "", 1)
     assert err.startswith(f"runhook: {message}")
 
 
-def test_status_works_with_an_invalid_config(runhook: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_status_works_with_an_invalid_config(runhook: Runhook, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
     (tmp_path / "c.yaml").write_text("sources: {s: {secrets: [k], no_such_key: 1}}\n")
 
@@ -351,7 +335,7 @@ def test_status_works_with_an_invalid_config(runhook: Run, monkeypatch: pytest.M
     [(True, [], True), (True, ["-y"], False), (True, ["--expect", "11"], False), (False, [], False)],
 )
 def test_large_final_action_is_confirmed_on_a_terminal(
-    runhook: Run,
+    runhook: Runhook,
     ledger: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -387,7 +371,7 @@ class Typed(io.StringIO):
         return self._terminal
 
 
-def test_api_calls_by_name_and_prints_json(runhook: Run, ledger: str, tmp_path: Path) -> None:
+def test_api_calls_by_name_and_prints_json(runhook: Runhook, ledger: str, tmp_path: Path) -> None:
     book = make_ledger(tmp_path / "var")
     record(book, *(new_event(f"tsk_{number}", "ops") for number in range(3)))
     book.close()
@@ -412,7 +396,7 @@ def test_every_option_has_a_help_text() -> None:
     assert silent == []
 
 
-def test_wrong_database_url_is_one_line(runhook: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_database_url_is_one_line(runhook: Runhook, monkeypatch: pytest.MonkeyPatch) -> None:
     for url in ("postgresql://u:sekret@h:port/db", "sqlite:var/ledger.db"):
         monkeypatch.setenv("DATABASE_URL", url)
         for command in ("status", "runs"):
