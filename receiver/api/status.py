@@ -113,8 +113,8 @@ def get_status(service: Service, _actor: Actor, _wanted: Parameters) -> Status:
 def status_of(report: StatusReport) -> Status:
     """Return the status of a report."""
     problems = find(report)
-    counts: dict[str, dict[str, int]] = {}
-    for (sink, state), count in report.ledger.counts.items():
+    gauges, counts = report.ledger.gauges, dict[str, dict[str, int]]()
+    for (sink, state), count in gauges.counts.items():
         counts.setdefault(sink, {})[state] = count
     shut = [lane for lane in report.ledger.lanes if lane.paused or lane.breaker != "closed"]
     return Status(
@@ -128,14 +128,14 @@ def status_of(report: StatusReport) -> Status:
         ledger=LedgerState(
             url=report.ledger.url,
             trouble=report.ledger.trouble,
-            newest_event_at=report.ledger.newest_event,
+            newest_event_at=gauges.newest_event,
             deliveries=counts,
-            oldest_due_at=report.ledger.oldest_due,
+            oldest_due_at=gauges.oldest_due,
             lanes=[_lane(lane) for lane in shut],
             orphans=report.ledger.orphans,
             operations=report.ledger.operations,
-            unindexed=report.ledger.search.unindexed,
-            unindexed_since=report.ledger.search.since,
+            unindexed=gauges.search.unindexed,
+            unindexed_since=gauges.search.since,
         ),
         disk=asdict(report.disk),
     )

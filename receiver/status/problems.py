@@ -121,7 +121,7 @@ def _servers(report: StatusReport) -> Iterator[Problem]:
             f"{rows} {counted(polls, 'poll', 'polls')} {ago(report.now - at)} ago",
             note=report.now - at > CORRECTION_LATE,
         )
-    for each in ledger.cancelled:
+    for each in ledger.gauges.cancelled:
         yield problem(
             "ledger_slow",
             f"the database cancelled {each.operation} for time, {counted(each.times, 'time', 'times')} in a row, "
@@ -179,7 +179,7 @@ def _sinks(report: StatusReport) -> Iterator[Problem]:
         sink = lane.sink
         if report.sinks and sink not in (*report.sinks, CALLBACK):
             continue  # a removed sink cannot be resumed; its deliveries are reported below
-        waiting = sum(n for (name, state), n in report.ledger.counts.items() if name == sink and state != "dead")
+        waiting = sum(n for (name, state), n in report.ledger.gauges.counts.items() if name == sink and state != "dead")
         wait = counted(_amount(waiting), "delivery waits", "deliveries wait")
         if lane.paused:
             since = f" {ago(now - lane.paused_at)} ago" if lane.paused_at else ""
@@ -211,26 +211,29 @@ def _amount(count: int) -> str:
 def _deliveries(report: StatusReport) -> Iterator[Problem]:
     reported = {lane.sink for lane in report.ledger.lanes if lane.paused or lane.breaker != "closed"}
     reported |= {parts.sink_of(part) for part in parts.missing(report.parts, report.expected)}
-    for sink, since in sorted(report.ledger.oldest_due.items()):
+    for sink, since in sorted(report.ledger.gauges.oldest_due.items()):
         late = report.now - since
         if sink in report.sinks and sink not in reported and late > DELIVERY_LATE:
             yield problem("delivery_late", f"a delivery to {sink} should have been sent {ago(late)} ago", sink=sink)
-    dead = {sink: n for (sink, state), n in sorted(report.ledger.counts.items()) if state == DeliveryState.DEAD}
+    counts = report.ledger.gauges.counts
+    dead = {sink: n for (sink, state), n in sorted(counts.items()) if state == DeliveryState.DEAD}
     if dead:
-        counts = ", ".join(f"{_amount(count)} of {sink}" for sink, count in dead.items())
-        yield problem("delivery_dead", f"dead letters: {counts}")
+        each_sink = ", ".join(f"{_amount(count)} of {sink}" for sink, count in dead.items())
+        yield problem("delivery_dead", f"dead letters: {each_sink}")
     if running := report.ledger.operations:
         yield problem("operations", counted(running, "operation is running", "operations are running"))
 
 
 def _runs(report: StatusReport) -> Iterator[Problem]:
-    for source, trouble in sorted(report.ledger.watch_trouble.items()):
-        yield problem("watch_trouble", f"Skyvern's list of runs of {source} can't be read: {trouble}")
-    for source, count in sorted(report.ledger.missed_schedules.items()):
+    gauges = report.ledger.gauges
+    for watch in sorted(gauges.watches, key=lambda each: each.source):
+        if watch.trouble:
+            yield problem("watch_trouble", f"Skyvern's list of runs of {watch.source} can't be read: {watch.trouble}")
+    for source, count in sorted(gauges.missed.items()):
         if count:
             schedules = counted(count, "schedule", "schedules")
             yield problem("schedules_missed", f"{schedules} of {source} did not start a run on time")
-    search = report.ledger.search
+    search = gauges.search
     if (late := search.behind(report.now)) > SEARCH_LATE:
         changes = counted(search.unindexed, "change", "changes")
         yield problem("search_behind", f"searches do not find {changes} of runs yet, the oldest {ago(late)} old")

@@ -8,8 +8,7 @@ from receiver.domain.breaker import Lane
 from receiver.domain.parts import PartSeen
 from receiver.inbox.state import InboxState
 from receiver.ledger.ahead import Corrected
-from receiver.ledger.timeouts import Cancelled
-from receiver.ledger.words import Coverage
+from receiver.ledger.stats import Gauges
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,29 +31,21 @@ class RedisReport:
 class LedgerReport:
     """The state of the ledger. `trouble`: why it cannot be read now, or ""; `todo`: the fix, or "" if unknown.
 
-    `weak`: why it may lose committed data, if the config does not accept that, else "". `counts`: deliveries by (sink,
-    state), except those that ended other than dead. `oldest_due`: when the oldest overdue delivery was due, by sink.
-    `orphans`: number of deliveries by removed sink and state. `operations`: number of running operations, such as
-    replays. `cancelled`: ledger operations that the database cancels for taking too long. `search`: which runs
-    searches cover. `newest_webhook`: when the last event came by webhook, if it is among the newest. `corrected`: the
-    last recent correction of rows dated ahead by a database clock.
+    `weak`: why it may lose committed data, if the config does not accept that, else "". `lanes`: those that are paused
+    or not closed. `orphans`: number of deliveries by removed sink and state. `operations`: number of running
+    operations, such as replays. `newest_webhook`: when the last event came by webhook, if it is among the newest.
+    `corrected`: the last recent correction of rows dated ahead by a database clock.
     """
 
     url: str
     trouble: str = ""
     todo: str = ""
     weak: str = ""
-    counts: dict[tuple[str, str], int] = field(default_factory=dict)
-    oldest_due: dict[str, float] = field(default_factory=dict)
+    gauges: Gauges = field(default_factory=lambda: Gauges({}, {}, {}, None))
     lanes: list[Lane] = field(default_factory=list)
     orphans: dict[str, dict[str, int]] = field(default_factory=dict)
-    newest_event: float | None = None
     newest_webhook: float | None = None
     operations: int = 0
-    watch_trouble: dict[str, str] = field(default_factory=dict)
-    missed_schedules: dict[str, int] = field(default_factory=dict)
-    cancelled: list[Cancelled] = field(default_factory=list)
-    search: Coverage = field(default_factory=Coverage)
     corrected: Corrected | None = None
 
 

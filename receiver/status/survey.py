@@ -123,17 +123,11 @@ def _ledger(settings: Settings, config: Config | None) -> tuple[LedgerReport, li
         gauges = stats.read(connection)
         report = LedgerReport(
             url,
-            counts=gauges.counts,
-            oldest_due=gauges.oldest_due,
+            gauges=gauges,
             lanes=lanes.not_closed(connection),
             orphans=orphans.orphaned(gauges.counts, sinks) if sinks is not None else {},
-            newest_event=gauges.newest_event,
             newest_webhook=stats.newest_webhook(connection),
             operations=actions.count_running(connection),
-            watch_trouble={watch.source: watch.trouble for watch in gauges.watches if watch.trouble},
-            missed_schedules=gauges.missed,
-            cancelled=gauges.cancelled,
-            search=gauges.search,
             corrected=ahead.last_correction(connection, gauges.read_at - _CORRECTION_NEWS),
         )
         return report, heartbeats.every(connection)

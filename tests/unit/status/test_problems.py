@@ -12,7 +12,9 @@ from receiver.domain.breaker import Lane
 from receiver.domain.parts import PartBeat, PartSeen, expected
 from receiver.inbox.state import InboxState
 from receiver.ledger.ahead import Corrected
+from receiver.ledger.stats import Gauges
 from receiver.ledger.timeouts import Cancelled
+from receiver.ledger.watches import Watch
 from receiver.ledger.words import Coverage
 from receiver.status.problem import REMEDIES
 from receiver.status.problems import find
@@ -39,7 +41,7 @@ WELL = StatusReport(
     expected=expected(["ops"]),
     sinks=["ops"],
     redis=RedisReport("redis://h/0", durability="on disk before 202: yes"),
-    ledger=LedgerReport("postgresql://h/l", counts={("ops", "queued"): 3}, oldest_due={"ops": NOW - 2}),
+    ledger=LedgerReport("postgresql://h/l", gauges=Gauges({("ops", "queued"): 3}, {"ops": NOW - 2}, {}, None)),
     disk=DiskReport("var", free=10 * GIB, reserve=GIB, spool_limit=2 * GIB),
     parts=[seen("receiver", details={"store": "redis"}), seen("dispatch"), seen("deliver:ops"), seen("clock")],
 )
@@ -55,7 +57,9 @@ def without(part: str, *others: PartSeen) -> StatusReport:
 
 
 def ledger(**changes: Any) -> StatusReport:
-    return but(ledger=replace(WELL.ledger, **changes))
+    names = ("counts", "oldest_due", "watches", "missed", "cancelled", "search")
+    gauges = replace(WELL.ledger.gauges, **{name: changes.pop(name) for name in names if name in changes})
+    return but(ledger=replace(WELL.ledger, gauges=gauges, **changes))
 
 
 def disk(**changes: Any) -> StatusReport:
@@ -91,7 +95,7 @@ CASES: list[tuple[str, StatusReport, str, bool]] = [
     ("ledger_away", but(ledger=LedgerReport("postgresql://h/l", "no route to host")), "no route to host", False),
     (
         "ledger_slow",
-        but(ledger=replace(WELL.ledger, cancelled=[Cancelled("deliveries.claims.claim", 3, NOW - 99, NOW - 30)])),
+        ledger(cancelled=[Cancelled("deliveries.claims.claim", 3, NOW - 99, NOW - 30)]),
         "cancelled deliveries.claims.claim for time, 3 times in a row, the last 30 s ago",
         False,
     ),
@@ -109,7 +113,7 @@ CASES: list[tuple[str, StatusReport, str, bool]] = [
     ),
     (
         "part_missing",  # how late its deliveries are is no news then
-        replace(without("deliver:ops"), ledger=replace(WELL.ledger, oldest_due={"ops": NOW - 999})),
+        replace(without("deliver:ops"), ledger=ledger(oldest_due={"ops": NOW - 999}).ledger),
         "no deliver:ops is running",
         False,
     ),
@@ -240,8 +244,13 @@ CASES: list[tuple[str, StatusReport, str, bool]] = [
     ("delivery_late", ledger(oldest_due={"ops": NOW - 301}), "should have been sent 5 min ago", False),
     ("delivery_dead", ledger(counts={("ops", "dead"): 2}), "2 of ops", True),
     ("operations", ledger(operations=1), "1 operation is running", True),
-    ("watch_trouble", ledger(watch_trouble={"skyvern": "403"}), "runs of skyvern can't be read: 403", False),
-    ("schedules_missed", ledger(missed_schedules={"skyvern": 2}), "2 schedules", True),
+    (
+        "watch_trouble",
+        ledger(watches=[Watch("skyvern", None, 0.0, None, None, "403")]),
+        "runs of skyvern can't be read: 403",
+        False,
+    ),
+    ("schedules_missed", ledger(missed={"skyvern": 2}), "2 schedules", True),
 ]
 
 
@@ -269,7 +278,7 @@ def test_missing_worker_is_one_line_with_its_sinks() -> None:
     well = but(
         expected=expected(sinks),
         sinks=sinks,
-        ledger=replace(WELL.ledger, oldest_due=dict.fromkeys(sinks, NOW - 999)),
+        ledger=ledger(oldest_due=dict.fromkeys(sinks, NOW - 999)).ledger,
         parts=[seen("receiver"), seen("clock"), seen("dispatch"), *(seen(f"deliver:{sink}") for sink in sinks)],
     )
     workers = [each for each in well.parts if each.beat.part.startswith("d")]
