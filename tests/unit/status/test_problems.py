@@ -84,6 +84,8 @@ def shut(reason: str) -> StatusReport:
     return ledger(lanes=[Lane("ops", "ops", breaker="open", until=NOW + 20, reason=reason, opened_at=NOW - 7200)])
 
 
+NO_LIST = Watch("skyvern", None, 0.0, None, None, "403")
+
 # code → report in which it is the only one, words of it, and whether it is only a note
 CASES: list[tuple[str, StatusReport, str, bool]] = [
     ("config_wrong", but(config_problems=["c.yaml:3: sinks.ops: unknown key"]), "c.yaml:3", False),
