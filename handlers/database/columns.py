@@ -29,11 +29,10 @@ _CONVERT: Mapping[Kind, Callable[[Any], Any]] = {
 class Row(NamedTuple):
     """The row of a delivery. `cells`: values by column; JSON is bytes, numbers are int or Decimal, times are UTC.
 
-    `size`: about its bytes. `unconverted`: names of mapped columns whose value did not fit and is null.
+    `unconverted`: names of mapped columns whose value did not fit and is null.
     """
 
     cells: dict[str, Any]
-    size: int
     unconverted: tuple[str, ...] = ()
 
 
@@ -57,11 +56,9 @@ class Columns:
                 column: None if (value := member(name)) is None else read(value) for column, name, read in _READ_MEMBERS
             }
             cells |= _others(delivery, now)
-            unconverted = self._map(delivery, cells)
+            return Row(cells, self._map(delivery, cells))
         except RecursionError:
             raise Refused("no row can be made of the body: it is nested too deeply") from None
-        size = 64 + sum(len(cell) for cell in cells.values() if isinstance(cell, (str, bytes)))
-        return Row(cells, size, unconverted)
 
     def _map(self, delivery: Delivery, cells: dict[str, Any]) -> tuple[str, ...]:
         """Add the values of the operator's columns. Returns the names of those whose value did not fit."""

@@ -47,11 +47,6 @@ class TableInspection:
         """Return the table with only `columns`."""
         return ResultsTable(self._name, columns, self._dialect, self._key)
 
-    @property
-    def max_rows(self) -> int:
-        """The maximum number of rows of one transaction."""
-        return self._whole.max_rows
-
     def look(self, connection: sa.Connection) -> Inspected:
         """Read which columns the table has."""
         if not self._whole.postgresql:

@@ -33,8 +33,6 @@ POSTGRESQL: Final[Mapping[str, sa.types.TypeEngine[Any]]] = {
 }
 # TEXT for JSON: the type name JSON has numeric affinity there, and would turn the text 1e3 into a number.
 SQLITE: Final = {**POSTGRESQL, "timestamp": sa.DateTime(), "json": sa.Text()}
-# Parameters that SQLite takes in one statement.
-_MAX_PARAMETERS: Final = 32_000
 _TIME_FORMAT: Final = 'YYYY-MM-DD"T"HH24:MI:SS.US'
 
 
@@ -89,11 +87,6 @@ class ResultsTable:
         self._select = (
             sa.select(*map(self._read, columns)).where(sa.tuple_(*keys).in_(given)).order_by(*keys).with_for_update()
         )
-
-    @property
-    def max_rows(self) -> int:
-        """The maximum number of rows of one transaction."""
-        return _MAX_PARAMETERS // len(self.columns)
 
     def key_of(self, cells: Cells) -> Key:
         """Return the values of the key columns."""

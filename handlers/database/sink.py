@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import reduce
@@ -26,8 +26,6 @@ from handlers.database.results_table import Cells, Key, ResultsTable, by_key
 from handlers.database.server import Database, RowRejected, TableMismatch
 from handlers.support.private_file import folder_for
 
-# Bytes of one transaction's rows. A single larger row gets its own.
-MAX_BYTES = 8 * 1024 * 1024
 # Seconds after which a table that lacked columns is looked at again, for they may have been added.
 LOOK_AGAIN: Final = 60.0
 
@@ -65,13 +63,11 @@ class DatabaseSink(Sink[DatabaseOptions]):
             name=name,
         )
         dialect = self._database.dialect
-        self._runs = TableInspection(name, options.table, self._columns, dialect)
-        self._inspections = [self._runs]
+        self._inspections = [TableInspection(name, options.table, self._columns, dialect)]
         if options.history:
             self._inspections.append(
                 TableInspection(name, options.history_table, self._columns, dialect, all_events=True)
             )
-        self._max_rows = self._runs.max_rows
         self._tables: _Tables | None = None
         self._preparing = threading.Lock()
         self._notice = ""  # of the tables, for the next receipt
@@ -85,7 +81,7 @@ class DatabaseSink(Sink[DatabaseOptions]):
         return answer
 
     def send_many(self, deliveries: Sequence[Delivery]) -> list[Receipt | Exception]:
-        """Write the rows at once, unless the batch is very large."""
+        """Write the rows in one transaction, unless one of them makes it fail."""
         deadline = time.monotonic() + self.options.timeout
         now = datetime.now(UTC)
         answers: Answers = [None] * len(deliveries)
@@ -95,8 +91,8 @@ class DatabaseSink(Sink[DatabaseOptions]):
                 rows.append((number, self._columns.row(delivery, now)))
             except Refused as error:
                 answers[number] = error
-        for part in self._parts(rows):
-            self._write(part, answers, deadline)
+        if rows:
+            self._write(rows, answers, deadline)
         assert None not in answers
         return answers  # type: ignore[return-value]
 
@@ -134,18 +130,6 @@ class DatabaseSink(Sink[DatabaseOptions]):
     def close(self) -> None:
         """Close the connections."""
         self._database.close()
-
-    def _parts(self, rows: Sequence[tuple[int, Row]]) -> Iterator[list[tuple[int, Row]]]:
-        part: list[tuple[int, Row]] = []
-        size = 0
-        for each in rows:
-            if part and (size + each[1].size > MAX_BYTES or len(part) == self._max_rows):
-                yield part
-                part, size = [], 0
-            part.append(each)
-            size += each[1].size
-        if part:
-            yield part
 
     def _write(self, part: list[tuple[int, Row]], answers: Answers, deadline: float) -> None:
         """Write `part` and set its answers. A part with a bad row is halved until that row is alone."""

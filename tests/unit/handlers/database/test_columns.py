@@ -26,14 +26,6 @@ def test_operators_column_wins_over_a_standard_column() -> None:
     assert row.cells["summary"] == 1500
 
 
-def test_a_row_is_about_as_large_as_its_texts_and_documents() -> None:
-    columns = Columns({"again": MappedColumn(path="output", type="json"), "said": MappedColumn(path="summary")})
-    small = columns.row(make_delivery(sample_run("tsk_1")), NOW).size
-    large = columns.row(make_delivery(sample_run("tsk_1", output=["x" * 100_000], summary="y" * 10_000)), NOW).size
-    assert small < 2000
-    assert 220_000 < large < 223_000
-
-
 def test_an_output_that_no_row_can_hold_is_refused() -> None:
     deep: list[object] = []
     for _ in range(3000):
