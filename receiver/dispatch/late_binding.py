@@ -9,8 +9,8 @@ continued since, such as after a pause or a retry, are outdated and skipped.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import cache
 from typing import NamedTuple
 
 from receiver.dispatch.decider import callers_webhook, with_request
@@ -39,9 +39,7 @@ class LateBinding:
     """
 
     def __init__(self, make_router: Callable[[], Router], redactor: Redactor) -> None:
-        self._make_router = make_router
-        self._router: Router | None = None
-        self._routing = threading.Lock()  # the router is not made for two threads at once
+        self._router = cache(make_router)
         self._redactor = redactor
 
     def tell(
@@ -58,9 +56,8 @@ class LateBinding:
         told = reroutes.sinks_of(connection, [each.old for each in page])
         submission = records.for_callers(connection, {run: submission})[run]
         try:
-            with self._routing:
-                router = self._router = self._router or self._make_router()
-                wanted = [*_lacking(router, page, told, submission), *_again(router, page, made, submission)]
+            router = self._router()
+            wanted = [*_lacking(router, page, told, submission), *_again(router, page, made, submission)]
         except Exception:  # the run is bound all the same
             log.exception("late.failed source=%s run=%s submission=%s", *run, submission.id)
             return ()
