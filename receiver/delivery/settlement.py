@@ -46,15 +46,14 @@ class Settlement:
         it. Returns the sinks of held deliveries that are due now, and whether the sink is paused. Raises
         LedgerUnavailable.
         """
-        sinks, paused, results = ledger.write(lambda it: self.record(it, tasks, ledger.now(), unstarted))
+        sinks, paused, results = ledger.write(lambda it: self._record(it, tasks, ledger.now(), unstarted))
         if results:
             self._log(results)
         return sinks, paused
 
-    def record(
-        self, connection: Connection, tasks: Sequence[SendTask], now: float, unstarted: Sequence[Claimed] = ()
+    def _record(
+        self, connection: Connection, tasks: Sequence[SendTask], now: float, unstarted: Sequence[Claimed]
     ) -> tuple[list[str], bool, Results]:
-        """Do so in a transaction at `now`, without counts and log. Returns the same, and the results."""
         its = {self._sink, *(each.lane for task in tasks for each in task.claimed)} if tasks else ()
         rows = lanes.named(connection, its) if its else {}
         parked = self._move_breakers(connection, rows, tasks, now)

@@ -91,11 +91,11 @@ class HTTPProtocol(HttpToolsProtocol):
 
     def __init__(self, listener: Listening, **named: Any) -> None:
         super().__init__(**named)
+        self.parser = _Parser(self)
         self._listener = listener
         self._extensions = {ABORT: self.abort, **listener.extensions}
         self.in_head, self.in_body = True, False
         self._running: Any = None  # of pipelined requests not the newest, which is `self.cycle`
-        self._received = b""  # what is being parsed
         self._unparsed = 0  # bytes received since a head or a piece of a body was complete
         self._since: float | None = None  # when the head or body that is being received began
         self._unsent, self._unsent_since = 0, 0.0
@@ -132,29 +132,11 @@ class HTTPProtocol(HttpToolsProtocol):
         if self._since is None:
             self._since = self.loop.time()
         self._unparsed += len(data)
-        self._received = data
         super().data_received(data)
-        self._received = b""
         if self._unparsed > MAX_HEAD:  # a head, or what follows the last chunk of a body
             self._refuse(HeadTooLarge("the head of the request is too large"))
         elif self.in_head and self.headers and len(self.headers) > MAX_FIELDS:
             self._refuse(HeadTooLarge("the request has too many headers"))
-
-    def _unsupported_upgrade_warning(self) -> None:
-        """Ignore a request for another protocol, as HTTP allows: httptools parses nothing behind such a head, neither
-        its body nor the next request. So the head is parsed once more without that request."""
-        upgrade = sys.exception()
-        assert isinstance(upgrade, httptools.HttpParserUpgrade)
-        rest = self._received[upgrade.args[0] :]
-        line = b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
-        fields = [b"%b: %b" % field for field in self.headers if field[0] != b"upgrade"]
-        self._new_parser()
-        self._received = b"\r\n".join([line, *fields, b"", rest])
-        super().data_received(self._received)
-
-    def _new_parser(self) -> None:
-        self.parser = httptools.HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
 
     # What httptools calls. A callback that raises ends with `send_400_response`.
 
@@ -238,7 +220,7 @@ class HTTPProtocol(HttpToolsProtocol):
                 self.cycle = None  # type: ignore[assignment]  # as uvicorn has it before the first request
         # uvicorn sends the refusal in turn, as the response to one more request.
         self.app = self._answer_refusal
-        self._new_parser()
+        self.parser = _Parser(self)
         self.parser.feed_data(b"GET / HTTP/1.0\r\n\r\n")
 
     async def _answer_refusal(self, _: Any, receive: Any, send: Any) -> None:
@@ -288,6 +270,30 @@ class HTTPProtocol(HttpToolsProtocol):
             if cycle is not None and not cycle.response_complete:
                 cycle.disconnected = True
                 cycle.message_event.set()
+
+
+class _Parser(httptools.HttpRequestParser):
+    """Ignores a request for another protocol, as HTTP allows. httptools parses nothing behind such a head, neither its
+    body nor the next request, so the head is parsed once more without that request."""
+
+    def __init__(self, protocol: HTTPProtocol) -> None:
+        super().__init__(protocol)
+        self.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        self._protocol = protocol
+
+    def feed_data(self, data: Any) -> None:
+        """Parse `data`."""
+        try:
+            super().feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            rest = data[upgrade.args[0] :]
+        else:
+            return
+        it = self._protocol
+        line = b"%b %b HTTP/%b" % (self.get_method(), it.url, self.get_http_version().encode())
+        fields = [b"%b: %b" % field for field in it.headers if field[0] != b"upgrade"]
+        it.parser = _Parser(it)
+        it.parser.feed_data(b"\r\n".join([line, *fields, b"", rest]))
 
 
 def connection_limit(files: int) -> int:
