@@ -8,7 +8,6 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import wait
 
@@ -152,13 +151,11 @@ _LISTED = re.compile(
 )
 _NUMERIC = re.compile(r"[0-9a-fx]+(\.[0-9a-fx]+){0,3}")
 
-_lookups = threading.BoundedSemaphore(64)
-
 
 def resolve(host: str, port: int, seconds: float) -> Sequence[str]:
     """Return the addresses of `host` by the system's resolver. Raises OSError, TimeoutError after `seconds`.
 
-    A look-up that hangs is left behind in its thread; there are at most 64 of those.
+    A look-up that hangs is left behind in its thread.
     """
 
     def look_up() -> list[str]:
@@ -167,11 +164,7 @@ def resolve(host: str, port: int, seconds: float) -> Sequence[str]:
             return [str(answer[4][0]) for answer in answers]
         except UnicodeError:
             raise OSError("not a host name") from None
-        finally:
-            _lookups.release()
 
-    if not _lookups.acquire(timeout=seconds):
-        raise TimeoutError("too many look-ups hang")
     future = in_thread("resolve", look_up)
     if not wait([future], seconds).done:
         raise TimeoutError("the look-up took too long")

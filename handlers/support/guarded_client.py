@@ -115,14 +115,13 @@ class GuardedClient:
 
     @contextmanager
     def get_stream(
-        self, url: str, *, headers: Mapping[str, str] | None = None, deadline: Deadline | float
+        self, url: str, *, headers: Mapping[str, str] | None = None, deadline: Deadline
     ) -> Iterator[Download]:
         """GET `url`, following redirects; read the body inside the `with`, in the thread that opened it.
 
-        `headers` are sent to the origin of `url` only. `deadline` (or seconds) covers everything including the body.
+        `headers` are sent to the origin of `url` only. `deadline` covers everything including the body.
         Any status except a redirect is returned. Raises Refused and Unavailable.
         """
-        deadline = deadline if isinstance(deadline, Deadline) else Deadline(deadline)
         target = parse_url(url)
         origin = _origin(target)
         for _ in range(MAX_REDIRECTS + 1):
@@ -142,7 +141,7 @@ class GuardedClient:
         *,
         content: bytes = b"",
         headers: Mapping[str, str] | None = None,
-        deadline: Deadline | float,
+        deadline: Deadline,
         max_answer: int = 64 * 1024,
     ) -> Response:
         """Send one request and return the response, whatever its status. Redirects are not followed.
@@ -150,7 +149,6 @@ class GuardedClient:
         `url`: as text, or as `parse_url` returned it, for one that is called often. At most `max_answer` bytes of the
         response body are read. Raises Refused and Unavailable.
         """
-        deadline = deadline if isinstance(deadline, Deadline) else Deadline(deadline)
         target = url if isinstance(url, httpx2.URL) else parse_url(url)
         with self._exchange(method, target, headers or {}, content, deadline) as connection:
             body = bytearray()

@@ -55,7 +55,7 @@ def test_server_that_drops_packets_is_given_up_in_time(full: int, addresses: int
     watch = Stopwatch()
 
     with pytest.raises(Unavailable, match="did not answer in time"):
-        client.request("POST", f"http://many.example:{full}/", content=b"", deadline=60)
+        client.request("POST", f"http://many.example:{full}/", content=b"", deadline=Deadline(60))
 
     assert watch.seconds < 30
     client.close()
@@ -69,7 +69,7 @@ def server() -> Iterator[ArtifactServer]:
 
 def fetch(client: GuardedClient, url: str, seconds: float = 10, **headers: str) -> tuple[int, bytes]:
     try:
-        with client.get_stream(url, headers=headers, deadline=seconds) as download:
+        with client.get_stream(url, headers=headers, deadline=Deadline(seconds)) as download:
             return download.status, b"".join(download.chunks())
     finally:
         client.close()
@@ -317,11 +317,11 @@ def test_a_post_gives_its_answer_and_follows_nothing(server: ArtifactServer) -> 
     )
     client = GuardedClient(["127.0.0.1"])
     answer = client.request(
-        "POST", server.url + "/hook", content=b"{}", headers={"X-A": "1"}, deadline=5, max_answer=100
+        "POST", server.url + "/hook", content=b"{}", headers={"X-A": "1"}, deadline=Deadline(5), max_answer=100
     )
     assert (answer.status, answer.headers["retry-after"], len(answer.body)) == (200, "7", 100)
     assert (server.seen[0].body, server.seen[0].headers["x-a"]) == (b"{}", "1")
-    assert client.request("POST", server.url + "/hook", content=b"", deadline=5).status == 302
+    assert client.request("POST", server.url + "/hook", content=b"", deadline=Deadline(5)).status == 302
     assert server.paths() == ["/hook", "/hook"]
     client.close()
 
@@ -367,10 +367,10 @@ def test_a_get_that_met_a_server_which_hung_up_is_sent_once_more(method: str, se
 
         threading.Thread(target=talk, daemon=True).start()
         client, url = GuardedClient(["127.0.0.1"]), f"http://127.0.0.1:{listener.getsockname()[1]}/"
-        assert client.request(method, url, deadline=5).status == 200
+        assert client.request(method, url, deadline=Deadline(5)).status == 200
 
         with pytest.raises(Unavailable) if asked == 2 else contextlib.nullcontext():
-            assert client.request(method, url, deadline=5).status == 200
+            assert client.request(method, url, deadline=Deadline(5)).status == 200
 
         assert len(seen) == asked
         client.close()
