@@ -158,18 +158,13 @@ def open_session(connection: psycopg.Connection[Any], limits: TimeLimits) -> Ses
     connection.autocommit = True
     idle, interval, count = _keepalives(limits)
     values = {"idle": idle, "interval": interval, "count": count, "peer": str(_ms(limits.peer))}
-    pid = backend_pid(connection)
+    pid = connection.info.backend_pid  # the session's own, or a pooler's invention
     row = connection.execute(_OPEN, {**values, "pid": pid}, prepare=False).fetchone()
     # Elsewhere than on Linux a server may refuse this one; the others do without it what they can.
     with suppress(psycopg.errors.InvalidParameterValue):
         connection.execute(_CHECK_CLIENT, values, prepare=False)
     assert row is not None
     return Session(at_least_on(row[0]), weaknesses(row[1], row[2]), pooled=row[3] != pid)
-
-
-def backend_pid(connection: psycopg.Connection[Any]) -> int:
-    """Return the process that the protocol's key for cancelling names: the session's own, or a pooler's invention."""
-    return connection.info.backend_pid
 
 
 def begin(limits: TimeLimits) -> str:

@@ -7,10 +7,10 @@ import itertools
 import threading
 from collections.abc import Callable
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 
-from handlers.support import postgresql
 from receiver.errors import NotStarted
 from receiver.ledger import Ledger, LedgerNotDurable, LedgerUnavailable
 from receiver.ledger.migrate import ensure_schema
@@ -138,7 +138,7 @@ def test_behind_a_pooler_each_transaction_brings_its_settings(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given a pooler, whose sessions have a process other than it tells
-    monkeypatch.setattr(postgresql, "backend_pid", lambda _: 1)
+    monkeypatch.setattr(psycopg.ConnectionInfo, "backend_pid", 1)
     ledger = Ledger(postgres_url)
     # Then nothing is set that would stay with a session which is not ours
     assert shown(ledger, "default_toast_compression") == ["pglz"]

@@ -7,11 +7,11 @@ import time
 from contextlib import closing
 from pathlib import Path
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 from psycopg.pq import TransactionStatus
 
-from handlers.support import postgresql
 from receiver.ledger import Connection, Ledger, database_clock
 from receiver.ledger.database_clock import DatabaseClock, database_now
 from tests.servers.valkey import free_port
@@ -84,7 +84,7 @@ def test_first_time_is_already_that_of_the_database(postgres_url: str) -> None:
 
 
 def test_the_time_is_the_databases_behind_a_pooler_too(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postgresql, "backend_pid", lambda _: 1)
+    monkeypatch.setattr(psycopg.ConnectionInfo, "backend_pid", 1)
     with closing(Ledger(postgres_url)) as ledger:
         ledger._clock = DatabaseClock(host=lambda: time.time() - 86_400)
         assert abs(ledger.now() - ledger.read(database_now)) < 3600
@@ -110,7 +110,7 @@ def test_each_transaction_asks_for_time_once_it_is_stale(
 @pytest.mark.parametrize("pooled", [True, False])
 def test_nothing_is_prepared_behind_a_pooler(postgres_url: str, monkeypatch: pytest.MonkeyPatch, pooled: bool) -> None:
     if pooled:
-        monkeypatch.setattr(postgresql, "backend_pid", lambda _: 1)
+        monkeypatch.setattr(psycopg.ConnectionInfo, "backend_pid", 1)
     with closing(with_tables(Ledger(postgres_url))) as ledger:
         for number in range(10):
             record(ledger, new_event(f"tsk_{number}", "ops"))
