@@ -59,12 +59,14 @@ class Receipt:
     `id`: what identifies the result at the sink (row key, object prefix, message timestamp).
     `keys`: what was written (object keys, file paths), in a stable order.
     `urls`: lasting links by name ("run.json", "recording", "invoice.pdf"), for sinks that wait for this one.
+    `files`: which key holds a file of the run, by its name in the event, where the key does not end in that name.
     `note`: something an operator should see, such as an artifact that was over the size cap.
     """
 
     id: str
     keys: tuple[str, ...] = ()
     urls: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -74,6 +76,8 @@ class Receipt:
             parts["keys"] = list(self.keys)
         if self.urls:
             parts["urls"] = dict(self.urls)
+        if self.files:
+            parts["files"] = dict(self.files)
         if self.note:
             parts["note"] = self.note
         return parts

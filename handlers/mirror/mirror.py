@@ -158,10 +158,12 @@ class Mirror:
     def _receipt(self, folder: RunFolder, stored: list[StoredFile], skipped: list[SkippedFile]) -> Receipt:
         keys, base = folder.keys(stored), self._options.public_url
         urls = {name: base + quote(key) if base else self._store.url(key) for name, key in keys.items()}
+        places = {name: self._store.location(key) for name, key in keys.items()}
         return Receipt(
             id=self._store.location(folder.path),
-            keys=tuple(self._store.location(key) for key in keys.values()),
+            keys=tuple(places.values()),
             urls={name: url for name, url in urls.items() if url},
+            files={name: place for name, place in places.items() if not place.endswith("/" + name)},
             note=_note(stored, skipped),
         )
 

@@ -5,7 +5,6 @@ URLs are shown without their query, which has the signature.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -34,8 +33,6 @@ MOST_BYTES: Final = 8 << 20
 _RECEIPTS: Final = 50
 # Behind the last file of a run.
 _ALL: Final = 1 << 31
-# What a mirror puts into the name of a file that several events share.
-_SHARED: Final = re.compile(r"-(?:incomplete-)?[0-9a-f]{12}(?=\.[^.]*$|$)")
 
 
 class StoredCopy(Result):
@@ -138,43 +135,41 @@ def _files(connection: Connection, run: Mapping[str, Any], redactor: Redactor) -
             "artifact_id": file.artifact_id,
             "sha256": file.sha256,
             "size": file.size,
-            "stored": [copy for each in receipts if (copy := _stored(file, *each)) is not None],
+            "stored": _copies(file, receipts),
         }
         for file in files
     ]
     return rows, len(body.raw)
 
 
-def _stored(file: Artifact, attempt: Row, keys: _Keys) -> Row | None:
-    """Return where the file is by the receipt of an attempt; None when that is missing or ambiguous."""
-    urls = attempt["receipt"].get("urls", {})
-    url = urls.get(file.name, "")
-    shared = file.kind + file.name[file.name.rfind(".") :]
-    found = {key for which in ((file.name, False), (file.name, True), (shared, True)) for key in keys.get(which, ())}
-    if not url and (urls or len(found) != 1):
+def _copies(file: Artifact, receipts: Sequence[tuple[Row, Mapping[str, str]]]) -> list[Row]:
+    """Return where sinks have stored the file: each place once, as the newest receipt names it."""
+    found = {}
+    for each in receipts:
+        if (copy := _stored(file, *each)) is not None:
+            found.setdefault((copy["sink"], copy["key"], copy["url"]), copy)
+    return list(found.values())
+
+
+def _stored(file: Artifact, attempt: Row, by_name: Mapping[str, str]) -> Row | None:
+    """Return where the file is by the receipt of an attempt; None when it does not name the file."""
+    receipt = attempt["receipt"]
+    key = receipt.get("files", {}).get(file.name) or by_name.get(file.name, "")
+    url = receipt.get("urls", {}).get(file.name, "")
+    if not key and not url:
         return None
     return {
         "sink": attempt["sink"],
         "delivery_id": attempt["delivery_id"],
-        "key": found.pop() if len(found) == 1 else "",
+        "key": key,
         "url": without_query(url),
         "stored_at": attempt["ended_at"],
     }
 
 
-# Object keys by file name, and whether a hash was removed from it: a mirror adds one to a file that events share.
-_Keys = Mapping[tuple[str, bool], Sequence[str]]
-
-
-def _by_name(keys: Sequence[str]) -> _Keys:
-    """Index the keys of a receipt: a body may name thousands of files."""
-    found: dict[tuple[str, bool], list[str]] = {}
-    for key in keys:
-        name = key.rpartition("/")[2]
-        found.setdefault((name, False), []).append(key)
-        if (shared := _SHARED.sub("", name)) != name:
-            found.setdefault((shared, True), []).append(key)
-    return found
+def _by_name(keys: Sequence[str]) -> dict[str, str]:
+    """Index the keys of a receipt by file name: a body may name thousands of files."""
+    return {key.rpartition("/")[2]: key for key in keys}
 
 
 LIST_ARTIFACTS: Final = call("GET", "/artifacts", VIEW, list_artifacts)

@@ -67,7 +67,7 @@ class MirrorSuite:
         # Given a file that is stored, by its key of the receipt
         sink = place.sink()
         receipt = sink.send(make_delivery(full_run(server)))
-        (key,) = [key for key in receipt.keys if plain(key) == "recording.webm"]
+        key = receipt.files["recording.webm"]
         # Then it is found, and any part of it can be read
         file = sink.find_file(key)
         assert file is not None
@@ -76,6 +76,10 @@ class MirrorSuite:
         assert b"".join(file.chunks(3, 10)) == VIDEO[3:10]
         assert b"".join(file.chunks(5, 5)) == b""
         assert sink.find_file(key).version == file.version  # type: ignore[union-attr]
+        # And of files of one kind, the receipt names the key of each
+        second = sink.find_file(receipt.files["screenshot-2.png"])
+        assert second is not None
+        assert b"".join(second.chunks(0, second.size)) == PICTURE + b"2"
         # And nothing else is: neither what is not there nor what is not below this sink's root
         root = receipt.id.removesuffix("/").rpartition("/")[0]
         for other in (f"{key}.not", f"{root}/../x", f"{root}//x", "/etc/passwd", "s3://other/x", "", receipt.id, root):
