@@ -180,11 +180,11 @@ def _sample(name: str) -> bytes | None:
     return sample(name)
 
 
-def print_trial(trial: Mapping[str, Any]) -> None:
-    """Print what happens to a body."""
+def print_trial(trial: Mapping[str, Any], sink: str = "") -> None:
+    """Print what happens to a body. `sink`: the only one whose routes are listed."""
     typer.echo("")
     if trial["problem"]:
-        typer.echo(f"{trial['body']}: unreadable: {trial['problem']}. It would be stored and listed, never routed.")
+        typer.echo(f"{trial['body']}: unreadable: {trial['problem']}. Such a body is stored and listed, never routed.")
         return
     outcome = trial["outcome"] + (f" (sent as {trial['status']})" if trial["status"] != trial["outcome"] else "")
     what = f"{trial['run_type'] or 'run'} {clean(trial['run_id'])} {clean(outcome)}"
@@ -194,7 +194,8 @@ def print_trial(trial: Mapping[str, Any]) -> None:
     rows = [[each["route"], "yes" if each["matched"] else "no", each["why"]] for each in trial["routes"]]
     print_table(["route", "match", "why"], rows, "no routes")
     sinks = [_after(each["sink"], each["after"]) for each in trial["deliveries"]]
-    typer.echo(f"→ {', '.join(sinks)}" if sinks else "→ unrouted: stored, sent to no sink")
+    nothing = f"→ nothing for {sink}" if sink else "→ unrouted: stored, sent to no sink"
+    typer.echo(f"→ {', '.join(sinks)}" if sinks else nothing)
 
 
 @config_app.callback()

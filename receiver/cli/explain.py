@@ -48,7 +48,7 @@ def explain(
         print_json(trials)
         return
     for trial in trials:
-        print_trial(trial)
+        print_trial(trial, sink)
         if not trial["routes"] and not trial["problem"]:
             typer.echo("an earlier route stops before these routes are reached")
 

@@ -146,7 +146,17 @@ class Evaluation:
                     return f"{_spell(use.path[:length])} is {_kind(value)} and has no field {use.path[length]}"
         if found := re.match(r"Unsupported operation: (.*?)\. CEL", str(error)):
             return f"{found[1]} can't be done; numbers of a run are doubles: write 1.0 for 1"
-        return f"the types don't fit: {self._kinds(expression)}"
+        # Equality fits all types, so the fault is in what < or > compares.
+        found = self._values(expression)
+        compared = [
+            each
+            for each in found
+            if re.search(rf"{re.escape(each[0])}\s*[<>]|[<>]=?\s*{re.escape(each[0])}", expression.source)
+        ]
+        kinds = ", ".join(f"{path} is {_kind(value)}" for path, value in compared or found)
+        text = next((path for path, value in compared if isinstance(value, str)), "")
+        hint = f"; to compare a text as a number, write double({text})" if text else ""
+        return f"the types don't fit: {kinds or 'what is there'}{hint}"
 
     def _kinds(self, expression: Expression) -> str:
         return ", ".join(f"{path} is {_kind(value)}" for path, value in self._values(expression)) or "what is there"

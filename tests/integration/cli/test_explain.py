@@ -46,6 +46,7 @@ def test_each_route_says_why_it_matches_or_not(book: Ledger, runhook: Runhook, c
     (found,) = json.loads(runhook("explain", "tsk_1", "--sink", "ops", "--json"))
     assert [(each["route"], each["matched"]) for each in found["routes"]] == [("failures", False)]
     assert found["deliveries"] == []
+    assert runhook("explain", "tsk_1", "--sink", "ops").rstrip().endswith("→ nothing for ops")
 
 
 def test_event_is_explained_as_what_it_was_recorded(book: Ledger, runhook: Runhook, config: Path) -> None:

@@ -208,7 +208,8 @@ MISSING_RULES = [
 FAILING_RULES = [
     # A type that does not fit, or a result that is no truth value.
     ("run.output.nothing > 1", "the types don't fit: run.output.nothing is null"),
-    ("run.output.vendor > 1", "the types don't fit: run.output.vendor is a text"),
+    ("run.output.vendor > 1", "is a text; to compare a text as a number, write double(run.output.vendor)"),
+    ("run.status == 'completed' && run.output.vendor > 1.0", "the types don't fit: run.output.vendor is a text;"),
     ("run.output.vendor.deeper == 1", "run.output.vendor is a text and has no field deeper"),
     ("run.failure_reason.contains('x')", "contains can't be done: run.failure_reason is null"),
     ("run.output.total + 1 > 5", "write 1.0 for 1"),
