@@ -144,7 +144,7 @@ def _files(connection: Connection, run: Mapping[str, Any], redactor: Redactor) -
 
 def _copies(file: Artifact, receipts: Sequence[tuple[Row, Mapping[str, str]]]) -> list[Row]:
     """Return where sinks have stored the file: each place once, as the newest receipt names it."""
-    found = {}
+    found: dict[tuple[str, str, str], Row] = {}
     for each in receipts:
         if (copy := _stored(file, *each)) is not None:
             found.setdefault((copy["sink"], copy["key"], copy["url"]), copy)

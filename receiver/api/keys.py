@@ -120,7 +120,7 @@ class RotatedKey(NewKey):
 class KeysParameters(Scoped):
     """Which keys."""
 
-    ids: tuple[str, ...] = Field(min_length=1, max_length=1000, description="Their ids, as lists show them.")
+    ids: tuple[str, ...] = Field(min_length=1, max_length=1000, description="Ids, or names that one key in use has.")
 
 
 class RevokedKeys(Result):
@@ -252,19 +252,27 @@ def rotate_key(service: Service, actor: Actor, wanted: RotationParameters) -> Ro
 
 def _to_rotate(connection: Connection, wanted: RotationParameters) -> Key:
     """Return the selected key. Raises NotFound, Invalid for a name of several, and Conflict for one not in use."""
-    by_id = api_keys.one(connection, wanted.key)
-    found = [by_id] if by_id else api_keys.named(connection, wanted.key)
-    found = [each for each in found if wanted.source in ("", each.source)]
-    if not found:
-        raise NotFound(f"no such key in use: {wanted.key}; `runhook keys list` lists them")
-    if len(found) > 1:
-        raise Invalid(f"{wanted.key}: is the name of {len(found)} keys: {', '.join(each.id for each in found)}")
-    key = found[0]
+    key = _key(connection, wanted.key, wanted.source)
     if key.replaced_by:
         raise Conflict(f"key {key.id} was rotated already: its successor is {key.replaced_by}")
     if not key.in_use:
         raise Conflict(f"key {key.id} {'was revoked' if key.revoked_at is not None else 'has expired'}")
     return key
+
+
+def _key(connection: Connection, given: str, source: str) -> Key:
+    """Return the key with this id, or the only one in use with this name. `source`: the only one, or "" for all.
+
+    Raises NotFound, and Invalid for a name of several keys.
+    """
+    by_id = api_keys.one(connection, given)
+    found = [by_id] if by_id else api_keys.named(connection, given)
+    found = [each for each in found if source in ("", each.source)]
+    if not found:
+        raise NotFound(f"no such key: {given}; `runhook keys list` lists them")
+    if len(found) > 1:
+        raise Invalid(f"{given}: is the name of {len(found)} keys: {', '.join(each.id for each in found)}")
+    return found[0]
 
 
 def _require_scopes(actor: Actor, scopes: Collection[str]) -> None:
@@ -310,18 +318,14 @@ def _rate_within(service: Service, actor: Actor, rate: str | None) -> str | None
 
 def revoke_keys(service: Service, actor: Actor, wanted: KeysParameters) -> RevokedKeys:
     """Revoke API keys. They are refused within 5 seconds."""
-    ids = sorted(set(wanted.ids))
 
     def work(connection: Connection) -> int:
-        found = {key_id: api_keys.one(connection, key_id) for key_id in ids}
-        unknown = [each for each, key in found.items() if key is None or wanted.source not in ("", key.source)]
-        if unknown:
-            raise NotFound(f"no such key: {', '.join(unknown)}; `runhook keys list` lists them")
+        found = {key.id: key.source for key in (_key(connection, each, wanted.source) for each in wanted.ids)}
         now = database_now(connection)
-        revoked = [each for each in ids if api_keys.revoke(connection, each, now)]
-        sources = {_audited_source(key.source) for key in found.values() if key is not None}
+        revoked = [each for each in sorted(found) if api_keys.revoke(connection, each, now)]
+        sources = {_audited_source(source) for source in found.values()}
         source = sources.pop() if len(sources) == 1 else ""
-        note(connection, actor, REVOKE, {"keys": ids}, len(revoked), source=source)
+        note(connection, actor, REVOKE, {"keys": sorted(found)}, len(revoked), source=source)
         return len(revoked)
 
     return RevokedKeys(count=service.ledger.write(work))

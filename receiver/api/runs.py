@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, Final, TypeVar
 
 from pydantic import Field
@@ -14,14 +15,17 @@ from receiver.api.rows import AttemptRow, DeliveryRow, EventRow, RunRow, Submiss
 from receiver.api.service import Actor, Service
 from receiver.api.timeline import TimelineEntry, timeline_of
 from receiver.domain.api_key import VIEW
+from receiver.domain.delivery import DeliveryState
 from receiver.errors import Invalid, NotFound
 from receiver.ledger import Connection
+from receiver.ledger.deliveries import lanes
 from receiver.ledger.filters import Filter
 from receiver.ledger.lists import deliveries as delivery_lists
 from receiver.ledger.lists import events as event_lists
 from receiver.ledger.lists import runs as lists
 from receiver.ledger.lists import submissions as submission_lists
 from receiver.ledger.words import COUNT_LIMIT, coverage
+from receiver.status.problem import ago
 
 M = TypeVar("M", bound=Result)
 
@@ -52,11 +56,20 @@ def one_run(connection: Connection, source: str, run_id: str) -> dict[str, Any]:
         raise NotFound("there is no run without an id")
     found, _ = lists.list_runs(connection, Filter(source=source, run_id=run_id), None, 10)
     if not found:
-        raise none_such("run", run_id)
+        submitted, _ = submission_lists.list_submissions(connection, Filter(source=source, run_id=run_id), None, 1)
+        raise _awaited(run_id, submitted[0]["due_at"]) if submitted else none_such("run", run_id)
     if len(found) > 1:
         sources = ", ".join(sorted(each["source"] for each in found))
         raise Invalid(f"run {run_id}: there is one in each of {sources}; say which with source")
     return found[0]
+
+
+def _awaited(run_id: str, due_at: float | None) -> NotFound:
+    """Return the error for a run that was submitted here and of which no event is known. `due_at`: of the next poll."""
+    left = 0.0 if due_at is None else due_at - time.time()
+    poll = "is not polled for it" if due_at is None else f"is polled for it {f'in {ago(left)}' if left > 0 else 'now'}"
+    why = f"it was submitted here and no result has come yet; Skyvern {poll}"
+    return NotFound(f"run {run_id}: {why}. `runhook submissions --run {run_id}` shows it")
 
 
 def get_run(service: Service, _actor: Actor, wanted: RunParameters) -> RunDetails:
@@ -73,13 +86,16 @@ def get_run(service: Service, _actor: Actor, wanted: RunParameters) -> RunDetail
         deliveries = sorted(rows(DeliveryRow, delivery_lists.list_deliveries), key=lambda each: each.created_at)
         attempts = sorted(rows(AttemptRow, delivery_lists.list_attempts), key=lambda each: each.started_at)
         submissions = sorted(rows(SubmissionRow, submission_lists.list_submissions), key=lambda each: each.created_at)
+        waiting = {each.sink for each in deliveries if each.state in (DeliveryState.QUEUED, DeliveryState.WAITING)}
+        found = lanes.named(connection, waiting) if waiting else {}
+        shut = {name: lane for name, lane in found.items() if lane.paused or lane.breaker != "closed"}
         return RunDetails(
             run=run,
             events=events,
             deliveries=deliveries,
             attempts=attempts,
             submissions=submissions,
-            timeline=timeline_of(run, events, deliveries, attempts, submissions),
+            timeline=timeline_of(run, events, deliveries, attempts, submissions, shut),
         )
 
     return service.ledger.read(read)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal
 
 from pydantic import Field
 
 from receiver.api.models import Moment, Result
 from receiver.api.rows import AttemptRow, DeliveryRow, EventRow, RunRow, SubmissionRow
+from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryState
 from receiver.domain.event import short_id
 
@@ -49,17 +51,18 @@ def timeline_of(
     deliveries: Sequence[DeliveryRow],
     attempts: Sequence[AttemptRow],
     submissions: Sequence[SubmissionRow],
+    lanes: Mapping[str, Lane] = MappingProxyType({}),
 ) -> list[TimelineEntry]:
-    """Return the timeline of a run, the oldest entry first; what is to come stands last."""
+    """Return the timeline of a run, the oldest entry first; what is to come stands last. `lanes`: of sinks, by name."""
     entries = [*_submitted(submissions), *_at_skyvern(run), *_events(events), *_deliveries(deliveries)]
     entries += map(_attempt, attempts)
     past = sorted(entries, key=lambda each: each.at)  # stable: what is caused stands behind its cause
-    return past + sorted(_to_come(deliveries, submissions), key=lambda each: each.at)
+    return past + sorted(_to_come(deliveries, submissions, lanes), key=lambda each: each.at)
 
 
 def submission_timeline(submission: SubmissionRow) -> list[TimelineEntry]:
     """Return what happened to a submission, of which no run need be known."""
-    return [*_submitted([submission]), *_to_come([], [submission])]
+    return [*_submitted([submission]), *_to_come([], [submission], {})]
 
 
 def _submitted(submissions: Iterable[SubmissionRow]) -> Iterator[TimelineEntry]:
@@ -115,7 +118,9 @@ def _attempt(attempt: AttemptRow) -> TimelineEntry:
     return _entry(attempt.ended_at, "attempt", text, tone, attempt.delivery_id, attempt.sink)
 
 
-def _to_come(deliveries: Iterable[DeliveryRow], submissions: Iterable[SubmissionRow]) -> Iterator[TimelineEntry]:
+def _to_come(
+    deliveries: Iterable[DeliveryRow], submissions: Iterable[SubmissionRow], lanes: Mapping[str, Lane]
+) -> Iterator[TimelineEntry]:
     for each in deliveries:
         waiting = {
             DeliveryState.WAITING: "next attempt",
@@ -124,11 +129,21 @@ def _to_come(deliveries: Iterable[DeliveryRow], submissions: Iterable[Submission
             DeliveryState.HELD: f"waits for {', '.join(each.after)}",
         }
         if text := waiting.get(DeliveryState(each.state)):
-            yield _entry(each.due_at, "next", text + _because(each.reason), "wait", each.id, each.sink)
+            at, text = each.due_at, text + _because(each.reason)
+            if (lane := lanes.get(each.sink)) and each.state in (DeliveryState.QUEUED, DeliveryState.WAITING):
+                at, text = max(at, lane.until), _behind(lane)
+            yield _entry(at, "next", text, "wait", each.id, each.sink)
     for submission in submissions:
         if submission.due_at is not None:
             polls = f", after {submission.polls} polls" if submission.polls else ""
             yield _entry(submission.due_at, "next", f"ask Skyvern for the result{polls}", "wait", submission.id)
+
+
+def _behind(lane: Lane) -> str:
+    """Return why a delivery of a paused or shut lane is not sent."""
+    if lane.paused:
+        return f"waits until {lane.sink} is resumed: it is paused"
+    return f"waits for {lane.sink}, which is probed first{_because(lane.reason)}"
 
 
 def _entry(at: float, kind: str, text: str, tone: Tone, identifier: str, sink: str = "") -> TimelineEntry:

@@ -151,7 +151,7 @@ def rotate(
 
 @app.command()
 @with_client
-def revoke(client: Client, ids: Annotated[list[str], typer.Argument(metavar="ID", help="Ids of keys.")]) -> None:
+def revoke(client: Client, ids: Annotated[list[str], typer.Argument(metavar="NAME", help="Names or ids.")]) -> None:
     """Revoke keys. They are refused within 5 seconds."""
     client.announce = True
     try:

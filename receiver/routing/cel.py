@@ -147,13 +147,10 @@ class Evaluation:
         if found := re.match(r"Unsupported operation: (.*?)\. CEL", str(error)):
             return f"{found[1]} can't be done; numbers of a run are doubles: write 1.0 for 1"
         # Equality fits all types, so the fault is in what < or > compares.
-        found = self._values(expression)
-        compared = [
-            each
-            for each in found
-            if re.search(rf"{re.escape(each[0])}\s*[<>]|[<>]=?\s*{re.escape(each[0])}", expression.source)
-        ]
-        kinds = ", ".join(f"{path} is {_kind(value)}" for path, value in compared or found)
+        read = self._values(expression)
+        ordered = r"{0}\s*[<>]|[<>]=?\s*{0}"
+        compared = [each for each in read if re.search(ordered.format(re.escape(each[0])), expression.source)]
+        kinds = ", ".join(f"{path} is {_kind(value)}" for path, value in compared or read)
         text = next((path for path, value in compared if isinstance(value, str)), "")
         hint = f"; to compare a text as a number, write double({text})" if text else ""
         return f"the types don't fit: {kinds or 'what is there'}{hint}"

@@ -37,15 +37,15 @@ _PROBLEMS: Final = {
     "restart the worker",
     "receiver_spooling": "see its log: it can't reach Redis, or the inbox is over its limits",
     "task_failing": "it restarts automatically; if that does not help, see its log, and restart the process",
-    "misdirected": "if Skyvern sent them, correct PUBLIC_URL, or the callback URL in Skyvern, to end in "
-    "/webhooks/SOURCE. It does not send them again: `runhook reconcile --import` fetches the results",
+    "misdirected": "if Skyvern sent them, correct PUBLIC_URL, to which Runhook adds /webhooks/SOURCE, and restart the "
+    "receiver; or the callback URL in Skyvern. It does not send them again: `runhook reconcile --import` fetches them",
     "inbox_unreadable": "rename that key (RENAME) and find the program that wrote it; events are in the spools",
     "inbox_set_aside": "`runhook inbox list` shows the reasons; then `runhook inbox accept` or `runhook inbox drop`",
     "inbox_unknown_source": "add the source and its secrets to each worker's config, and restart it; the events wait",
     "inbox_late": "the dispatcher is stopped, too slow, or can't reach the ledger: see the worker's log",
     "spool_full": "start Redis, or raise spool.max_bytes; at the limit, webhooks get 503",
     "spool_left": "start a receiver on that data directory; or bring its disk here: `runhook spool send --data DIR`",
-    "sink_paused": "`runhook sink resume {sink}` resumes delivery",
+    "sink_paused": "`runhook audit` shows who paused it; `runhook sink resume {sink}` resumes delivery",
     "sink_down": "{remedy}",
     "sink_gone": "`runhook sink move {sink} NEW`, `runhook cancel --sink {sink}`, or restore it in the config",
     "delivery_late": "the worker or the clock is stopped or too slow, or it waits for another sink: "

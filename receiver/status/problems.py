@@ -35,7 +35,7 @@ _CAUSES: Final = (
         "set `rate` of this sink in the config below its limit, such as `rate: 5/s`; it resumes automatically",
     ),
     (
-        r"(?i)disk.* (is )?full|no space",
+        r"(?i)disk.* (is )?full|no space|bytes free",
         "has no disk space left",
         "free disk space there; then `runhook sink resume {sink}` probes",
     ),
@@ -108,7 +108,10 @@ def _servers(report: StatusReport) -> Iterator[Problem]:
     if ledger.trouble:
         start = ledger.todo or "start its database, or fix DATABASE_URL"
         until = "" if refusing else "webhooks are stored, and "
-        what = f"the ledger is unavailable ({ledger.url}): {ledger.trouble}"
+        waiting = counted(redis.inbox.entries, "event waits", "events wait") if redis.inbox.entries else ""
+        what = f"the ledger is unavailable ({ledger.url}): {ledger.trouble}" + (
+            f"; {waiting} in the inbox" if waiting else ""
+        )
         yield problem("ledger_away", what, start=start, until=until)
     elif ledger.weak:
         yield problem("ledger_weak", f"the ledger at {ledger.url} may lose what it has confirmed: {ledger.weak}")
@@ -168,7 +171,7 @@ def _inbox(report: StatusReport) -> Iterator[Problem]:
     if inbox.unknown_sources:
         sources = ", ".join(inbox.unknown_sources)
         yield problem("inbox_unknown_source", f"a worker does not know the source of events in the inbox: {sources}")
-    if inbox.oldest is not None and inbox.oldest > INBOX_LATE:
+    if inbox.oldest is not None and inbox.oldest > INBOX_LATE and not report.ledger.trouble:
         events = counted(inbox.entries, "event waits", "events wait")
         yield problem("inbox_late", f"{events} in the inbox, the oldest for {ago(inbox.oldest)}")
 
@@ -184,7 +187,10 @@ def _sinks(report: StatusReport) -> Iterator[Problem]:
         if lane.paused:
             since = f" {ago(now - lane.paused_at)} ago" if lane.paused_at else ""
             yield problem(
-                "sink_paused", f"{sink} was paused by an operator{since}; {wait}", note=not waiting, sink=sink
+                "sink_paused",
+                f"{sink} was paused{since}; {wait}",
+                note=not waiting,
+                sink=sink,
             )
         if lane.breaker != "closed" and lane.lane == sink != CALLBACK:
             since = f", for {ago(now - lane.opened_at)} now" if lane.opened_at else ""

@@ -154,8 +154,8 @@ def _old_config(
     effect = f"; until then nothing is sent to {', '.join(map(parts.sink_of, unserved))}" if unserved else ""
     current = {each.beat.host for each in running if each.beat.config == report.config_hash}
     if current and not current & hosts.keys():
-        what = f"hosts run different configs: {', '.join(sorted(current))} run {report.config_file} as it is here, and "
-        yield problem("configs_differ", f"{what}not {where}", note=not unserved, effect=effect)
+        here = f"{report.config_file} is in effect on {', '.join(sorted(current))}"
+        yield problem("configs_differ", f"hosts run different configs: {here}, and not for {where}", effect=effect)
     else:
         what = f"processes run an older config than {report.config_file}: {where}"
         yield problem("config_old", what, note=not unserved, effect=effect)

@@ -127,6 +127,18 @@ def test_keys_are_revoked_once_and_by_their_own_source(service: Service) -> None
     assert done(service)[2:] == [("key.revoke", "ada", 1, "done"), ("key.revoke", "ada", 1, "done")]
 
 
+def test_a_key_is_revoked_by_a_name_that_only_it_has(service: Service) -> None:
+    for name in ("bot", "twin", "twin"):
+        call(service, "create_key", name=name, scopes=["view"], source="skyvern")
+
+    with pytest.raises(Invalid, match="twin: is the name of 2 keys: "):
+        call(service, "revoke_keys", ids=["bot", "twin"])
+    assert call(service, "revoke_keys", ids=["bot"])["count"] == 1
+
+    rows = call(service, "list_keys")["items"]
+    assert [(row["name"], bool(row["revoked_at"])) for row in rows] == [("bot", True), ("twin", False), ("twin", False)]
+
+
 def test_keys_made_with_another_secret_are_told_of(service: Service) -> None:
     call(service, "create_key", name="old", scopes=["view"], source="other")
     other = Service(

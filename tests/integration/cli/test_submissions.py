@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from receiver.domain.breaker import Lane
 from receiver.domain.submission import SubmissionMove
-from receiver.errors import Invalid
+from receiver.errors import Invalid, NotFound
 from receiver.ledger import Ledger
 from receiver.ledger.deliveries import claims, lanes
 from receiver.ledger.deliveries.claimed import Claimed
@@ -68,6 +68,12 @@ def test_submissions_are_listed_with_state_and_next_poll(book: Ledger, runhook: 
     assert rows[2].endswith("no answer")
     assert "SECRET" not in runhook("submissions", "--json") + "".join(rows)
     assert "http" not in runhook("submissions", "--json")
+
+    # And a run whose result has not come yet is not denied
+    with pytest.raises(
+        NotFound, match=r"run tsk_a: it was submitted here and no result has come yet; Skyvern is polled"
+    ):
+        runhook("run", "tsk_a")
 
 
 # --- The sink that stands in no config

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from receiver.api.rows import AttemptRow, DeliveryRow, EventRow, RunRow, SubmissionRow
 from receiver.api.timeline import TimelineEntry, timeline_of
+from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryState
 
 
@@ -73,6 +74,20 @@ def test_what_is_to_come_stands_last() -> None:
         "5 next ask Skyvern for the result, after 2 polls",
         "20.1 next slack waits for results",
         "90 next results next attempt: HTTP 503",
+    ]
+
+
+def test_delivery_behind_a_shut_sink_says_why_it_waits() -> None:
+    # Given deliveries to a paused sink, one that is down, and one that works
+    waiting = [delivery(id=f"dlv_{name}", sink=name, state="queued", due_at=20.0) for name in ("a", "b", "c")]
+    shut = {"a": Lane("a", "a", paused=True), "b": Lane("b", "b", breaker="open", until=95.0, reason="answered 500")}
+
+    told = timeline_of(run(), [], waiting, [], [], shut)
+
+    assert lines(told)[-3:] == [
+        "20 next a waits until a is resumed: it is paused",
+        "20 next c to be sent",
+        "95 next b waits for b, which is probed first: answered 500",
     ]
 
 

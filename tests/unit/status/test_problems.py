@@ -135,8 +135,8 @@ CASES: list[tuple[str, StatusReport, str, bool]] = [
     (
         "configs_differ",
         but(parts=[*WELL.parts, seen("clock", "b", config="old")]),
-        "it is here, and not clock on b",
-        True,
+        "in effect on a, and not for clock on b",
+        False,
     ),
     (
         "part_suspended",
@@ -212,6 +212,7 @@ CASES: list[tuple[str, StatusReport, str, bool]] = [
         False,
     ),
     ("sink_down", shut("the disk that holds /out is full"), "ops has no disk space left, for 2 h now", False),
+    ("sink_down", shut("/out has less than the reserve of 9 bytes free"), "ops has no disk space left", False),
     ("sink_down", shut("SQLite: database or disk is full (SQLITE_FULL)"), "ops has no disk space left", False),
     (
         "callers_down",
@@ -367,16 +368,26 @@ def test_new_sink_of_an_edited_config_needs_a_restart() -> None:
     assert find(replace(edited, sinks=["ops"], expected=WELL.expected, config_sections=sections)) == []
 
 
+def test_events_that_wait_for_the_ledger_are_no_second_problem() -> None:
+    inbox = InboxState(entries=25, oldest=90.0)
+    report = but(redis=RedisReport("r", inbox=inbox), ledger=LedgerReport("postgresql://h/l", "hangs"))
+
+    (problem,) = find(report)
+
+    assert problem.code == "ledger_away"
+    assert problem.what.endswith("hangs; 25 events wait in the inbox")
+
+
 def test_two_hosts_with_different_files_are_both_named() -> None:
     other = [replace(each, beat=replace(each.beat, host="b", config="other")) for each in WELL.parts]
     other[0] = replace(other[0], beat=replace(other[0].beat, details={"sections": {"routes": "1"}}))
 
     (problem,) = find(but(parts=[*WELL.parts, *other], config_sections={"routes": "2"}))
 
-    assert problem.code == "configs_differ"
+    assert (problem.code, problem.note) == ("configs_differ", False)
     assert problem.what == (
-        "hosts run different configs: a run config/runhook.yaml as it is here, and not receiver, worker, clock on b "
-        "(changed: routes)"
+        "hosts run different configs: config/runhook.yaml is in effect on a, and not for receiver, worker, "
+        "clock on b (changed: routes)"
     )
 
 
