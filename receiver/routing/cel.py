@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import math
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import chain
 from types import ModuleType
 from typing import Any
 
@@ -116,9 +116,9 @@ class Evaluation:
         refusals = {each.source: _too_much(each.names, units) for each in self._rules}
         self._refused = {source: refusal for source, refusal in refusals.items() if refusal}
         self._context = _library().Context()
-        tree = _tree(each.names.uses for each in self._rules if each.source not in self._refused)
-        for name, node in tree.children.items():
-            self._context.add_variable(name, _pick(self._roots[name], node))
+        uses = {use for each in self._rules if each.source not in self._refused for use in each.names.uses}
+        for name, value in _pick(self._roots, uses).items():
+            self._context.add_variable(name, value)
 
     def _explain(self, error: Exception, expression: Expression) -> str:
         if isinstance(error, KeyError) and error.args:
@@ -174,29 +174,17 @@ def _too_much(names: Names, units: dict[Path, int]) -> str:
     return ""
 
 
-@dataclass(slots=True)
-class _Node:
-    children: dict[str, _Node]
-    whole: bool = False
-
-
-def _tree(uses: Iterable[Iterable[Use]]) -> _Node:
-    root = _Node({})
-    for use in set(chain.from_iterable(uses)):
-        node = root
-        for name in use.path:
-            node = node.children.setdefault(name, _Node({}))
-        node.whole |= use.whole
-    return root
-
-
-def _pick(value: Any, node: _Node) -> Any:
-    """Return `value` for CEL, cut down to what `node` mentions. What is cut keeps its place as null."""
-    if node.whole:
-        return _converted(value, 0)
+def _pick(value: Any, uses: Iterable[Use]) -> Any:
+    """Return `value` for CEL, cut down to what `uses` mention. What is cut keeps its place as null."""
+    below: defaultdict[str, list[Use]] = defaultdict(list)
+    for use in uses:
+        if use.path:
+            below[use.path[0]].append(use._replace(path=use.path[1:]))
+        elif use.whole:
+            return _converted(value, 0)
     if not isinstance(value, dict):
         return None
-    return {_clean(name): _pick(value[name], child) for name, child in node.children.items() if name in value}
+    return {_clean(name): _pick(value[name], inner) for name, inner in below.items() if name in value}
 
 
 def _converted(value: Any, depth: int) -> Any:

@@ -1,4 +1,4 @@
-"""HTTP clients for Skyvern's API, async and sync: they send a call, retry it where that is safe, and return its answer.
+"""The HTTP client for Skyvern's API: it sends a call, retries it where that is safe, and returns its answer.
 
 The calls are in requests.py, what their answers mean is in responses.py. The API key goes to the source's own origin
 only: redirects are answers, never followed; proxies and .netrc files of the environment are ignored. A submit is
@@ -13,7 +13,6 @@ import asyncio
 import random
 import re
 import threading
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -59,9 +58,7 @@ class _Origin:
         self.name = parts.netloc.rpartition("@")[2]
         self._key = api_key
 
-    def request(
-        self, client: httpx2.AsyncClient | httpx2.Client, call: ApiCall, limit: float
-    ) -> httpx2.Request | Unreachable:
+    def request(self, client: httpx2.AsyncClient, call: ApiCall, limit: float) -> httpx2.Request | Unreachable:
         decoded = unquote(unquote(call.path)).replace("\\", "/")
         if not call.path.startswith("/") or {".", ".."} & set(decoded.split("/")):
             return Unreachable(False, "the path of the call is not one below the API's base", invalid=True)
@@ -147,30 +144,11 @@ class Streamed:
     aclose: Callable[[], Awaitable[None]] = field(repr=False)
 
 
-class _Client:
-    """What both clients have in common. `base`: such as https://api.skyvern.com; `answer_cap`: bytes of the largest
-    answer that is read. Raises ConfigError for a base without http(s) or a key that is not a valid header."""
-
-    def __init__(
-        self, base: str, api_key: str, *, patience: Patience | None = None, answer_cap: int = ANSWER_CAP
-    ) -> None:
-        self._origin = _Origin(base, api_key)
-        self._patience = patience or Patience()
-        self._cap = answer_cap
-        self._prepare()
-
-    def _prepare(self) -> None:
-        """Set what only this kind of client has."""
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._origin.name})"
-
-
 def _awaited(make: Callable[P, ApiCall]) -> Callable[Concatenate[SkyvernAPI, P], Coroutine[Any, Any, Answer]]:
     """Return the method that makes a call of requests.py."""
 
     async def call(self: SkyvernAPI, /, *args: P.args, **kwargs: P.kwargs) -> Answer:
-        return await self._send(make(*args, **kwargs))
+        return await self.send(make(*args, **kwargs))
 
     return call
 
@@ -184,11 +162,23 @@ def _now(make: Callable[P, ApiCall]) -> Callable[Concatenate[SkyvernReader, P], 
     return call
 
 
-class SkyvernAPI(_Client):
-    """The API of one source, for the event loop that first uses it. Calls never raise: see Answer."""
+class SkyvernAPI:
+    """The API of one source, for the event loop that first uses it. Calls never raise: see Answer.
 
-    def _prepare(self) -> None:
+    `base`: such as https://api.skyvern.com; `answer_cap`: bytes of the largest answer that is read. Raises ConfigError
+    for a base without http(s) or a key that is not a valid header.
+    """
+
+    def __init__(
+        self, base: str, api_key: str, *, patience: Patience | None = None, answer_cap: int = ANSWER_CAP
+    ) -> None:
+        self._origin = _Origin(base, api_key)
+        self._patience = patience or Patience()
+        self._cap = answer_cap
         self._clients: dict[bool, httpx2.AsyncClient] = {}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._origin.name})"
 
     submit = _awaited(requests.submit)
     get_run = _awaited(requests.get_run)
@@ -227,7 +217,8 @@ class SkyvernAPI(_Client):
             await client.aclose()
         self._clients.clear()
 
-    async def _send(self, call: ApiCall) -> Answer:
+    async def send(self, call: ApiCall) -> Answer:
+        """Return the answer to a call of requests.py."""
         limit = self._patience.limit or call.limit
         client = self._client(keep_alive=call.kind == "read")
         request = self._origin.request(client, call, limit)
@@ -245,7 +236,7 @@ class SkyvernAPI(_Client):
         self, client: httpx2.AsyncClient, request: httpx2.Request, call: ApiCall, limit: float
     ) -> Answer:
         try:
-            async with asyncio.timeout(limit + CONNECT_LIMIT):
+            async with asyncio.timeout(limit + min(CONNECT_LIMIT, limit)):
                 response = await client.send(request, stream=True)
                 try:
                     body = bytearray()
@@ -269,11 +260,15 @@ class SkyvernAPI(_Client):
         return self._clients[keep_alive]
 
 
-class SkyvernReader(_Client):
-    """The reading half of the API for code without an event loop. Threads may share one; opens nothing before use."""
+class SkyvernReader:
+    """The reading half of the API for code without an event loop: a SkyvernAPI in a thread of its own, which the first
+    call starts. Threads may share one."""
 
-    def _prepare(self) -> None:
-        self._client: httpx2.Client | None = None
+    def __init__(
+        self, base: str, api_key: str, *, patience: Patience | None = None, answer_cap: int = ANSWER_CAP
+    ) -> None:
+        self._api = SkyvernAPI(base, api_key, patience=patience, answer_cap=answer_cap)
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = threading.Lock()
         self._under_way = 0
         self._closed = False
@@ -294,56 +289,29 @@ class SkyvernReader(_Client):
             self._close_unused()
 
     def _close_unused(self) -> None:
-        if self._closed and not self._under_way and self._client is not None:
-            self._client.close()
-            self._client = None
+        if self._closed and not self._under_way and self._loop is not None:
+            asyncio.run_coroutine_threadsafe(self._api.aclose(), self._loop).result()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._loop = None
 
     def _send(self, call: ApiCall) -> Answer:
         with self._lock:
             if self._closed:
                 return Unreachable(ambiguous=False, reason="the process is stopping")
-            client = self._open()
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(target=_run, args=[self._loop], name="skyvern", daemon=True).start()
+            answer = asyncio.run_coroutine_threadsafe(self._api.send(call), self._loop)
             self._under_way += 1
         try:
-            return self._send_with(client, call)
+            return answer.result()
         finally:
+            answer.cancel()  # of a call that was interrupted
             with self._lock:
                 self._under_way -= 1
                 self._close_unused()
 
-    def _send_with(self, client: httpx2.Client, call: ApiCall) -> Answer:
-        limit = self._patience.limit or call.limit
-        request = self._origin.request(client, call, limit)
-        if isinstance(request, Unreachable):
-            return request
-        retries = Retries(call.kind, self._patience)
-        while True:
-            answer = self._attempt(client, request, call, limit)
-            pause = retries.pause_after(answer, random.random())
-            if pause is None:
-                return answer
-            time.sleep(pause)
 
-    def _open(self) -> httpx2.Client:
-        if self._client is None:
-            limits = httpx2.Limits(max_connections=32, max_keepalive_connections=8, keepalive_expiry=4)
-            self._client = httpx2.Client(limits=limits, trust_env=False, follow_redirects=False, cookies=_no_cookies())
-        return self._client
-
-    def _attempt(self, client: httpx2.Client, request: httpx2.Request, call: ApiCall, limit: float) -> Answer:
-        deadline = time.monotonic() + limit
-        try:
-            response = client.send(request, stream=True)
-            try:
-                body = bytearray()
-                for chunk in response.iter_raw():
-                    body += chunk
-                    if len(body) > self._cap:
-                        raise _TooLarge(self._cap)
-                    if time.monotonic() > deadline:
-                        raise TimeoutError
-            finally:
-                response.close()
-        except _BROKEN as error:
-            return self._origin.failure(error, call)
-        return _answer(response, bytes(body))
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    loop.run_forever()
+    loop.close()

@@ -13,7 +13,7 @@ from handlers.contract import Refused
 from handlers.support.address_policy import AllowedAddresses, literal_addresses
 from handlers.support.guarded_client import parse_url
 from handlers.support.url import MAX_URL, PORTS, split_userinfo
-from receiver.domain.callback import origin_of
+from receiver.domain.agent_url import where
 from receiver.skyvern.client import SkyvernAPI
 from receiver.submit.replies import NO_SECRETS, SecretScan
 from receiver.web.responses import Refusal, error
@@ -40,7 +40,7 @@ class Source:
         Runhook's own callback URL counts as absent: the webhook would only come back here.
         """
         url = _normalized(given)
-        if not url or self._is_ours(url):
+        if where(url, self.callback_base) != "elsewhere":
             return ""
         self._check(url)
         return url
@@ -58,11 +58,6 @@ class Source:
         port = parsed.port or PORTS[parsed.scheme]
         if found and all(self.allowed.check(host, address, port) for address in found):
             raise _refusal(f"The host in your url is blocked: {host}")
-
-    def _is_ours(self, url: str) -> bool:
-        """Return whether `url` is this source's callback URL, with a token or without, however it is spelt."""
-        ours = _origin_and_path(self.callback_base)
-        return bool(self.callback_base) and f"{_origin_and_path(url)}/".startswith(f"{ours}/")
 
 
 def _refusal(words: str) -> Refusal:
@@ -82,12 +77,3 @@ def _normalized(given: str) -> str:
         return "https://" + text if text and not urlsplit(text).scheme else text
     except ValueError:
         raise _refusal("Invalid URL: not an address") from None
-
-
-def _origin_and_path(url: str) -> str:
-    """Return the normalized origin and the path of `url`, "" for no URL."""
-    try:
-        path = urlsplit(url.strip()).path
-    except ValueError:
-        return ""
-    return origin_of(url) + path
