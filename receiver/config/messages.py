@@ -79,11 +79,15 @@ def unknown(name: str, known: Iterable[str]) -> str:
 
 def fields_at(model: type[BaseModel], key: Sequence[str | int]) -> list[str]:
     """Return the names of the fields below `key`, or [] where any name is allowed."""
+    found = _model_at(model, key)
+    return list(found.model_fields) if found else []
+
+
+def _model_at(model: type[BaseModel], key: Sequence[str | int]) -> type[BaseModel] | None:
     current: Any = model
     for part in key:
         current = _below(current, part)
-    found = _model(current)
-    return list(found.model_fields) if found else []
+    return _model(current)
 
 
 def _below(annotation: Any, part: str | int) -> Any:
@@ -162,10 +166,7 @@ def _text(detail: ErrorDetails, model: type[BaseModel], key: Key, value: Any) ->
 
 def _help(model: type[BaseModel], key: Key) -> str:
     """Return the first sentence of the field's description."""
-    current: Any = model
-    for part in key[:-1]:
-        current = _below(current, part)
-    found = _model(current)
+    found = _model_at(model, key[:-1])
     described = found.model_fields[str(key[-1])].description if found and str(key[-1]) in found.model_fields else None
     return (described or "").partition(". ")[0].rstrip(".")
 

@@ -13,11 +13,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from handlers.support.timestamps import utc
-from receiver.errors import ConfigError
 from receiver.routing import cel, mapping
 from receiver.routing.mapping import Outcome
 from receiver.routing.route import RouteConfig
-from receiver.routing.validation import OPT_IN, UPDATE, order_problems, rule_problems
+from receiver.routing.validation import OPT_IN, UPDATE
 
 if TYPE_CHECKING:
     from receiver.domain.run import Run
@@ -97,20 +96,12 @@ class _CompiledRoute:
 
 
 class Router:
-    """The routes, compiled. Raises ConfigError with every rule that can't be used.
+    """The routes, compiled: valid ones, as `validation` finds them.
 
     `completing`: the sinks that take updates, to complete what they keep of a result.
     """
 
     def __init__(self, routes: Sequence[RouteConfig], completing: Collection[str] = ()) -> None:
-        problems = [
-            f"routes[{index}].when: {text}"
-            for index, route in enumerate(routes)
-            for _, text in rule_problems(route.when)
-        ]
-        problems += [f"routes[{key[0]}].to: {text}" for key, text in order_problems(routes)]
-        if problems:
-            raise ConfigError(*problems)
         self._completing = frozenset(completing)
         self._telling_again = frozenset(each.name for each in routes if each.updates or each.repeats)
         self._routes = [_CompiledRoute(route) for route in routes]

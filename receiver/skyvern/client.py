@@ -10,11 +10,15 @@ answer ambiguous for nothing.
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import re
+import socket
+import ssl
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Concatenate, ParamSpec
 from urllib.parse import unquote, urlsplit
@@ -22,6 +26,7 @@ from urllib.parse import unquote, urlsplit
 import httpx2
 
 from receiver.errors import ConfigError
+from receiver.runtime.background import start_thread
 from receiver.skyvern import requests
 from receiver.skyvern.requests import ApiCall
 from receiver.skyvern.responses import Answer, Answered, Patience, Retries, Unreachable
@@ -35,8 +40,6 @@ MAX_CONNECTIONS = 200
 # Bytes. One output can be 100 MB.
 ANSWER_CAP = 128 << 20
 
-# The number that an error of the system begins with, which tells people nothing.
-_ERRNO = re.compile(r"^\[Errno -?\d+\] ")
 # What a field value may be (RFC 9110, 5.5).
 _HEADER_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 _HOP_BY_HOP = frozenset(
@@ -86,7 +89,7 @@ class _Origin:
             | httpx2.UnsupportedProtocol,
         )
         if isinstance(error, httpx2.ConnectError):
-            words = f"can't connect to {self.name}: {_ERRNO.sub('', str(error)) or 'no connection'}"
+            words = f"can't connect to {self.name}: {_reason_of(error)}"
         elif unsent:
             words = f"can't connect to {self.name}: no connection in time"
         elif isinstance(error, TimeoutError | httpx2.TimeoutException):
@@ -98,6 +101,20 @@ class _Origin:
         else:
             words = f"the connection to {self.name} broke"
         return Unreachable(call.kind == "submit" and not unsent, words)
+
+
+def _reason_of(error: BaseException | None) -> str:
+    """Return why there is no connection, in the words of the system: libraries hide them behind their own."""
+    found = ""
+    while error is not None:
+        if isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        if isinstance(error, socket.gaierror | ssl.SSLError):
+            found = str(error.strerror)
+        elif isinstance(error, OSError) and error.errno:
+            found = os.strerror(error.errno)
+        error = error.__cause__ or error.__context__
+    return found or "no connection"
 
 
 class _TooLarge(Exception):
@@ -300,7 +317,7 @@ class SkyvernReader:
                 return Unreachable(ambiguous=False, reason="the process is stopping")
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
-                threading.Thread(target=_run, args=[self._loop], name="skyvern", daemon=True).start()
+                start_thread("skyvern", partial(_run, self._loop))
             answer = asyncio.run_coroutine_threadsafe(self._api.send(call), self._loop)
             self._under_way += 1
         try:

@@ -83,9 +83,10 @@ def test_no_spelling_of_a_path_gets_around_the_gate(rig: Submitting, scripted_se
     assert scripted_server.calls == []
 
 
-@pytest.mark.parametrize("method", ["OPTIONS", "TRACE", "PROPFIND", "CONNECT", "get", "FOO"])
-def test_an_odd_method_does_nothing(rig: Submitting, scripted_server: ScriptedServer, method: str) -> None:
-    assert {ask(rig, method, path, rig.whole_key)[0] for path in ("/v1/runs", "/v1/run/tasks")} <= {400, 405}
+def test_an_odd_method_does_nothing(rig: Submitting, scripted_server: ScriptedServer) -> None:
+    for method in ("OPTIONS", "TRACE", "PROPFIND", "CONNECT", "get", "FOO"):
+        found = {ask(rig, method, path, rig.whole_key)[0] for path in ("/v1/runs", "/v1/run/tasks")}
+        assert found <= {400, 405}, method
     assert scripted_server.calls == []
 
 
@@ -121,22 +122,22 @@ def test_body_over_the_limit_is_413(submitting: Make, scripted_server: ScriptedS
     assert rig.client.post("/v1/run/tasks", content=pieces(largest)).status_code == 200
 
 
-@pytest.mark.parametrize("body", GARBAGE, ids=lambda body: repr(body[:12]))
-def test_garbage_is_a_422_and_goes_nowhere(rig: Submitting, scripted_server: ScriptedServer, body: bytes) -> None:
-    status, said = ask(rig, "POST", "/v1/run/tasks", rig.whole_key, body)
-
-    assert (status, said.startswith(b'{"detail"')) == (422, True)
+def test_garbage_is_a_422_and_goes_nowhere(rig: Submitting, scripted_server: ScriptedServer) -> None:
+    for body in GARBAGE:
+        status, said = ask(rig, "POST", "/v1/run/tasks", rig.whole_key, body)
+        assert (status, said.startswith(b'{"detail"')) == (422, True), body[:12]
     assert (scripted_server.calls, rig.rows()) == ([], [])
 
 
-@pytest.mark.parametrize("body", WEBHOOKS)
-def test_no_spelling_smuggles_a_webhook_url(rig: Submitting, scripted_server: ScriptedServer, body: bytes) -> None:
-    assert ask(rig, "POST", "/v1/run/tasks", rig.whole_key, body)[0] == 400
-    assert ask(rig, "POST", "/v1/run/tasks", rig.whole_key, body.replace(b"10.0.0.1", b"b.example"))[0] == 200
+def test_no_spelling_smuggles_a_webhook_url(rig: Submitting, scripted_server: ScriptedServer) -> None:
+    for body in WEBHOOKS:
+        assert ask(rig, "POST", "/v1/run/tasks", rig.whole_key, body)[0] == 400
+        assert ask(rig, "POST", "/v1/run/tasks", rig.whole_key, body.replace(b"10.0.0.1", b"b.example"))[0] == 200
 
-    (call,) = scripted_server.calls
-    assert b"example" not in call.body
-    assert call.body.count(f'"{rig.url}/webhooks/skyvern/sub_'.encode()) == 1
+    assert len(scripted_server.calls) == len(WEBHOOKS)
+    for call in scripted_server.calls:
+        assert b"example" not in call.body
+        assert call.body.count(f'"{rig.url}/webhooks/skyvern/sub_'.encode()) == 1
 
 
 def test_only_headers_that_skyvern_reads_pass(rig: Submitting, scripted_server: ScriptedServer) -> None:

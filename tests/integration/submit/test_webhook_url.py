@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import httpx2
-import pytest
 
 from tests.servers.http import ScriptedServer
 from tests.servers.skyvern import Simulate, SkyvernSimulator
@@ -96,40 +94,13 @@ def test_other_key_retries_without_seeing_the_url(
     assert json.loads(caller.requests[0].body)["run_request"]["webhook_url"] == hook
 
 
-BAD = [
-    ("ftp://app.example/", "Invalid URL: "),
-    ("app.example:8080/hook", "Invalid URL: "),
-    ("http://", "Invalid URL: "),
-    ("https:///hook", "Invalid URL: "),
-    ("http://[::1/", "Invalid URL: "),
-    ("https://app.example:99999/", "Invalid URL: "),
-    ("https://app.example/\n", ""),
-    ("https://app\n.example/", "Invalid URL: "),
-    ("https://app.example/" + "x" * 9000, "Invalid URL: "),
-    ("https://app.example/\0", "Invalid URL: "),
-    ("https://app.example/\ud800", "Invalid URL: "),
-    ("https://" + "x" * 300 + ".example/", "Invalid URL: "),
-    ("https://exa mple.com/h", "Invalid URL: "),
-    ("https://example.com /h", "Invalid URL: "),
-    ("https://exa%20mple.com/h", "Invalid URL: "),
-    ("https://a..example/h", "Invalid URL: "),
-    ("http://127.0.0.1/", "The host in your url is blocked: 127.0.0.1"),
-    ("http://user:pw@10.0.0.1:80/x", "The host in your url is blocked: 10.0.0.1"),
-    ("http://169.254.169.254/latest", "The host in your url is blocked: 169.254.169.254"),
-    ("http://[::ffff:7f00:1]/", "The host in your url is blocked: ::ffff:7f00:1"),
-    ("http://0x7f.1/", "The host in your url is blocked: 0x7f.1"),
-    ("http://2130706433/", "The host in your url is blocked: 2130706433"),
-    ("http://0/", "The host in your url is blocked: 0"),
-    ("http://LocalHost.:9/", "The host in your url is blocked: localhost."),
-    ("http://a.localhost/", "The host in your url is blocked: a.localhost"),
-    ("192.168.1.1/hook", "The host in your url is blocked: 192.168.1.1"),
-]
-
-
 def test_invalid_webhook_url_is_refused_before_the_run(submitting: Make, skyvern_simulator: SkyvernSimulator) -> None:
     rig = submitting(skyvern_simulator.url, dispatching=False)
-    refused = [(url, words) for url, words in BAD if words]
-    for url, words in refused:
+    refused = {
+        "ftp://pw.example/": "Invalid URL: ",
+        "http://user:pw@10.0.0.1/x": "The host in your url is blocked: 10.",
+    }
+    for url, words in refused.items():
         text = json.dumps({"prompt": "p", "webhook_url": url}).encode()
         answer = rig.client.post("/v1/run/tasks", content=text, headers={"idempotency-key": "one"})
         assert answer.status_code == 400, url
@@ -145,29 +116,13 @@ def test_invalid_webhook_url_is_refused_before_the_run(submitting: Make, skyvern
     assert good.status_code == 200  # what was refused holds no key
 
 
-@pytest.mark.parametrize(
-    ("given", "kept"),
-    [
-        (None, ""),
-        ("", ""),
-        ("  ", ""),
-        (" https://app.example/h\n", "https://app.example/h"),
-        ("app.example/h", "https://app.example/h"),  # as Skyvern has it
-        ("https://bücher.example/", "https://bücher.example/"),
-        ("http://8.8.8.8:8080/h#f", "http://8.8.8.8:8080/h#f"),
-        ("http://10.1.2.3/h", "http://10.1.2.3/h"),  # listed
-        ("https://minio.internal/h", "https://minio.internal/h"),  # a name is judged when it is called
-    ],
-)
-def test_valid_webhook_url_is_kept(
-    submitting: Make, skyvern_simulator: SkyvernSimulator, given: Any, kept: str
-) -> None:
+def test_valid_webhook_url_is_kept(submitting: Make, skyvern_simulator: SkyvernSimulator) -> None:
     rig = submitting(skyvern_simulator.url, dispatching=False, allowed_addresses=["10.1.0.0/16"])
 
-    answer = rig.client.post("/v1/run/agents", json={"agent_id": "w", "webhook_url": given})
-
-    assert (answer.status_code, rig.rows()[0]["callback_url"]) == (200, kept)
-    assert answer.json()["run_request"]["webhook_url"] == (kept or None)
+    for given, kept in ((None, ""), (" app.example/h\n", "https://app.example/h"), ("http://10.1.2.3/h",) * 2):
+        answer = rig.client.post("/v1/run/agents", json={"agent_id": "w", "webhook_url": given})
+        assert (answer.status_code, rig.rows()[-1]["callback_url"]) == (200, kept)
+        assert answer.json()["run_request"]["webhook_url"] == (kept or None)
 
 
 def test_webhook_url_at_skyverns_api_is_refused(submitting: Make, skyvern_simulator: SkyvernSimulator) -> None:

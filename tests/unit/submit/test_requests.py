@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from handlers.support.address_policy import AllowedAddresses
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import MAX_DEPTH
 from receiver.ledger.api_keys import Key
@@ -21,6 +22,7 @@ from receiver.submit.request.kept import kept_request
 from receiver.submit.request.labels import LabelError, labels_of
 from receiver.submit.request.prepare import prepare
 from receiver.submit.request.source import Source
+from receiver.web.responses import Refusal
 
 
 def test_labels_come_from_header_and_body() -> None:
@@ -158,3 +160,66 @@ def test_member_whose_name_can_not_be_stored_is_shown(name: str) -> None:
 )
 def test_object_is_written_as_it_was_read(text: bytes) -> None:
     assert to_bytes(parse_object(text)) == text
+
+
+BAD = [
+    ("ftp://app.example/", "Invalid URL: "),
+    ("app.example:8080/hook", "Invalid URL: "),
+    ("http://", "Invalid URL: "),
+    ("https:///hook", "Invalid URL: "),
+    ("http://[::1/", "Invalid URL: "),
+    ("https://app.example:99999/", "Invalid URL: "),
+    ("https://app\n.example/", "Invalid URL: "),
+    ("https://app.example/" + "x" * 9000, "Invalid URL: "),
+    ("https://app.example/\0", "Invalid URL: "),
+    ("https://app.example/\ud800", "Invalid URL: "),
+    ("https://" + "x" * 300 + ".example/", "Invalid URL: "),
+    ("https://exa mple.com/h", "Invalid URL: "),
+    ("https://example.com /h", "Invalid URL: "),
+    ("https://exa%20mple.com/h", "Invalid URL: "),
+    ("https://a..example/h", "Invalid URL: "),
+    ("http://127.0.0.1/", "The host in your url is blocked: 127.0.0.1"),
+    ("http://user:pw@10.0.0.1:80/x", "The host in your url is blocked: 10.0.0.1"),
+    ("http://169.254.169.254/latest", "The host in your url is blocked: 169.254.169.254"),
+    ("http://[::ffff:7f00:1]/", "The host in your url is blocked: ::ffff:7f00:1"),
+    ("http://0x7f.1/", "The host in your url is blocked: 0x7f.1"),
+    ("http://2130706433/", "The host in your url is blocked: 2130706433"),
+    ("http://0/", "The host in your url is blocked: 0"),
+    ("http://LocalHost.:9/", "The host in your url is blocked: localhost."),
+    ("http://a.localhost/", "The host in your url is blocked: a.localhost"),
+    ("192.168.1.1/hook", "The host in your url is blocked: 192.168.1.1"),
+]
+
+
+def source_with(*allowed: str) -> Source:
+    return Source("skyvern", NO_API, "https://us.example/webhooks/skyvern", allowed=AllowedAddresses(allowed))
+
+
+@pytest.mark.parametrize(("url", "words"), BAD)
+def test_webhook_url_that_can_never_be_called_is_refused(url: str, words: str) -> None:
+    with pytest.raises(Refusal) as refused:
+        source_with().webhook_url(url)
+
+    reply = refused.value.reply
+    assert reply.status == 400
+    assert json.loads(reply.body)["detail"].startswith(words)
+    assert b"pw" not in reply.body
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("", ""),
+        ("  ", ""),
+        (" https://app.example/h\n", "https://app.example/h"),
+        ("app.example/h", "https://app.example/h"),  # as Skyvern has it
+        ("https://bücher.example/", "https://bücher.example/"),
+        ("http://8.8.8.8:8080/h#f", "http://8.8.8.8:8080/h#f"),
+        ("http://10.1.2.3/h", "http://10.1.2.3/h"),  # listed
+        ("https://minio.internal/h", "https://minio.internal/h"),  # a name is judged when it is called
+        ("https://US.example:443/webhooks/skyvern/sub_1", ""),  # Runhook's own
+        ("https://us.example/webhooks/skyvern2", "https://us.example/webhooks/skyvern2"),
+    ],
+)
+def test_webhook_url_is_kept_as_it_can_be_called(given: str, kept: str) -> None:
+    assert source_with("10.1.0.0/16").webhook_url(given) == kept
