@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import typer
 
@@ -32,16 +32,7 @@ from receiver.ledger import Ledger
 from receiver.reconcile import connect as connecting
 from receiver.reconcile.connect import NotChanged, Survey
 from receiver.reconcile.poller import build
-from receiver.reconcile.source import PolledSource
 from receiver.skyvern.account import ListedAgent
-
-
-class _Plan(NamedTuple):
-    """A source, what it has, and the agents to change."""
-
-    source: PolledSource
-    survey: Survey
-    changes: list[ListedAgent]
 
 
 @here_only
@@ -75,22 +66,20 @@ def connect(
         surveys = [connecting.survey(ledger, each) for each in polled]
         if not any(each.trouble for each in surveys):  # else the list of agents is incomplete
             _require_known(surveys, agents)
-        plans = [
-            _Plan(each, survey, _changes(survey, each, agents, undo=undo) if apply or undo else [])
-            for each, survey in zip(polled, surveys, strict=True)
-        ]
+        for each in surveys if apply or undo else ():
+            each.changes = _changes(each, agents, undo=undo)
         if not as_json:
-            _print(plans, agents, undo=undo)
-        count = sum(len(plan.changes) for plan in plans)
+            _print(surveys, agents, undo=undo)
+        count = sum(len(each.changes) for each in surveys)
         if count and not yes and not typer.confirm(f"Change {counted(count, 'agent', 'agents')}?"):
             raise typer.Exit(1)
-        results = _apply(ledger, plans, undo=undo)
+        results = _apply(ledger, surveys, undo=undo)
     if as_json:
-        print_json({"sources": [_as_json(plan, results) for plan in plans]})
+        print_json({"sources": [_as_json(each, results) for each in surveys]})
     elif count:
         done = sum(not problem for problem in results.values())
         out().print(f"{done} of {count} agents changed." + ("" if undo else " `runhook connect --undo` restores them."))
-    problems = [f"{each.source}: {each.trouble}" for each in surveys if each.trouble]
+    problems = [f"{each.source.name}: {each.trouble}" for each in surveys if each.trouble]
     problems += [f"{name}: {agent}: {clean(problem, 400)}" for (name, agent), problem in results.items() if problem]
     for line in problems:
         warn(line)
@@ -104,7 +93,7 @@ def _require_known(surveys: Sequence[Survey], named: Sequence[str] | None) -> No
         raise UsageError(f"--agent {clean(missing[0], 60)}: agent not found; `runhook connect` lists them")
 
 
-def _changes(survey: Survey, source: PolledSource, named: Sequence[str] | None, *, undo: bool) -> list[ListedAgent]:
+def _changes(survey: Survey, named: Sequence[str] | None, *, undo: bool) -> list[ListedAgent]:
     """Return the agents to change. One whose results go elsewhere is changed only if it is named, or if it was sent to
     an earlier URL of this receiver."""
     if undo:
@@ -112,42 +101,43 @@ def _changes(survey: Survey, source: PolledSource, named: Sequence[str] | None, 
     return [
         each
         for each in survey.agents
-        if (each.id in named if named else _is_free(survey, each, source))
-        and where(each.callback_url, source.hooks) != "here"
+        if (each.id in named if named else _is_free(survey, each))
+        and where(each.callback_url, survey.source.hooks) != "here"
     ]
 
 
-def _is_free(survey: Survey, agent: ListedAgent, source: PolledSource) -> bool:
+def _is_free(survey: Survey, agent: ListedAgent) -> bool:
     change = survey.changed.get(agent.id)
     moved = change is not None and change.after == agent.callback_url
-    return moved or where(agent.callback_url, source.hooks) == "nowhere"
+    return moved or where(agent.callback_url, survey.source.hooks) == "nowhere"
 
 
-def _apply(ledger: Ledger, plans: Sequence[_Plan], *, undo: bool) -> dict[tuple[str, str], str]:
+def _apply(ledger: Ledger, surveys: Sequence[Survey], *, undo: bool) -> dict[tuple[str, str], str]:
     """Make the changes. Returns the problem of each, or "", by source and agent."""
     results: dict[tuple[str, str], str] = {}
-    changes = [(plan, agent) for plan in plans for agent in plan.changes]
+    changes = [(each, agent) for each in surveys for agent in each.changes]
     with progress("agents", len(changes)) as show:
-        for plan, agent in changes:
+        for survey, agent in changes:
+            source = survey.source
             try:
                 if undo:
-                    connecting.undo(ledger, plan.source, agent, plan.survey.changed[agent.id])
+                    connecting.undo(ledger, source, agent, survey.changed[agent.id])
                 else:
-                    connecting.connect(ledger, plan.source, agent)
-                results[plan.source.name, agent.id] = ""
+                    connecting.connect(ledger, source, agent)
+                results[source.name, agent.id] = ""
             except NotChanged as problem:
-                results[plan.source.name, agent.id] = str(problem)
+                results[source.name, agent.id] = str(problem)
             show(len(results))
     return results
 
 
-def _print(plans: Sequence[_Plan], named: Sequence[str] | None, *, undo: bool) -> None:
-    found = [_as_json(plan, {}) for plan in plans]
+def _print(surveys: Sequence[Survey], named: Sequence[str] | None, *, undo: bool) -> None:
+    found = [_as_json(each, {}) for each in surveys]
     changes = {}
-    for plan in plans:
-        for agent in plan.changes:
-            target = plan.survey.changed[agent.id].before if undo else plan.source.hooks
-            changes[plan.source.name, agent.id] = f"-> {shown(target) or 'nowhere'}"
+    for survey in surveys:
+        for agent in survey.changes:
+            target = survey.changed[agent.id].before if undo else survey.source.hooks
+            changes[survey.source.name, agent.id] = f"-> {shown(target) or 'nowhere'}"
 
     def rows(kind: str) -> list[dict[str, Any]]:
         every = ({**row, "source": each["source"]} for each in found for row in each[kind])
@@ -159,7 +149,7 @@ def _print(plans: Sequence[_Plan], named: Sequence[str] | None, *, undo: bool) -
         print_rows(agents, {**columns, **change}, "no agents found", Form.TABLE)
     if schedules := rows("schedules"):
         out().print("")
-        titles = {each.schedule.id: each.schedule.title for plan in plans for each in plan.survey.schedules}
+        titles = {each.schedule.id: each.schedule.title for survey in surveys for each in survey.schedules}
         shown_columns: Columns = {
             **parse_columns("source schedule=schedule_id"),
             "name": lambda row: row["name"] or titles[row["schedule_id"]],
@@ -179,14 +169,12 @@ def _last_run(row: Mapping[str, Any]) -> str:
     return due + (", unknown" if due and row["ran"] is None else "")
 
 
-def _as_json(plan: _Plan, results: Mapping[tuple[str, str], str]) -> dict[str, Any]:
-    name, places = (
-        plan.source.name,
-        {each.id: where(each.callback_url, plan.source.hooks) for each in plan.survey.agents},
-    )
+def _as_json(survey: Survey, results: Mapping[tuple[str, str], str]) -> dict[str, Any]:
+    name = survey.source.name
+    places = {each.id: where(each.callback_url, survey.source.hooks) for each in survey.agents}
     return {
         "source": name,
-        "here": plan.source.hooks or None,
+        "here": survey.source.hooks or None,
         "agents": [
             {
                 "agent_id": each.id,
@@ -196,7 +184,7 @@ def _as_json(plan: _Plan, results: Mapping[tuple[str, str], str]) -> dict[str, A
                 "changed": results.get((name, each.id)) == "",
                 "problem": results.get((name, each.id)) or None,
             }
-            for each in plan.survey.agents
+            for each in survey.agents
         ],
         "schedules": [
             {
@@ -209,7 +197,7 @@ def _as_json(plan: _Plan, results: Mapping[tuple[str, str], str]) -> dict[str, A
                 "last_due": iso(each.due_at),
                 "ran": each.ran,
             }
-            for each in plan.survey.schedules
+            for each in survey.schedules
         ],
-        "trouble": plan.survey.trouble,
+        "trouble": survey.trouble,
     }

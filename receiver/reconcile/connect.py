@@ -33,12 +33,14 @@ class NotChanged(RunhookError):
 
 @dataclass(slots=True)
 class Survey:
-    """The agents and schedules of one source. `changed`: agents that this command has pointed at Runhook."""
+    """The agents and schedules of one source. `changed`: agents that this command has pointed at Runhook; `changes`:
+    agents to change now."""
 
-    source: str
+    source: PolledSource
     agents: list[ListedAgent] = field(default_factory=list)
     schedules: list[ScheduleCheck] = field(default_factory=list)
     changed: dict[str, AgentChange] = field(default_factory=dict)
+    changes: list[ListedAgent] = field(default_factory=list)
     trouble: str = ""
 
 
@@ -57,7 +59,7 @@ def agent_of(source: PolledSource, agent_id: str) -> ListedAgent:
 
 def survey(ledger: Ledger, source: PolledSource) -> Survey:
     """List agents and schedules, and check whether the last run of each schedule happened. Raises LedgerUnavailable."""
-    found = Survey(source.name)
+    found = Survey(source)
     found.changed = ledger.read(lambda connection: account.changes(connection, source.name))
     found.agents, found.trouble = list_agents(source)
     if found.trouble:

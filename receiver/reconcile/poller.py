@@ -106,12 +106,8 @@ class Reconciler:
             self._start(source, partial(self._watcher.walk, source))
         # By turns: where the budget is too small for all that is due, neither kind waits for ever.
         self._kinds.reverse()
-        now = self._ledger.now()
-        due = self._ledger.read(
-            lambda it: [kind.count_due(it, now, self._sources, self._slots) for kind, _ in self._kinds]
-        )
-        started = 0
-        for (kind, start), counts in zip(self._kinds, due, strict=True):
+        now, started = self._ledger.now(), 0
+        for (kind, start), counts in zip(self._kinds, self._due(now, self._slots), strict=True):
             for name, count in sorted(counts.items()):  # what is of no source with a key waits
                 leased = self._lease(self._sources[name], count, kind.lease_due, now)
                 start(self._sources[name], leased)
@@ -282,12 +278,11 @@ class Reconciler:
 
     def count_due(self, most: int = 10_000) -> int:
         """Count the polls that are due, at most `most` per kind and source."""
-        now = self._ledger.now()
-        counts = [
-            self._ledger.read(lambda connection: kind.count_due(connection, now, self._sources, most))  # noqa: B023
-            for kind, _ in self._kinds
-        ]
-        return sum(number for each in counts for number in each.values())
+        return sum(number for each in self._due(self._ledger.now(), most) for number in each.values())
+
+    def _due(self, now: float, most: int) -> list[dict[str, int]]:
+        """Return how many polls of each kind are due, by source."""
+        return self._ledger.read(lambda it: [kind.count_due(it, now, self._sources, most) for kind, _ in self._kinds])
 
     def drain(self, seconds: float, show: Callable[[int], None] = lambda _: None) -> int:
         """Poll all that is due, within the budget and `seconds`. Returns the number of polls; `show` gets
