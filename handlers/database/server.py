@@ -63,11 +63,15 @@ class Database:
     """The database at `url` (from options.parse_url). Opens nothing until the first transaction.
 
     `timeout`: seconds that a transaction may take. `accept_weaker`: write although it may lose what it has confirmed,
-    and leave PostgreSQL's synchronous_commit as it is. `name`: of the sink, for the log.
+    and leave PostgreSQL's synchronous_commit as it is. `name`: of the sink, for the log. `dialect`: "sqlite" or
+    "postgresql". `file`: of a SQLite database.
     """
 
     def __init__(self, url: sa.URL, timeout: float, *, accept_weaker: bool = False, name: str = "") -> None:
         self._url = url
+        self.dialect = url.get_backend_name()
+        self.file = str(url.database)
+        self.is_sqlite = self.dialect == "sqlite"
         self._timeout = timeout
         self._accept_weaker = accept_weaker
         self._name = name
@@ -77,22 +81,7 @@ class Database:
         self._engine: sa.Engine | None = None
         self._opening = threading.Lock()
         self._closed = False
-        self._lock = FileLock(Path(f"{url.database}.lock")) if self.is_sqlite else None
-
-    @property
-    def is_sqlite(self) -> bool:
-        """Whether it is SQLite, and so a file."""
-        return self._url.get_backend_name() == "sqlite"
-
-    @property
-    def file(self) -> str:
-        """The file of a SQLite database."""
-        return str(self._url.database)
-
-    @property
-    def dialect(self) -> str:
-        """ "sqlite" or "postgresql"."""
-        return self._url.get_backend_name()
+        self._lock = FileLock(Path(f"{self.file}.lock")) if self.is_sqlite else None
 
     @contextmanager
     def transaction(self, deadline: float) -> Iterator[sa.Connection]:
@@ -197,7 +186,7 @@ class Database:
 
     def _open_sqlite(self) -> sa.Engine:
         with suppress(OSError):  # SQLite says what is wrong with the path
-            make_private_file(Path(str(self._url.database)))
+            make_private_file(Path(self.file))
         engine = sa.create_engine(
             self._url, connect_args={"timeout": self._timeout}, hide_parameters=True, pool_timeout=self._timeout
         )

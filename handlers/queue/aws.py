@@ -94,7 +94,7 @@ class AwsQueue:
 
     def _entry(self, number: int, message: QueueMessage) -> dict[str, Any]:
         attributes = {name: {"DataType": "String", "StringValue": value} for name, value in message.fields.items()}
-        entry = {"Id": str(number), self._api.text: message.text, "MessageAttributes": attributes}
+        entry = {"Id": str(number), self._api.text: message.body.decode(), "MessageAttributes": attributes}
         if self._fifo:
             entry |= {"MessageDeduplicationId": message.key, "MessageGroupId": message.group}
         return entry

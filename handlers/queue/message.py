@@ -40,11 +40,6 @@ class QueueMessage:
     body: bytes
     note: str = ""
 
-    @property
-    def text(self) -> str:
-        """The body as text. Only for messages made by `as_text`."""
-        return self.body.decode()
-
 
 def as_bytes(delivery: Delivery) -> QueueMessage:
     """Return the message for a queue that takes any bytes of any length."""

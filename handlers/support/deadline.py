@@ -12,20 +12,15 @@ class DeadlineExceeded(Unavailable):
 
 
 class Deadline:
-    """The point in time, `seconds` from now, by which everything in one send must end."""
+    """The point in time, `seconds` from now, by which everything in one send must end. `at`: by time.monotonic()."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self._end = time.monotonic() + seconds
-
-    @property
-    def at(self) -> float:
-        """The point in time, by time.monotonic()."""
-        return self._end
+        self.at = time.monotonic() + seconds
 
     def remaining(self) -> float:
         """Return the seconds that are left. Raises DeadlineExceeded when the time is over."""
-        left = self._end - time.monotonic()
+        left = self.at - time.monotonic()
         if left <= 0:
             raise DeadlineExceeded(f"not done within {self.seconds:g} s")
         return left

@@ -21,7 +21,7 @@ def test_a_body_that_is_no_text_goes_as_base64() -> None:
     for body in (BODIES["not UTF-8"], b'{"a":"\x0b"}', "{\uffff}".encode()):
         message = as_text(make_delivery(body=body), 10_000)
         assert message.fields["encoding"] == "base64"
-        assert base64.b64decode(message.text) == body
+        assert base64.b64decode(message.body) == body
 
 
 def test_a_body_that_is_too_large_is_told_of_and_not_sent() -> None:
@@ -31,7 +31,7 @@ def test_a_body_that_is_too_large_is_told_of_and_not_sent() -> None:
     )
     message = as_text(delivery, 256 * 1024)
     assert message.fields["encoding"] == "omitted"
-    assert json.loads(message.text) == {
+    assert json.loads(message.body) == {
         "run_id": "wr_1",
         "run_type": "task_v1",
         "status": "failed",
