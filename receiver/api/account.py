@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from pydantic import Field
 
@@ -107,13 +106,13 @@ def list_watches(service: Service, _actor: Actor, wanted: Scoped) -> WatchesResu
 
 def list_schedules(service: Service, _actor: Actor, wanted: PageParameters) -> Page[ScheduleRow]:
     """List the schedules of watched sources, with those that did not start their last run."""
-    found, following = _page(service, "schedules", wanted, account.page_of_schedules, "schedule_id")
+    found, following = paged(service, "schedules", wanted, account.page_of_schedules, source=str, schedule_id=str)
     return Page(items=[ScheduleRow.model_validate(each, from_attributes=True) for each in found], next=following)
 
 
 def list_agents(service: Service, _actor: Actor, wanted: PageParameters) -> Page[AgentRow]:
     """List the agents of watched sources, with where the results of their runs go."""
-    found, following = _page(service, "agents", wanted, account.page_of_agents)
+    found, following = paged(service, "agents", wanted, account.page_of_agents, source=str, agent_id=str)
     rows = [
         AgentRow(
             source=each.source,
@@ -130,7 +129,7 @@ def list_agents(service: Service, _actor: Actor, wanted: PageParameters) -> Page
 
 def list_connected_agents(service: Service, _actor: Actor, wanted: PageParameters) -> Page[ConnectedAgentRow]:
     """List the agents whose results `runhook connect` sends here, and where they went before."""
-    found, following = _page(service, "connected", wanted, account.page_of_changes)
+    found, following = paged(service, "connected", wanted, account.page_of_changes, source=str, agent_id=str)
     rows = [
         ConnectedAgentRow(
             source=each.source,
@@ -142,21 +141,6 @@ def list_connected_agents(service: Service, _actor: Actor, wanted: PageParameter
         for each in found
     ]
     return Page(items=rows, next=following)
-
-
-def _page(
-    service: Service,
-    name: str,
-    wanted: PageParameters,
-    read: Callable[..., Sequence[Any]],
-    identifier: str = "agent_id",
-) -> tuple[Sequence[Any], str | None]:
-    """Return a page of a list by source and `identifier`, and its `next`."""
-
-    def page(after: tuple[str, str] | None, limit: int) -> Sequence[Any]:
-        return service.ledger.read(lambda it: read(it, limit, source=wanted.source, after=after))
-
-    return paged(name, wanted, page, attrgetter("source", identifier), (str, str))
 
 
 class AgentParameters(Scoped):

@@ -124,26 +124,15 @@ class AuditParameters(PageParameters):
 def list_audit(service: Service, _actor: Actor, wanted: AuditParameters) -> Page[ActionRow]:
     """List the actions of people, keys and Runhook, the newest first."""
 
-    def read(before: tuple[int] | None, limit: int) -> list[AuditedAction]:
-        return service.ledger.read(lambda it: page(it, before, limit))
-
-    def page(connection: Connection, before: tuple[int] | None, limit: int) -> list[AuditedAction]:
-        found = audit.list_actions(
-            connection,
-            source=wanted.source,
-            actions=wanted.action,
-            actor=wanted.actor,
-            since=wanted.since,
-            until=wanted.until,
-            before=before[0] if before else None,
-            limit=limit,
-        )
+    def read(connection: Connection, limit: int, **place: Any) -> list[AuditedAction]:
+        which: dict[str, Any] = {"actions": wanted.action, "actor": wanted.actor}
+        found = audit.list_actions(connection, limit, since=wanted.since, until=wanted.until, **which, **place)
         for each in () if found else wanted.action:
             if each not in ACTIONS and not audit.has_action(connection, each):
                 raise unknown("action", each, "there is no such action", ACTIONS)
         return found
 
-    found, following = paged("audit", wanted, read, lambda each: (each.id,), (int,))
+    found, following = paged(service, "audit", wanted, read, id=int)
     return Page(items=[ActionRow(**asdict(each)) for each in found], next=following)
 
 

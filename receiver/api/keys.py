@@ -6,7 +6,6 @@ import secrets
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from operator import attrgetter
 from typing import Any, Final
 
 from pydantic import Field
@@ -68,11 +67,7 @@ def in_order(scopes: frozenset[str]) -> list[str]:
 
 def list_keys(service: Service, _actor: Actor, wanted: PageParameters) -> Page[KeyRow]:
     """List the API keys, revoked and expired ones too, the oldest first."""
-
-    def read(after: tuple[float, str] | None, limit: int) -> list[Key]:
-        return service.ledger.read(lambda it: api_keys.page(it, limit, source=wanted.source, after=after))
-
-    found, following = paged("keys", wanted, read, attrgetter("created_at", "id"), (float, str))
+    found, following = paged(service, "keys", wanted, api_keys.page, created_at=float, id=str)
     return Page(items=[KeyRow.of(key) for key in found], next=following)
 
 

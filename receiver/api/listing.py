@@ -16,7 +16,6 @@ from receiver.ledger.filters import Filter
 
 F = TypeVar("F", bound=FilterParameters)
 T = TypeVar("T", bound=Result)
-E = TypeVar("E")
 
 # (connection, filter, after, limit) → (rows, next): see receiver.ledger.lists.
 Listing = Callable[[Connection, Filter, tuple[Any, ...] | None, int], tuple[Sequence[Any], tuple[Any, ...] | None]]
@@ -64,17 +63,15 @@ def listed(
 
 
 def paged(
-    name: str,
-    wanted: PageParameters,
-    read: Callable[[Any, int], Sequence[E]],
-    position: Callable[[E], tuple[Any, ...]],
-    key: Sequence[type[Any]],
-) -> tuple[Sequence[E], str | None]:
+    service: Service, name: str, wanted: PageParameters, read: Callable[..., Sequence[Any]], **key: type[Any]
+) -> tuple[Sequence[Any], str | None]:
     """Return a page of a short list, and its `next`. `name`: of the list, in cursors.
 
-    `read`: given the position after which to begin and a limit. `position`: of a row, values of `key`.
+    `read`: given the connection and a limit, and by name the only `source`, and the place `after` which to begin.
+    `key`: the attributes that are a row's place, with their types.
     """
-    found = read(cursor.decode(name, wanted.after, key), wanted.limit + 1)
-    more = len(found) > wanted.limit
-    found = found[: wanted.limit]
-    return found, cursor.encode(name, position(found[-1]) if more else None)
+    after = cursor.decode(name, wanted.after, tuple(key.values()))
+    found = service.ledger.read(lambda it: read(it, wanted.limit + 1, source=wanted.source, after=after))
+    shown = found[: wanted.limit]
+    place = [getattr(shown[-1], each) for each in key] if len(found) > wanted.limit else None
+    return shown, cursor.encode(name, place)

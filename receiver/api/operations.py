@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from enum import StrEnum
-from operator import attrgetter
 from typing import Final
 
 from pydantic import Field
@@ -69,14 +69,8 @@ class OperationParameters(Scoped):
 
 def list_operations(service: Service, _actor: Actor, wanted: OperationsParameters) -> Page[OperationRow]:
     """List the operations, the newest first."""
-
-    def read(before: tuple[float, str] | None, limit: int) -> list[Operation]:
-        found = service.ledger.read(
-            lambda it: actions.list_operations(it, limit, source=wanted.source, state=wanted.state, before=before)
-        )
-        return list(found)
-
-    found, following = paged("operations", wanted, read, attrgetter("created_at", "id"), (float, str))
+    read = functools.partial(actions.list_operations, state=wanted.state)
+    found, following = paged(service, "operations", wanted, read, created_at=float, id=str)
     return Page(items=[OperationRow.of(each) for each in found], next=following)
 
 

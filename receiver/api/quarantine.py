@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from operator import attrgetter
 from typing import Any, Final
 
 from pydantic import Field
@@ -14,6 +12,7 @@ from pydantic import Field
 from receiver.api.audit import ActionOutcome, audited
 from receiver.api.chosen import Guarded
 from receiver.api.endpoint import call
+from receiver.api.events import json_safe
 from receiver.api.listing import paged
 from receiver.api.models import Moment, MomentParameter, Page, PageParameters, Result, Scoped
 from receiver.api.service import Actor, Service
@@ -26,6 +25,7 @@ from receiver.domain.redaction import Redactor
 from receiver.errors import Busy, NotAsExpected, NotFound
 from receiver.inbox.writer import InboxUnavailable, append_each
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
+from receiver.ledger import Connection
 
 # Maximum rows of a response.
 MOST_ROWS: Final = 500
@@ -87,12 +87,12 @@ def kept(store: Quarantine, source: str) -> list[QuarantinedRequest]:
 
 def list_quarantine(service: Service, _actor: Actor, wanted: PageParameters) -> Page[QuarantineRow]:
     """List the requests in the quarantine of this receiver's host, the oldest first."""
-    place = attrgetter("at", "file")
 
-    def read(after: Any, limit: int) -> list[QuarantinedRequest]:
-        return [each for each in kept(store_of(service), wanted.source) if after is None or place(each) > after][:limit]
+    def read(_: Connection, limit: int, source: str, after: tuple[float, str] | None) -> list[QuarantinedRequest]:
+        there = kept(store_of(service), source)
+        return [each for each in there if after is None or (each.at, each.file) > after][:limit]
 
-    found, following = paged("quarantine", wanted, read, place, (float, str))
+    found, following = paged(service, "quarantine", wanted, read, at=float, file=str)
     return Page(items=[QuarantineRow.of(each) for each in found], next=following)
 
 
@@ -116,15 +116,9 @@ def get_quarantined(service: Service, _actor: Actor, wanted: QuarantinedParamete
         run_id=parsed.run.run_id if parsed else "",
         run_type=parsed.run.run_type if parsed else "",
         status=parsed.run.status if parsed else "",
-        data=_encodable(parsed.data) if parsed and not problem else None,
+        data=json_safe(parsed.data) if parsed and not problem else None,
         problem=problem,
     )
-
-
-def _encodable(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `data` with a question mark for each half of a character, which no UTF-8 has."""
-    found: dict[str, Any] = json.loads(json.dumps(data, ensure_ascii=False).encode(errors="replace"))
-    return found
 
 
 class QuarantineSelection(Guarded):

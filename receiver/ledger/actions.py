@@ -267,11 +267,11 @@ def list_operations(
     *,
     source: str = "",
     state: Sequence[str] = (),
-    before: tuple[float, str] | None = None,
+    after: tuple[float, str] | None = None,
 ) -> list[Operation]:
     """Return operations, the newest first.
 
-    `source`: only operations limited to it. `before`: creation time and id of the previous page's last operation.
+    `source`: only operations limited to it. `after`: creation time and id of the previous page's last operation.
     """
     it = operations.c
     query = sa.select(operations).order_by(it.created_at.desc(), it.id.desc()).limit(limit)
@@ -279,8 +279,8 @@ def list_operations(
         query = query.where(it.source == source)
     if state:
         query = query.where(it.state.in_(state))
-    if before is not None:
-        query = query.where(sa.tuple_(it.created_at, it.id) < before)
+    if after is not None:
+        query = query.where(sa.tuple_(it.created_at, it.id) < after)
     return [_from(row._mapping) for row in connection.execute(query)]  # type: ignore[arg-type]
 
 

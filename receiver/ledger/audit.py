@@ -95,16 +95,16 @@ def end(connection: sa.Connection, number: int, outcome: str, count: int, detail
 
 def list_actions(
     connection: sa.Connection,
+    limit: int = 50,
     *,
     source: str = "",
     actions: Collection[str] = (),
     actor: str = "",
     since: float | None = None,
     until: float | None = None,
-    before: int | None = None,
-    limit: int = 50,
+    after: tuple[int] | None = None,
 ) -> list[AuditedAction]:
-    """Return actions, the newest first. `source`: only those on its things; `before`: only those with a lower number.
+    """Return actions, the newest first. `source`: only those on its things. `after`: only those with a lower number.
 
     Times: the first is included, the last not.
     """
@@ -119,8 +119,8 @@ def list_actions(
         query = query.where(audit.c.at >= since)
     if until is not None:
         query = query.where(audit.c.at < until)
-    if before is not None:
-        query = query.where(audit.c.id < before)
+    if after is not None:
+        query = query.where(audit.c.id < after[0])
     rows = connection.execute(query)
     return [AuditedAction(**{**row._mapping, "selection": json.loads(row.selection)}) for row in rows]
 

@@ -33,7 +33,7 @@ def test_what_was_done_is_listed_from_the_newest(ledger: Ledger) -> None:
     assert all(row.outcome == "done" and row.ended_at == row.at and abs(row.at - before) < 60 for row in rows)
 
     # And page by page, and by what is asked for
-    assert ledger.read(lambda it: audit.list_actions(it, before=rows[0].id, limit=1)) == [rows[1]]
+    assert ledger.read(lambda it: audit.list_actions(it, after=(rows[0].id,), limit=1)) == [rows[1]]
     for wanted, found in (
         ({"source": "a"}, [1]),
         ({"actions": ["sink.pause"]}, [2]),

@@ -344,7 +344,7 @@ def test_operations_are_listed_page_by_page_and_by_source(ledger: Ledger) -> Non
         ledger.write(lambda it: actions.create(it, f"op_{number}", Action("replay", wanted), at, actor="me"))  # noqa: B023
     ids = []
     before = None
-    while page := ledger.read(lambda it: actions.list_operations(it, 1, before=before)):  # noqa: B023
+    while page := ledger.read(lambda it: actions.list_operations(it, 1, after=before)):  # noqa: B023
         ids.append(page[0].id)
         before = (page[0].created_at, page[0].id)
     assert ids == ["op_3", "op_2", "op_1", "op_0"]
