@@ -20,9 +20,7 @@ R = TypeVar("R", bound=BaseModel)
 
 # The prefix of all paths.
 ROOT: Final = "/api/v1"
-# Maximum parameters of a request, values of one, errors in a response, and characters of a name there.
-MOST_NAMES: Final = 100
-MOST_VALUES: Final = 1000
+# Maximum errors in a response, and characters of a name there.
 MOST_PROBLEMS: Final = 20
 LONGEST_NAME: Final = 100
 # Below this, a double holds each integer exactly.
@@ -72,7 +70,6 @@ class Endpoint(Generic[P, R]):
         given: dict[str, Any] = {}
         for name, value in query:
             given.setdefault(name, []).append(value)
-        _check_size(given)
         wrong = [(name, "given twice") for name, values in given.items() if len(values) > 1 and not self.is_list(name)]
         given = {name: values if self.is_list(name) else values[0] for name, values in given.items()}
         if body.strip():
@@ -82,12 +79,11 @@ class Endpoint(Generic[P, R]):
                 raise Invalid(f"the body is not valid JSON: {error}") from None
             if not isinstance(read, dict):
                 raise Invalid("the body must be a JSON object")
-            _check_size(read)
             wrong += [(name, "must be in the body, not in the query") for name in given]
             given = read
         wrong += [(name, "is already in the path") for name in path if name in given]
         if wrong:
-            problems = [_problem(name[:LONGEST_NAME], text) for name, text in wrong]
+            problems = [_problem(name[:LONGEST_NAME], text) for name, text in wrong[:MOST_PROBLEMS]]
             raise Invalid("; ".join(each["message"] for each in problems), problems)
         return self.validated({**given, **path}, as_json=bool(body.strip()))
 
@@ -150,15 +146,6 @@ def call(
 def _problem(name: str, text: str) -> dict[str, str]:
     """Return a problem of a parameter, for Invalid."""
     return {"name": name, "message": f"{name}: {text}"}
-
-
-def _check_size(given: Mapping[str, Any]) -> None:
-    """Raise Invalid for more than any call takes: suggestions for each would take long."""
-    if len(given) > MOST_NAMES:
-        raise Invalid(f"too many parameters: {len(given)}; the maximum is {MOST_NAMES}")
-    for name, value in given.items():
-        if isinstance(value, list) and len(value) > MOST_VALUES:
-            raise Invalid(f"{name[:LONGEST_NAME]}: too many values: {len(value)}; the maximum is {MOST_VALUES}")
 
 
 def _whole(value: Any) -> Any:
