@@ -89,10 +89,8 @@ def check_id(connection: Connection, name: str, identifier: str, source: str, ki
     kind = kind or {"dlv_": "delivery", "evt_": "event"}.get(identifier[:4], "run")
     if kind == "run" and not names.has_run(connection, identifier, source):
         raise _no_run(connection, identifier, name, source)
-    if kind == "delivery" and not names.deliveries_beginning(connection, identifier, source):
-        raise _wrong(name, identifier, "there is no such delivery")
-    if kind == "event" and not names.events_beginning(connection, identifier, source):
-        raise _wrong(name, identifier, "there is no such event")
+    if kind != "run" and not names.ids_beginning(connection, kind, identifier, source):
+        raise _wrong(name, identifier, f"there is no such {kind}")
 
 
 def whole_id(connection: Connection, name: str, identifier: str, source: str) -> str:
@@ -102,8 +100,8 @@ def whole_id(connection: Connection, name: str, identifier: str, source: str) ->
     """
     if len(identifier) >= FULL_ID:
         return identifier
-    find = names.deliveries_beginning if identifier.startswith("dlv_") else names.events_beginning
-    found = find(connection, identifier, source)
+    kind = "delivery" if identifier.startswith("dlv_") else "event"
+    found = names.ids_beginning(connection, kind, identifier, source)
     if len(found) > 1:
         raise _wrong(name, identifier, _ambiguous(found))
     return found[0] if found else identifier

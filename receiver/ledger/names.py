@@ -23,17 +23,9 @@ def _of(table: sa.FromClause, source: str) -> list[sa.ColumnElement[bool]]:
     return [table.c.source == source] if source else []
 
 
-def deliveries_beginning(connection: sa.Connection, beginning: str, source: str = "") -> list[str]:
-    """Return the ids of up to two deliveries whose id begins with `beginning`."""
-    return _beginning(connection, deliveries, beginning, source)
-
-
-def events_beginning(connection: sa.Connection, beginning: str, source: str = "") -> list[str]:
-    """Return the ids of up to two events whose id begins with `beginning`."""
-    return _beginning(connection, events, beginning, source)
-
-
-def _beginning(connection: sa.Connection, table: sa.Table, beginning: str, source: str) -> list[str]:
+def ids_beginning(connection: sa.Connection, kind: str, beginning: str, source: str) -> list[str]:
+    """Return the ids of up to two rows whose id begins with `beginning`. `kind`: delivery or event."""
+    table = {"delivery": deliveries, "event": events}[kind]
     query = sa.select(table.c.id).where(begins(table.c.id, beginning), *_of(table, source))
     return list(connection.execute(query.order_by(table.c.id).limit(2)).scalars())
 

@@ -7,7 +7,6 @@ of lanes. A sink with a single lane needs no walk.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ import sqlalchemy as sa
 
 from receiver.domain import callback
 from receiver.domain.delivery import DeliveryState
-from receiver.ledger import dialect
 from receiver.ledger.schema import deliveries, lanes
 
 # Literals, because the partial indexes need them.
@@ -164,18 +162,7 @@ def _page(connection: sa.Connection, sink: str, after: str, last: str, size: int
 
 def _oldest(connection: sa.Connection, sink: str, names: Sequence[str], each: int, now: float) -> dict[str, list[str]]:
     """Return the ids of the `each` oldest due deliveries of each of these lanes."""
-
-    def of_lane(lane: sa.ColumnElement[str]) -> sa.Select[Any]:
-        found = sa.select(deliveries.c.id, deliveries.c.due_at)
-        found = found.where(due(sink, now), ONE_OF_MANY, deliveries.c.lane == lane)
-        return found.order_by(deliveries.c.due_at).limit(each)
-
-    if connection.dialect.name != "postgresql":  # evaluated once for all lanes
-        return {name: list(connection.execute(of_lane(sa.literal(name))).scalars()) for name in names}
-    wanted = dialect.given_texts("b_lanes")
-    found = of_lane(wanted).lateral("found")
-    query = sa.select(wanted, found.c.id).join_from(wanted.table, found, sa.true()).order_by(found.c.due_at)
-    oldest: dict[str, list[str]] = {}
-    for lane, delivery in connection.execute(query, {"b_lanes": json.dumps(names)}):
-        oldest.setdefault(lane, []).append(delivery)
-    return oldest
+    of_lane = deliveries.c.lane == sa.bindparam("b_lane", type_=sa.Text())
+    oldest = sa.select(deliveries.c.id).where(due(sink, now), ONE_OF_MANY, of_lane)
+    oldest = oldest.order_by(deliveries.c.due_at).limit(each)
+    return {name: list(connection.scalars(oldest, {"b_lane": name})) for name in names}
