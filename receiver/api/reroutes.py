@@ -61,7 +61,7 @@ class RerouteResult(Result):
     next: str | None = Field(description="Cursor: give it as `after` to continue; null at the end.")
 
 
-def reroute(service: Service, actor: Actor, wanted: RerouteParameters) -> RerouteResult:
+def reroute(service: Service, actor: Actor, wanted: RerouteParameters, most: int = MOST) -> RerouteResult:
     """Apply today's rules to old events. Call it again with `next` until that is null.
 
     A sink that has a result already, however its delivery ended, does not get it again: use replay.
@@ -71,7 +71,7 @@ def reroute(service: Service, actor: Actor, wanted: RerouteParameters) -> Rerout
     if wanted.into:
         require_live_sink(service, wanted.into)
     if wanted.dry_run:
-        return _asked(service, actor, wanted, lambda _page: 0)
+        return _asked(service, actor, wanted, most, lambda _page: 0)
     selected = wanted.model_dump(mode="json", exclude={"dry_run", "after"})
     chosen = {name: value for name, value in selected.items() if value}
     with audited(service.ledger, actor, "reroute", chosen, source=wanted.source) as done:
@@ -81,11 +81,11 @@ def reroute(service: Service, actor: Actor, wanted: RerouteParameters) -> Rerout
             done.count += made
             return made
 
-        return _asked(service, actor, wanted, make)
+        return _asked(service, actor, wanted, most, make)
 
 
 def _asked(
-    service: Service, actor: Actor, wanted: RerouteParameters, make: Callable[[ReroutePage], int]
+    service: Service, actor: Actor, wanted: RerouteParameters, most: int, make: Callable[[ReroutePage], int]
 ) -> RerouteResult:
     """Ask the rules about as many events as a call may take, and give each page to `make`, which says how many
     deliveries it made."""
@@ -97,7 +97,7 @@ def _asked(
     for page in rerouter.pages(selection, int(wanted.after) if wanted.after else None):
         made, left = made + make(page), left + page.left
         rows += (ReroutedRow.model_validate(asdict(each)) for each in page.events)
-        if len(rows) + left >= MOST or time.monotonic() > end:
+        if len(rows) + left >= most or time.monotonic() > end:
             following = str(page.oldest)
             break
     if not (rows or left or wanted.after):

@@ -139,21 +139,21 @@ class RouteCounts(NamedTuple):
     unrouted: int
 
 
-def count_routes(connection: sa.Connection, since: float, source: str = "") -> RouteCounts:
-    """Count the deliveries of the newest events, at most NEWEST, that were recorded since then."""
+def count_routes(connection: sa.Connection, since: float, source: str = "", newest: int = NEWEST) -> RouteCounts:
+    """Count the deliveries of the `newest` events, at most, that were recorded since then."""
     it = events.c
     recorded = sa.select(it.id, it.source, it.recorded_at, it.unrouted).where(it.recorded_at >= since)
-    newest = recorded.order_by(it.recorded_at.desc()).limit(NEWEST).cte("newest")
-    of_source = newest.c.source == source if source else sa.true()
-    measures = sa.func.min(newest.c.recorded_at), sa.func.count(), sa.func.count().filter(newest.c.unrouted, of_source)
+    some = recorded.order_by(it.recorded_at.desc()).limit(newest).cte("newest")
+    of_source = some.c.source == source if source else sa.true()
+    measures = sa.func.min(some.c.recorded_at), sa.func.count(), sa.func.count().filter(some.c.unrouted, of_source)
     oldest, number, unrouted = connection.execute(sa.select(*measures)).one()
     rows = connection.execute(
         sa.select(deliveries.c.route, deliveries.c.state, sa.func.count())
-        .select_from(newest.join(deliveries, deliveries.c.event_id == newest.c.id))
+        .select_from(some.join(deliveries, deliveries.c.event_id == some.c.id))
         .where(of_source)
         .group_by(deliveries.c.route, deliveries.c.state)
     )
     found: dict[str, dict[str, int]] = {}
     for route, state, count in rows:
         found.setdefault(route, {})[state] = count
-    return RouteCounts(found, oldest if number == NEWEST else since, unrouted)
+    return RouteCounts(found, oldest if number == newest else since, unrouted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,6 @@ from receiver.api import reroutes
 from receiver.api.service import Service
 from receiver.errors import Invalid
 from receiver.ledger import Ledger
-from receiver.ledger import reroutes as old_events
 from tests.support import api
 from tests.support.api import actor, call, done
 from tests.support.ledger import new_event, record, states
@@ -27,22 +27,23 @@ def service(ledger: Ledger, tmp_path: Path) -> Service:
     return api.service(ledger, tmp_path, routes=ROUTES)
 
 
-def test_calls_go_on_where_the_one_before_ended(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Given calls that tell of one event each
-    monkeypatch.setattr(reroutes, "MOST", 1)
-    monkeypatch.setattr(old_events, "PAGE", 1)
+def test_calls_go_on_where_the_one_before_ended(service: Service) -> None:
+    # Given calls that tell of one page of events each
+    def call(**given: Any) -> reroutes.RerouteResult:
+        return reroutes.reroute(service, actor(), reroutes.RerouteParameters(since="1h", **given), most=1)
+
     before = states(service.ledger)
     # When the rules are only asked, then each event is told of once, the newest first, and nothing is made
     told, after = [], ""
     while after is not None:
-        answer = call(service, "reroute", since="1h", dry_run=True, after=after)
-        told += [(each["run_id"], each["reaches"], each["added"]) for each in answer["events"]]
-        assert answer["made"] == 0
-        after = answer["next"]
+        answer = call(dry_run=True, after=after)
+        told += [(each.run_id, each.reaches, each.added) for each in answer.events]
+        assert answer.made == 0
+        after = answer.next
     assert told == [
-        ("tsk_3", ["ops"], ["ops"]),
-        ("tsk_2", ["ops", "chat"], ["chat"]),
-        ("tsk_1", ["ops"], []),
+        ("tsk_3", ("ops",), ("ops",)),
+        ("tsk_2", ("ops", "chat"), ("chat",)),
+        ("tsk_1", ("ops",), ()),
     ]
     assert states(service.ledger) == before
     assert done(service) == []
@@ -50,9 +51,9 @@ def test_calls_go_on_where_the_one_before_ended(service: Service, monkeypatch: p
     for made in (2, 0):
         counts, after = [], ""
         while after is not None:
-            answer = call(service, "reroute", since="1h", after=after)
-            counts.append(answer["made"])
-            after = answer["next"]
+            answer = call(after=after)
+            counts.append(answer.made)
+            after = answer.next
         assert sum(counts) == made
     assert {name for name in states(service.ledger) if name not in before} == {"tsk_3:ops", "tsk_2:chat"}
     assert {(action, outcome) for action, _, _, outcome in done(service)} == {("reroute", "done")}
