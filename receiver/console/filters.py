@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from enum import Enum
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple, get_args
 
 from receiver.api.endpoint import Endpoint
@@ -120,11 +121,13 @@ def list_page(
     path: str,
     title: str,
     common: Sequence[str],
+    fixed: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """Return a page of the rows of a call that match the query, with its form and where it continues."""
-    given = given_of(query)
-    found = call.call(service, actor, call.parse({}, given))
-    form = filter_form(service, actor, path, given, call, common)
+    """Return a page of the rows of a call that match the query, with its form and where it continues. `fixed`:
+    parameters of the list that its form does not have."""
+    given = [each for each in given_of(query) if each[0] not in fixed]
+    found = call.call(service, actor, call.parse({}, [*given, *fixed.items()]))
+    form = filter_form(service, actor, path, given, call, common, without=fixed)
     return {"title": title, "here": title, "rows": found.items, "form": form, "further": further(path, given, found)}
 
 

@@ -28,6 +28,7 @@ from receiver.console.page import PATH, ConsolePage, FileLinks
 from receiver.console.passwords import ADMIN, Person, people_of
 from receiver.console.rendering import Renderer, download, page, see_other, static_file
 from receiver.console.sign_in import (
+    PER_NETWORK,
     SignedIn,
     SignIn,
     check_form_token,
@@ -60,8 +61,9 @@ REFRESH: Final = "x-runhook-refresh"
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-def console(context: Context) -> WebPart:
-    """Return the part that serves /console; one without routes unless someone may sign in."""
+def console(context: Context, *, per_network: tuple[float, float] = PER_NETWORK) -> WebPart:
+    """Return the part that serves /console; one without routes unless someone may sign in. `per_network`: tries to sign
+    in, a second and at once."""
     settings, config = context.settings, context.config.console
     people = people_of(
         config, settings.console_password, settings.console_token, lambda: settings.master_secret(make=True)
@@ -71,7 +73,13 @@ def console(context: Context) -> WebPart:
         people, oidc = _issuer(config.oidc, people, settings.master_secret(make=True))
     if not people and oidc is None:
         return WebPart()
-    sign_in = SignIn(AsyncLedger(_ledger(context), context.ledger_wait), people, config.session, settings.console_token)
+    sign_in = SignIn(
+        AsyncLedger(_ledger(context), context.ledger_wait),
+        people,
+        config.session,
+        settings.console_token,
+        per_network=per_network,
+    )
     server = _Console(context, people, sign_in, oidc)
 
     @asynccontextmanager

@@ -62,7 +62,7 @@ class SignIn:
     """Sessions of the console. `people`: who may sign in. `lasts`: seconds that a session lasts.
 
     `once`: a token that signs its first bearer in as the admin; "" for none. `fresh_for`, `offline_for`: seconds for
-    which a session is valid without asking the ledger, and while that is unavailable.
+    which a session is valid without asking the ledger, and while that is unavailable. `per_network`: see PER_NETWORK.
     """
 
     def __init__(
@@ -74,10 +74,12 @@ class SignIn:
         *,
         fresh_for: float = FRESH_FOR,
         offline_for: float = OFFLINE,
+        per_network: tuple[float, float] = PER_NETWORK,
     ) -> None:
         self._ledger = ledger
         self._fresh_for = fresh_for
         self._offline_for = offline_for
+        self._per_network = per_network
         self._people = people
         self._lasts = lasts
         self._once = once
@@ -124,7 +126,7 @@ class SignIn:
         if len(self._buckets) > _MOST:
             self._buckets.clear()
         now = time.monotonic()
-        of_network = self._buckets.setdefault(network, TokenBucket(*PER_NETWORK))
+        of_network = self._buckets.setdefault(network, TokenBucket(*self._per_network))
         if not of_network.take(1, now) or not (network in self._trusted or self._strangers.take(1, now)):
             raise TooMany("too many tries to sign in; wait a minute", headers={"Retry-After": "60"})
         return network

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -20,7 +21,6 @@ from receiver.api.http import api
 from receiver.config.loader import file_hash
 from receiver.config.models import Config
 from receiver.config.settings import Settings
-from receiver.console import sign_in
 from receiver.console.http import console
 from receiver.domain import parts
 from receiver.ledger import Ledger
@@ -78,7 +78,9 @@ class ConsoleDeployment:
         self.ledger = with_tables(Ledger(settings.database_url))
         checked, tag = Config.model_validate(config), file_hash(settings.config)
         self._heartbeats = [Heartbeat(settings, part, tag) for part in parts.expected(checked.destinations)]
-        self._serving = Serving(create_app(settings, checked, [health, api, console]))
+        self._serving = Serving(
+            create_app(settings, checked, [health, api, partial(console, per_network=(1000.0, 1000.0))])
+        )
         self.url = f"{self._serving.url}/console"
 
     def fill(self, text: str = "", mark: str = "") -> None:
@@ -114,7 +116,5 @@ def empty_deployment(module_redis_url: str, tmp_path_factory: pytest.TempPathFac
 @contextmanager
 def console_deployment(redis_url: str, folder: Path, **options: Any) -> Iterator[ConsoleDeployment]:
     """Start a deployment. `options`: see ConsoleDeployment."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sign_in, "PER_NETWORK", (1000.0, 1000.0))  # each test of the module signs in
-        with ConsoleDeployment(folder, redis_url, **options) as it:
-            yield it
+    with ConsoleDeployment(folder, redis_url, **options) as it:
+        yield it

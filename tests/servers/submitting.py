@@ -23,6 +23,7 @@ from receiver.api.http import api
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.console.http import console
+from receiver.console.sign_in import PER_NETWORK
 from receiver.delivery import runner
 from receiver.dispatch import dispatcher
 from receiver.dispatch.dispatcher import Dispatcher
@@ -100,6 +101,7 @@ def submitting(
             polling: bool = False,
             console_password: str = "",
             console_token: str = "",
+            sign_ins: tuple[float, float] = PER_NETWORK,
             limits: SubmitLimits = LIMITS,
             ledger_wait: float = PATIENCE / 4,  # a busy machine is no ledger that hangs
             **config: Any,
@@ -115,7 +117,10 @@ def submitting(
             ledger = with_tables(Ledger(settings.database_url))
             stack.callback(ledger.close)
             app = create_app(
-                settings, loaded, [health, api, console, partial(submit, limits=limits)], ledger_wait=ledger_wait
+                settings,
+                loaded,
+                [health, api, partial(console, per_network=sign_ins), partial(submit, limits=limits)],
+                ledger_wait=ledger_wait,
             )
             serving = Serving(app, port=port).__enter__()
             stopping_simulators.append(serving)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
 
@@ -25,9 +24,9 @@ from receiver.api.outline import outline
 from receiver.api.service import Actor, Service
 from receiver.api.totals import GET_TOTALS
 from receiver.console.action import ConsoleAction, Form
-from receiver.console.filters import filter_form, list_page
-from receiver.console.page import ConsolePage, PageLink, Query, further, given_of
-from receiver.domain.delivery import DeliveryMove, DeliveryState, states_before
+from receiver.console.filters import list_page
+from receiver.console.page import ConsolePage, PageLink, Query
+from receiver.domain.delivery import DeliveryMove, states_before
 
 _COMMON: Final = ("reason", "sink", "state", "source", "since")
 # What the dead letters are grouped by, how far back, and how many groups are shown.
@@ -65,32 +64,14 @@ def resubmits(service: Service) -> list[tuple[str, str]]:
 def deliveries(service: Service, actor: Actor, _names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
     """Return a page of the deliveries that match what the query says."""
     page = list_page(service, actor, query, LIST_DELIVERIES, "/deliveries", "Deliveries", _COMMON)
-    given = page["form"].given
-    return {
-        **page,
-        "on_rows": _on_rows(set(given.get("state", ()))),
-        "on_all": _on_all(given),
-        "groups": [],
-    }
+    return {**page, **_moves(page["form"].given), "groups": []}
 
 
 def dead_letters(service: Service, actor: Actor, _names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
     """Return a page of the dead letters, and of what they died."""
-    given = [(name, value) for name, value in given_of(query) if name != "state"]
-    dead = [("state", DeliveryState.DEAD.value)]
-    form = filter_form(service, actor, "/dead", given, LIST_DELIVERIES, _COMMON, without=("state",))
-    found = LIST_DELIVERIES.call(service, actor, LIST_DELIVERIES.parse({}, [*given, *dead]))
-    taken = {**form.given, "state": [DeliveryState.DEAD.value]}
-    return {
-        "title": "Dead letters",
-        "here": "Dead letters",
-        "rows": found.items,
-        "form": form,
-        "on_rows": _on_rows({DeliveryState.DEAD}),
-        "on_all": _on_all(taken),
-        "groups": _groups(service, actor, taken),
-        "further": further("/dead", given, found),
-    }
+    page = list_page(service, actor, query, LIST_DELIVERIES, "/dead", "Dead letters", _COMMON, {"state": "dead"})
+    taken = {**page["form"].given, "state": ["dead"]}
+    return {**page, **_moves(taken), "groups": _groups(service, actor, taken)}
 
 
 def delivery(service: Service, actor: Actor, names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
@@ -109,21 +90,19 @@ def delivery(service: Service, actor: Actor, names: Mapping[str, str], query: Qu
     }
 
 
-def _on_rows(states: AbstractSet[str]) -> list[tuple[str, str, str]]:
-    """Return what can be done with deliveries in one of `states`, any by default: the action, its verb, and no
-    sink."""
-    return [(each.name, each.verb, "") for each in _MOVES if not states or states & each.states]
-
-
-def _on_all(taken: Mapping[str, Sequence[str]]) -> list[tuple[str, str, Mapping[str, Sequence[str]]]]:
-    """Return what can be done with all that match: the action, what its button says, and what it takes."""
+def _moves(taken: Mapping[str, Sequence[str]]) -> Mapping[str, Any]:
+    """Return what can be done with selected deliveries in the states of a filter, any by default (the action, its
+    verb, and no sink), and with all that match (the action, what its button says, and what it takes)."""
     states = set(taken.get("state", ()))
     moves = _MOVES if taken else _MOVES[:1]
-    return [
-        (each.name, f"{each.verb} all that match" if states else each.on_all, taken)
-        for each in moves
-        if states <= each.states
-    ]
+    return {
+        "on_rows": [(each.name, each.verb, "") for each in _MOVES if not states or states & each.states],
+        "on_all": [
+            (each.name, f"{each.verb} all that match" if states else each.on_all, taken)
+            for each in moves
+            if states <= each.states
+        ],
+    }
 
 
 def _groups(service: Service, actor: Actor, taken: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:

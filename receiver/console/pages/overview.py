@@ -10,14 +10,16 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
 
 from receiver.api.deliveries import CANCEL_DELIVERIES
+from receiver.api.models import Scoped
 from receiver.api.runs import LIST_RUNS
 from receiver.api.service import Actor, Service
-from receiver.api.sinks import RESUME_SINK
+from receiver.api.sinks import LIST_SINKS, RESUME_SINK
 from receiver.api.status import GET_STATUS, PartRow, ProblemRow, Status, status_of
 from receiver.api.submissions import LIST_MISSING
 from receiver.api.totals import GET_AGES, GET_TOTALS, Ages, TotalRow, Totals
 from receiver.console.charts import Buckets, Chart, Values, Window, percent, window_links, window_of
 from receiver.console.page import PATH, ConsolePage, PageLink, Query
+from receiver.console.pages.sinks import state_of
 from receiver.ledger import async_ledger
 from receiver.ledger.stats import COUNT_LIMIT
 from receiver.status.problem import ago
@@ -55,8 +57,6 @@ _ON_SINK: Final[Mapping[str, tuple[str, str]]] = {
     "sink_down": (RESUME_SINK.name, "Try now"),
     "sink_gone": (CANCEL_DELIVERIES.name, "Cancel its deliveries"),
 }
-# What is shown of a sink to a person who may not see all of its deliveries.
-_UNKNOWN: Final[Mapping[str, Any]] = {"state": "", "reason": "", "counts": {}, "oldest": None}
 
 
 def overview(service: Service, actor: Actor, _names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
@@ -72,7 +72,7 @@ def overview(service: Service, actor: Actor, _names: Mapping[str, str], query: Q
     if not actor.source:
         GET_STATUS.allowed(actor, GET_STATUS.validated({}))
         status = status_of(survey(service.settings, async_ledger.WAIT * _SHARE))
-    names = [] if status is None else _sinks_of(status)
+    names = [] if status is None else [*service.config.destinations, *status.ledger.orphans]
     known = {
         "title": "Overview",
         "here": "Overview",
@@ -89,9 +89,8 @@ def overview(service: Service, actor: Actor, _names: Mapping[str, str], query: Q
     dead = total(by="sink,reason", state=("dead",), since=0.0, bucket=None)
     ages = GET_AGES.call(service, actor, GET_AGES.validated({"since": buckets.since, "bucket": window.seconds}))
     missing = LIST_MISSING.call(service, actor, LIST_MISSING.validated({"limit": _MISSING}))
-    listed = _sinks(status, buckets, sinks.items[1:])
-    urgent = sorted(listed, key=lambda it: (it["state"] in ("", "running"), it["oldest"] is None, not it["counts"]))
-    shown = {each["name"] for each in urgent[:_SINKS]}
+    listed = _sinks(service, actor, buckets, sinks.items[1:])
+    shown = {each["row"].name for each in sorted(listed, key=_urgency)[:_SINKS]}
     overdue = f"{len(missing.items)}{'+' if missing.next else ''}"
     return {
         **known,
@@ -106,7 +105,7 @@ def overview(service: Service, actor: Actor, _names: Mapping[str, str], query: Q
         "counted_since": runs.counted_since or sinks.counted_since,
         "dead": [_dead(each) for each in dead.items[1 : 1 + _REASONS]],
         "more_dead": len(dead.items) > 1 + _REASONS,
-        "sinks": [each for each in listed if each["name"] in shown],
+        "sinks": [each for each in listed if each["row"].name in shown],
         "more_sinks": len(listed) if len(listed) > _SINKS else 0,
         "runs": LIST_RUNS.call(service, actor, LIST_RUNS.validated({"limit": _NEWEST})).items,
     }
@@ -226,13 +225,22 @@ def _dead(row: TotalRow) -> dict[str, Any]:
     return {"sink": sink, "reason": reason, "count": row.count, "path": _path("/dead", sink=sink)}
 
 
-def _sinks(status: Status | None, buckets: Buckets, rows: Sequence[TotalRow]) -> list[dict[str, Any]]:
-    """Return each sink: of the config where that may be seen, else those that got something."""
+def _sinks(service: Service, actor: Actor, buckets: Buckets, counted: Sequence[TotalRow]) -> list[dict[str, Any]]:
+    """Return each sink with what became of its deliveries; for a person of one source, those that got some of it."""
     by_sink: dict[str, list[TotalRow]] = {}
-    for row in rows:
-        by_sink.setdefault(row.key["sink"], []).append(row)
-    states = dict.fromkeys(sorted(by_sink), _UNKNOWN) if status is None else _states(status)
-    return [{"name": name, **state, **_health(buckets, by_sink.get(name, []))} for name, state in states.items()]
+    for each in counted:
+        by_sink.setdefault(each.key["sink"], []).append(each)
+    return [
+        {"row": row, "state": state_of(row), **_health(buckets, by_sink.get(row.name, []))}
+        for row in LIST_SINKS.call(service, actor, Scoped()).items
+        if row.name in by_sink or not actor.source
+    ]
+
+
+def _urgency(sink: Mapping[str, Any]) -> tuple[bool, bool, bool]:
+    """Return the place of a sink: what is not running first, then what is late, then what has deliveries left."""
+    row = sink["row"]
+    return sink["state"] == "running", not row.lag, not row.deliveries
 
 
 def _health(buckets: Buckets, rows: Sequence[TotalRow]) -> dict[str, Any]:
@@ -249,20 +257,6 @@ def _health(buckets: Buckets, rows: Sequence[TotalRow]) -> dict[str, Any]:
     }
 
 
-def _states(status: Status) -> dict[str, Mapping[str, Any]]:
-    """Return the state of each sink, by its name."""
-    shut = {lane.lane: lane for lane in status.ledger.lanes if lane.lane == lane.sink}
-    return {
-        name: {
-            "state": _state(name, shut, status),
-            "reason": shut[name].reason if name in shut else "",
-            "counts": status.ledger.deliveries.get(name, {}),
-            "oldest": status.ledger.oldest_due_at.get(name),
-        }
-        for name in _sinks_of(status)
-    }
-
-
 def _parts(status: Status) -> list[tuple[PartRow, int]]:
     """Return the processes that are not stopped, each with how many are alike: those of sinks that run on one host."""
     found: dict[tuple[str, str], list[PartRow]] = {}
@@ -271,20 +265,6 @@ def _parts(status: Status) -> list[tuple[PartRow, int]]:
         if each.state != "stopped":
             found.setdefault((each.host, "deliver" if alike else each.name), []).append(each)
     return [(max(parts, key=lambda part: part.beat_age), len(parts)) for parts in found.values()]
-
-
-def _sinks_of(status: Status) -> list[str]:
-    """Return the sinks of the config, and removed ones that still have deliveries."""
-    names = [part.removeprefix("deliver:") for part in status.expected if part.startswith("deliver:")]
-    return [*names, *(orphan for orphan in status.ledger.orphans if orphan not in names)]
-
-
-def _state(name: str, shut: Mapping[str, Any], status: Status) -> str:
-    if name in status.ledger.orphans:
-        return "orphaned"
-    if name not in shut:
-        return "running"
-    return "paused" if shut[name].paused else str(shut[name].breaker)
 
 
 PAGES: Final = (ConsolePage("/", "overview.html", overview, PageLink("Overview", "o", "")),)

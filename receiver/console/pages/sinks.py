@@ -21,16 +21,10 @@ from receiver.console.page import ConsolePage, PageLink, Query
 from receiver.console.wording import place_of
 from receiver.domain.callback import CALLBACK
 from receiver.domain.counting import counted
-from receiver.domain.delivery import DeliveryState
 from receiver.errors import Invalid
-from receiver.ledger.stats import COUNT_LIMIT
-from receiver.status.problem import ago
 
 # Attempts on the page of a sink.
 _NEWEST: Final = 15
-# Seconds over which the speed of a sink is measured, and the states that its backlog is in.
-_SPEED_OVER: Final = 600.0
-_PENDING: Final = (DeliveryState.QUEUED, DeliveryState.SENDING, DeliveryState.WAITING)
 # What became of deliveries, from the bottom of the chart up.
 _SERIES: Final = (("delivered", "good"), ("waiting", "wait"), ("dead", "bad"))
 
@@ -65,26 +59,10 @@ def sink(service: Service, actor: Actor, names: Mapping[str, str], query: Query)
         "attempts": tried.items,
         "older": tried.next is not None,
         "place": place_of(service.config, name),
-        "drained": "" if actor.source or row.orphaned else _drained(service, actor, row),
         "others": list(service.config.sinks) if row.orphaned else [],
         "fillable": name != CALLBACK and not row.orphaned,
         "sources": list(service.config.sources) if not actor.source else [],
     }
-
-
-def _drained(service: Service, actor: Actor, row: SinkRow) -> str:
-    """Return when the backlog of a sink is gone at its speed of the last minutes; "" without one."""
-    waits = sum((row.deliveries or {}).get(state, 0) for state in _PENDING)
-    if not waits:
-        return ""
-    span = {"since": service.ledger.now() - _SPEED_OVER, "by": "state", "sink": row.name}
-    items = GET_TOTALS.call(service, actor, GET_TOTALS.validated(span)).items
-    speed = sum(each.count for each in items if each.key.get("state") == "delivered") / _SPEED_OVER
-    if not speed:
-        return f"unknown: nothing was delivered in the last {ago(_SPEED_OVER)}"
-    at_least = "more than " if any(count >= COUNT_LIMIT for count in (row.deliveries or {}).values()) else "about "
-    pace = f"{speed:.1f} a second" if speed >= 1 else f"{60 * speed:.1f} a minute"
-    return f"{at_least}{ago(waits / speed)}, at {pace}"
 
 
 def state_of(row: SinkRow) -> str:

@@ -27,13 +27,17 @@ def hashed_password() -> str:
 
 
 @pytest.fixture
-def console_server(submitting: Callable[..., Submitting], hashed_password: str) -> Submitting:
+def console_server(submitting: Callable[..., Submitting], hashed_password: str, tmp_path: Path) -> Submitting:
     people = {
         "ana": {"password": hashed_password, "scopes": ["view"], "source": "other"},
         "olga": {"password": hashed_password, "scopes": ["view", "operate"], "source": "skyvern"},
     }
     return submitting(
-        "http://127.0.0.1:9", dispatching=False, console_password=hashed_password, console={"users": people}
+        "http://127.0.0.1:9",
+        dispatching=False,
+        console_password=hashed_password,
+        console={"users": people},
+        sinks={"results": {"type": "files", "path": str(tmp_path / "results")}},
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import logging
+import time
 from collections.abc import Callable, Iterator
 
 import httpx2
@@ -21,10 +22,9 @@ GROUPS = {"ops": {"scopes": ["view", "operate"]}, "people": {"scopes": ["view"],
 
 
 @pytest.fixture
-def server(submitting: Callable[..., Submitting], issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> Submitting:
-    monkeypatch.setattr(sign_in, "PER_NETWORK", (100.0, 1000))
+def server(submitting: Callable[..., Submitting], issuer: Issuer) -> Submitting:
     settings = {"issuer": issuer.url, "client_id": CLIENT, "client_secret": SECRET, "groups": GROUPS}
-    it = submitting("http://127.0.0.1:9", dispatching=False, console={"oidc": settings})
+    it = submitting("http://127.0.0.1:9", dispatching=False, console={"oidc": settings}, sign_ins=(0.1, 30))
     issuer.redirects.add(f"{it.url}/console/oidc/callback")
     return it
 
@@ -117,14 +117,11 @@ def test_an_address_that_the_issuer_has_not_checked_is_no_name(person: Browser, 
     assert "boss@corp" not in page
 
 
-def test_another_site_can_not_use_up_the_tries_of_a_network(
-    server: Submitting, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sign_in, "PER_NETWORK", (0.0001, 3))
+def test_another_site_can_not_use_up_the_tries_of_a_network(server: Submitting, issuer: Issuer) -> None:
     # Given a page elsewhere with pictures that are our address, which somebody here looks at
     with httpx2.Client(base_url=server.url, trust_env=False, timeout=PATIENCE) as browser:
         headers = {"sec-fetch-site": "cross-site"}
-        asked = [browser.get("/console/oidc/callback?state=x&code=y", headers=headers) for _ in range(5)]
+        asked = [browser.get("/console/oidc/callback?state=x&code=y", headers=headers) for _ in range(40)]
     assert {each.status_code for each in asked} == {400}
     # Then people of that network sign in as before
     person = Browser(server.url)
@@ -218,8 +215,13 @@ def test_an_answer_of_another_issuer_is_refused(person: Browser, issuer: Issuer)
 
 
 def test_what_took_too_long_is_begun_again(person: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(oidc, "LASTS", -1)
-    assert come_back(person, at_issuer(person)).status_code == 400
+    # Given a browser that keeps the cookie of a sign-in for longer than it is valid
+    location, began = at_issuer(person), time.time()
+    kept = person.session.cookies.get(sign_in.SIGNING_IN, path="/console/oidc") or ""
+    for later, status in ((oidc.LASTS + 1, 400), (oidc.LASTS - 60, 303)):
+        monkeypatch.setattr(time, "time", lambda later=later: began + later)
+        person.session.cookies.set(sign_in.SIGNING_IN, kept, domain="127.0.0.1", path="/console/oidc")
+        assert come_back(person, location).status_code == status
 
 
 def test_a_new_key_of_the_issuer_is_found(person: Browser, issuer: Issuer) -> None:

@@ -77,7 +77,7 @@ def test_long_backlog_is_not_counted_as_10000(operated: Submitting, as_person: A
     for path in ("/sinks", "/sinks/ops"):
         assert "10,000+ queued" in admin.get(path).text, path
     assert "<b>10,000+</b><span>pending</span>" in admin.get("/").text
-    assert re.search(r"<dt>drained in</dt><dd>more than \d+ d, at 0.1 a minute</dd>", admin.get("/sinks/ops").text)
+    assert re.search(r"<dt>drained in</dt><dd>more than \d+ d</dd>", admin.get("/sinks/ops").text)
 
 
 def test_a_sink_is_paused_and_goes_on(shut: Submitting, as_person: AsPerson) -> None:

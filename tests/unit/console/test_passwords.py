@@ -3,17 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from argon2 import PasswordHasher
 
 from receiver.config.console import ConsoleConfig
-from receiver.console import passwords
-from receiver.console.passwords import ADMIN, Person, is_password, people_of
-
-
-@pytest.fixture(autouse=True)
-def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
-    weak = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
-    monkeypatch.setattr(passwords, "_hasher", lambda: weak)
+from receiver.console.passwords import ADMIN, Person, hash_password, is_password, people_of
 
 
 def admin(password: str, secret: str = "shared by all hosts") -> Person:
@@ -42,5 +34,5 @@ def test_a_hash_is_taken_as_it_is_and_asks_for_no_secret() -> None:
     def none() -> str:
         raise AssertionError
 
-    hashed = passwords.hash_password("correct horse")
+    hashed = hash_password("correct horse")
     assert people_of(ConsoleConfig(), hashed, secret=none)[ADMIN].hashed == hashed
