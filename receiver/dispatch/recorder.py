@@ -95,6 +95,7 @@ class EventRecorder:
             if item.disposition == "test":
                 _log_test(item)
             self._counter.add_event(item.disposition, routed=bool(item.deliveries), unevaluated=item.failed_rules)
+        self._counter.flush(least=1000)  # memory is bounded also where nothing else flushes
         runners = dict(self._runners)  # another thread adds to them
         for sink in due & runners.keys():
             runners[sink].poke()

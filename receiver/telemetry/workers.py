@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-import threading
 from bisect import bisect_left
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -33,39 +32,40 @@ class WorkerCounter:
 
     def __init__(self, client: redis.Redis) -> None:
         self._redis = client
-        self._lock = threading.Lock()
-        self._counts: defaultdict[tuple[str, ...], float] = defaultdict(float)
+        self._added: deque[tuple[tuple[str, ...], float]] = deque()  # names with labels, and amounts
 
     def add_attempt(self, sink: str, outcome: str, seconds: float) -> None:
         """Count an attempt that took `seconds`."""
-        with self._lock:
-            self._counts["attempts", sink, outcome] += 1
-            self._counts["bucket", sink, LABELS[bisect_left(BOUNDS, seconds)]] += 1
-            self._counts["seconds", sink] += seconds
+        bound = LABELS[bisect_left(BOUNDS, seconds)]
+        self._added.extend(
+            ((("attempts", sink, outcome), 1), (("bucket", sink, bound), 1), (("seconds", sink), seconds))
+        )
 
     def add_event(self, disposition: str, *, routed: bool, unevaluated: Iterable[str] = ()) -> None:
         """Count an event. `routed`: it has a delivery. `unevaluated`: the routes whose rule failed on it."""
-        with self._lock:
-            self._counts["events", disposition] += 1
-            if not routed and disposition not in ("update", "repeat", "superseded", "test"):
-                self._counts["unrouted",] += 1
-            for route in unevaluated:
-                self._counts["rule_errors", route] += 1
+        self._added.append((("events", disposition), 1))
+        if not routed and disposition not in ("update", "repeat", "superseded", "test"):
+            self._added.append((("unrouted",), 1))
+        for route in unevaluated:
+            self._added.append((("rule_errors", route), 1))
 
     def add_aside(self) -> None:
         """Count an entry of the inbox that was set aside."""
-        with self._lock:
-            self._counts["set_aside",] += 1
+        self._added.append((("set_aside",), 1))
 
-    def flush(self) -> None:
-        """Add the counts to the hash. Never raises RedisError: counting must stop no work."""
-        if not self._counts:
+    def flush(self, least: int = 1) -> None:
+        """Add the counts to the hash, if there are at least so many. Never raises RedisError: counting must stop no
+        work."""
+        if len(self._added) < least:
             return
-        with self._lock:
-            counts, self._counts = self._counts, defaultdict(float)
+        counts: defaultdict[tuple[str, ...], float] = defaultdict(float)
+        with contextlib.suppress(IndexError):  # none is left
+            while True:
+                key, amount = self._added.popleft()
+                counts[key] += amount
         with contextlib.suppress(redis.RedisError), self._redis.pipeline(transaction=False) as pipeline:
-            for key, count in counts.items():
-                pipeline.hincrbyfloat(KEY, "\0".join(key), count)
+            for key, amount in counts.items():
+                pipeline.hincrbyfloat(KEY, "\0".join(key), amount)
             pipeline.execute()
 
 

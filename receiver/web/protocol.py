@@ -284,7 +284,7 @@ class _Parser(httptools.HttpRequestParser):
     def feed_data(self, data: Any) -> None:
         """Parse `data`."""
         try:
-            super().feed_data(data)
+            httptools.HttpRequestParser.feed_data(self, data)  # each request passes here: faster than super()
         except httptools.HttpParserUpgrade as upgrade:
             rest = data[upgrade.args[0] :]
         else:
