@@ -54,7 +54,7 @@ class WorkerCounter:
         self._added.append((("set_aside",), 1))
 
     def flush(self, least: int = 1) -> None:
-        """Add the counts to the hash, if there are at least so many. Never raises RedisError: counting must stop no
+        """Add the counts to the hash, if there are at least `least`. Never raises RedisError: counting must stop no
         work."""
         if len(self._added) < least:
             return

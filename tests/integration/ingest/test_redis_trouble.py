@@ -300,22 +300,12 @@ def test_it_does_not_start_on_a_redis_that_breaks_the_promise(
     assert "server.accept_weaker_durability: true" in line
 
 
-@pytest.mark.parametrize(
-    ("url", "says"),
-    [
-        ("redis://:wr0ng@127.0.0.1:{port}/0", "refuses our password or user"),
-        ("redis://127.0.0.1:{port}/0", "wants a password"),
-        ("redis://:right@127.0.0.1:{port}/123456", "has no database of that number"),
-    ],
-)
-def test_redis_that_lets_no_one_in_is_reported_in_one_line(
-    valkey_factory: Valkeys, receiver_factory: Receivers, url: str, says: str
-) -> None:
+def test_redis_that_denies_entry_stops_the_start(valkey_factory: Valkeys, receiver_factory: Receivers) -> None:
     server = valkey_factory()
     with server.connect() as client:
         client.config_set("requirepass", "right")
-    line = refuses_to_start(receiver_factory(url.format(port=server.port), start=False))
-    assert says in line
+    line = refuses_to_start(receiver_factory(f"redis://:wr0ng@127.0.0.1:{server.port}/0", start=False))
+    assert "refuses our password or user" in line
     assert "wr0ng" not in line
 
 
@@ -327,24 +317,6 @@ def test_the_weaker_promise_can_be_accepted_and_is_shown(valkey_factory: Valkeys
     assert (ready["store"], ready["on_disk_before_202"]) == ("redis", False)
     assert "appendfsync is everysec" in ready["redis"]
     assert "on disk before 202: no (appendfsync is everysec" in receiver.log
-
-
-def test_a_redis_that_forbids_config_says_so_in_its_own_words(
-    valkey_factory: Valkeys, receiver_factory: Receivers
-) -> None:
-    server = valkey_factory()
-    client = server.connect()
-    client.execute_command("ACL", "SETUSER", "app", "on", ">pw", "~*", "&*", "+@all", "-config")
-    url = f"redis://app:pw@127.0.0.1:{server.port}/0"
-    receiver = receiver_factory(url, start=False)
-    line = refuses_to_start(receiver)
-    assert "forbids CONFIG GET" in line
-    assert "pw@" not in line
-    receiver.configure({"server": {"accept_weaker_durability": True}})
-    receiver.start()
-    receiver.acked(body(1))
-    assert "not known" in httpx2.get(f"{receiver.url}/readyz").json()["redis"]
-    client.close()
 
 
 def test_redis_that_comes_back_weaker_gets_no_event(valkey_factory: Valkeys, receiver_factory: Receivers) -> None:
