@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from receiver.ledger.schema import metadata
+from receiver.ledger.schema import deliveries, metadata
+from tests.servers import warm_python
 from tests.servers.artifacts import ArtifactServer
 from tests.servers.deployment import Deployment
 from tests.servers.http import Reply, ScriptedServer
@@ -143,6 +144,13 @@ def test_erase_leaves_no_content_and_reports_copies(
     ]
     assert sum(each["run_id"] == RUN for each in it.deliveries()) == 4
     assert len(consumer.requests) == sent
+    # Nor is what a replay has queued at the same time
+    mine = sa.update(deliveries).where(deliveries.c.run_id == RUN)
+    it.ledger.write(lambda connection: connection.execute(mine.values(state="queued", due_at=0)))
+    eventually(lambda: {each["state"] for each in it.deliveries(run_id=RUN)} == {"dead"})
+    assert {each["reason"] for each in it.deliveries(run_id=RUN)} == {"its run was erased"}
+    assert len(consumer.requests) == sent
+    assert stored(folder) == others
     # And once more erases nothing
     (again,) = it.json("erase", "--run", RUN)
     assert (again["bodies"], again["files"]) == (0, [])
@@ -151,3 +159,40 @@ def test_erase_leaves_no_content_and_reports_copies(
     assert traces(it) == []
     assert stored(folder) == []
     assert "Contents" not in s3_server.client.list_objects_v2(Bucket=s3_bucket)
+
+
+def test_erase_killed_in_the_middle_is_completed_by_the_next(
+    deployment: Deployments, redis_url: str, database_url: str, s3_factory: Callable[[], S3Server]
+) -> None:
+    # Given a run in a bucket whose server hangs
+    server = s3_factory()
+    bucket = server.new_bucket()
+    it = deployment(
+        redis_url,
+        database_url,
+        sinks={"bucket": {"type": "s3", "timeout": "8s", **options_for(server, bucket)}},
+        routes=[{"name": "all", "to": ["bucket"]}],
+    )
+    start(it, body(1, title=SECRET), deliveries=1)
+    files = len(server.client.list_objects_v2(Bucket=bucket)["Contents"])
+    server.hang()
+    # When the command that erases it is killed, then nothing is left where it began
+    command = ["-m", "receiver.cli", "erase", "--run", RUN, "--yes"]
+    killed = warm_python.start(command, it.directory / "erase.log", env=it.environment)
+    eventually(lambda: it.json("run", RUN)["run"]["erased_at"])
+    killed.kill()
+    killed.wait()
+    # And the audit says that it has not ended, and the receipt where the files still are
+    assert [each["outcome"] for each in it.json("audit", "--action", "run.erase")] == ["begun"]
+    (receipt,) = (each["receipt"] for each in it.json("deliveries", "--run", RUN))
+    assert len(receipt["keys"]) == files - 1
+    assert traces(it) == []
+    # And the same command fails while the server hangs, and then completes it
+    refused = it.runhook("erase", "--run", RUN, "--yes", code=1)
+    assert "FAILED" in refused
+    assert "the server did not answer in time" in refused
+    server.resume()
+    assert "FAILED" not in it.runhook("erase", "--run", RUN, "--yes")
+    assert "Contents" not in server.client.list_objects_v2(Bucket=bucket)
+    assert [each["receipt"] for each in it.json("deliveries", "--run", RUN)] == [{"note": "erased: 2 files"}]
+    assert [each["outcome"] for each in it.json("audit", "--action", "run.erase")] == ["done", "failed", "begun"]

@@ -11,8 +11,10 @@ import pytest
 
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import delivery_id
-from receiver.errors import Forbidden, RunhookError, UsageError
+from receiver.errors import Conflict, Forbidden, RunhookError, UsageError
 from receiver.ledger import audit
+from receiver.ledger.deliveries import resend
+from receiver.ledger.schema import deliveries
 from tests.servers.submitting import Submitting
 from tests.support.command import Runhook, run_command
 from tests.support.ledger import claim, new_event, record, settle, states
@@ -126,3 +128,16 @@ def test_keys_of_a_remote_service_are_made_listed_and_revoked(runhook: Runhook, 
         runhook("keys", "revoke", "nobody")
     done = [(row.action, row.actor_kind) for row in api_server.ledger.read(audit.list_actions)]
     assert done == [("key.revoke", "key"), ("key.rotate", "key"), ("key.create", "key")]
+
+
+def test_remote_erase_needs_its_own_scope(
+    runhook: Runhook, api_server: Submitting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Forbidden, match="this needs the scope erase; app has operate, view"):
+        runhook("erase", "--run", "tsk_1", "--yes")
+    monkeypatch.setenv("RUNHOOK_KEY", api_server.key("view", "erase", source="*"))
+    # And if one run is refused, none is erased
+    api_server.ledger.write(lambda it: resend.queue_again(it, deliveries.c.run_id == "tsk_2", time.time()))
+    with pytest.raises(Conflict, match="tsk_2: deliveries to callback are pending"):
+        runhook("erase", "--run", "tsk_1", "--run", "tsk_2", "--yes")
+    assert "tsk_1: bodies 1, requests 0" in runhook("erase", "--run", "tsk_1", "--yes")

@@ -1,4 +1,7 @@
-"""Retention beside others' transactions on PostgreSQL: what they queue or add meanwhile is not deleted with the old."""
+"""Retention beside others' transactions on PostgreSQL: what they queue or add meanwhile is not deleted with the old.
+
+And which runs can be erased, on both databases.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,11 @@ import sqlalchemy as sa
 from receiver.domain.delivery import DeliveryMove
 from receiver.ledger import Connection, Ledger, actions, retention
 from receiver.ledger.actions import Action, Selection
-from receiver.ledger.deliveries import creation
+from receiver.ledger.deliveries import creation, resend
 from receiver.ledger.deliveries.creation import AddedDelivery
+from receiver.ledger.retention import NotErasable
 from receiver.ledger.schema import deliveries
-from tests.support.ledger import NOW, beside, claim, event_body, new_event, record, settle, states
+from tests.support.ledger import NOW, beside, claim, event_body, lock_runs, new_event, record, settle, states
 
 LATER = NOW + 1000
 EVENT = new_event("tsk_1", "ops").event.id
@@ -73,3 +77,56 @@ def test_backfill_makes_no_delivery_of_a_removed_event(postgres_ledger: Ledger) 
         assert states(postgres_ledger) == {"tsk_1:ops": "queued"}
         made = postgres_ledger.read(lambda it: it.execute(sa.select(deliveries.c.event_id)).scalars().all())
         assert made == [first.event.id]
+
+
+RUN = ("skyvern", "tsk_1")
+
+
+def erase(connection: Connection) -> int | str:
+    try:
+        return retention.erase(connection, RUN, "ada", LATER).bodies
+    except NotErasable as why:
+        return str(why)
+
+
+def test_run_with_pending_deliveries_is_not_erased(ledger: Ledger) -> None:
+    # Given a run whose delivery is queued, then claimed, then waits
+    record(ledger, new_event("tsk_1", "ops"))
+    refusals = [ledger.write(erase)]
+    claimed = claim(ledger, "ops")
+    refusals.append(ledger.write(erase))
+    settle(ledger, claimed, DeliveryMove.DEFER)
+    refusals.append(ledger.write(erase))
+    # Then each refusal names the sink and the way out, and nothing is erased
+    assert all("deliveries to ops are pending" in str(each) for each in refusals)
+    assert all("`runhook cancel tsk_1`" in str(each) for each in refusals)
+    assert event_body(ledger, EVENT)
+    # And once it is cancelled, the run is erased
+    ledger.write(lambda connection: resend.cancel(connection, list(delivery_ids(connection)), "no", LATER))
+    assert ledger.write(erase) == 1
+    assert event_body(ledger, EVENT) == b""
+
+
+def delivery_ids(connection: Connection) -> list[str]:
+    return list(connection.execute(sa.select(deliveries.c.id)).scalars())
+
+
+def test_run_that_has_not_ended_is_not_erased(ledger: Ledger) -> None:
+    record(ledger, new_event("tsk_1", status="running", disposition="interim"))
+    assert "it has not ended" in str(ledger.write(erase))
+
+
+def test_row_of_an_erased_run_outlives_its_events(ledger: Ledger) -> None:
+    # Given a run that is erased, whose events are then removed by age
+    record(ledger, new_event("tsk_1"))
+    ledger.write(erase)
+    assert ledger.write(lambda connection: retention.remove(connection, LATER + 1).events) == 1
+    # When an event of it comes after all, then it is known to be erased
+    known = ledger.write(lambda connection: lock_runs(connection, [RUN], LATER + 2))
+    assert known[RUN].erased
+
+
+def test_run_replayed_while_it_is_erased_is_not_erased(old: Ledger) -> None:
+    with beside(old, replay, erase) as (_, said):
+        assert "deliveries to ops are pending" in str(said)
+    assert event_body(old, EVENT)

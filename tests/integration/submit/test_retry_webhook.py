@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from receiver.domain.signature import verify
+from receiver.ledger import retention
 from receiver.submit.limits import SubmitLimits
 from simulator.faults import Fault
 from tests.servers.http import Reply, ScriptedServer
@@ -199,3 +200,29 @@ def test_legacy_retry_sends_the_delivery_again(
     rig.client.post(f"/api/v1/tasks/{run_id}/retry_webhook")
 
     assert len(caller.requests) == 2
+
+
+def test_erased_run_keeps_no_request_and_sends_no_webhook(
+    rig: Submitting, skyvern_simulator: SkyvernSimulator, caller: ScriptedServer
+) -> None:
+    # Given a run that is erased once its caller has its webhook
+    fields = {"prompt": "for Jane Doe", "webhook_url": caller.url + "/hook", "headers": {"idempotency-key": "k1"}}
+    run_id = str(rig.task(**fields).json()["run_id"])
+    caller.wait_for_requests(1)
+    eventually(lambda: [each["state"] for each in deliveries(rig)] == ["delivered"])
+    told = rig.ledger.write(lambda it: retention.erase(it, ("skyvern", run_id), "ada", rig.ledger.now()))
+    assert told == (1, 1)
+
+    # Then its webhook cannot be sent again
+    refused = rig.client.post(f"/v1/runs/{run_id}/retry_webhook", headers={"content-length": "0"})
+    assert (refused.status_code, "was erased" in refused.text) == (410, True)
+    assert len(caller.requests) == 1
+    # And the same submit gets the same run, and starts no other
+    again = rig.task(**fields)
+    assert (again.status_code, again.json()) == (200, {"run_id": run_id})
+    assert len(skyvern_simulator.world.runs) == 1
+    # And a GET gets what Skyvern still has, of which nothing is stored
+    got = rig.client.get(f"/v1/runs/{run_id}")
+    assert (got.status_code, got.headers["x-runhook-from"]) == (200, "skyvern")
+    assert rig.client.get(f"/v1/runs/{run_id}?from=submission").status_code == 404
+    assert "Jane Doe" not in str(rig.rows())
