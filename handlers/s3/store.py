@@ -183,28 +183,22 @@ class S3Store:
 
     def delete(self, keys: Sequence[str], deadline: Deadline) -> None:
         """See Store. Versions are asked for where the bucket answers that it has kept one."""
-        for start in range(0, len(keys), _DELETED_AT_ONCE):
+        left = [{"Key": key} for key in keys]
+        while left:
             deadline.remaining()
-            gone = self._delete([{"Key": key} for key in keys[start : start + _DELETED_AT_ONCE]])
-            for key in (each["Key"] for each in gone if each.get("DeleteMarker")):
-                while versions := self._versions(key, deadline):
-                    self._delete(versions)
+            some, left = left[:_DELETED_AT_ONCE], left[_DELETED_AT_ONCE:]
+            with self._errors():
+                answer = self.client().delete_objects(Bucket=self._name, Delete={"Objects": some})
+                for error in answer.get("Errors", ()):
+                    raise Unavailable(f"bucket {self._name}: {error['Key']} is not deleted: {error.get('Code')}")
+                for each in answer.get("Deleted", ()):
+                    if each.get("DeleteMarker") and not each.get("VersionId"):
+                        left += self._versions(each["Key"])
 
-    def _versions(self, key: str, deadline: Deadline) -> list[Mapping[str, str]]:
-        deadline.remaining()
-        with self._errors():
-            found = self.client().list_object_versions(Bucket=self._name, Prefix=key)
-        kept = [*found.get("Versions", ()), *found.get("DeleteMarkers", ())]
+    def _versions(self, key: str) -> list[dict[str, str]]:
+        pages = self.client().get_paginator("list_object_versions").paginate(Bucket=self._name, Prefix=key)
+        kept = [each for page in pages for name in ("Versions", "DeleteMarkers") for each in page.get(name, ())]
         return [{"Key": key, "VersionId": each["VersionId"]} for each in kept if each["Key"] == key]
-
-    def _delete(self, objects: Sequence[Mapping[str, str]]) -> Sequence[Mapping[str, Any]]:
-        """Delete up to 1,000 objects or versions. Returns what the server answers for each. Raises Unavailable."""
-        with self._errors():
-            answer = self.client().delete_objects(Bucket=self._name, Delete={"Objects": objects})
-        for error in answer.get("Errors", ()):
-            raise Unavailable(f"bucket {self._name}: {error.get('Key', '')} is not deleted: {error.get('Code', '')}")
-        deleted: Sequence[Mapping[str, Any]] = answer.get("Deleted", ())
-        return deleted
 
     def location(self, key: str) -> str:
         """Return the s3:// URI of `key`."""

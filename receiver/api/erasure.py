@@ -10,7 +10,7 @@ import json
 import threading
 from contextlib import closing
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from pydantic import Field
 
@@ -21,19 +21,20 @@ from receiver.api.call_pool import place_in
 from receiver.api.endpoint import call
 from receiver.api.models import Result
 from receiver.api.quarantine import store_of
+from receiver.api.rows import AttemptRow
 from receiver.api.runs import RunParameters, one_run
 from receiver.api.service import Actor, Service
 from receiver.domain.api_key import ERASE
 from receiver.domain.callback import CALLBACK
 from receiver.domain.run import RunKey
-from receiver.errors import Conflict
 from receiver.ledger import audit, retention
 from receiver.ledger.database_clock import database_now
-from receiver.ledger.retention import Content, NotErasable
+from receiver.ledger.filters import Filter
+from receiver.ledger.lists.deliveries import list_attempts
 from receiver.runtime.process import error_location
 
-# What the audit calls it.
-ERASE_ACTION: Final = "run.erase"
+# Attempts of a run that are read: all of them.
+_ALL: Final = 1 << 20
 # Calls that one process runs at once: a sink that hangs must not take all threads.
 _CALLS: Final = threading.BoundedSemaphore(2)
 
@@ -44,28 +45,16 @@ class EraseParameters(RunParameters):
     dry_run: bool = Field(False, description="Change nothing: return what would be erased.")
 
 
-class HeldCopy(Result):
-    """What a sink holds of a run."""
-
-    sink: str
-    type: str = Field(description="Of the sink; empty for one that is not in the config.")
-    delivery_id: str
-    receipt: dict[str, Any] | None = Field(description="Null: an attempt failed, and may have arrived all the same.")
-    trouble: str = Field(description="Why it could not be deleted now; empty for a sink that never deletes.")
-
-
 class ErasedRun(Result):
     """What was erased of a run, or with dry_run would be."""
 
     source: str
     run_id: str
     bodies: int = Field(description="Bodies of events, with output and links.")
-    requests: int = Field(description="Requests of submissions.")
     quarantined: int = Field(description="Requests in the quarantine of this receiver's host.")
     files: list[str] = Field(description="Files that sinks have deleted, by path or object key.")
-    held: list[HeldCopy] = Field(
-        description="What other systems hold: erase it there; with `trouble`, repeat the call."
-    )
+    failed: list[AttemptRow] = Field(description="Whose files could not be deleted now, and why. Repeat the call.")
+    held: list[AttemptRow] = Field(description="What other systems hold, by receipt; without one, it may have arrived.")
 
 
 def erase_run(service: Service, actor: Actor, wanted: EraseParameters) -> ErasedRun:
@@ -76,48 +65,49 @@ def erase_run(service: Service, actor: Actor, wanted: EraseParameters) -> Erased
     """
     run = service.ledger.read(lambda connection: one_run(connection, wanted.source, wanted.run_id))
     key = str(run["source"]), wanted.run_id
-    try:
-        with place_in(_CALLS, "other runs are being erased"), closing(ArtifactFiles(service)) as files:
-            content = service.ledger.read(partial(retention.content_of, key=key))
-            if wanted.dry_run:
-                return _outside(service, files, key, content, dry_run=True)
-            with audited(service.ledger, actor, ERASE_ACTION, {"run": key[1]}, source=key[0]) as done:
-                content = service.ledger.write(lambda it: retention.erase(it, key, actor.name, database_now(it)))
-                erased = _outside(service, files, key, content, dry_run=False)
-                done.count, done.detail = content.bodies, f"{len(erased.files)} files deleted"
-                if failed := sorted({each.sink for each in erased.held if each.trouble}):
-                    done.outcome, done.detail = audit.FAILED, f"{done.detail}; not all of {', '.join(failed)}"
-            return erased
-    except NotErasable as problem:
-        raise Conflict(str(problem)) from None
+    with place_in(_CALLS, "other runs are being erased"), closing(ArtifactFiles(service)) as files:
+        bodies = service.ledger.read(partial(retention.require_erasable, key=key))
+        if wanted.dry_run:
+            return _outside(service, files, key, bodies, dry_run=True)
+        with audited(service.ledger, actor, "run.erase", {"run": key[1]}, source=key[0]) as done:
+            bodies = service.ledger.write(lambda it: retention.erase(it, key, actor.name, database_now(it)))
+            erased = _outside(service, files, key, bodies, dry_run=False)
+            done.count = bodies
+            if erased.failed:
+                done.outcome, done.detail = audit.FAILED, erased.failed[0].reason
+        return erased
 
 
-def _outside(service: Service, files: ArtifactFiles, key: RunKey, content: Content, *, dry_run: bool) -> ErasedRun:
-    """Erase what is outside of the ledger, and return it with `content`."""
+def _outside(service: Service, files: ArtifactFiles, key: RunKey, bodies: int, *, dry_run: bool) -> ErasedRun:
+    """Erase what is outside of the ledger, and return it with the number of `bodies`."""
     store = store_of(service)
     refused = [each for each in store.list(json.dumps(key[1]).encode()) if each.source == key[0]]
     if not dry_run:
         store.remove(refused)
-    gone: list[str] = []
-    held: list[HeldCopy] = []
-    for copy in service.ledger.read(partial(retention.sent, key=key)):
-        keys, trouble = (copy.receipt or {}).get("keys", ()), ""
+    gone, failed, held = list[str](), list[AttemptRow](), list[AttemptRow]()
+    wanted = Filter(source=key[0], run_id=key[1])
+    rows, _ = service.ledger.read(lambda connection: list_attempts(connection, wanted, None, _ALL, _ALL))
+    tried = [AttemptRow.model_validate(each) for each in rows]
+    told = {each.delivery_id for each in tried if each.receipt is not None}
+    for attempt in tried:
+        keys = (attempt.receipt or {}).get("keys", ())
         try:
-            sink = files.sink(copy.sink)
-            if sink is not None and sink.erases and copy.receipt is not None:
+            sink = files.sink(attempt.sink)
+            if sink is not None and sink.erases and attempt.receipt is not None:
                 if keys and not dry_run:
-                    sink.erase(copy.receipt)
-                    service.ledger.write(partial(retention.forget_files, copy=copy))
+                    sink.erase(attempt.receipt)
+                    service.ledger.write(partial(retention.forget_files, attempt=attempt, count=len(keys)))
                 gone += keys
-                continue
-            if sink is None and keys and copy.sink != CALLBACK:
-                trouble = "the sink is not in the config. Add it again, or delete the files there"
+            elif sink is None and keys and attempt.sink != CALLBACK:
+                raise SinkError("the sink is not in the config. Add it again, or delete the files there")
+            elif attempt.receipt is not None or attempt.delivery_id not in told:
+                told.add(attempt.delivery_id)
+                held.append(attempt)
         except Exception as error:  # noqa: BLE001 - anything but a SinkError is a bug, perhaps of a third party's sink
-            trouble = str(error) if isinstance(error, SinkError) else error_location(error)
-        kind = service.config.sinks[copy.sink].type if copy.sink in service.config.sinks else ""
-        about: dict[str, Any] = {"sink": copy.sink, "delivery_id": copy.delivery_id, "receipt": copy.receipt}
-        held.append(HeldCopy(type=kind, trouble=trouble, **about))
-    return ErasedRun(source=key[0], run_id=key[1], **content._asdict(), quarantined=len(refused), files=gone, held=held)
+            why = str(error) if isinstance(error, SinkError) else error_location(error)
+            failed.append(attempt.model_copy(update={"reason": why}))
+    found = {"files": list(dict.fromkeys(gone)), "failed": failed, "held": held}
+    return ErasedRun(source=key[0], run_id=key[1], bodies=bodies, quarantined=len(refused), **found)
 
 
 ERASE_RUN: Final = call("POST", "/runs/{run_id}/erase", ERASE, erase_run)

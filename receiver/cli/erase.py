@@ -11,7 +11,7 @@ from receiver.api.erasure import ERASE_RUN, ErasedRun
 from receiver.cli.client import Client
 from receiver.cli.completion import completer
 from receiver.cli.options import Json, SourceName, Yes, can_ask
-from receiver.cli.output import clean, out, print_json, show_value
+from receiver.cli.output import clean, print_json, print_table, show_value
 from receiver.cli.parameters import with_client
 from receiver.domain.counting import counted
 from receiver.errors import RunhookError
@@ -45,20 +45,18 @@ def erase(
         print_json([each.model_dump(mode="json") for each in found])
     else:
         _print(found)
-    if any(copy.trouble for each in found for copy in each.held):
+    if any(each.failed for each in found):
         raise RunhookError("not all files are erased. Fix the cause, and run the same command again")
 
 
 def _print(found: Sequence[ErasedRun]) -> None:
     """Print what is erased of each run, and what others hold."""
+    rows = []
     for each in found:
-        counts = {"bodies": each.bodies, "requests": each.requests, "in quarantine": each.quarantined}
-        told = ", ".join(f"{name} {count}" for name, count in {**counts, "files": len(each.files)}.items())
-        out().print(f"{clean(each.run_id)}: {told}")
-        for key in each.files:
-            out().print(f"  erased   {clean(key)}")
+        lines = [("erased", f"{each.bodies} bodies of events, {each.quarantined} requests in quarantine")]
+        lines += [("erased", key) for key in each.files]
+        lines += [(f"NOT ERASED by {copy.sink}", copy.reason) for copy in each.failed]
         for copy in each.held:
-            said = copy.trouble or show_value("", copy.receipt) or "no receipt; an attempt may have arrived"
-            kept = "FAILED " if copy.trouble else "held by"
-            out().print(f"  {kept}  {copy.sink} {copy.type}: {copy.delivery_id} {clean(said, 500)}")
-    out().print("Skyvern has its own copy of each run; backups have theirs.")
+            lines.append((f"held by {copy.sink}", show_value("", copy.receipt) or "no receipt; it may have arrived"))
+        rows += [[each.run_id, what, clean(said)] for what, said in [*lines, ("held by Skyvern", "its own copy")]]
+    print_table(["run", "what", "details"], rows, "")

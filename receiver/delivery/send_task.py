@@ -32,12 +32,9 @@ class SendTask:
 
 
 def send(sink: Sink[Any], claimed: Sequence[Claimed], retry: RetryPolicy) -> Sequence[Receipt | Exception]:
-    """Return the sink's answer for each claim: a receipt, or the error that it raised. `retry`: their budget.
-
-    What was replayed while its run was erased is refused: nothing is left to send.
-    """
+    """Return the sink's answer for each claim: a receipt, or the error that it raised. `retry`: their budget."""
     whole = [each for each in claimed if each.body or not each.run_id]
-    if len(whole) < len(claimed):
+    if len(whole) < len(claimed):  # some were replayed while their run was erased
         sent = iter(send(sink, whole, retry) if whole else ())
         return [next(sent) if each in whole else Refused(ERASED) for each in claimed]
     try:

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from receiver.domain.delivery import ENDED, DeliveryState
 from receiver.domain.event import ERASED
 from receiver.domain.run import RunKey
+from receiver.errors import Conflict
 from receiver.ledger import dialect, words
 from receiver.ledger.deliveries.fair_queue import ONE_OF_MANY
 from receiver.ledger.events import lock
@@ -99,53 +100,31 @@ def remove_lanes(connection: sa.Connection, before: float) -> int:
     return len(gone)
 
 
-class NotErasable(Exception):
-    """The run has work that is not done. The message says which, and what to do."""
-
-
-class Content(NamedTuple):
-    """How many bodies of events, and requests of submissions, the ledger holds of a run."""
-
-    bodies: int
-    requests: int
-
-
-class SentCopy(NamedTuple):
-    """What a sink may hold of a run. Without a receipt, an attempt may have arrived all the same; `number` is 0."""
-
-    sink: str
-    delivery_id: str
-    number: int
-    receipt: dict[str, Any] | None
-
-
-def content_of(connection: sa.Connection, key: RunKey) -> Content:
-    """Count what `erase` would erase of a run. Raises NotErasable as that does."""
+def require_erasable(connection: sa.Connection, key: RunKey) -> int:
+    """Return how many bodies of a run there are. Raises Conflict if it has not ended, or has pending deliveries."""
     its = dialect.of_runs(deliveries, [key])
     pending = sa.select(deliveries.c.sink).where(its, deliveries.c.state.not_in(sorted(ENDED))).distinct()
     if sinks := sorted(connection.execute(pending).scalars()):
-        raise NotErasable(
+        raise Conflict(
             f"run {key[1]}: deliveries to {', '.join(sinks)} are pending. Wait for them, or `runhook cancel {key[1]}`"
         )
     if not connection.execute(sa.select(runs.c.final).where(dialect.of_runs(runs, [key]))).scalar():
-        raise NotErasable(f"run {key[1]}: it has not ended, and its result would still come. Erase it afterwards")
+        raise Conflict(f"run {key[1]}: it has not ended, and its result would still come. Erase it afterwards")
     bodies = sa.select(sa.func.count()).where(dialect.of_runs(events, [key]), sa.func.length(events.c.body) > 0)
-    asked = (dialect.of_runs(submissions, [key]), submissions.c.request.is_not(None))
-    requests = sa.select(sa.func.count()).where(*asked)
-    return Content(*(connection.execute(query).scalar_one() for query in (bodies, requests)))
+    return connection.execute(bodies).scalar_one()
 
 
-def erase(connection: sa.Connection, key: RunKey, by: str, now: float) -> Content:
-    """Erase the content of a run, and return what there was. Its row, events, deliveries and receipts stay without it.
+def erase(connection: sa.Connection, key: RunKey, by: str, now: float) -> int:
+    """Erase the content of a run. Its row, events, deliveries and receipts stay. Returns how many bodies there were.
 
     Events of the run that come later are recorded without their bodies, and nothing of it is sent again. Again is the
-    same. Raises NotErasable for a run that has not ended, or has pending deliveries.
+    same. Raises Conflict as `require_erasable`.
     """
     lock(connection, [key], now)
     locked = connection.execute(sa.select(events.c.id).where(dialect.of_runs(events, [key]))).all()
-    free, content = _locked(connection, locked), content_of(connection, key)
+    free, bodies = _locked(connection, locked), require_erasable(connection, key)
     if len(free) < len(locked):
-        raise NotErasable(f"run {key[1]}: another transaction is changing it. Try again")
+        raise Conflict(f"run {key[1]}: another transaction is changing it. Try again")
 
     def update(table: sa.Table, **values: Any) -> None:
         connection.execute(sa.update(table).where(dialect.of_runs(table, [key])).values(values))
@@ -159,22 +138,10 @@ def erase(connection: sa.Connection, key: RunKey, by: str, now: float) -> Conten
     update(runs, title=None, failure_reason=None, labels="{}", due_at=None, erased_at=now, erased_by=by)
     connection.execute(sa.delete(to_index).where(dialect.of_runs(to_index, [key])))
     words.remove(connection, [key])
-    return content
+    return bodies
 
 
-def sent(connection: sa.Connection, key: RunKey) -> list[SentCopy]:
-    """Return what sinks may hold of a run: each receipt, and each delivery that was tried and has none."""
-    it, tried = deliveries.c, attempts.c
-    query = sa.select(it.sink, it.id, tried.number, tried.receipt).join(attempts, tried.delivery_id == it.id)
-    query = query.where(dialect.of_runs(deliveries, [key])).order_by(it.sink, it.id, tried.number)
-    rows = connection.execute(query).all()
-    proved = [SentCopy(*row[:3], json.loads(row.receipt)) for row in rows if row.receipt]
-    known = {copy.delivery_id for copy in proved}
-    return proved + list({row.id: SentCopy(row.sink, row.id, 0, None) for row in rows if row.id not in known}.values())
-
-
-def forget_files(connection: sa.Connection, copy: SentCopy) -> None:
-    """Replace the receipt of files that the sink has deleted by a note: the names of files may be content too."""
-    note = f"erased: {len((copy.receipt or {}).get('keys', ()))} files"
-    its = sa.and_(attempts.c.delivery_id == copy.delivery_id, attempts.c.number == copy.number)
-    connection.execute(sa.update(attempts).where(its).values(receipt=json.dumps({"note": note})))
+def forget_files(connection: sa.Connection, attempt: Any, count: int) -> None:
+    """Replace the receipt of an attempt whose files the sink has deleted by a note: their names may be content too."""
+    its = sa.and_(attempts.c.delivery_id == attempt.delivery_id, attempts.c.number == attempt.number)
+    connection.execute(sa.update(attempts).where(its).values(receipt=json.dumps({"note": f"erased: {count} files"})))

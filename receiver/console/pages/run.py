@@ -107,16 +107,12 @@ def _files(service: Service, actor: Actor, told: RunDetails) -> tuple[list[FileV
 def _no_output(row: RunRow, note: str) -> str:
     """Return why there is no output. `note`: why the event's body cannot be shown, or ""."""
     if row.erased_at is not None:
-        return _erased(row)
+        return f"Erased at {iso(row.erased_at)} by {row.erased_by}."
     if note:
         return f"Not available: {note}."
     if row.final:
         return f"None: the run {row.outcome.replace('_', ' ')}." if row.outcome in RETRIED else "The run returned none."
     return "Not yet: the run has not ended."
-
-
-def _erased(row: RunRow) -> str:
-    return "" if row.erased_at is None else f"Erased at {iso(row.erased_at)} by {row.erased_by}."
 
 
 def failures_first(found: Sequence[DeliveryRow]) -> list[DeliveryRow]:
@@ -159,7 +155,6 @@ def _facts(told: RunDetails) -> list[tuple[str, str, str]]:
         ("status at Skyvern", found.status, ""),
         ("attempt", str(found.attempt) if found.attempt > 1 else "", ""),
         ("workflow", found.workflow_id or "", ""),
-        ("content", _erased(found), ""),
         ("labels", ", ".join(f"{name}={value}" for name, value in sorted(found.labels.items())), ""),
         ("previous attempt", *of_run(found.retried_from)),
         ("next attempt", *of_run(found.retried_by)),

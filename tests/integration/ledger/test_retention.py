@@ -9,11 +9,11 @@ import pytest
 import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove
+from receiver.errors import Conflict
 from receiver.ledger import Connection, Ledger, actions, retention
 from receiver.ledger.actions import Action, Selection
 from receiver.ledger.deliveries import creation, resend
 from receiver.ledger.deliveries.creation import AddedDelivery
-from receiver.ledger.retention import NotErasable
 from receiver.ledger.schema import deliveries
 from tests.support.ledger import NOW, beside, claim, event_body, lock_runs, new_event, record, settle, states
 
@@ -84,8 +84,8 @@ RUN = ("skyvern", "tsk_1")
 
 def erase(connection: Connection) -> int | str:
     try:
-        return retention.erase(connection, RUN, "ada", LATER).bodies
-    except NotErasable as why:
+        return retention.erase(connection, RUN, "ada", LATER)
+    except Conflict as why:
         return str(why)
 
 
