@@ -69,9 +69,6 @@ class Extent(NamedTuple):
         return bool(self.mask & ~mask) or any(more) or not self.parts <= parts
 
 
-NOTHING: Final = Extent(0, 0, 0, 0, frozenset())
-
-
 def extent_of(run: Mapping[str, Any]) -> Extent:
     """Return the extent of a run's completed members."""
     mask, others = 0, []

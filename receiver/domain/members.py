@@ -6,9 +6,8 @@ the newest Skyvern.
 
 from __future__ import annotations
 
-from typing import Final
-
-from receiver.domain import requested
+from collections.abc import Mapping
+from typing import Any, Final
 
 TASK: Final = "task"
 """The family of all run types but the two below: Skyvern builds their bodies alike."""
@@ -21,6 +20,10 @@ Members = tuple[str, ...]
 def names(text: str) -> Members:
     """Return the words of `text`."""
     return tuple(text.split())
+
+
+def _nulls(text: str) -> dict[str, Any]:
+    return dict.fromkeys(text.split())
 
 
 def family(run_type: str) -> str:
@@ -84,10 +87,56 @@ POLL: Final[dict[str, Members]] = {
 }
 """The members of the answer to GET /v1/runs/{id}, and to the submit that made the run."""
 
-RUN_REQUEST: Final[dict[str, Members]] = {
-    TASK: tuple(requested.TASK),
-    TASK_V2: tuple(requested.TASK),
-    WORKFLOW: tuple(requested.WORKFLOW),
+_TASK_REQUEST: Final[dict[str, Any]] = {
+    **_nulls(
+        """
+        prompt url engine title proxy_location data_extraction_schema error_code_mapping max_steps webhook_url
+        totp_identifier totp_url browser_session_id browser_profile_id start_fresh_browser model extra_http_headers
+        cdp_connect_headers publish_workflow include_action_history_in_verification max_screenshot_scrolls
+        browser_address run_with file_ids
+        """
+    ),
+    "engine": "skyvern-1.0",
+    "proxy_location": "RESIDENTIAL",
+    "start_fresh_browser": False,
+    "publish_workflow": False,
+    "include_action_history_in_verification": False,
+}
+RUN_REQUEST: Final[dict[str, Mapping[str, Any]]] = {
+    TASK: _TASK_REQUEST,
+    TASK_V2: _TASK_REQUEST,
+    WORKFLOW: {
+        **_nulls(
+            """
+            workflow_id parameters title proxy_location webhook_url totp_url totp_identifier browser_session_id
+            reuse_browser_session browser_profile_id start_fresh_browser max_screenshot_scrolls
+            max_elapsed_time_minutes extra_http_headers cdp_connect_headers browser_address ai_fallback run_with
+            browser_type run_metadata file_ids
+            """
+        ),
+        "proxy_location": "RESIDENTIAL",
+        "start_fresh_browser": False,
+    },
+}
+"""A `run_request`: its members in their order, with the defaults of Skyvern's TaskRunRequest and WorkflowRunRequest
+(skyvern/schemas/runs.py)."""
+
+# The engine of each run type, which Skyvern tells whatever was asked for.
+ENGINES: Final = {
+    "task_v1": "skyvern-1.0",
+    "task_v2": "skyvern-2.0",
+    "task_v3": "skyvern-3.0",
+    "openai_cua": "openai-cua",
+    "anthropic_cua": "anthropic-cua",
+    "ui_tars": "ui-tars",
+    "yutori_navigator": "yutori-navigator",
+}
+# Names of POST /api/v1/tasks, and what they are called in a run_request.
+_LEGACY: Final = {
+    "navigation_goal": "prompt",
+    "extracted_information_schema": "data_extraction_schema",
+    "totp_verification_url": "totp_url",
+    "max_steps_per_run": "max_steps",
 }
 
 _TASK_LEFT_OUT: Final = names(
@@ -112,3 +161,21 @@ LEFT_OUT: Final[dict[str, Members]] = {
 def lacking(run_type: str) -> frozenset[str]:
     """Return the members of a run type's webhook that a poll lacks."""
     return frozenset(WEBHOOK[family(run_type)]) - frozenset(POLL[family(run_type)])
+
+
+def run_request(run_type: str, request: Mapping[str, Any], *, older: bool = False) -> dict[str, Any]:
+    """Return the `run_request` of a run of `run_type` that was asked for with `request`, in Skyvern's form.
+
+    The webhook of a task has none, so it is made of what was submitted; Runhook's callback URL is never in it. Members
+    that the form has no place for are left out. `older`: by a call under /api/v1, which sets no proxy
+    where none was asked for.
+    """
+    defaults = RUN_REQUEST[family(run_type)]
+    given = {_LEGACY.get(name, name): value for name, value in request.items() if value is not None}
+    if "agent_id" in given:
+        given.setdefault("workflow_id", given["agent_id"])
+    if run_type in ENGINES:
+        given["engine"] = ENGINES[run_type]
+    if older:
+        given.setdefault("proxy_location", None)
+    return {**defaults, **{name: value for name, value in given.items() if name in defaults}, "webhook_url": None}

@@ -17,8 +17,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from receiver.domain.members import TASK, TASK_V2, WORKFLOW, family
-from receiver.domain.requested import run_request
+from receiver.domain.members import TASK, TASK_V2, WORKFLOW, family, run_request
 
 Data = Mapping[str, Any]
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from receiver.domain import members
-from receiver.domain.requested import ENGINES, run_request
+from receiver.domain.members import ENGINES, run_request
 
 # What the members are that no body need have: the defaults of Skyvern's own model.
 _DEFAULTS: Final[dict[str, Any]] = {"recording_archived": False, "attempt": 1, "retry_pending": False, "attempts": []}

@@ -49,10 +49,12 @@ MASTER = "a-master-secret-of-the-tests"
 
 
 class Submitting:
-    """`url`: where it listens; `ledger`: to look at; `client`: one with a key that may do everything."""
+    """`url`: where it listens; `ledger`: to look at; `client`: one with a key that may do everything. `held`: how many
+    requests wait for a run's end."""
 
-    def __init__(self, url: str, settings: Settings, ledger: Ledger, serving: Serving) -> None:
+    def __init__(self, url: str, settings: Settings, ledger: Ledger, serving: Serving, held: Callable[[], int]) -> None:
         self.url = url
+        self.held = held
         self.serving = serving
         self.settings = settings
         self.ledger = ledger
@@ -131,7 +133,7 @@ def submitting(
                 stack.callback(_delivering(settings, loaded))
             if polling:
                 stack.callback(_ticking(poller.build(settings, loaded)))
-            rig = Submitting(url, settings, ledger, serving)
+            rig = Submitting(url, settings, ledger, serving, lambda: app.metrics.held())
             stack.enter_context(rig.client)
             return rig
 

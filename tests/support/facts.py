@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from receiver.domain.deduplication import Facts, facts_of
-from receiver.domain.extent import NOTHING
+from receiver.domain.extent import extent_of
 from receiver.domain.run import Run
+
+# The extent of an event of which nothing is known.
+NOTHING = extent_of({})
 
 
 def facts(event_id: str, run: Run, seq: int = 0) -> Facts:

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import httpx2
 import pytest
@@ -17,7 +16,6 @@ import sqlalchemy as sa
 
 from receiver.ledger.schema import submissions
 from receiver.submit.limits import SubmitLimits
-from receiver.submit.long_poll import LongPoll
 from tests.servers.skyvern import Simulate
 from tests.servers.submitting import Make, Submitting
 from tests.support.waiting import PATIENCE, eventually
@@ -87,20 +85,17 @@ def hold(rig: Submitting, path: str, read: int = 1) -> socket.socket:
     return connection
 
 
-def test_event_stream_ends_when_its_client_hangs_up(
-    polls: list[LongPoll[Any, Any]], submitting: Make, simulate_skyvern: Simulate
-) -> None:
+def test_event_stream_ends_when_its_client_hangs_up(submitting: Make, simulate_skyvern: Simulate) -> None:
     limits = SubmitLimits(keep_alive=3600.0)  # it would be noticed at the next sign of life
     rig = submitting(simulate_skyvern(run_seconds=1000.0).url, dispatching=False, limits=limits)
     run_id = rig.task().json()["run_id"]
     held = [hold(rig, f"/v1/runs/{run_id}/events") for _ in range(5)]
-    eventually(lambda: len(polls[0]) == 5)
+    eventually(lambda: rig.held() == 5)
 
     for connection in held:
         connection.close()
 
-    eventually(lambda: len(polls[0]) == 0)
-    eventually(lambda: polls[0]._task is not None and polls[0]._task.done())  # nobody looks any more
+    eventually(lambda: rig.held() == 0)
 
 
 @pytest.mark.parametrize(
@@ -121,15 +116,13 @@ def test_upstream_body_is_closed_when_the_client_hangs_up(
     eventually(lambda: len(skyvern.closed) == 1)
 
 
-def test_stopping_process_answers_all_waits(
-    polls: list[LongPoll[Any, Any]], submitting: Make, simulate_skyvern: Simulate
-) -> None:
+def test_stopping_process_answers_all_waits(submitting: Make, simulate_skyvern: Simulate) -> None:
     limits = SubmitLimits(after_stop=PATIENCE)
     rig = submitting(simulate_skyvern(run_seconds=1000.0).url, dispatching=False, limits=limits)
     run_ids = [rig.task(f"p{number}").json()["run_id"] for number in range(4)]
     with hold(rig, f"/v1/runs/{run_ids[0]}/events") as stream, ThreadPoolExecutor(20) as pool:
         asked = [pool.submit(rig.client.get, f"/v1/runs/{run_ids[n % 4]}?wait=300") for n in range(20)]
-        eventually(lambda: len(polls[0]) == 21)
+        eventually(lambda: rig.held() == 21)
 
         rig.serving.stop()
 
@@ -142,13 +135,13 @@ def test_stopping_process_answers_all_waits(
 
 
 async def test_silent_skyvern_does_not_delay_the_stop(
-    polls: list[LongPoll[Any, Any]], submitting: Make, upstream: Callable[[int, int], Upstream]
+    submitting: Make, upstream: Callable[[int, int], Upstream]
 ) -> None:
     skyvern = upstream(0, 10)
     rig = submitting(skyvern.url, dispatching=False, limits=SubmitLimits(after_stop=0.3))
     _known(rig, "tsk_1")
     asked = asyncio.create_task(asyncio.to_thread(rig.client.get, "/v1/runs/tsk_1?wait=300"))
-    await asyncio.to_thread(eventually, lambda: polls and len(polls[0]) == 1)
+    await asyncio.to_thread(eventually, lambda: rig.held() == 1)
 
     rig.serving.stop()
 
@@ -162,17 +155,15 @@ def _known(rig: Submitting, run_id: str) -> None:
     rig.ledger.write(lambda connection: connection.execute(sa.insert(submissions).values(**row)) and None)
 
 
-def test_wait_ends_when_its_client_hangs_up(
-    polls: list[LongPoll[Any, Any]], submitting: Make, simulate_skyvern: Simulate
-) -> None:
+def test_wait_ends_when_its_client_hangs_up(submitting: Make, simulate_skyvern: Simulate) -> None:
     rig = submitting(simulate_skyvern(run_seconds=1000.0).url, dispatching=False)
     run_id = rig.task().json()["run_id"]
     connection = hold(rig, f"/v1/runs/{run_id}?wait=300", read=0)
-    eventually(lambda: len(polls[0]) == 1)
+    eventually(lambda: rig.held() == 1)
 
     connection.close()
 
-    eventually(lambda: len(polls[0]) == 0, 40)  # it would end by itself after 60
+    eventually(lambda: rig.held() == 0, 40)  # it would end by itself after 60
 
 
 def test_hang_ups_return_connections_to_the_pool(submitting: Make, upstream: Callable[[int, int], Upstream]) -> None:

@@ -18,7 +18,6 @@ from receiver.dispatch.dispatcher import Dispatcher
 from receiver.domain.api_key import digest
 from receiver.ledger import Ledger, api_keys
 from receiver.submit.limits import SubmitLimits
-from receiver.submit.long_poll import LongPoll
 from receiver.web import keys as auth
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import Simulate, SkyvernSimulator
@@ -113,7 +112,7 @@ def test_a_body_that_trickles_is_not_waited_for(submitting: Make, skyvern_simula
 
 
 def test_revoked_key_gets_nothing_while_waiting(
-    polls: list[LongPoll[Any, Any]], submitting: Make, simulate_skyvern: Simulate, monkeypatch: pytest.MonkeyPatch
+    submitting: Make, simulate_skyvern: Simulate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(auth, "CACHE_SECONDS", 0.1)
     rig = submitting(simulate_skyvern(run_seconds=1000.0).url, limits=SubmitLimits(keep_alive=0.2))
@@ -128,7 +127,7 @@ def test_revoked_key_gets_nothing_while_waiting(
     waiting = [threading.Thread(target=ask, args=(path,)) for path in ("?wait=4", "/events")]
     for each in waiting:
         each.start()
-    eventually(lambda: len(polls[0]) == 2)
+    eventually(lambda: rig.held() == 2)
     revoke(rig, key)
     for each in waiting:
         each.join(PATIENCE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +13,6 @@ from typing import Any
 import httpx2
 import pytest
 
-from receiver.submit import api
 from simulator.faults import Fault
 from tests.servers.skyvern import Simulate
 from tests.servers.submitting import Make, Submitting
@@ -113,24 +112,14 @@ def held(rig: Submitting, path: str, key: str, count: int) -> Iterator[None]:
         yield
 
 
-def test_one_key_takes_a_share_of_the_waiters(
-    submitting: Make, simulate_skyvern: Simulate, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    held_count: dict[int, Callable[[], int]] = {}  # by the limit
-    made = api.WaiterLimit.__init__
-
-    def note(self: Any, limit: int, share: float) -> None:
-        made(self, limit, share)
-        held_count[limit] = self.__len__
-
-    monkeypatch.setattr(api.WaiterLimit, "__init__", note)
+def test_one_key_takes_a_share_of_the_waiters(submitting: Make, simulate_skyvern: Simulate) -> None:
     sim = simulate_skyvern(run_seconds=1000.0)
     rig = submitting(sim.url, dispatching=False, submit={"max_waiters": 8})
     run_id = rig.task().json()["run_id"]
     greedy, other = rig.key("read"), rig.key("read")
 
     with held(rig, f"/v1/runs/{run_id}?wait=3", greedy, 4):
-        eventually(lambda: held_count[8]() == 4)
+        eventually(lambda: rig.held() == 4)
         refused = [
             rig.client.get(f"/v1/runs/{run_id}{path}", headers={"x-api-key": greedy}) for path in ("?wait=3", "/events")
         ]

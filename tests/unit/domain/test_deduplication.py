@@ -13,10 +13,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from receiver.domain import deduplication, extent
+from receiver.domain import deduplication
 from receiver.domain.deduplication import VOLATILE, Classification, Facts, classify
 from receiver.domain.run import parse
 from simulator import samples
+from tests.support.facts import NOTHING as NO_EXTENT
 from tests.support.facts import facts
 
 NOW = 1_790_000_000.0
@@ -171,7 +172,7 @@ def event(
     null: bool = False,
 ) -> Facts:
     final = status in ("completed", "failed", "canceled") and not pending
-    return Facts("", attempt, status, pending, final, at, says, extent.NOTHING, null, 0)
+    return Facts("", attempt, status, pending, final, at, says, NO_EXTENT, null, 0)
 
 
 NOTE = re.compile(r"([fxr]?)([A-Z])([\d.]*)(-?)(~?)(?:/(\d))?")

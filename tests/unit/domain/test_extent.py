@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.domain import members
-from receiver.domain.extent import MEMBERS, NOTHING, Extent, extent_of, parse_extent
+from receiver.domain.extent import MEMBERS, Extent, extent_of, parse_extent
 from simulator.samples import keys
+from tests.support.facts import NOTHING
 
 A = {"filename": "a.pdf", "checksum": "c1", "url": "https://x/a?sig=1"}
 B = {"filename": "b.pdf", "checksum": "c2", "url": "https://x/b?sig=1"}

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.domain import shape
-from receiver.domain.requested import run_request
+from receiver.domain.members import run_request
 from tests.support import roads
 
 NOW = time.time()

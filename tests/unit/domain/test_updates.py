@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.domain.deduplication import Classification, Facts, classify
-from receiver.domain.extent import NOTHING, Extent
+from receiver.domain.extent import Extent
+from tests.support.facts import NOTHING
 
 
 def event(

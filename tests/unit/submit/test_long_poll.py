@@ -53,8 +53,11 @@ async def test_one_query_wakes_those_whose_value_changed() -> None:
     assert await asyncio.gather(*waits[:2]) == [2, 2]
     assert asked[0] == {"a", "b"}
     assert len(poll) == 1
-    poll.stop()
-    assert await waits[2] is None
+    values["b"] = 2
+    assert await waits[2] == 2
+    queries = len(asked)
+    await asyncio.sleep(0.1)
+    assert len(asked) == queries, "nothing is asked while no request waits"
     await poll.close()
 
 
