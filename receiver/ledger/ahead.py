@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from receiver.domain.breaker import LONGEST_IDLE
 from receiver.ledger import audit
 from receiver.ledger.audit import AuditActor
-from receiver.ledger.schema import deliveries, heartbeats, lanes, runs, submissions, watches
+from receiver.ledger.schema import deliveries, heartbeats, in_state, lanes, runs, submissions, watches
 
 # Seconds by which readings of one clock may differ: processes ask the database for its time every few seconds.
 SLACK: Final = 60.0
@@ -84,9 +84,11 @@ def _rules(now: float, longest: LongestWaits) -> Iterator[_Rule]:
     late, it = now + SLACK, deliveries.c
     yield _Rule(deliveries, it.updated_at > late, _moved_back(deliveries, now), "deliveries")
     for state, wait in (("waiting", longest.attempt), ("queued", 0.0)):
-        stuck = sa.and_(_in(state), it.sink.in_(longest.sinks), it.due_at > late + wait)  # in the order of an index
+        stuck = sa.and_(
+            in_state(state), it.sink.in_(longest.sinks), it.due_at > late + wait
+        )  # in the order of an index
         yield _Rule(deliveries, stuck, {"due_at": now}, "deliveries")
-    claimed = sa.and_(_in("sending"), it.claim_until > late + SLACK)
+    claimed = sa.and_(in_state("sending"), it.claim_until > late + SLACK)
     yield _Rule(deliveries, claimed, {"claim_until": late}, "deliveries")
     shut, too_late = lanes.c.breaker != sa.literal_column("'closed'"), lanes.c.until > late + LONGEST_IDLE
     dated = sa.and_(sa.or_(lanes.c.paused, shut), lanes.c.updated_at > late)
@@ -101,10 +103,6 @@ def _rules(now: float, longest: LongestWaits) -> Iterator[_Rule]:
     # Live pages find changes by these times, and `status` finds running processes.
     yield _Rule(runs, runs.c.updated_at > late, {"updated_at": now}, "")
     yield _Rule(heartbeats, heartbeats.c.beat_at > late, {"beat_at": now}, "")
-
-
-def _in(state: str) -> sa.ColumnElement[bool]:
-    return deliveries.c.state == sa.literal_column(f"'{state}'")  # a literal, for the partial indexes need it
 
 
 def _moved_back(table: sa.Table, now: float) -> dict[str, Any]:

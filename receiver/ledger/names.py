@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from receiver.ledger.filters import begins, unsuccessful
 from receiver.ledger.lists.paging import begins_with
-from receiver.ledger.schema import deliveries, events, runs, submissions
+from receiver.ledger.schema import deliveries, events, in_state, runs, submissions
 
 
 def _any(connection: sa.Connection, table: sa.FromClause, source: str, *conditions: sa.ColumnElement[bool]) -> bool:
@@ -37,7 +37,7 @@ def has_run(connection: sa.Connection, run_id: str, source: str = "") -> bool:
 
 def has_sink(connection: sa.Connection, name: str) -> bool:
     """Whether the sink has a pending or dead delivery."""
-    its = (deliveries.c.state == sa.literal_column(f"'{state}'") for state in ("queued", "held", "waiting", "dead"))
+    its = (in_state(state) for state in ("queued", "held", "waiting", "dead"))
     return any(_any(connection, deliveries, "", deliveries.c.sink == name, each) for each in its)
 
 

@@ -13,6 +13,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     Double,
     Index,
     Integer,
@@ -21,6 +22,7 @@ from sqlalchemy import (
     PrimaryKeyConstraint,
     Table,
     Text,
+    literal_column,
     text,
 )
 
@@ -160,6 +162,12 @@ deliveries = Table(
     Index("ix_deliveries_updated_at", "updated_at", "id"),
     partial_index("ix_deliveries_state", "state <> 'delivered'", "state", "updated_at", "id"),
 )
+
+
+def in_state(state: str) -> ColumnElement[bool]:
+    """Return the condition that a delivery is in a state, as a literal: planners know the partial indexes by it."""
+    return deliveries.c.state == literal_column(f"'{state}'")
+
 
 attempts = Table(
     "attempts",

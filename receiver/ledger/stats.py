@@ -18,7 +18,7 @@ from receiver.ledger.database_clock import database_now
 from receiver.ledger.deliveries import lanes
 from receiver.ledger.deliveries.lanes import WorstLane
 from receiver.ledger.dialect import each_value
-from receiver.ledger.schema import deliveries, events
+from receiver.ledger.schema import deliveries, events, in_state
 from receiver.ledger.timeouts import Cancelled
 from receiver.ledger.watches import Watch
 from receiver.ledger.words import Coverage, coverage
@@ -57,13 +57,13 @@ def counts(
 ) -> dict[tuple[str, str], int]:
     """Count the deliveries of each sink, `besides` those, in each of the states COUNTED, up to `most`."""
     it = deliveries.c
-    some = sa.select(it.sink).where(_in(DeliveryState.SENDING)).limit(most).subquery()
+    some = sa.select(it.sink).where(in_state(DeliveryState.SENDING)).limit(most).subquery()
     counted = connection.execute(sa.select(some.c.sink, sa.func.count()).group_by(some.c.sink))
     found = {(sink, str(DeliveryState.SENDING)): count for sink, count in counted if sink not in besides}
     for sink, state in _by_sink(connection, COUNTED):
         if sink not in besides:
             # In the order of the index: else PostgreSQL may gather all of its entries before it counts the first.
-            rows = sa.select(it.due_at).where(_in(state), it.sink == sink).order_by(it.due_at).limit(most)
+            rows = sa.select(it.due_at).where(in_state(state), it.sink == sink).order_by(it.due_at).limit(most)
             count = connection.execute(sa.select(sa.func.count()).select_from(rows.subquery())).scalar_one()
             found[sink, str(state)] = count
     return found
@@ -76,10 +76,10 @@ def oldest_due(connection: sa.Connection, now: float, most: int = COUNT_LIMIT) -
     it = deliveries.c
     found: dict[str, float] = {}
     for sink, state in _by_sink(connection, (DeliveryState.HELD, DeliveryState.QUEUED, DeliveryState.WAITING)):
-        oldest = sa.select(it.due_at).where(_in(state), it.sink == sink).order_by(it.due_at).limit(1)
+        oldest = sa.select(it.due_at).where(in_state(state), it.sink == sink).order_by(it.due_at).limit(1)
         if (due := connection.execute(oldest).scalar()) is not None and due <= now:
             found[sink] = min(due, found.get(sink, due))
-    lapsed = sa.select(it.sink, it.claim_until).where(_in(DeliveryState.SENDING), it.claim_until <= now)
+    lapsed = sa.select(it.sink, it.claim_until).where(in_state(DeliveryState.SENDING), it.claim_until <= now)
     for sink, until in connection.execute(lapsed.order_by(it.claim_until).limit(most)):
         found[sink] = min(until, found.get(sink, until))
     return found
@@ -118,15 +118,11 @@ def newest_webhook(connection: sa.Connection) -> float | None:
     return connection.execute(sa.select(sa.func.max(newest.c.recorded_at)).where(newest.c.via == "webhook")).scalar()
 
 
-def _in(state: DeliveryState) -> sa.ColumnElement[bool]:
-    return deliveries.c.state == sa.literal_column(f"'{state}'")  # a literal, for the partial indexes need it
-
-
 def _by_sink(connection: sa.Connection, states: Iterable[DeliveryState]) -> Iterator[tuple[str, DeliveryState]]:
     """Yield each sink with deliveries in one of these states, and that state. Its index begins with the sink."""
     for state in states:
         if state is not DeliveryState.SENDING:
-            for sink in connection.execute(each_value(deliveries.c.sink, _in(state))).scalars().all():
+            for sink in connection.execute(each_value(deliveries.c.sink, in_state(state))).scalars().all():
                 yield sink, state
 
 

@@ -14,12 +14,12 @@ from receiver.domain.delivery import DeliveryState
 from receiver.domain.run import Run
 from receiver.ledger import dialect
 from receiver.ledger.deliveries import links
-from receiver.ledger.schema import deliveries, events, runs
+from receiver.ledger.schema import deliveries, events, in_state, runs
 
 # The columns of a delivery that no worker has claimed.
 UNCLAIMED: Final[dict[str, Any]] = {"claim_owner": "", "claim_until": None}
-# The condition for a claimed delivery. A literal, because the partial index needs it.
-SENDING: Final = deliveries.c.state == sa.literal_column(f"'{DeliveryState.SENDING}'")
+# The condition for a claimed delivery.
+SENDING: Final = in_state(DeliveryState.SENDING)
 
 _OF_DELIVERY = (
     *("id", "event_id", "sink", "lane", "route", "attempts", "spent", "after", "source", "run_id"),

@@ -18,10 +18,9 @@ import sqlalchemy as sa
 
 from receiver.domain import callback
 from receiver.domain.delivery import DeliveryState
-from receiver.ledger.schema import deliveries, lanes
+from receiver.ledger.schema import deliveries, in_state, lanes
 
-# Literals, because the partial indexes need them.
-_QUEUED = deliveries.c.state == sa.literal_column(f"'{DeliveryState.QUEUED}'")
+_QUEUED: Final = in_state(DeliveryState.QUEUED)
 # The condition for a queued delivery of a sink that has many lanes.
 ONE_OF_MANY: Final = sa.and_(_QUEUED, deliveries.c.lane != deliveries.c.sink)
 

@@ -16,18 +16,13 @@ import sqlalchemy as sa
 from receiver.domain.delivery import ENDED, DeliveryMove, DeliveryState, state_after
 from receiver.ledger import dialect
 from receiver.ledger.deliveries.same_result import same
-from receiver.ledger.schema import attempts, deliveries, events
+from receiver.ledger.schema import attempts, deliveries, events, in_state
 
 # Held deliveries that one statement reads.
 PAGE = 500
 
 
-def held(of: sa.FromClause = deliveries) -> sa.ColumnElement[bool]:
-    """Return the condition for a held delivery. `of`: the table, or an alias of it."""
-    return of.c.state == sa.literal_column(f"'{DeliveryState.HELD}'")  # a literal: the partial index needs it
-
-
-HELD: Final = held()
+HELD: Final = in_state(DeliveryState.HELD)
 _ACCEPTED: Final = sa.and_(attempts.c.delivery_id == deliveries.c.id, attempts.c.outcome == "accepted")
 
 
