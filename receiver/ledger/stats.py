@@ -6,8 +6,9 @@ Read every few seconds, so nothing here reads more of a long backlog than of a s
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 import sqlalchemy as sa
@@ -112,10 +113,38 @@ def delivery_rates(connection: sa.Connection, now: float) -> dict[str, float]:
     return {sink: count / max(now - began, 1.0) for sink, count, _ in rows}
 
 
-def newest_webhook(connection: sa.Connection) -> float | None:
-    """Return when the newest event by webhook was recorded; None if it is not among the NEWEST events."""
-    newest = sa.select(events.c.recorded_at, events.c.via).order_by(events.c.seq.desc()).limit(NEWEST // 10).subquery()
-    return connection.execute(sa.select(sa.func.max(newest.c.recorded_at)).where(newest.c.via == "webhook")).scalar()
+class Newest(NamedTuple):
+    """What the newest NEWEST / 10 events and deliveries show. `webhook_at`: when the newest event by webhook was
+    recorded. `troubled`: events with a problem, and the id and problem of the newest of them. `refused`: by sink, how
+    many deliveries in a row it refused for good until now, and why it refused the last one."""
+
+    webhook_at: float | None = None
+    troubled: int = 0
+    example: tuple[str, str] = ("", "")
+    refused: Mapping[str, tuple[int, str]] = MappingProxyType({})
+
+
+def newest(connection: sa.Connection, since: float) -> Newest:
+    """Return what the newest events and deliveries show; problems only of those recorded or changed after `since`."""
+    it, most = events.c, NEWEST // 10
+    webhook_at, troubled, example = None, 0, ("", "")
+    last = sa.select(it.id, it.via, it.problem, it.recorded_at).order_by(it.seq.desc()).limit(most)
+    for event_id, via, problem, at in connection.execute(last):
+        webhook_at = at if webhook_at is None and via == "webhook" else webhook_at
+        if problem and at > since:
+            example = example if troubled else (event_id, problem)
+            troubled += 1
+    of = deliveries.c
+    changed = sa.select(of.sink, of.state, of.reason).where(of.updated_at > since)
+    refused: dict[str, tuple[int, str]] = {}
+    accepted = set()
+    for sink, state, reason in connection.execute(changed.order_by(of.updated_at.desc(), of.id.desc()).limit(most)):
+        if state == DeliveryState.DELIVERED:
+            accepted.add(sink)
+        elif state == DeliveryState.DEAD and sink not in accepted:
+            count, why = refused.get(sink, (0, reason))
+            refused[sink] = count + 1, why
+    return Newest(webhook_at, troubled, example, refused)
 
 
 def _by_sink(connection: sa.Connection, states: Iterable[DeliveryState]) -> Iterator[tuple[str, DeliveryState]]:

@@ -47,6 +47,7 @@ _PROBLEMS: Final = {
     "spool_left": "start a receiver on that data directory; or bring its disk here: `runhook spool send --data DIR`",
     "sink_paused": "`runhook audit` shows who paused it; `runhook sink resume {sink}` resumes delivery",
     "sink_down": "{remedy}",
+    "sink_refuses": "`runhook attempts --sink {sink}` shows its responses; once fixed, `runhook replay --sink {sink}`",
     "sink_gone": "`runhook sink move {sink} NEW`, `runhook cancel --sink {sink}`, or restore it in the config",
     "delivery_late": "the worker or the clock is stopped or too slow, or it waits for another sink: "
     "`runhook deliveries --sink {sink}`",
@@ -62,6 +63,7 @@ _NOTES: Final = {
     "part_unknown": "see above",
     "part_silent": "it ended unexpectedly, or its host can't reach the ledger: look there",
     "spool_damaged": "inspect them: their events were acknowledged",
+    "event_trouble": "`runhook explain {event}` shows it; `runhook events` lists them",
     "delivery_dead": "`runhook dead` shows the reasons, `runhook replay` sends them again",
     "versions_differ": "finish the upgrade",
     "callers_down": "no action needed; `runhook sink list` shows them",

@@ -25,6 +25,8 @@ SEARCH_LATE: Final = 60.0
 CORRECTION_LATE: Final = 900.0
 # Wrongly signed requests within NEWS that are a problem even though good webhooks come.
 REFUSED_MANY: Final = 3
+# Deliveries refused for good in a row that are a problem of the sink, and not of these deliveries.
+REFUSED_IN_A_ROW: Final = 5
 # Fraction of spool.max_bytes above which the spool counts as nearly full.
 SPOOL_FULL: Final = 0.8
 # What the reason of an open breaker means: a pattern, what the sink does, and the fix.
@@ -155,7 +157,7 @@ def _disk(report: StatusReport) -> Iterator[Problem]:
         age = report.now - disk.newest_refused if disk.newest_refused is not None else None
         newest = f", the newest {ago(age)} old" if age is not None else ""
         # One bad request among good ones is not Skyvern's. Several, or one after the last good one: a wrong secret.
-        followed = disk.newest_refused is not None and (report.ledger.newest_webhook or 0.0) > disk.newest_refused
+        followed = disk.newest_refused is not None and (report.ledger.newest.webhook_at or 0.0) > disk.newest_refused
         note = age is None or age >= NEWS or (followed and disk.refused_lately < REFUSED_MANY)
         yield problem("quarantine", f"{requests} in quarantine{newest}", note=note)
 
@@ -205,6 +207,9 @@ def _sinks(report: StatusReport) -> Iterator[Problem]:
         example = shut[0].lane.removeprefix(CALLBACK).strip()
         servers = counted(len(shut), "server of callers does", "servers of callers do")
         yield problem("callers_down", f"{servers} not accept webhooks, such as {example}")
+    for sink, (count, why) in sorted(report.ledger.newest.refused.items()):
+        if count >= REFUSED_IN_A_ROW and sink in report.sinks:
+            yield problem("sink_refuses", f"{sink} has refused its last {count} deliveries: {why}", sink=sink)
     for sink, states in sorted(report.ledger.orphans.items()):
         counts = ", ".join(f"{_amount(count)} {state}" for state, count in sorted(states.items()))
         yield problem("sink_gone", f"removed sink {sink} still has pending deliveries: {counts}", sink=sink)
@@ -231,6 +236,11 @@ def _deliveries(report: StatusReport) -> Iterator[Problem]:
 
 
 def _runs(report: StatusReport) -> Iterator[Problem]:
+    newest = report.ledger.newest
+    if newest.troubled:
+        event_id, why = newest.example
+        events = counted(newest.troubled, "recent event has", "recent events have")
+        yield problem("event_trouble", f"{events} a problem, the last {event_id}: {why}", event=event_id)
     gauges = report.ledger.gauges
     for watch in sorted(gauges.watches, key=lambda each: each.source):
         if watch.trouble:

@@ -8,7 +8,7 @@ from receiver.domain.breaker import Lane
 from receiver.domain.parts import PartSeen
 from receiver.inbox.state import InboxState
 from receiver.ledger.ahead import Corrected
-from receiver.ledger.stats import Gauges
+from receiver.ledger.stats import Gauges, Newest
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class LedgerReport:
 
     `weak`: why it may lose committed data, if the config does not accept that, else "". `lanes`: those that are paused
     or not closed. `orphans`: number of deliveries by removed sink and state. `operations`: number of running
-    operations, such as replays. `newest_webhook`: when the last event came by webhook, if it is among the newest.
+    operations, such as replays. `newest`: what the newest events and deliveries show.
     `corrected`: the last recent correction of rows dated ahead by a database clock.
     """
 
@@ -44,7 +44,7 @@ class LedgerReport:
     gauges: Gauges = field(default_factory=lambda: Gauges({}, {}, {}, None))
     lanes: list[Lane] = field(default_factory=list)
     orphans: dict[str, dict[str, int]] = field(default_factory=dict)
-    newest_webhook: float | None = None
+    newest: Newest = field(default_factory=Newest)
     operations: int = 0
     corrected: Corrected | None = None
 

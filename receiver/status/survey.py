@@ -126,7 +126,7 @@ def _ledger(settings: Settings, config: Config | None) -> tuple[LedgerReport, li
             gauges=gauges,
             lanes=lanes.not_closed(connection),
             orphans=orphans.orphaned(gauges.counts, sinks) if sinks is not None else {},
-            newest_webhook=stats.newest_webhook(connection),
+            newest=stats.newest(connection, gauges.read_at - NEWS),
             operations=actions.count_running(connection),
             corrected=ahead.last_correction(connection, gauges.read_at - _CORRECTION_NEWS),
         )

@@ -67,3 +67,22 @@ def test_overdue_waits_and_held_deliveries_count_as_due(ledger: Ledger) -> None:
     assert due(0) == {"held": 0.0}
     assert due(16) == {"held": 0.0, "sending": 15.0}
     assert due(51) == {"held": 0.0, "sending": 15.0, "waiting": 50.0}
+
+
+def test_newest_rows_show_refusals_in_a_row_and_troubled_events(ledger: Ledger) -> None:
+    # Given a sink that refused two after it had accepted one, one that accepted its last, and a rule that failed
+    record(ledger, new_event("r1", "ops", "crm"))
+    settle(ledger, claim(ledger, "ops"), DeliveryMove.ACCEPT)
+    settle(ledger, claim(ledger, "crm"), DeliveryMove.DIE)
+    for number in (2, 3):
+        odd = new_event(f"r{number}", "ops", "crm")._replace(note=f"route big can't be evaluated: {number}")
+        record(ledger, odd, now=NOW + number)
+        settle(ledger, claim(ledger, "ops", now=NOW + number), DeliveryMove.DIE, now=NOW + number)
+    settle(ledger, claim(ledger, "crm", now=NOW + 4), DeliveryMove.ACCEPT, now=NOW + 4)
+
+    # Then they are reported, unless they are older than is asked for
+    found = ledger.read(lambda it: stats.newest(it, NOW - 1))
+    assert dict(found.refused) == {"ops": (2, "no")}
+    assert (found.webhook_at, found.troubled) == (NOW + 3, 2)
+    assert found.example[1] == "route big can't be evaluated: 3"
+    assert ledger.read(lambda it: stats.newest(it, NOW + 9)) == stats.Newest(NOW + 3)

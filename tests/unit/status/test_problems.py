@@ -12,7 +12,7 @@ from receiver.domain.breaker import Lane
 from receiver.domain.parts import PartBeat, PartSeen, expected
 from receiver.inbox.state import InboxState
 from receiver.ledger.ahead import Corrected
-from receiver.ledger.stats import Gauges
+from receiver.ledger.stats import Gauges, Newest
 from receiver.ledger.timeouts import Cancelled
 from receiver.ledger.watches import Watch
 from receiver.ledger.words import Coverage
@@ -77,7 +77,11 @@ def receiver(age: float = 1.0, **details: Any) -> PartSeen:
 def followed_by_webhook(refused: int) -> StatusReport:
     """Wrongly signed requests, and then a good webhook."""
     found = disk(quarantine=refused, newest_refused=NOW - 600, refused_lately=refused)
-    return replace(found, ledger=replace(WELL.ledger, newest_webhook=NOW - 60))
+    return replace(found, ledger=replace(WELL.ledger, newest=Newest(NOW - 60)))
+
+
+def newest(**facts: Any) -> StatusReport:
+    return replace(WELL, ledger=replace(WELL.ledger, newest=Newest(**facts)))
 
 
 def shut(reason: str) -> StatusReport:
@@ -211,6 +215,13 @@ CASES: list[tuple[str, StatusReport, str, bool]] = [
         "ops responds with errors, for 2 h now: crm.example answered",
         False,
     ),
+    (
+        "sink_refuses",
+        newest(refused={"ops": (5, "NotNullViolation")}),
+        "ops has refused its last 5 deliveries: NotNullViolation",
+        False,
+    ),
+    ("event_trouble", newest(troubled=2, example=("evt_1", "route big")), "a problem, the last evt_1: route big", True),
     ("sink_down", shut("the disk that holds /out is full"), "ops has no disk space left, for 2 h now", False),
     ("sink_down", shut("/out has less than the reserve of 9 bytes free"), "ops has no disk space left", False),
     ("sink_down", shut("SQLite: database or disk is full (SQLITE_FULL)"), "ops has no disk space left", False),
@@ -366,6 +377,10 @@ def test_new_sink_of_an_edited_config_needs_a_restart() -> None:
     assert problem.todo == "restart them; until then nothing is sent to crm"
     # And a file that differs only in comments is no news
     assert find(replace(edited, sinks=["ops"], expected=WELL.expected, config_sections=sections)) == []
+
+
+def test_some_refusals_in_a_row_are_no_problem_of_the_sink() -> None:
+    assert find(newest(refused={"ops": (4, "no"), "removed": (9, "no")})) == []
 
 
 def test_events_that_wait_for_the_ledger_are_no_second_problem() -> None:
