@@ -30,6 +30,8 @@ _RETRYABLE = frozenset({408, 425, 429})
 # Age of an event up to which Skyvern may still be storing the run's files: it converts a recording for up to 300 s
 # (VIDEO_COMPRESSION_TIMEOUT_SECONDS) and waits 30 s for its uploads.
 LOOK_FOR = timedelta(seconds=360)
+# Minimum bytes a second that a host must send on average, once it has been waited for that many seconds.
+LEAST_RATE, LEAST_RATE_AFTER = 4096, 20.0
 LOOK_AGAIN = 20.0  # minimum seconds until such a file is looked for again
 
 
@@ -85,14 +87,18 @@ class IncomingFile:
         return self.announced or self.artifact.size or 0
 
     def __iter__(self) -> Iterator[bytes]:
-        chunks = self._download.chunks()
+        chunks, waited = self._download.chunks(), 0.0
         while True:
             self._deadline.remaining()
+            began = time.monotonic()
             with as_dependency_failure():  # not around the yield: what happens to a chunk there is the store's
                 chunk = next(chunks, None)
             if chunk is None:
                 break
+            waited += time.monotonic() - began
             self.size += len(chunk)
+            if waited > min(LEAST_RATE_AFTER, self._deadline.seconds / 2) and self.size < LEAST_RATE * waited:
+                raise Unavailable(f"{self._what} comes at less than {LEAST_RATE:,} bytes a second", dependency=True)
             if self.size > self._cap:
                 raise SkipArtifact(_over_cap(self._cap))
             self._hash.update(chunk)

@@ -75,7 +75,8 @@ class Incidents(Result):
 
 
 class MarkParameters(Scoped):
-    """Which incident, its state, and a note in place of the previous one. `source`: of the incident."""
+    """Which incident, its state, and a note in place of the previous one. `source`: of the incident; needed
+    only if the config has several."""
 
     id: str = Field(pattern=r"^inc_[0-9a-f]{16}$", description="The incident's id.")
     state: MarkState = Field(description="open, acknowledged or resolved.")
@@ -95,14 +96,15 @@ class IncidentMarkRow(Result):
 
 def mark_incident(service: Service, actor: Actor, wanted: MarkParameters) -> IncidentMarkRow:
     """Acknowledge, resolve or reopen an incident, with a note."""
-    if not wanted.source:
-        raise Invalid("source: name the incident's source")
+    sources = [wanted.source] if wanted.source else list(service.config.sources)
+    if len(sources) != 1:
+        raise Invalid(f"source: name the incident's source, of {', '.join(sources)}")
 
     def mark(connection: Connection) -> dict[str, Any]:
         chosen = {"id": wanted.id, "state": wanted.state, "note": storable(wanted.note)}
-        row = {**chosen, "source": wanted.source, "marked_by": actor.name, "marked_at": database_now(connection)}
+        row = {**chosen, "source": sources[0], "marked_by": actor.name, "marked_at": database_now(connection)}
         incidents.mark(connection, row)
-        note(connection, actor, "incident.mark", chosen, 1, source=wanted.source)
+        note(connection, actor, "incident.mark", chosen, 1, source=sources[0])
         return row
 
     return IncidentMarkRow.model_validate(service.ledger.write(mark))

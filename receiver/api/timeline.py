@@ -78,11 +78,16 @@ def _at_skyvern(run: RunRow) -> Iterator[TimelineEntry]:
     moments: list[tuple[float | None, str, Tone]] = [
         (run.created_at, "created", "info"),
         (run.started_at, "started", "info"),
-        (run.finished_at, f"ended: {run.status}", _TONES.get(run.outcome, "info")),
+        (run.finished_at, f"ended: {_as_sent(run)}", _TONES.get(run.outcome, "info")),
     ]
     for at, text, tone in moments:
         if at is not None:
             yield _entry(at, "skyvern", text, tone, run.run_id)
+
+
+def _as_sent(run: RunRow) -> str:
+    """Return Skyvern's status of a run, and the outcome where that differs."""
+    return run.status + (f", counted as {run.outcome}" if run.outcome not in ("", run.status) else "")
 
 
 def _events(events: Iterable[EventRow]) -> Iterator[TimelineEntry]:

@@ -13,6 +13,7 @@ from receiver.api.audit import LIST_AUDIT
 from receiver.api.deliveries import LIST_ATTEMPTS, LIST_DELIVERIES
 from receiver.api.endpoint import Endpoint
 from receiver.api.events import LIST_EVENTS
+from receiver.api.incidents import LIST_INCIDENTS
 from receiver.api.operations import LIST_OPERATIONS
 from receiver.api.runs import LIST_RUNS
 from receiver.api.submissions import LIST_SUBMISSIONS
@@ -218,6 +219,13 @@ submissions = list_command(
     LIST_SUBMISSIONS,
     "submission=id state run=run_id status call submitted=created_at next_poll=due_at polls labels why=reason",
     empty="no submissions found; create a key with `runhook keys create` and submit a run with it",
+)
+incidents = list_command(
+    LIST_INCIDENTS,
+    "incident=id state count before last=last_at workflow reason note",
+    empty="no failed runs found",
+    doc="List failed runs by workflow and reason. `runhook api mark_incident` acknowledges one.",
+    most=500,
 )
 operations = list_command(
     LIST_OPERATIONS,

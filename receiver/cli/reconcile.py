@@ -123,7 +123,7 @@ def _print(reports: Sequence[ImportReport], polls: int, oldest: float, *, take: 
     empty = "unknown whether results are missing" if failed else "no results are missing"
     columns = parse_columns("source run=run_id type=run_type status created=created_at")
     print_rows(rows, {**columns, "result": _what}, empty, Form.TABLE)
-    summary = f"{counted(polls, 'overdue submission', 'overdue submissions')} polled; "
+    summary = f"{counted(polls, 'overdue run', 'overdue runs')} polled; "
     if any(not each.trouble or each.final for each in reports):
         final, missing = sum(each.final for each in reports), sum(len(each.missing) for each in reports)
         summary += f"{final} final runs since {show_time(oldest)}, {missing} of them missing"

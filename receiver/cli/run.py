@@ -104,6 +104,7 @@ def _print_head(found: RunDetails) -> None:
     out().print(line.append(f"  {clean(row.title)}" if row.title else "", style=""))
     _print_facts(
         {
+            "at Skyvern": row.status if row.outcome not in ("", row.status) else "",
             "why": row.failure_reason,
             "type": row.run_type,
             "source": row.source,
@@ -132,7 +133,7 @@ def tree(name: str, node: Node) -> Tree:
     for child in node.children:
         top.add(tree(child.name, child))
     if node.nulls:
-        top.add(Text("null: ", style="bold dim").append(clean(", ".join(node.nulls)), style="dim"))
+        top.add(Text(clean(", ".join(node.nulls)), style="bold dim").append(": null", style="dim"))
     if node.left_out:
         top.add(Text(f"{node.left_out} more: `runhook event EVENT --body`", style="dim"))
     return top

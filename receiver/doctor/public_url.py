@@ -149,7 +149,12 @@ def _judged(url: str, source: str, answer: _Answer) -> Finding:
     if (answer.status, answer.code) == (Unauthorized.status, Unauthorized.code):
         return Finding("public_url.answer", f"{what} to a request without signature, as it should")
     if (answer.status, answer.code) == (NotFound.status, NotFound.code):
+        path = urlsplit(url).path.removesuffix(f"/webhooks/{source}")
         todo = f"the receiver there has no source {source}: it runs with another config, or with the file as it was"
+        if path:
+            todo = (
+                f"the receiver there does not know that path: remove {path} from PUBLIC_URL, or let the proxy remove it"
+            )
     elif 300 <= answer.status < 400:
         todo = f"it redirects to {answer.location[:200]}, and Skyvern follows no redirect: set PUBLIC_URL to that place"
     elif answer.status in (502, 503, 504):

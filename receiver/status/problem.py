@@ -38,7 +38,7 @@ _PROBLEMS: Final = {
     "receiver_spooling": "see its log: it can't reach Redis, or the inbox is over its limits",
     "task_failing": "it restarts automatically; if that does not help, see its log, and restart the process",
     "misdirected": "if Skyvern sent them, correct PUBLIC_URL, to which Runhook adds /webhooks/SOURCE, and restart the "
-    "receiver; or the callback URL in Skyvern. It does not send them again: `runhook reconcile --import` fetches them",
+    "receiver; or the callback URL in Skyvern. `runhook reconcile --import --now` fetches their results",
     "inbox_unreadable": "rename that key (RENAME) and find the program that wrote it; events are in the spools",
     "inbox_set_aside": "`runhook inbox list` shows the reasons; then `runhook inbox accept` or `runhook inbox drop`",
     "inbox_unknown_source": "add the source and its secrets to each worker's config, and restart it; the events wait",

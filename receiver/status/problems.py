@@ -34,7 +34,7 @@ _CAUSES: Final = (
     (
         r"(?i)\b429\b|too many|slow ?down|throttl|rate.?limit",
         "limits its rate",
-        "set `rate` of this sink in the config below its limit, such as `rate: 5/s`; it resumes automatically",
+        "set `rate` of this sink, such as `20/m`, below the limit that `runhook attempts --sink {sink}` shows",
     ),
     (
         r"(?i)disk.* (is )?full|no space|bytes free",

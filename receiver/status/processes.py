@@ -72,6 +72,7 @@ def _lost(report: StatusReport, gone: Mapping[str, PartSeen | None]) -> Iterator
 def _stuck(seen: PartSeen) -> Problem:
     if seen.process == "suspended":
         what = f"{name_of(seen)} is suspended (SIGSTOP or a debugger): its last heartbeat was {ago(seen.age)} ago"
+        what += "; meanwhile it does no retries, polls or replays" if seen.beat.part == CLOCK else ""
         return problem("part_suspended", what, pid=seen.beat.pid)
     what = f"{name_of(seen)} has made no progress for {ago(seen.beat.stalled)}"
     return problem("part_stuck", what, pid=seen.beat.pid)

@@ -33,7 +33,10 @@ def examined(url: str, **more: Any) -> dict[str, Finding]:
         (Reply(401, body=OURS), ""),
         (Reply(401, body=b"<html>"), "not the receiver's own answer"),
         (Reply(404, body=b"[]"), "not the receiver's own answer"),
-        (Reply(404, body=json.dumps({"error": {"code": "not_found", "message": ""}}).encode()), "no source skyvern"),
+        (
+            Reply(404, body=json.dumps({"error": {"code": "not_found", "message": ""}}).encode()),
+            "remove /hooks from PUBLIC_URL",
+        ),
         (
             Reply(301, headers={"location": "https://www.example/webhooks/skyvern"}),
             "https://www.example/webhooks/skyvern",

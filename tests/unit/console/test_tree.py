@@ -19,8 +19,8 @@ def test_a_page_names_what_is_null_in_one_line_of_its_object() -> None:
 
     lines = [re.sub(r"<[^>]*>", "", line).strip() for line in html.replace("<li>", "\n").splitlines()]
     assert [line for line in lines if line] == [
-        *("5 members", "run_id: tsk_1", "output: 2 members", "n: 1", "null: &lt;b&gt;"),
-        *("files: 1 member", "null: a", "null: error, url"),
+        *("5 members", "run_id: tsk_1", "output: 2 members", "n: 1", "&lt;b&gt;: null"),
+        *("files: 1 member", "a: null", "error, url: null"),
     ]
 
 
@@ -28,6 +28,6 @@ def test_a_command_does_so_as_well(capsys: pytest.CaptureFixture[str]) -> None:
     out().print(tree("run", outline(BODY)))
 
     assert [line.lstrip("│├└─ ") for line in capsys.readouterr().out.splitlines()] == [
-        *("run: 5 members", "run_id: tsk_1", "output: 2 members", "n: 1", "null: <b>"),
-        *("files: 1 member", "null: a", "null: error, url"),
+        *("run: 5 members", "run_id: tsk_1", "output: 2 members", "n: 1", "<b>: null"),
+        *("files: 1 member", "a: null", "error, url: null"),
     ]
