@@ -113,7 +113,7 @@ class System:
 
     def has_tables(self) -> bool:
         try:
-            return self.deliveries(limit=1) is not None
+            return self.deliveries() is not None
         except LedgerUnavailable:
             return False
 
@@ -239,7 +239,7 @@ def surroundings(directory: Path, s3: S3Server, **environ: str) -> Iterator[Syst
 
 
 def _filter(wanted: Mapping[str, Any]) -> queries.Filter:
-    return queries.Filter(**{"limit": 10_000, **wanted})
+    return queries.Filter(**wanted)
 
 
 def open_ones(found: Iterable[Mapping[str, Any]]) -> list[str]:
