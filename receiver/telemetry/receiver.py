@@ -10,7 +10,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
@@ -57,16 +57,6 @@ def cumulative(bounds: Sequence[str], counts: Sequence[float]) -> list[tuple[str
     return list(zip(bounds, map(float, accumulate(counts)), strict=True))
 
 
-class BackgroundTask(Protocol):
-    """What is shown of a background task. `total`: how often it was started again after an error; `errors`: errors of
-    tasks that are not started again."""
-
-    name: str
-    alive: bool
-    total: int
-    errors: int
-
-
 class ReceiverMetrics:
     """The counters of one receiver process."""
 
@@ -90,7 +80,7 @@ class ReceiverMetrics:
         self.bodies: Callable[[], tuple[int, int]] = lambda: (0, 0)  # bytes that are held, and how many were ended
         self.connections: Callable[[], Mapping[str, int]] = dict
         self.connections_ended: Callable[[], Mapping[str, int]] = dict
-        self.tasks: Callable[[], Sequence[BackgroundTask]] = tuple
+        self.tasks: Callable[[], Sequence[Any]] = tuple  # the TaskStates of Background
         # Requests with a signature, which is not checked, to wrong paths: how many, the last path, and when it came.
         self.misdirected = 0
         self.misdirected_path = ""
