@@ -11,7 +11,7 @@ from receiver.api.erasure import ERASE_RUN, ErasedRun
 from receiver.cli.client import Client
 from receiver.cli.completion import completer
 from receiver.cli.options import Json, SourceName, Yes, can_ask
-from receiver.cli.output import clean, print_json, print_table, show_value
+from receiver.cli.output import clean, out, print_json, print_table, show_value
 from receiver.cli.parameters import with_client
 from receiver.domain.counting import counted
 from receiver.errors import RunhookError
@@ -47,16 +47,18 @@ def erase(
         _print(found)
     if any(each.failed for each in found):
         raise RunhookError("not all files are erased. Fix the cause, and run the same command again")
+    if not (dry_run or as_json):
+        out().print(f"{counted(len(found), 'run', 'runs')} erased")
 
 
 def _print(found: Sequence[ErasedRun]) -> None:
     """Print what is erased of each run, and what others hold."""
     rows = []
     for each in found:
-        lines = [("erased", f"{each.bodies} bodies of events, {each.quarantined} requests in quarantine")]
-        lines += [("erased", key) for key in each.files]
+        bodies, refused = counted(each.bodies, "event", "events"), counted(each.quarantined, "request", "requests")
+        lines = [("content", f"{bodies}, {refused} in quarantine"), *(("file", key) for key in each.files)]
         lines += [(f"NOT ERASED by {copy.sink}", copy.reason) for copy in each.failed]
         for copy in each.held:
-            lines.append((f"held by {copy.sink}", show_value("", copy.receipt) or "no receipt; it may have arrived"))
+            lines.append((f"held by {copy.sink}", show_value("", copy.receipt) or "no receipt, but an attempt"))
         rows += [[each.run_id, what, clean(said)] for what, said in [*lines, ("held by Skyvern", "its own copy")]]
     print_table(["run", "what", "details"], rows, "")

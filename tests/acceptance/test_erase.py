@@ -38,7 +38,7 @@ def artifact_server() -> Iterator[ArtifactServer]:
         yield server
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.long)])
 def database_url(request: pytest.FixtureRequest) -> str:
     return str(request.getfixturevalue("postgres_url")) if request.param == "postgresql" else ""
 
@@ -162,6 +162,7 @@ def test_erase_leaves_no_content_and_reports_copies(
     assert "Contents" not in s3_server.client.list_objects_v2(Bucket=s3_bucket)
 
 
+@pytest.mark.long
 def test_erase_killed_in_the_middle_is_completed_by_the_next(
     deployment: Deployments, redis_url: str, database_url: str, s3_factory: Callable[[], S3Server]
 ) -> None:

@@ -140,4 +140,4 @@ def test_remote_erase_needs_its_own_scope(
     api_server.ledger.write(lambda it: resend.queue_again(it, deliveries.c.run_id == "tsk_2", time.time()))
     with pytest.raises(Conflict, match="tsk_2: deliveries to callback are pending"):
         runhook("erase", "--run", "tsk_1", "--run", "tsk_2", "--yes")
-    assert "1 bodies of events" in runhook("erase", "--run", "tsk_1", "--yes")
+    assert "1 event, 0 requests in quarantine" in runhook("erase", "--run", "tsk_1", "--yes")

@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+import httpx2
 
 from receiver.domain.delivery import DeliveryMove
 from tests.servers.submitting import Submitting
 from tests.support.console import Browser
 from tests.support.ledger import claim, new_event, record, settle, states
+from tests.support.stored_files import FILES, store_files
 
 AsPerson = Callable[[str], Browser]
 
@@ -77,3 +81,31 @@ def test_failed_run_is_not_said_to_have_output_later(operated: Submitting, as_pe
     assert "None: the run failed." in admin.get("/runs/tsk_1").text
     assert "Not yet: the run has not ended." in admin.get("/runs/tsk_2").text
     assert 'id="missing"' not in admin.get("/runs/tsk_1").text
+
+
+def test_erased_run_says_so_and_leads_nowhere(
+    submitting: Callable[..., Submitting], hashed_password: str, tmp_path: Path
+) -> None:
+    # Given a run whose files a sink has stored
+    server = submitting(
+        "http://127.0.0.1:9",
+        dispatching=False,
+        console_password=hashed_password,
+        sinks={"archive": {"type": "files", "path": str(tmp_path)}},
+    )
+    place = store_files(server.ledger, tmp_path, "tsk_1", "archive", title="Jane Doe", output={"name": "Jane Doe"})
+    admin = Browser(server.url)
+    admin.sign_in()
+    before = admin.get("/runs/tsk_1").text
+    assert "<video" in before
+    assert "Jane Doe" in before
+    # When it is erased
+    headers = {"authorization": f"Bearer {server.key('view', 'erase')}"}
+    told = httpx2.post(f"{server.url}/api/v1/runs/tsk_1/erase", json={}, headers=headers).json()
+    assert (len(told["files"]), told["failed"], told["held"]) == (len(FILES), [], [])
+    assert not place.exists()
+    # Then its page tells when and by whom, and has no content, no file and no button that would send it
+    page = admin.get("/runs/tsk_1").text
+    assert re.search(r"Erased at 20[-0-9T:.]+Z by app\.", page)
+    assert [word for word in ("Jane Doe", "<video", "invoice", "Send again", 'id="files"') if word in page] == []
+    admin.session.close()
