@@ -225,7 +225,7 @@ def _load(body: bytes) -> tuple[dict[str, Any], str, tuple[str, ...]]:
     except NoMembers as error:
         return {}, f"its values would take more than {MOST_MEMORY >> 20} MiB of memory, and {error}", ()
     except json.JSONDecodeError as error:
-        return {}, f"it is not JSON: {error.msg} at character {error.pos}", ()
+        return {}, f"it is not JSON: {error.msg.removesuffix(' at')} at character {error.pos}", ()
     except RecursionError:
         return {}, f"it is nested deeper than {MAX_DEPTH} levels", ()
     if not isinstance(data, dict):

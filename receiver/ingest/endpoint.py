@@ -225,6 +225,8 @@ class Ingest:
     async def _refuse(self, send: Send, error: RequestError, path: str, receive: Receive) -> None:
         """Respond with `error`. What is left of a body that is too large is dropped, so that its sender sees it."""
         self._metrics.requests[_OUTCOMES.get(type(error), "malformed")] += 1
+        if error.status == Busy.status:
+            self._metrics.refused, self._metrics.refused_at = self._metrics.refused + 1, time.time()
         if self._log_lines.take(1, time.monotonic()):
             log.warning("ingest.refused status=%d code=%s path=%.80r", error.status, error.code, path)
         drains = isinstance(error, TooLarge)

@@ -63,6 +63,7 @@ _NOTES: Final = {
     "part_unknown": "see above",
     "part_silent": "it ended unexpectedly, or its host can't reach the ledger: look there",
     "spool_damaged": "inspect them: their events were acknowledged",
+    "webhooks_missed": "Skyvern sends a webhook three times: `runhook reconcile --since 1d` lists missing results",
     "event_trouble": "`runhook explain {event}` shows it; `runhook events` lists them",
     "delivery_dead": "`runhook dead` shows the reasons, `runhook replay` sends them again",
     "versions_differ": "finish the upgrade",

@@ -193,6 +193,11 @@ def _differences(report: StatusReport, running: list[PartSeen]) -> Iterator[Prob
             yield problem("task_failing", f"{name_of(each)}: {failing}")
         if each.beat.part == RECEIVER and (what := _misdirected(details.get("misdirected"), report.now)):
             yield problem("misdirected", f"{name_of(each)}: {what}")
+        match details.get("refused"):
+            case [int(count), float(at)] if count and report.now - at < NEWS and not details.get("refusing"):
+                requests = f"{counted(count, 'request', 'requests')} to webhooks"
+                what = f"{name_of(each)}: {requests} got 503, the last {ago(report.now - at)} ago"
+                yield problem("webhooks_missed", what)
         if each.beat.part == RECEIVER and details.get("store") == "spool" and not reported:
             why = f": {details['trouble']}" if details.get("trouble") else ""
             what = f"{name_of(each)} writes to its spool, though Redis answers here{why}"

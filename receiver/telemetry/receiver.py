@@ -86,6 +86,10 @@ class ReceiverMetrics:
         self.misdirected_path = ""
         self.misdirected_at = 0.0
 
+        # Requests to webhooks that got 503: how many, and when the last came.
+        self.refused = 0
+        self.refused_at = 0.0
+
     def misdirect(self, path: str) -> None:
         """Count a request to a wrong path that has a signature: if it is Skyvern's, it does not come again."""
         self.misdirected, self.misdirected_path, self.misdirected_at = self.misdirected + 1, path[:200], time.time()

@@ -128,6 +128,7 @@ def presence(context: Context) -> WebPart:
             "store": commit.store,
             "trouble": commit.trouble,
             "refusing": commit.refusing,
+            "refused": [metrics.refused, metrics.refused_at],
             "misdirected": [metrics.misdirected, _masked(metrics.misdirected_path), metrics.misdirected_at],
             "failing": context.background.trouble(),
             "spool_events": metrics.spool_events,

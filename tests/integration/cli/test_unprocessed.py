@@ -61,15 +61,23 @@ def test_acknowledged_event_is_found_before_it_is_processed(
     assert "WARNING runhook.ingest ingest.spool_drained" not in it.log
 
 
-def test_full_disk_without_redis_is_the_first_line_of_status(make: Callable[..., ReceiverProcess]) -> None:
+def test_full_disk_without_redis_is_the_first_line_of_status(
+    make: Callable[..., ReceiverProcess], valkey_factory: Callable[..., ValkeyProcess]
+) -> None:
     # Given a receiver that can store nothing
-    it = make("redis://127.0.0.1:1/0", spool={"reserve_bytes": "1000TB"})
+    valkey = valkey_factory()
+    it = make(valkey.url, spool={"reserve_bytes": "1000TB"})
+    valkey.kill()
     assert it.post(body(0)).status_code == 503
     # Then status begins with that
     first = it.call("status").stdout.splitlines()[0]
     assert first.startswith("WRONG: webhooks are being refused with 503: Redis cannot be used, and ")
     found = json.loads(it.call("status", "--json").stdout)
     assert not any("go to the spool" in problem["todo"] for problem in found["problems"])
+    # And it still reports the refused webhooks when the receiver stores events again
+    valkey.start()
+    eventually(lambda: it.post(body(0)).status_code == 202)
+    eventually(lambda: " to webhooks got 503, the last " in it.call("status").stdout)
 
 
 def test_signed_requests_to_wrong_paths_are_counted(make: Callable[..., ReceiverProcess], redis_url: str) -> None:

@@ -221,6 +221,12 @@ CASES: list[tuple[str, StatusReport, str, bool]] = [
         "ops has refused its last 5 deliveries: NotNullViolation",
         False,
     ),
+    (
+        "webhooks_missed",
+        without("receiver", receiver(refused=[18, NOW - 60.0])),
+        "18 requests to webhooks got 503, the last 60 s ago",
+        True,
+    ),
     ("event_trouble", newest(troubled=2, example=("evt_1", "route big")), "a problem, the last evt_1: route big", True),
     ("sink_down", shut("the disk that holds /out is full"), "ops has no disk space left, for 2 h now", False),
     ("sink_down", shut("/out has less than the reserve of 9 bytes free"), "ops has no disk space left", False),
