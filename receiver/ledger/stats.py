@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryState
+from receiver.domain.event import ERASED
 from receiver.ledger import account, timeouts, watches
 from receiver.ledger.database_clock import database_now
 from receiver.ledger.deliveries import lanes
@@ -131,7 +132,7 @@ def newest(connection: sa.Connection, since: float) -> Newest:
     last = sa.select(it.id, it.via, it.problem, it.recorded_at).order_by(it.seq.desc()).limit(most)
     for event_id, via, problem, at in connection.execute(last):
         webhook_at = at if webhook_at is None and via == "webhook" else webhook_at
-        if problem and at > since:
+        if problem not in ("", ERASED) and at > since:
             example = example if troubled else (event_id, problem)
             troubled += 1
     of = deliveries.c

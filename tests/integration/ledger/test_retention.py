@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove
 from receiver.errors import Conflict
-from receiver.ledger import Connection, Ledger, actions, retention
+from receiver.ledger import Connection, Ledger, actions, retention, stats
 from receiver.ledger.actions import Action, Selection
 from receiver.ledger.deliveries import creation, resend
 from receiver.ledger.deliveries.creation import AddedDelivery
@@ -105,6 +105,7 @@ def test_run_with_pending_deliveries_is_not_erased(ledger: Ledger) -> None:
     ledger.write(lambda connection: resend.cancel(connection, list(delivery_ids(connection)), "no", LATER))
     assert ledger.write(erase) == 1
     assert event_body(ledger, EVENT) == b""
+    assert ledger.read(lambda connection: stats.newest(connection, 0.0)).troubled == 0, "an erased event is no trouble"
 
 
 def delivery_ids(connection: Connection) -> list[str]:
