@@ -17,7 +17,7 @@ from tests.support.console_pages import crawl, kind_of
 
 pytestmark = pytest.mark.long
 
-WIDTHS: Final = (2560, 1440, 1024, 768, 360)
+WIDTHS: Final = (2560, 1440, 1280, 1024, 768, 360)
 # Buttons in rows of a list that are out of sight until somebody scrolls sideways.
 _HIDDEN: Final = (
     "[...document.querySelectorAll('td button')].filter("

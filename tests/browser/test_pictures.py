@@ -20,7 +20,7 @@ FOLDER = ROOT / "docs" / "pictures"
 PICTURES = {
     "overview": ("/console", "svg", 960),
     "run": ("/console/runs/wr_512004417?source=skyvern", "video", 800),
-    "incidents": ("/console/incidents", "td.acts button", 800),
+    "incidents": ("/console/incidents", "td form.action button", 800),
 }
 Scheme = Literal["light", "dark"]
 
