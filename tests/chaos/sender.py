@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from receiver.domain.signature import HEADER, sign
-from receiver.web.protocol import HEAD_SECONDS
+from receiver.web.protocol import Seconds
 from tests.chaos.bodies import body
 
 TRIES: Final = 3
@@ -147,7 +147,7 @@ class Sender:
                 f"Content-Length: {len(content)}\r\n\r\n"
             )
             writer.write(head.encode() + content)
-            was_late = time.monotonic() - began > HEAD_SECONDS
+            was_late = time.monotonic() - began > Seconds().head
             lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
             pairs = (line.partition(":") for line in lines[1:] if line)
             headers = {name.lower(): value.strip() for name, _, value in pairs}
