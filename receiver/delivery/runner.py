@@ -15,7 +15,7 @@ import math
 import queue
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Any, Final
@@ -28,7 +28,6 @@ from receiver.config.destinations import RetryPolicy
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.delivery.callback_sink import CallbackSink
-from receiver.delivery.claiming import Claiming
 from receiver.delivery.room import Room, weight
 from receiver.delivery.send_task import SendTask, send
 from receiver.delivery.settlement import Settlement
@@ -36,7 +35,10 @@ from receiver.delivery.sink_services import SourceServices
 from receiver.domain.callback import CALLBACK
 from receiver.domain.time_limits import START_WITHIN
 from receiver.ledger import Ledger, LedgerUnavailable
+from receiver.ledger.deliveries import claims
 from receiver.ledger.deliveries.claimed import Claimed, load_bodies
+from receiver.ledger.deliveries.claims import Claims
+from receiver.ledger.deliveries.fair_queue import ManyLanes, Rotation
 from receiver.runtime.background import start_thread
 from receiver.runtime.outage import Pause
 from receiver.runtime.process import error_location
@@ -98,7 +100,7 @@ class SinkRunner:
         self._many = sink.batch_size > 1
         self._places = min(concurrency, BATCHES) if self._many else concurrency
         self._batch = max(sink.batch_size, 1)
-        self._claims = Claiming(ledger, self.name, owner, self._places, rate, lane_limit)
+        self._rotation = Rotation()
         self._room = Room(self._places * self._batch, rated=rate is not None, many_lanes=lane_limit is not None)
         self._limit = sink.options.timeout + (2 * GRACE if self._many else GRACE)
         self._threads = DaemonPool(self._places, f"send-{sink.name}")
@@ -335,7 +337,7 @@ class SinkRunner:
             room = self._room.free(*self._load(), now)
         more = True  # until the ledger has answered
         try:
-            claimed = self._claims.claim(room, owned, self._room.bytes_left(sum(map(weight, owned))))
+            claimed = self._claim_due(room, owned)
             more = not claimed.all_due
             if claimed:
                 self.take(self._loaded(claimed))
@@ -343,6 +345,35 @@ class SinkRunner:
             if more:
                 self._poked = True
             self._claiming = False
+
+    def _claim_due(self, limit: int, owned: Sequence[Claimed]) -> Claims:
+        """Claim up to `limit` due deliveries beside those that are `owned`: as many as the rate and the lanes allow."""
+        many = None
+        if self._lane_limit:
+            of_lanes, probing = Counter(each.lane for each in owned), sum(each.probe for each in owned)
+            many = ManyLanes(self._places, self._lane_limit, of_lanes, probing, self._rotation)
+        if self._rate:
+            limit = self._allowed(self._rate, limit)
+        if not limit:
+            return Claims()  # the process pokes once a second
+        began, most_bytes = time.monotonic(), self._room.bytes_left(sum(map(weight, owned)))
+        claimed = self._ledger.write(
+            lambda it: claims.claim(
+                *(it, self.name, limit, self.owner, self._ledger.now()), most_bytes=most_bytes, many=many
+            )
+        )
+        for each in claimed:
+            each.start_by = began + START_WITHIN
+        return claimed
+
+    def _allowed(self, rate: SharedRate, wanted: int) -> int:
+        """Return how many that are due, up to `wanted`, the rate allows: none while Redis, which counts it, is down."""
+        now = self._ledger.now()
+        due = self._ledger.read(lambda it: claims.count_due(it, self.name, wanted, now), transaction=False)
+        try:
+            return rate.take(due) if due else 0  # what is not sent must not count
+        except redis.RedisError:
+            return 0
 
     def _loaded(self, claimed: Sequence[Claimed]) -> Sequence[Claimed]:
         """Load the bodies of what was claimed, which is renewed meanwhile. It is handed back if that fails."""
