@@ -101,7 +101,7 @@ def of_ledger(settings: Settings, report: LedgerReport) -> Iterator[Finding]:
         else:
             yield from _of_database(ledger, report)
     except LedgerUnavailable as error:
-        todo = remedy_for(str(error)).words or "start its database, or fix DATABASE_URL"
+        todo = remedy_for(str(error)).words or "see whether its database runs and answers, or fix DATABASE_URL"
         yield Finding("ledger", f"{report.url} can't be used: {error}", todo)
     finally:
         ledger.close()

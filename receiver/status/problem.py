@@ -19,13 +19,13 @@ _PROBLEMS: Final = {
     "config_wrong": "fix it (`runhook check` lists all errors); processes cannot start",
     "webhooks_refused": "free disk space there, or start Redis. Skyvern sends a webhook three times; then Runhook "
     "polls for results of runs submitted here, and of sources with `watch: true`",
-    "config_old": "restart them{effect}",
+    "config_old": "restart them{effect}. Changed routes apply to earlier events by `runhook reroute --since TIME`",
     "configs_differ": "copy the right file to each host, and restart the processes there{effect}",
     "redis_full": "start the ledger so that the inbox drains, raise maxmemory, or remove other data. Until then "
     "{until}, and sinks with a rate wait",
     "redis_away": "{start}. Until then {until}, deliveries are slower, and sinks with a rate wait",
     "redis_weak": "change the named setting; until then {until}",
-    "ledger_away": "{start}. Until then {until}nothing is delivered",
+    "ledger_away": "{start}. Until then {until}nothing is delivered; then work resumes automatically",
     "ledger_weak": "change the database's settings, or set ledger.accept_weaker_durability; processes cannot start",
     "ledger_slow": "check the load of the database, and analyze and vacuum its tables",
     "disk_unreadable": "set RUNHOOK_DATA, or its permissions",

@@ -108,7 +108,7 @@ def _servers(report: StatusReport) -> Iterator[Problem]:
         what = f"Redis at {redis.url} does not promise that a 202 means on disk: {redis.weak}"
         yield problem("redis_weak", what, until=until)
     if ledger.trouble:
-        start = ledger.todo or "start its database, or fix DATABASE_URL"
+        start = ledger.todo or "see whether its database runs and answers, or fix DATABASE_URL"
         until = "" if refusing else "webhooks are stored, and "
         waiting = counted(redis.inbox.entries, "event waits", "events wait") if redis.inbox.entries else ""
         what = f"the ledger is unavailable ({ledger.url}): {ledger.trouble}" + (

@@ -380,7 +380,7 @@ def test_new_sink_of_an_edited_config_needs_a_restart() -> None:
         "processes run an older config than config/runhook.yaml: "
         "receiver, worker, clock on a (changed: routes, sinks.crm)"
     )
-    assert problem.todo == "restart them; until then nothing is sent to crm"
+    assert problem.todo.startswith("restart them; until then nothing is sent to crm.")
     # And a file that differs only in comments is no news
     assert find(replace(edited, sinks=["ops"], expected=WELL.expected, config_sections=sections)) == []
 
