@@ -153,7 +153,10 @@ class Database:
         def _connect(_dialect: Any, _record: Any, arguments: Any, options: dict[str, Any]) -> BoundedConnection:
             if time.monotonic() > postgresql.deadline.get():  # the pool also connects to replace a dead connection
                 raise psycopg.OperationalError(LATE)
-            connection = BoundedConnection.connect(*arguments, **{**defaults, **options})
+            try:
+                connection = BoundedConnection.connect(*arguments, **{**defaults, **options})
+            except psycopg.ProgrammingError as error:  # a parameter of the URL, and not a row
+                raise psycopg.OperationalError(str(error)) from None
             postgresql.require_encoding(connection)
             return connection
 

@@ -105,8 +105,9 @@ class Mirror:
         with, and Unavailable.
         """
         deadline = Deadline(self._options.timeout)
-        fixed = "/".join(self._options.prefix.split("/")[: self._fixed_parts])
-        below, keys = f"{fixed}/" if fixed else "", {each: self._key_at(each) for each in receipt.get("keys", ())}
+        fixed = [part.strip() for part in self._options.prefix.split("/")[: self._fixed_parts]]
+        below = "".join(f"{part}/" for part in fixed if part)
+        keys = {each: self._key_at(each) for each in receipt.get("keys", ())}
         if wrong := [each for each, key in keys.items() if not key or not key.startswith(below)]:
             raise Refused(f"{wrong[0]} is not below {self._store.location(below)}. Delete it there by hand")
         self._store.delete(list(keys.values()), deadline)

@@ -17,7 +17,7 @@ from receiver.cli.completion import completer
 from receiver.cli.options import Json, SourceName, check_id
 from receiver.cli.output import print_json
 from receiver.cli.parameters import with_client
-from receiver.errors import UsageError
+from receiver.errors import RunhookError, UsageError
 
 
 @with_client
@@ -57,6 +57,8 @@ def _explained(client: Client, event: EventRow, leading: Collection[str]) -> dic
     """Return what the current routes do with an event, as what it was recorded; only `leading` routes."""
     wanted = {"event_id": event.id, "source": event.source}
     body = client.call(GET_EVENT_BODY, GET_EVENT_BODY.validated(wanted)).content()
+    if not body:
+        raise RunhookError(f"{event.id} has no body, so no route can match: {event.problem}")
     labels: dict[str, str] = {}
     if event.run_id:
         run = client.call(GET_RUN, GET_RUN.validated({"run_id": event.run_id, "source": event.source})).run

@@ -84,7 +84,12 @@ _REMEDIES: Final = tuple(
             "correct the user and password in DATABASE_URL: postgresql://user:password@host/name",
             False,
         ),
-        (r"invalid connection option|invalid \S+ value", "correct the parameters after the ? in DATABASE_URL", False),
+        (
+            r"invalid connection option|invalid \S+ value|bad value for",
+            "correct the parameters after the ? in DATABASE_URL",
+            False,
+        ),
+        (r"invalid port number", "correct the port in DATABASE_URL", False),
         (
             r"no schema has been selected to create in|permission denied for (?:schema|database)",
             "let the user of DATABASE_URL create tables: GRANT CREATE ON SCHEMA public TO that user",

@@ -98,6 +98,13 @@ class MirrorSuite:
             sink.erase(receipt)
         assert place.tree() == others
 
+    def test_erase_takes_the_prefix_as_send_writes_it(self, place: Place) -> None:
+        sink = place.sink(prefix="kept// all /{{ run.run_id }}/")
+        receipt = sink.send(make_delivery()).to_dict()
+        assert any("kept/all/" in key for key in place.tree())
+        sink.erase(receipt)
+        assert place.tree() == {}
+
     def test_erase_refuses_what_lies_outside_and_deletes_nothing(self, place: Place) -> None:
         sink = place.sink(prefix="kept/{{ run.run_id }}/")
         receipt = sink.send(make_delivery()).to_dict()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from receiver.errors import NotFound, UsageError
+from receiver.errors import NotFound, RunhookError, UsageError
 from receiver.ledger import Ledger
 from tests.support.command import Runhook
 from tests.support.ledger import new_event, record
@@ -64,3 +64,11 @@ def test_unknown_ids_and_sinks_are_errors(book: Ledger, runhook: Runhook, config
     record(book, new_event("tsk_1"))
     with pytest.raises(UsageError, match="--sink nope: no route leads to it"):
         runhook("explain", "tsk_1", "--sink", "nope")
+
+
+def test_event_of_an_erased_run_cannot_be_explained(book: Ledger, runhook: Runhook, config: Path) -> None:
+    record(book, new_event("tsk_1"))
+    runhook("erase", "--run", "tsk_1", "--yes")
+
+    with pytest.raises(RunhookError, match="has no body, so no route can match: its run was erased"):
+        runhook("explain", "tsk_1")

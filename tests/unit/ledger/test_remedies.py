@@ -20,6 +20,8 @@ from receiver.ledger.errors import remedy_for, with_remedy
         ("fe_sendauth: no password supplied", "correct the user and password", False),
         ('invalid connection option "foo"', "the parameters after the ?", False),
         ('connection is bad: invalid sslmode value: "bogus"', "the parameters after the ?", False),
+        ("bad value for connect_timeout: 'abc'", "the parameters after the ?", False),
+        ('connection is bad: invalid port number: "99999"', "correct the port", False),
         ("no schema has been selected to create in", "GRANT CREATE ON SCHEMA public", False),
         ("permission denied for schema public", "GRANT CREATE ON SCHEMA public", False),
         ('relation "runs" already exists', "a separate database", False),
