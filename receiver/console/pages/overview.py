@@ -45,6 +45,8 @@ LINKS: Final[Mapping[str, tuple[str, str]]] = {
     "sink_paused": ("Show sinks", "/sinks"),
     "sink_down": ("Show sinks", "/sinks"),
     "sink_gone": ("Show sinks", "/sinks"),
+    "sink_refuses": ("Show dead letters", "/dead"),
+    "event_trouble": ("Show events", "/events"),
     "callers_down": ("Show addresses", "/sinks/callback"),
     "delivery_late": ("Show deliveries", "/deliveries?state=queued"),
     "delivery_dead": ("Show dead letters", "/dead"),
