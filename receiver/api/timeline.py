@@ -116,8 +116,9 @@ def _deliveries(deliveries: Iterable[DeliveryRow]) -> Iterator[TimelineEntry]:
 def _attempt(attempt: AttemptRow) -> TimelineEntry:
     took = f" in {max(attempt.ended_at - attempt.started_at, 0):.2f} s"
     text = f"attempt {attempt.number}: {attempt.outcome}{took}{_because(attempt.reason)}"
-    receipt = (attempt.receipt or {}).get("id")
-    text += f" → {receipt}" if receipt else ""
+    receipt = attempt.receipt or {}
+    text += f" → {receipt['id']}" if receipt.get("id") else ""
+    text += f" ({receipt['note']})" if receipt.get("note") else ""
     text += f" · {' '.join(attempt.response[:200].split())}" if attempt.response else ""
     tone = _TONES.get(attempt.outcome, "info")
     return _entry(attempt.ended_at, "attempt", text, tone, attempt.delivery_id, attempt.sink)

@@ -206,7 +206,7 @@ dead = list_command(
 )
 attempts = list_command(
     LIST_ATTEMPTS,
-    "delivery=delivery_id sink attempt=number outcome began=started_at",
+    "delivery=delivery_id run=run_id sink attempt=number outcome began=started_at",
     {
         "seconds": lambda row: f"{row['ended_at'] - row['started_at']:.3f}",
         **parse_columns("worker"),

@@ -77,6 +77,14 @@ def test_what_is_to_come_stands_last() -> None:
     ]
 
 
+def test_note_of_a_receipt_is_shown() -> None:
+    kept = attempt(receipt={"id": "s3://b/r/", "note": "1 of 2 files is not kept"})
+
+    told = timeline_of(run(), [], [], [kept], [])
+
+    assert lines(told)[-1].endswith("accepted in 0.25 s → s3://b/r/ (1 of 2 files is not kept)")
+
+
 def test_delivery_behind_a_shut_sink_says_why_it_waits() -> None:
     # Given deliveries to a paused sink, one that is down, and one that works
     waiting = [delivery(id=f"dlv_{name}", sink=name, state="queued", due_at=20.0) for name in ("a", "b", "c")]
