@@ -25,7 +25,7 @@ from tests.servers.gate import Gate
 from tests.servers.postgres import PostgresProcess
 from tests.servers.valkey import ValkeyProcess
 from tests.support import queries
-from tests.support.ledger import every_lane, new_event, record, with_tables
+from tests.support.ledger import claim, every_lane, new_event, record, with_tables
 from tests.support.scripted_sink import BatchSink, ScriptedSink, accept, rows
 from tests.support.waiting import PATIENCE, Stopwatch, eventually
 
@@ -392,7 +392,7 @@ def test_send_starts_only_while_its_claim_holds(ledger: Ledger, start: Start) ->
     release = threading.Event()
     sink.answer = lambda delivery: (release.wait(PATIENCE), accept(delivery))[1]
     record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(3)))
-    claimed = ledger.write(lambda connection: claims.claim(connection, "ops", 9, "w0", time.time()))
+    claimed = claim(ledger, "ops", "w0", 9, time.time())
     it.take(claimed[:1])
     eventually(lambda: sink.seen)
     for each in claimed[1:]:
