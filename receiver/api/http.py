@@ -59,9 +59,9 @@ _MOST_KEYS: Final = 256
 log = logging.getLogger("runhook.api")
 
 
-def api(context: Context) -> WebPart:
+def api(context: Context, tail: Callable[[Service, AsyncLedger], TailStreams] = TailStreams) -> WebPart:
     """Return the part that serves /api/v1. It stands before the submit API, which passes on what is left."""
-    server = _Api(context)
+    server = _Api(context, tail)
     operators = OperatorKeys(server.identify, lambda request: presented_key(request.headers))
     context.access.check_key = operators.check
 
@@ -77,7 +77,7 @@ def api(context: Context) -> WebPart:
 
 
 class _Api:
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, tail: Callable[[Service, AsyncLedger], TailStreams]) -> None:
         settings, config = context.settings, context.config
         ledger = Ledger(settings.database_url, require_durability=config.durable_ledger)
         self._service = Service(settings, ledger, config)
@@ -95,7 +95,7 @@ class _Api:
         self._has_admin_port = context.access.has_admin_port
         self._pool = CallPool("api")
         self._artifacts = ArtifactStreams(self._service)
-        self._tail = TailStreams(self._service, self._ledger)
+        self._tail = tail(self._service, self._ledger)
         self.stop = self._tail.stop
         self._log_limit = TokenBucket(1, 10)
         self._description: tuple[bytes, str] | None = None
@@ -197,6 +197,7 @@ class OperatorKeys:
         presented: Callable[[Request], str],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.patience = KEY_PATIENCE
         self._identify = identify
         self._presented = presented
         self._clock = clock
@@ -206,7 +207,7 @@ class OperatorKeys:
         """Return for a key of all sources that may view. Raises RequestError for any other."""
         digest = api_key.digest(self._presented(request))
         try:
-            async with asyncio.timeout(KEY_PATIENCE):
+            async with asyncio.timeout(self.patience):
                 key = await self._identify(request)
         except (LedgerUnavailable, TimeoutError):
             if self._clock() - self._valid_at.get(digest, float("-inf")) > TRUSTED_FOR:

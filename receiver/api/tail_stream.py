@@ -34,16 +34,19 @@ MAX_STREAMS: Final = 100
 SHARE: Final = 0.5
 # Seconds after which a client is to reconnect: spread, so that not all do so at the same moment.
 RETRY: Final = (1.0, 3.0)
-KEEP_ALIVE: Final = sse.KEEP_ALIVE
 # Seconds between two reads, and while an event may still come before others.
 INTERVAL: Final = 1.0
 SOON: Final = 0.1
 
 
 class TailStreams:
-    """The streams of one process."""
+    """The streams of one process. `interval`, `keep_alive`: seconds, see INTERVAL and the module."""
 
-    def __init__(self, service: Service, ledger: AsyncLedger) -> None:
+    def __init__(
+        self, service: Service, ledger: AsyncLedger, interval: float = INTERVAL, keep_alive: float = sse.KEEP_ALIVE
+    ) -> None:
+        self._interval = interval
+        self._keep_alive = keep_alive
         self._service = service
         self._ledger = ledger
         self._places = WaiterLimit(MAX_STREAMS, SHARE)
@@ -93,12 +96,12 @@ class TailStreams:
                     if (found := await self._ledger.read(read)) is None:
                         return
                     place, data, more = found
-                if data or time.monotonic() - sent >= KEEP_ALIVE:
+                if data or time.monotonic() - sent >= self._keep_alive:
                     yield data or sse.still_here(encode(place.position))
                     sent = time.monotonic()
                 if place.gap or not more:
                     with suppress(TimeoutError):
-                        async with asyncio.timeout(SOON if place.gap else INTERVAL):
+                        async with asyncio.timeout(SOON if place.gap else self._interval):
                             await self._stopped.wait()
 
     def _read(

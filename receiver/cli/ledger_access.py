@@ -55,11 +55,12 @@ def where(settings: Settings) -> str:
     return hide_password(settings.database_url)
 
 
-def warning_at_start(settings: Settings, config: Config) -> str:
+def warning_at_start(settings: Settings, config: Config, patience: float = PATIENCE) -> str:
     """Return in one line what a receiver cannot do without the ledger; "" if it can do everything.
 
     Webhooks are stored without it. Missing tables are fine: the worker creates them. Raises NotStarted if the
     ledger may lose confirmed data and the config does not accept that, and ConfigError for a wrong DATABASE_URL.
+    `patience`: seconds that the ledger has to respond.
     """
     ledger = Ledger(settings.database_url, require_durability=config.durable_ledger)
     if ledger.dialect == "sqlite" and not Path(str(ledger.url.database)).exists():
@@ -77,9 +78,9 @@ def warning_at_start(settings: Settings, config: Config) -> str:
 
     try:
         # Resolving a host name may take longer than any limit.
-        return in_thread("ledger-at-start", check).result(PATIENCE)
+        return in_thread("ledger-at-start", check).result(patience)
     except LedgerUnavailable as error:
         problem = error
     except TimeoutError:
-        problem = LedgerUnavailable(f"no response within {PATIENCE:g} s")
+        problem = LedgerUnavailable(f"no response within {patience:g} s")
     return f"{unusable(ledger, problem)}. Webhooks are stored; the submit API responds 503"

@@ -42,7 +42,7 @@ T = TypeVar("T")
 log = logging.getLogger("runhook.ledger")
 
 # Seconds that a writer waits for the ledger's lock.
-LOCK_WAIT = 8.0
+LOCK_WAIT: Final = 8.0
 _TRIES = 5
 # Seconds after which a transaction is not retried, since each attempt occupies a connection.
 _TRY_FOR: Final = 10.0
@@ -53,20 +53,30 @@ class Ledger:
 
     `url`: a SQLAlchemy URL; `sqlite:///path` or `postgresql://…`. Raises ConfigError for one that is neither.
     `require_durability`: refuse to write while the database may lose what it has confirmed. `limits`: of PostgreSQL.
+    `clock`: see `now`. `lock_wait`: seconds that a writer waits for the ledger's lock.
     """
 
-    def __init__(self, url: str, *, require_durability: bool = False, limits: TimeLimits | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        require_durability: bool = False,
+        limits: TimeLimits | None = None,
+        clock: DatabaseClock | None = None,
+        lock_wait: float = LOCK_WAIT,
+    ) -> None:
         self.url = checked_url(url)
         self._require_durability = require_durability
         self._limits = limits
         self.dialect = self.url.get_backend_name()
         self._on_sqlite = self.dialect == "sqlite"
         path = self.url.database if self._on_sqlite else None
-        self._file = sqlite_engine.LedgerFile(Path(path), LOCK_WAIT) if path else None
+        self._lock_wait = lock_wait
+        self._file = sqlite_engine.LedgerFile(Path(path), lock_wait) if path else None
         self._engines: dict[bool, sa.Engine] = {}  # by whether they write; PostgreSQL's does both
         self._opening = threading.Lock()
         self._closed = False
-        self._clock = DatabaseClock()
+        self._clock = clock or DatabaseClock()
 
     def __repr__(self) -> str:
         return f"Ledger({self.where})"
@@ -209,9 +219,9 @@ class Ledger:
 
     def _open(self, *, write: bool) -> sa.Engine:
         if self._on_sqlite:
-            engine = sqlite_engine.make(self.url, LOCK_WAIT, "BEGIN IMMEDIATE" if write else "BEGIN")
+            engine = sqlite_engine.make(self.url, self._lock_wait, "BEGIN IMMEDIATE" if write else "BEGIN")
         else:
-            engine = postgresql_engine.make(self.url, LOCK_WAIT, self._limits, self._clock)
+            engine = postgresql_engine.make(self.url, self._lock_wait, self._limits, self._clock)
         if self._closed:
             sa_event.listen(engine, "checkin", _close_returned)
         return engine

@@ -77,8 +77,8 @@ class LedgerFile:
 
 
 def make(url: sa.URL, wait: float, begin: str) -> sa.Engine:
-    """Return an engine whose transactions start with `begin`. `wait`: maximum seconds for a connection of the pool."""
-    engine = sa.create_engine(url, connect_args={"timeout": 5.0}, pool_timeout=wait)
+    """Return an engine whose transactions start with `begin`. `wait`: maximum seconds for a connection."""
+    engine = sa.create_engine(url, connect_args={"timeout": min(5.0, wait)}, pool_timeout=wait)
 
     @sa_event.listens_for(engine, "connect")
     def _connected(connection: Any, _record: Any) -> None:

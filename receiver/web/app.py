@@ -112,11 +112,12 @@ def create_app(
     *,
     has_admin_port: bool = False,
     ledger_wait: float = WAIT,
+    held_bytes: int = HELD_BYTES,
 ) -> Application:
     """Return the application with the routes of `parts`. It opens everything at ASGI start-up, and nothing before.
 
     `has_admin_port`: routes for operators are served to requests that came to the admin port, and to no others.
-    `ledger_wait`: seconds that a request waits for the ledger in all.
+    `ledger_wait`: seconds that a request waits for the ledger in all. `held_bytes`: of bodies in memory, at least.
     """
     metrics = ReceiverMetrics()
     limits = Limits(
@@ -127,7 +128,7 @@ def create_app(
         shares_disk=settings.embedded_redis,
     )
     secrets = {name: source.signing_secrets for name, source in config.sources.items()}
-    bodies = HeldBodies(max(HELD_BYTES, 4 * config.server.max_body), KEY_SHARE, KEYS_PART)
+    bodies = HeldBodies(max(held_bytes, 4 * config.server.max_body), KEY_SHARE, KEYS_PART)
     metrics.bodies = lambda: (bodies.bytes, bodies.evicted)
     background = Background()
     metrics.tasks = background.states

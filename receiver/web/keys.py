@@ -56,9 +56,11 @@ class Authenticator:
         background: Background | None = None,
         refused: MutableMapping[str, int] | None = None,
         no_key_status: int = 403,
+        cached_for: float = CACHE_SECONDS,
     ) -> None:
-        """`no_key_status`: how a caller without a valid key is answered, for the log."""
+        """`no_key_status`: how a caller without a valid key is answered, for the log. `cached_for`: seconds."""
         self._no_key_status = no_key_status
+        self._cached_for = cached_for
         self._background = background or Background()
         self._ledger = ledger
         self._redis = client
@@ -124,7 +126,7 @@ class Authenticator:
         """Return the key from the cache, which is read again when it is old, or has no such key. One read serves all
         that wait for it: a thousand held requests may end at once, and unknown keys together cost one a second."""
         unknown = digest not in self._keys
-        if unknown or time.monotonic() - self._read_at > CACHE_SECONDS:
+        if unknown or time.monotonic() - self._read_at > self._cached_for:
             await self._reads.run("", lambda: self._read(UNKNOWN_INTERVAL if unknown else 0.0))
         return self._keys.get(digest)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ import pytest
 import sqlalchemy as sa
 
 from receiver.api.http import api
+from receiver.api.tail_stream import TailStreams
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.console.http import console
@@ -37,14 +38,17 @@ from receiver.reconcile.poller import Reconciler
 from receiver.runtime import redis_client
 from receiver.submit.api import submit
 from receiver.submit.limits import LIMITS, SubmitLimits
-from receiver.web.app import create_app
+from receiver.web.app import HELD_BYTES, create_app
 from receiver.web.health import health
+from receiver.web.part import Context, WebPart
 from simulator.server import Serving
 from tests.servers.skyvern import KEY
 from tests.servers.valkey import free_port
 from tests.support.ledger import with_tables
 from tests.support.waiting import PATIENCE
 
+# A thread that streams events lets its connection go only when something comes.
+QUICK = partial(TailStreams, interval=0.05, keep_alive=0.3)
 MASTER = "a-master-secret-of-the-tests"
 
 
@@ -87,10 +91,7 @@ Make = Callable[..., Submitting]
 
 
 @pytest.fixture
-def submitting(
-    redis_url: str, tmp_path: Path, stopping_simulators: list[Serving], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Make]:
-    monkeypatch.setattr(dispatcher, "IDLE_WAIT", 0.1)
+def submitting(redis_url: str, tmp_path: Path, stopping_simulators: list[Serving]) -> Iterator[Make]:
     with ExitStack() as stack:
 
         def make(
@@ -106,6 +107,8 @@ def submitting(
             sign_ins: tuple[float, float] = PER_NETWORK,
             limits: SubmitLimits = LIMITS,
             ledger_wait: float = PATIENCE / 4,  # a busy machine is no ledger that hangs
+            held_bytes: int = HELD_BYTES,
+            parts: Sequence[Callable[[Context], WebPart]] = (),
             **config: Any,
         ) -> Any:
             port = free_port()
@@ -121,8 +124,15 @@ def submitting(
             app = create_app(
                 settings,
                 loaded,
-                [health, api, partial(console, per_network=sign_ins), partial(submit, limits=limits)],
+                [
+                    *parts,
+                    health,
+                    partial(api, tail=QUICK),
+                    partial(console, per_network=sign_ins),
+                    partial(submit, limits=limits),
+                ],
                 ledger_wait=ledger_wait,
+                held_bytes=held_bytes,
             )
             serving = Serving(app, port=port).__enter__()
             stopping_simulators.append(serving)

@@ -15,21 +15,14 @@ import httpx2
 import pytest
 import sqlalchemy as sa
 
-from receiver.api import tail as api_tail
 from receiver.api import tail_stream
+from receiver.api.tail import PAGE
 from receiver.ledger import api_keys
 from receiver.ledger.schema import events
 from tests.servers.submitting import Submitting
 from tests.support.api_calls import get, problem
 from tests.support.ledger import new_event, record
 from tests.support.waiting import PATIENCE, eventually
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tail_stream, "INTERVAL", 0.05)
-    # The thread that reads here lets its connection go only when something comes.
-    monkeypatch.setattr(tail_stream, "KEEP_ALIVE", 0.3)
 
 
 class Stream:
@@ -112,32 +105,27 @@ def test_stream_has_each_recorded_event_that_matches(api_server: Submitting) -> 
         assert (told["failure_reason"], told["title"], told["sinks"]) == ("why", "T", ["alerts"])
 
 
-def test_reader_that_reconnects_gets_missed_events_in_order(
-    api_server: Submitting, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(api_tail, "PAGE", 4)
+def test_reader_that_reconnects_gets_missed_events_in_order(api_server: Submitting) -> None:
     key = api_server.key("view")
     with stream(api_server, key) as first:
         first.begun()
         record(api_server.ledger, new_event("tsk_0"))
         first.wait_for("tsk_0")
         last = first.ids[-1]
-    missed = [f"tsk_{number}" for number in range(1, 11)]
+    # Given more than one read takes
+    missed = [f"tsk_{number}" for number in range(1, PAGE + 11)]
     record(api_server.ledger, *map(new_event, missed))
     with stream(api_server, key, last=last) as second:
         second.wait_for(*missed)
-        record(api_server.ledger, new_event("tsk_11"))
-        second.wait_for(*missed, "tsk_11")
+        record(api_server.ledger, new_event("tsk_new"))
+        second.wait_for(*missed, "tsk_new")
     with stream(api_server, key, f"?after={first.ids[0]}&title=nothing", last=second.ids[-2]) as third:
         # what is not wanted moves the place on as well
         eventually(lambda: second.ids[-1] in third.ids, what=lambda: f"{third.ids}")
         assert third.runs() == []
 
 
-def test_a_stream_says_that_it_is_alive_and_where_it_is(
-    api_server: Submitting, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tail_stream, "KEEP_ALIVE", 0.1)
+def test_a_stream_says_that_it_is_alive_and_where_it_is(api_server: Submitting) -> None:
     with stream(api_server, api_server.key("view"), "?run=tsk_9") as quiet:
         quiet.begun()
         record(api_server.ledger, new_event("tsk_1"))

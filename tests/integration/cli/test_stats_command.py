@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from receiver.ledger import Ledger, totals
+from receiver.ledger import Ledger
+from tests.servers.scripted import Reply, ScriptedServer
 from tests.support.command import Said
 from tests.support.ledger import new_event, record
 
@@ -48,7 +49,15 @@ def test_csv_has_a_column_for_each_group(stats: Stats) -> None:
     assert first.startswith("failed,timeout after # s,,2,")
 
 
-def test_what_was_left_out_is_said(stats: Stats, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_left_out_is_said(
+    stats: Stats, scripted_server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert "1 runs are in smaller groups" in stats("--by", "status", "--top", "1")[2]
-    monkeypatch.setattr(totals, "SCAN", 1)
-    assert "only changes since" in stats("--by", "status", "--top", "1")[2]
+    # And a service with more runs than it counts
+    items = json.loads(stats("--by", "status", "-o", "json")[1])
+    day = {"since": "2026-11-30T00:00:00Z", "until": "2026-12-01T00:00:00Z", "counted_since": "2026-11-30T10:00:00Z"}
+    totals = {"of": "runs", "items": items, "others": 0, **day}
+    scripted_server.default = Reply(200, json.dumps(totals).encode(), {"content-type": "application/json"})
+    monkeypatch.setenv("RUNHOOK_URL", scripted_server.url)
+    monkeypatch.setenv("RUNHOOK_KEY", "rhk_0123456789ab_secret")
+    assert "only changes since 2026-11-30T10:00:00Z are included" in stats("--by", "status")[2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import time
 from pathlib import Path
 
@@ -151,10 +152,10 @@ def test_the_receiver_reports_a_ledger_of_another_schema(ledger: Ledger, tmp_pat
     assert line.endswith("Webhooks are stored; everything else may fail")
 
 
-def test_a_ledger_that_answers_nothing_holds_up_no_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("receiver.cli.ledger_access.PATIENCE", 0.2)
-    monkeypatch.setattr(Ledger, "weakness", lambda _: time.sleep(30))  # as a resolver of names may do
-    settings = Settings.from_env({"DATABASE_URL": "postgresql://h/db", "RUNHOOK_DATA": str(tmp_path)})
+def test_a_ledger_that_answers_nothing_holds_up_no_start(tmp_path: Path) -> None:
     watch = Stopwatch()
-    assert "no response within 0.2 s" in warning_at_start(settings, CONFIG)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://h@127.0.0.1:{silent.getsockname()[1]}/db"
+        settings = Settings.from_env({"DATABASE_URL": url, "RUNHOOK_DATA": str(tmp_path)})
+        assert "no response within 0.2 s" in warning_at_start(settings, CONFIG, patience=0.2)
     watch.at_most(10)

@@ -4,25 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 
-import pytest
 import sqlalchemy as sa
 
-from receiver.ledger import Connection, Ledger, retention
-from receiver.ledger.deliveries import claims, links
+from receiver.ledger import Connection, Ledger
+from receiver.ledger.deliveries import claims
 from receiver.ledger.deliveries.fair_queue import ManyLanes, Rotation
 from receiver.ledger.schema import deliveries
 from tests.support import backlog
 from tests.support.backlog import CALLBACK, OPERATIONS, effort, fill, look_of_the_clock, shut_lanes
 from tests.support.ledger import NOW
 
-SMALL, LARGE = 300, 15_000
-
-
-@pytest.fixture(autouse=True)
-def modest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bounds that few rows reach."""
-    monkeypatch.setattr(retention, "BATCH", 100)
-    monkeypatch.setattr(links, "PAGE", 100)
+# More than one statement takes: `retention.BATCH` and `links.PAGE`.
+SMALL, LARGE = 600, 15_000
 
 
 def efforts(ledger: Ledger) -> dict[str, int]:

@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 from psycopg.pq import TransactionStatus
 
-from receiver.ledger import Connection, Ledger, database_clock
+from receiver.ledger import Connection, Ledger
 from receiver.ledger.database_clock import DatabaseClock, database_now
 from tests.servers.valkey import free_port
 from tests.support.ledger import new_event, record, with_tables
@@ -77,16 +77,14 @@ def test_sqlite_is_synchronous_whatever_its_build_defaults(tmp_path: Path) -> No
 
 def test_first_time_is_already_that_of_the_database(postgres_url: str) -> None:
     # Given a host whose clock is a day behind
-    with closing(Ledger(postgres_url)) as ledger:
-        ledger._clock = DatabaseClock(host=lambda: time.time() - 86_400)
+    with closing(Ledger(postgres_url, clock=DatabaseClock(host=lambda: time.time() - 86_400))) as ledger:
         # Then what is due is compared with the database's time from the start
         assert abs(ledger.now() - ledger.read(database_now)) < 3600
 
 
 def test_the_time_is_the_databases_behind_a_pooler_too(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(psycopg.ConnectionInfo, "backend_pid", 1)
-    with closing(Ledger(postgres_url)) as ledger:
-        ledger._clock = DatabaseClock(host=lambda: time.time() - 86_400)
+    with closing(Ledger(postgres_url, clock=DatabaseClock(host=lambda: time.time() - 86_400))) as ledger:
         assert abs(ledger.now() - ledger.read(database_now)) < 3600
 
 
@@ -95,16 +93,25 @@ def test_time_is_the_hosts_while_the_database_is_down() -> None:
         assert abs(ledger.now() - time.time()) < 60
 
 
-def test_each_transaction_asks_for_time_once_it_is_stale(
-    postgres_ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class ImpatientClock(DatabaseClock):
+    """A clock for which each reading is an hour old. `readings`: of the database's clock."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: time.monotonic() + 3600.0)
+        self.readings: list[float] = []
+
+    def note(self, asked_at: float, answered_at: float, answer: float) -> None:
+        self.readings.append(answer)
+        super().note(asked_at, answered_at, answer)
+
+
+def test_each_transaction_asks_for_time_once_it_is_stale(postgres_url: str) -> None:
     """Else a clock that is set, or another server in its place, would never be heard of."""
-    monkeypatch.setattr(database_clock, "FRESH_FOR", float("-inf"))
-    heard: list[float] = []
-    monkeypatch.setattr(postgres_ledger._clock, "note", lambda *_: heard.append(1.0))
-    for _ in range(3):
-        postgres_ledger.write(lambda _: None)
-    assert len(heard) == 3
+    clock = ImpatientClock()
+    with closing(Ledger(postgres_url, clock=clock)) as ledger:
+        for number in range(1, 4):
+            ledger.write(lambda _: None)
+            assert len(clock.readings) == number
 
 
 @pytest.mark.parametrize("pooled", [True, False])

@@ -13,10 +13,9 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy import event as sa_event
 
 from handlers.support.file_lock import FileLock
-from receiver.ledger import Connection, Ledger, LedgerDataError, LedgerUnavailable, engine
+from receiver.ledger import Connection, Ledger, LedgerDataError, LedgerUnavailable
 from receiver.ledger.schema import events
 from tests.support.ledger import new_event, record, states, with_tables
 
@@ -43,14 +42,9 @@ def assert_well(ledger: Ledger) -> None:
         assert other.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
-def impatient(ledger: Ledger) -> None:
-    """Let connections of the ledger wait for no lock of SQLite's own."""
-    sa_event.listen(ledger._engine(write=True), "connect", lambda it, _: it.execute("PRAGMA busy_timeout = 0").close())
-
-
-def test_write_fails_while_another_program_locks_the_file(ledger: Ledger) -> None:
+def test_write_fails_while_another_program_locks_the_file(tmp_path: Path) -> None:
     # Given an operator's shell that has begun to write, when we have a connection and when we have none
-    impatient(ledger)
+    ledger = with_tables(Ledger(f"sqlite:///{tmp_path / 'ledger.db'}", lock_wait=0.05))
     for number in range(2):
         with closing(sqlite3.connect(str(ledger.url.database), isolation_level=None)) as shell:
             shell.execute("BEGIN IMMEDIATE")
@@ -63,12 +57,11 @@ def test_write_fails_while_another_program_locks_the_file(ledger: Ledger) -> Non
     assert_well(ledger)
 
 
-def test_writer_reports_the_lock_of_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "LOCK_WAIT", 0.05)
+def test_writer_reports_the_lock_of_another_process(tmp_path: Path) -> None:
     # Given a ledger that is new, and another process that writes in it: SQLite's own lock would let a fifth fail
     path = tmp_path / "ledger.db"
     other = FileLock(Path(f"{path}.lock"))
-    with closing(Ledger(f"sqlite:///{path}")) as it:
+    with closing(Ledger(f"sqlite:///{path}", lock_wait=0.05)) as it:
         # When this one is to be made or written, then nothing is, and who held it is said
         for use in (it.read, it.write):
             with other.held(1), pytest.raises(LedgerUnavailable, match="the ledger was locked by another process"):

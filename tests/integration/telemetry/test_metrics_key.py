@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
+from starlette.requests import Request
 from starlette.testclient import TestClient
 
-from receiver.api import http as api_http
-from receiver.api.http import api
+from receiver.api.http import OperatorKeys, api
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.domain import api_key
+from receiver.errors import Busy
 from receiver.ledger import Ledger, api_keys
 from receiver.ledger.api_keys import Key
+from receiver.ledger.async_ledger import AsyncLedger
 from receiver.ledger.migrate import HEAD
-from receiver.web import keys as auth
 from receiver.web.app import create_app
 from receiver.web.health import health
+from receiver.web.keys import Authenticator, presented_key
 from receiver.web.metrics import metrics
 from tests.servers.gate import Gate
 from tests.servers.postgres import PostgresProcess
 from tests.support.ledger import with_tables
-from tests.support.waiting import PATIENCE
+from tests.support.waiting import PATIENCE, eventually
 
 PATHS = ("/metrics", "/readyz?all")
 PROMETHEUS = {"user-agent": "Prometheus/3.5.0", "accept": "application/openmetrics-text"}
@@ -119,24 +123,35 @@ def test_readiness_names_a_ledger_of_another_schema(tmp_path: Path) -> None:
     assert answer.json()["wrong"]["ledger"] == f"the ledger's schema is 9999, and this version of Runhook needs {HEAD}"
 
 
-def test_hanging_ledger_hides_no_metrics_from_a_known_key(
-    postgres: PostgresProcess, postgres_ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_hanging_ledger_hides_no_metrics_from_a_known_key(
+    postgres: PostgresProcess, postgres_ledger: Ledger
 ) -> None:
     # Given a receiver whose ledger answers, and a key that has read the metrics
-    monkeypatch.setattr(api_http, "KEY_PATIENCE", PATIENCE)
-    monkeypatch.setattr(auth, "CACHE_SECONDS", 0.0)
     known, unknown = (new_key(postgres_ledger, "view") for _ in range(2))
     with Gate(postgres.port) as gate:
-        url = postgres_ledger.url.set(port=gate.port).render_as_string(hide_password=False)
-        with client_of(tmp_path, url) as client:
-            assert "runhook_ledger_up 1.0" in client.get("/metrics", headers=bearer(known)).text
-            # When it does not say any more which keys are valid
-            monkeypatch.setattr(api_http, "KEY_PATIENCE", 0.3)
-            caught = gate.catch(b"keys", "after")
-            # Then that key still reads them
-            assert "runhook_redis_up 0.0" in client.get("/metrics", headers=bearer(known)).text
-            # And one that has not been seen is refused for now
-            refused = client.get("/metrics", headers=bearer(unknown))
-            assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
-            assert caught.fired
-            gate.forget()
+        ledger = AsyncLedger(Ledger(postgres_ledger.url.set(port=gate.port).render_as_string(hide_password=False)))
+        keys = Authenticator(ledger, redis.Redis(port=1, retry=None), None, cached_for=0.0)
+
+        async def check(key: str, patience: float) -> None:
+            checks.patience = patience
+            await checks.check(Request({"type": "http", "headers": [(b"x-api-key", key.encode())]}))
+
+        checks = OperatorKeys(
+            lambda request: keys.authenticate(request.headers, "view"), lambda request: presented_key(request.headers)
+        )
+        await check(known, PATIENCE)
+        noted = "SELECT count(used_at) FROM keys"
+        await asyncio.to_thread(
+            eventually, lambda: postgres_ledger.read(lambda it: it.exec_driver_sql(noted).scalar_one()) == 1
+        )
+        # When it does not say any more which keys are valid
+        caught = gate.catch(b"FROM keys", "after")
+        # Then that key is still accepted, and one that has not been seen is refused for now
+        await check(known, 0.3)
+        with pytest.raises(Busy) as refused:
+            await check(unknown, 0.3)
+        assert refused.value.headers["Retry-After"] == "5"
+        assert caught.fired
+        gate.forget()
+        keys.close()
+        await ledger.close()
