@@ -30,7 +30,8 @@ def failed_runs(
     connection: sa.Connection, wanted: Filter, span: Span, most: int = 5000
 ) -> tuple[Sequence[FailedRun], float]:
     """Return the runs that failed, were terminated or timed out, the newest first, and from when on all of them are
-    there. `span` replaces the times of `wanted`. `most`: runs of each status that are looked at."""
+    there. Erased runs are left out: without their reasons they would be an incident of their own. `span` replaces the
+    times of `wanted`. `most`: runs of each status that are looked at."""
     it = runs.c
     rest = of_runs(timeless(wanted))
     found: list[FailedRun] = []
@@ -39,6 +40,7 @@ def failed_runs(
         query = (
             sa.select(it.source, it.run_id, it.workflow_id, it.title, it.outcome, it.failure_reason, it.updated_at)
             .where(it.outcome == outcome, *unsuccessful(runs), it.updated_at >= span.since, it.updated_at < span.until)
+            .where(it.erased_at.is_(None))
             .order_by(it.updated_at.desc())
             .limit(most)
         )

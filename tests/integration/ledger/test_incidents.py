@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from receiver.ledger import Ledger, incidents
+from receiver.ledger import Ledger, incidents, retention
 from receiver.ledger.filters import Filter
 from receiver.ledger.totals import Span
 from tests.support import api
@@ -46,6 +46,11 @@ def test_what_was_not_looked_at_is_said(runs: Ledger) -> None:
     # Given a look that takes one run of each ending, then all are there from the newest of these on
     assert found(runs, Filter(), most=1) == (["r6"], 1006.0)
     assert found(runs, Filter(), Span(0.0, 1006.0), most=1) == (["r3"], 1003.0)
+
+
+def test_erased_run_makes_no_incident_without_a_reason(runs: Ledger) -> None:
+    runs.write(lambda it: retention.erase(it, ("skyvern", "r6"), "ada", 1500.0))
+    assert found(runs, Filter())[0] == ["r3", "r2", "r1"]
 
 
 def test_note_has_no_characters_that_a_database_refuses(ledger: Ledger, tmp_path: Path) -> None:
