@@ -81,6 +81,8 @@ def start(
     Raises Invalid for a status, source, sink or route that cannot occur. An unknown run may still come.
     """
     now = service.ledger.known_now()
+    # Raises LedgerDataError now: a stream that has begun could not tell its client.
+    tail.load(connection, [0], wanted.filter(), Redactor(()))
     if (found := cursor.decode("tail", wanted.after, (int, float))) is not None:
         position = Position(*found)
         gap = None

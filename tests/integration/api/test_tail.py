@@ -19,6 +19,7 @@ from receiver.api import tail_stream
 from receiver.api.tail import PAGE
 from receiver.ledger import api_keys
 from receiver.ledger.schema import events
+from tests.servers.http import ScriptedServer
 from tests.servers.submitting import Submitting
 from tests.support.api_calls import get, problem
 from tests.support.ledger import new_event, record
@@ -223,3 +224,11 @@ def test_what_is_no_place_in_the_stream_is_refused(api_server: Submitting, given
     ):
         assert answer.status_code == 422
         assert "not a cursor" in problem(answer)["detail"]
+
+
+def test_filter_that_no_database_can_store_begins_no_stream(
+    submitting: Callable[..., Submitting], scripted_server: ScriptedServer, postgres_url: str
+) -> None:
+    it = submitting(scripted_server.url, dispatching=False, database_url=postgres_url)
+    with pytest.raises(AssertionError, match="such as NUL"), stream(it, it.key("view"), "?title=a%00b"):
+        pass
