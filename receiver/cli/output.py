@@ -33,7 +33,7 @@ _LONG_ID: Final = re.compile(r"(evt|dlv|sub)_\w{12,}")
 _LONGEST: Final = 120
 
 _COLOURS: Final = {
-    "green": ("✓", "completed", "delivered", "accepted"),
+    "green": ("✓", "ready", "completed", "delivered", "accepted"),
     "red": ("✗", "failed", "terminated", "timed_out", "dead", "refused"),
     "yellow": ("…", "waiting", "canceled", "cancelled", "unavailable"),
     "cyan": ("queued", "sending", "held", "running"),

@@ -21,7 +21,7 @@ from receiver.cli.options import ConfigFile, DataDirectory, Json, Yes, confirm, 
 from receiver.cli.output import clean, out, print_json, show_counts
 from receiver.cli.parameters import with_client
 from receiver.cli.profiles import here_only
-from receiver.cli.status import RUNNING, lane_state
+from receiver.cli.status import READY, lane_state
 from receiver.config.models import Config
 from receiver.domain.counting import counted
 from receiver.errors import Invalid, RunhookError, UsageError
@@ -51,7 +51,7 @@ def _state(row: Mapping[str, Any]) -> str:
         {"lane": row["name"], "sink": row["name"], "failures": 0, "until": row["probe_at"], **row}
     )
     state = lane_state(lane, now)
-    return f"{counted(len(shut), 'breaker', 'breakers')} open" if shut and state == RUNNING else state
+    return f"{counted(len(shut), 'breaker', 'breakers')} open" if shut and state == READY else state
 
 
 def _deliveries(row: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ from receiver.status.problem import ago, size
 from receiver.status.survey import survey
 
 # The state of a sink that is neither paused nor removed, and whose breaker is closed; the console has the same word.
-RUNNING: Final = "running"
+READY: Final = "ready"
 _FINDING: Final = ("check", "ok", "note", "what", "todo")
 
 
@@ -104,7 +104,7 @@ def _of_config(count: int | None) -> str:
 
 def _sink(found: Status, sink: str, now: float) -> list[str]:
     lane = next((each for each in found.ledger.lanes if each.lane == sink), None)
-    state = RUNNING if lane is None else lane_state(lane, now)
+    state = READY if lane is None else lane_state(lane, now)
     if sink in found.ledger.orphans:
         state = "removed from the config"
     due = found.ledger.oldest_due_at.get(sink)
@@ -122,7 +122,7 @@ def lane_state(lane: LaneRow, now: float) -> str:
         since = f" for {ago(now - lane.opened_at)}" if lane.opened_at else ""
         probe = f"in {ago(lane.until - now)}" if lane.until and lane.until > now else "due"
         states.append(f"breaker {lane.breaker}{since}, next probe {probe}")
-    return "; ".join(states) or RUNNING
+    return "; ".join(states) or READY
 
 
 @with_client

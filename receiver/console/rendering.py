@@ -42,7 +42,7 @@ SECURITY: Final = {
 _NOT_KEPT: Final = {"cache-control": "no-store"}
 
 _TONES: Final = {
-    "good": "completed delivered accepted running alive closed done resolved",
+    "good": "completed delivered accepted running ready alive closed done resolved",
     "bad": "failed terminated timed_out dead refused lost missing stuck stopped silent open orphaned error rejected",
     "wait": "waiting held queued sending canceled cancelled unavailable paused probing pending unknown lapsed begun",
 }

@@ -46,7 +46,6 @@ LINKS: Final[Mapping[str, tuple[str, str]]] = {
     "sink_down": ("Show sinks", "/sinks"),
     "sink_gone": ("Show sinks", "/sinks"),
     "sink_refuses": ("Show dead letters", "/dead"),
-    "event_trouble": ("Show events", "/events"),
     "callers_down": ("Show addresses", "/sinks/callback"),
     "delivery_late": ("Show deliveries", "/deliveries?state=queued"),
     "delivery_dead": ("Show dead letters", "/dead"),
@@ -240,9 +239,9 @@ def _sinks(service: Service, actor: Actor, buckets: Buckets, counted: Sequence[T
 
 
 def _urgency(sink: Mapping[str, Any]) -> tuple[bool, bool, bool]:
-    """Return the place of a sink: what is not running first, then what is late, then what has deliveries left."""
+    """Return the place of a sink: what is not ready first, then what is late, then what has deliveries left."""
     row = sink["row"]
-    return sink["state"] == "running", not row.lag, not row.deliveries
+    return sink["state"] == "ready", not row.lag, not row.deliveries
 
 
 def _health(buckets: Buckets, rows: Sequence[TotalRow]) -> dict[str, Any]:

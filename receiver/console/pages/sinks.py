@@ -71,7 +71,7 @@ def state_of(row: SinkRow) -> str:
         return "orphaned"
     if row.paused:
         return "paused"
-    return "running" if row.breaker == "closed" else row.breaker
+    return "ready" if row.breaker == "closed" else row.breaker
 
 
 def _chart(buckets: Buckets, rows: Sequence[TotalRow]) -> Chart:

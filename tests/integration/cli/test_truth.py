@@ -76,9 +76,9 @@ def test_sink_shows_its_pause_and_next_probe(book: Ledger, runhook: Runhook) -> 
     assert row["probe_at"] is not None
 
 
-def test_sink_without_trouble_is_running(runhook: Runhook) -> None:
+def test_sink_without_trouble_is_ready(runhook: Runhook) -> None:
     line, _ = row_of(runhook, "ops")
-    assert re.match(r"ops +http +running", line)
+    assert re.match(r"ops +http +ready", line)
 
 
 def test_backlog_says_when_it_is_cut_and_sent(book: Ledger, runhook: Runhook) -> None:
