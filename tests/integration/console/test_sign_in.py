@@ -142,6 +142,13 @@ def test_after_signing_in_nobody_is_led_elsewhere(elsewhere: str) -> None:
     assert sign_in.local_path(elsewhere) == "/console/"
 
 
+def test_sign_in_leads_to_no_other_site(browser: Browser) -> None:
+    assert browser.sign_in(where="https://evil.example/").headers["location"] == "/console/"
+    # Nor does the page of somebody who is signed in already
+    assert browser.get("/login?next=//evil.example/").headers["location"] == "/console/"
+    assert browser.get("/login?next=/console/runs").headers["location"] == "/console/runs"
+
+
 def test_a_person_of_one_source_sees_that_alone(browser: Browser) -> None:
     browser.sign_in("ana")
     assert browser.get("/runs?source=skyvern").status_code == 403

@@ -21,6 +21,7 @@ from tests.support.ledger import (
     NOW,
     claim,
     every_lane,
+    hand_back,
     lock_runs,
     new_event,
     record,
@@ -165,6 +166,22 @@ def test_lapsed_claim_in_a_batch_stays_with_its_new_owner(ledger: Ledger) -> Non
     assert states(ledger) == {"tsk_1:ops": "sending", "tsk_2:ops": "delivered"}
     settle(ledger, [again], DeliveryMove.ACCEPT, now=NOW + 18)
     assert set(states(ledger).values()) == {"delivered"}
+
+
+def test_claim_that_went_to_another_is_settled_by_that_one(ledger: Ledger) -> None:
+    # Given a delivery that one worker handed back, so that the other's attempt has the same number
+    record(ledger, new_event("tsk_1", "ops"))
+    first = claim(ledger, "ops", owner="w1")
+    hand_back(ledger, first, owner="w1")
+    second = claim(ledger, "ops", owner="w2")
+    assert [each.attempt_number for each in (*first, *second)] == [1, 1]
+    # When the first hands it back again, or reports a failure
+    hand_back(ledger, first, owner="w1")
+    settle(ledger, first, DeliveryMove.DIE, owner="w1")
+    # Then the other still has it
+    assert states(ledger) == {"tsk_1:ops": "sending"}
+    settle(ledger, second, DeliveryMove.ACCEPT, owner="w2", receipt={"id": "r"})
+    assert states(ledger) == {"tsk_1:ops": "delivered"}
 
 
 def test_renewal_waits_for_no_row_that_another_transaction_has(postgres: PostgresProcess) -> None:

@@ -126,6 +126,7 @@ def test_other_facts(one: dict[str, Any], other: dict[str, Any]) -> None:
         ({}, True),
         *(({"output": nothing}, True) for nothing in (*NOTHING, {"a": None}, {"recording_url": "https://x"})),
         *(({"output": thing}, False) for thing in ("", "text", 0, False, [None], {"a": 1})),
+        ({"output": {"block": {"downloaded_files": [A]}}}, False),
         ({"output": None, "outputs": {"a": 1}}, False),
         ({"output": None, "extracted_information": [1]}, False),
     ],

@@ -27,6 +27,7 @@ from receiver.ledger.errors import remedy_for, with_remedy
         ('relation "runs" already exists', "a separate database", False),
         ("table runs already exists", "a separate database", False),
         ("file is not a database", "to an SQLite file", False),
+        ("no such module: fts5", "a Python whose SQLite has FTS5", False),
         ("unable to open database file", "a file that this user can write", True),
         ("attempt to write a readonly database", "a file that this user can write", True),
         ('connection to server at "h", port 9 failed: Connection refused', "start it, or correct DATABASE_URL", True),
