@@ -79,8 +79,8 @@ def of_redis(settings: Settings, report: RedisReport) -> Iterator[Finding]:
     yield _memory(info)
     name = "Valkey" if "valkey_version" in info else "Redis"
     version = str(info.get("valkey_version") or info.get("redis_version") or "")
-    yield _version("redis.version", name, version, OLDEST_REDIS)
-    yield _clock("redis.clock", name, seconds + microseconds / 1e6, began, took)
+    yield version_of("redis.version", name, version, OLDEST_REDIS)
+    yield clock_of("redis.clock", name, seconds + microseconds / 1e6, began, took)
 
 
 def _memory(info: dict[str, Any]) -> Finding:
@@ -118,19 +118,20 @@ def _of_database(ledger: Ledger, report: LedgerReport) -> Iterator[Finding]:
     yield Finding("ledger.durability", report.weak or "what is confirmed is on disk", weak)
     yield Finding("ledger.tables", f"schema {HEAD}")
     if ledger.dialect == "sqlite":
-        yield _version("ledger.version", "SQLite", sqlite3.sqlite_version, OLDEST_SQLITE)
+        yield version_of("ledger.version", "SQLite", sqlite3.sqlite_version, OLDEST_SQLITE)
         return
-    yield _version("ledger.version", "PostgreSQL", ".".join(map(str, version)), OLDEST_POSTGRESQL)
-    yield _clock("ledger.clock", "PostgreSQL", now, began, took)
+    yield version_of("ledger.version", "PostgreSQL", ".".join(map(str, version)), OLDEST_POSTGRESQL)
+    yield clock_of("ledger.clock", "PostgreSQL", now, began, took)
 
 
-def _version(check: str, name: str, version: str, oldest: tuple[int, ...]) -> Finding:
+def version_of(check: str, name: str, version: str, oldest: tuple[int, ...]) -> Finding:
+    """Check that a server's version is at least `oldest`."""
     needed = ".".join(map(str, oldest))
     found = tuple(int(part) for part in version.split(".") if part.isdecimal())
     return Finding(check, f"{name} {version}", "" if found >= oldest else f"upgrade it to {name} {needed} or newer")
 
 
-def _clock(check: str, name: str, theirs: float, began: float, took: float) -> Finding:
+def clock_of(check: str, name: str, theirs: float, began: float, took: float) -> Finding:
     """Compare a server's clock with ours. `began`: when it was asked, by ours; `took`: seconds until the answer."""
     ahead = began + took / 2 - theirs
     apart = max(abs(ahead) - took / 2, 0.0)

@@ -64,7 +64,8 @@ LeaseDue = Callable[[Connection, str, float, int], Sequence[T]]  # (connection, 
 
 
 class Reconciler:
-    """Polls for overdue results of all sources, in threads of its own. `intake`: takes in what Skyvern says of runs."""
+    """Polls for overdue results of all sources, in threads of its own. `intake`: takes in what Skyvern says of runs.
+    `watcher`: walks its lists."""
 
     def __init__(
         self,
@@ -94,7 +95,7 @@ class Reconciler:
         self.intake = ResultIntake(ledger, dispatcher, settings)
         self._run_polls = RunPolls(ledger, self.intake, settings)
         self._run_hints = TokenBucket(RUN_HINTS_PER_SECOND, RUN_HINTS_AT_ONCE)
-        self._watcher = Watcher(ledger, settings, lambda: self._closed, watch_back)
+        self.watcher = Watcher(ledger, settings, lambda: self._closed, watch_back)
 
     def tick(self) -> int:
         """Start the polls that are due and within the budget; waits for nothing. Returns how many it started.
@@ -102,8 +103,8 @@ class Reconciler:
         Raises LedgerUnavailable.
         """
         self._take_hints()
-        for source in self._watcher.due(self.sources):
-            self._start(source, partial(self._watcher.walk, source))
+        for source in self.watcher.due(self.sources):
+            self._start(source, partial(self.watcher.walk, source))
         # By turns: where the budget is too small for all that is due, neither kind waits for ever.
         self._kinds.reverse()
         now, started = self._ledger.now(), 0

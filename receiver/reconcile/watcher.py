@@ -60,6 +60,7 @@ class Watcher:
         self._went_back: set[str] = set()
         self._not_before: dict[str, float] = {}
         self._account_at: dict[str, float] = {}
+        self.account_every = ACCOUNT_EVERY
 
     def due(self, sources: Sequence[PolledSource]) -> list[PolledSource]:
         """Return the sources whose walk may be due. Asks the ledger nothing: `walk` takes the lease."""
@@ -82,7 +83,7 @@ class Watcher:
                 return
             self._went_back.add(source.name)
             if time.monotonic() >= self._account_at.get(source.name, 0.0) and not self._stopped():
-                self._account_at[source.name] = time.monotonic() + ACCOUNT_EVERY
+                self._account_at[source.name] = time.monotonic() + self.account_every
                 self._check_schedules(source)
                 self._check_agents(source)
 

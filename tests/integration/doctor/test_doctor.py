@@ -154,14 +154,14 @@ def test_forbidden_commands_of_redis_are_named(redis_url: str, rules: tuple[str,
     ],
 )
 def test_different_clock_of_a_server_is_reported(theirs: float, took: float, words: str, ok: bool) -> None:
-    found = servers._clock("redis.clock", "Redis", theirs, 1000.0, took)
+    found = servers.clock_of("redis.clock", "Redis", theirs, 1000.0, took)
     assert words in found.what
     assert found.ok == ok
 
 
 def test_old_server_is_reported() -> None:
-    assert servers._version("redis.version", "Redis", "6.2.14", servers.OLDEST_REDIS).ok
-    assert "6.2 or newer" in servers._version("redis.version", "Redis", "6.0.16", servers.OLDEST_REDIS).todo
+    assert servers.version_of("redis.version", "Redis", "6.2.14", servers.OLDEST_REDIS).ok
+    assert "6.2 or newer" in servers.version_of("redis.version", "Redis", "6.0.16", servers.OLDEST_REDIS).todo
 
 
 def seen(part: str, host: str, *, version: str = __version__, config: str = "c", skew: float = 0.0) -> PartSeen:

@@ -38,7 +38,9 @@ NO_RESOLVER: Any = None
 def walk(it: Rig, seconds: float = 60) -> None:
     """Make the next walk now, and all that comes of it."""
     it.ledger.write(lambda c: c.exec_driver_sql("UPDATE watches SET due_at = 0"))
-    it.reconciler._watcher._not_before.clear()
+    for source in it.reconciler.sources:
+        if source.watch:
+            it.reconciler.watcher.walk(source)
     it.reconciler.drain(seconds)
     it.reconciler.drain(seconds)  # what the walk asked for, if it ended as the last thing
 
@@ -585,6 +587,7 @@ def test_agents_are_recorded_without_secrets(rigged: Rigged) -> None:
         made.append(sim.client.post("/v1/agents", json={"json_definition": body}).json()["workflow_permanent_id"])
 
     # When the account is watched
+    it.reconciler.watcher.account_every = 0.0
     walk(it)
 
     # Then it is known where their results go
@@ -596,7 +599,6 @@ def test_agents_are_recorded_without_secrets(rigged: Rigged) -> None:
 
     # And one that is gone at Skyvern is gone here
     del sim.world.agents[made[1]]
-    it.reconciler._watcher._account_at.clear()
     walk(it)
     assert list(seen()) == [made[0]]
 
@@ -611,12 +613,11 @@ def test_missed_schedule_is_logged_once(rigged: Rigged, caplog: pytest.LogCaptur
     sim.world.schedules[made].modified_at = due - timedelta(days=1)
 
     # When its list is walked twice, and it runs at last
+    it.reconciler.watcher.account_every = 0.0
     for _ in range(2):
-        it.reconciler._watcher._account_at.clear()
         walk(it)
     missed = it.ledger.read(account.count_missed)
     sim.client.post(f"/_sim/schedules/{made}/fire")
-    it.reconciler._watcher._account_at.clear()
     walk(it)
 
     # Then that is told once, and is over with the run
