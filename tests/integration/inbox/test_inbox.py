@@ -11,7 +11,6 @@ import redis
 from receiver import wakeups
 from receiver.domain.event import Event, event_id
 from receiver.domain.frame import NO_EVENT
-from receiver.inbox import reader as reader_module
 from receiver.inbox.reader import InboxReader
 from receiver.inbox.state import InboxState, examine
 from receiver.inbox.stream import ASIDE, GROUP, LEFT, STREAM
@@ -90,16 +89,18 @@ async def test_what_is_done_is_acknowledged_with_the_next_read(
 
 
 async def test_failed_acknowledgement_is_made_with_the_next_read(
-    writer: InboxWriter, reader: InboxReader, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    writer: InboxWriter, reader: InboxReader, client: redis.Redis
 ) -> None:
     await writer.append([event(0)])
     reader.done([each.entry_id for each in reader.read()])
-    with monkeypatch.context() as patch:
-        patch.setattr(reader_module, "_DONE", "return redis.error_reply('ERR no')")
-        with pytest.raises(redis.ResponseError, match="no"):
+    client.acl_setuser("default", enabled=True, commands=["-xack"])
+    try:
+        with pytest.raises(redis.ResponseError, match="xack"):
             reader.flush()
-        with pytest.raises(redis.ResponseError, match="no"):
+        with pytest.raises(redis.ResponseError, match="xack"):
             reader.read()
+    finally:
+        client.acl_setuser("default", enabled=True, commands=["+xack"])
     assert reader.read() == []
     assert client.xlen(STREAM) == 0
 

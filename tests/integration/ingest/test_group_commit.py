@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.commands.core import AsyncScript
 
 from receiver.domain.event import Event
 from receiver.errors import Busy
@@ -27,9 +28,15 @@ LIMITS = Limits(100, 1 << 20)
 
 @asynccontextmanager
 async def started(
-    redis_url: str, tmp_path: Path, *, limits: Limits = LIMITS, pace: Pace | None = None
+    redis_url: str,
+    tmp_path: Path,
+    *,
+    limits: Limits = LIMITS,
+    pace: Pace | None = None,
+    metrics: ReceiverMetrics | None = None,
 ) -> AsyncIterator[GroupCommit]:
-    it = GroupCommit(redis_url, Spool(tmp_path / "spool", 1 << 20, 0), limits, ReceiverMetrics(), pace=pace)
+    spool = Spool(tmp_path / "spool", 1 << 20, 0)
+    it = GroupCommit(redis_url, spool, limits, metrics or ReceiverMetrics(), pace=pace)
     await it.start()
     try:
         yield it
@@ -49,13 +56,13 @@ async def test_stop_does_not_wait_for_a_lost_cancellation(
     group_commit = GroupCommit(redis_url, spool, LIMITS, ReceiverMetrics(), pace=Pace(watch=0.0, quiet=0.0))
     asked = asyncio.Event()
 
-    async def depth() -> tuple[int, int]:
+    async def depth(_: InboxWriter) -> tuple[int, int]:
         asked.set()
         with suppress(asyncio.CancelledError):  # as a client does that takes it for the end of its own time-out
             await asyncio.sleep(3600)
         return 0, 0
 
-    monkeypatch.setattr(group_commit._writer, "depth", depth)
+    monkeypatch.setattr(InboxWriter, "depth", depth)
     await group_commit.start()
     await asyncio.wait_for(asked.wait(), PATIENCE)
 
@@ -78,7 +85,8 @@ async def test_events_that_wait_share_the_next_commit(
 
     monkeypatch.setattr(InboxWriter, "append", noted)
     server = valkey_factory()
-    async with started(server.url, tmp_path, pace=UNWATCHED) as it:
+    metrics = ReceiverMetrics()
+    async with started(server.url, tmp_path, pace=UNWATCHED, metrics=metrics) as it:
         # Given a Redis that answers nothing, when an event comes, and four more while its commit is under way
         server.hang()
         kept = []
@@ -90,7 +98,7 @@ async def test_events_that_wait_share_the_next_commit(
         # Then all are in the spool when it dies
         server.kill()
         await asyncio.gather(*kept)
-        assert it._spool.events == 5
+        assert metrics.events["spool"] == 5
 
 
 async def test_a_commit_is_bounded_in_number_and_bytes_but_never_empty(
@@ -114,7 +122,8 @@ async def test_new_server_behind_the_address_is_examined_first(
     valkey_factory: Callable[..., ValkeyProcess], tmp_path: Path
 ) -> None:
     server = valkey_factory()
-    async with started(server.url, tmp_path, pace=UNWATCHED) as it:
+    metrics = ReceiverMetrics()
+    async with started(server.url, tmp_path, pace=UNWATCHED, metrics=metrics) as it:
         await it.commit(event(b"first"))
         # Given a Redis that was replaced, between two commits, by one that keeps events in memory only
         client = server.connect()
@@ -124,7 +133,7 @@ async def test_new_server_behind_the_address_is_examined_first(
         # When the next events come, then they are in the spool
         await it.commit(event(b"second"))
         await it.commit(event(b"third"))
-        assert (it.store, it._metrics.events["spool"]) == ("spool", 2)
+        assert (it.store, metrics.events["spool"]) == ("spool", 2)
 
 
 async def test_redis_made_weaker_in_use_gets_no_more_events(
@@ -166,14 +175,15 @@ async def test_full_inbox_takes_events_again_below_nine_tenths(
 ) -> None:
     server = valkey_factory()
     client = server.connect()
-    async with started(server.url, tmp_path, limits=Limits(20, 1 << 20), pace=Pace(watch=0.02)) as it:
+    metrics, limits = ReceiverMetrics(), Limits(20, 1 << 20)
+    async with started(server.url, tmp_path, limits=limits, pace=Pace(watch=0.02), metrics=metrics) as it:
         for number in range(20):
             assert it.store == "redis"
             await it.commit(event(b"%d" % number))
         assert it.store == "spool"
         for left, store in ((19, "spool"), (18, "spool"), (17, "redis")):
             client.xtrim(STREAM, maxlen=left, approximate=False)
-            await becomes(lambda left=left: it._metrics.inbox_events == left)  # type: ignore[misc]
+            await becomes(lambda left=left: metrics.inbox_events == left)  # type: ignore[misc]
             assert it.store == store, left
     client.close()
 
@@ -187,12 +197,12 @@ async def test_unforeseen_error_sends_one_commit_to_the_spool(
     server = valkey_factory()
     kept = [event(b"%d" % number) for number in range(2)]
 
-    async def broken(**_: Any) -> Any:
+    async def broken(*_: Any, **__: Any) -> Any:
         raise ValueError("an answer that can't be read")
 
     async with started(server.url, tmp_path) as it:
         with monkeypatch.context() as once:
-            once.setattr(it._writer, "_append", broken)
+            once.setattr(AsyncScript, "__call__", broken)
             await it.commit(kept[0])
             assert "redis_away reason=an answer that can't be read" in caplog.text
         await becomes(lambda: it.store == "redis")
@@ -210,7 +220,7 @@ async def test_those_who_wait_for_a_commit_that_is_broken_off_are_told(
         raise asyncio.CancelledError  # of something that it waited for, not of the commit's own task
 
     async with started(server.url, tmp_path) as it:
-        monkeypatch.setattr(it._writer, "append", broken)
+        monkeypatch.setattr(InboxWriter, "append", broken)
         with pytest.raises(Busy):
             await it.commit(event(b"1"))
         await it.commit(event(b"2"))

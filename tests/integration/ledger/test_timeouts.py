@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator
 
 import pytest
+import sqlalchemy as sa
 from prometheus_client import CollectorRegistry, generate_latest
 
 from handlers.support.postgresql import TimeLimits
@@ -34,10 +35,11 @@ def never_ends(ledger: Ledger) -> None:
 @contextlib.contextmanager
 def deliveries_locked(ledger: Ledger) -> Iterator[None]:
     """Another transaction that keeps all others from the deliveries."""
-    engine = ledger._engine(write=True)
+    engine = sa.create_engine(ledger.url)
     with engine.connect() as connection:
         connection.exec_driver_sql("LOCK TABLE deliveries IN EXCLUSIVE MODE")
         yield
+    engine.dispose()
 
 
 def test_claim_cancelled_twice_is_an_alarm(
