@@ -316,8 +316,13 @@ class SkyvernReader:
             if self._closed:
                 return Unreachable(ambiguous=False, reason="the process is stopping")
             if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                start_thread("skyvern", partial(_run, self._loop))
+                loop = asyncio.new_event_loop()
+                try:
+                    start_thread("skyvern", partial(_run, loop))
+                except RuntimeError:  # a call to a loop that does not run would never end
+                    loop.close()
+                    return Unreachable(ambiguous=False, reason="this process can start no thread now")
+                self._loop = loop
             answer = asyncio.run_coroutine_threadsafe(self._api.send(call), self._loop)
             self._under_way += 1
         try:

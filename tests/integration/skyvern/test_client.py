@@ -15,6 +15,7 @@ import pytest
 
 from receiver.skyvern.client import SkyvernAPI, SkyvernReader
 from receiver.skyvern.responses import (
+    Answer,
     Answered,
     Created,
     Lost,
@@ -341,6 +342,25 @@ async def test_client_works_with_the_simulated_skyvern(skyvern_simulator: Skyver
     assert isinstance(missing, Answered)
     assert missing.status == 404
     await api.aclose()
+    reader.close()
+
+
+def test_reader_without_a_thread_does_not_hang_and_recovers(
+    scripted_server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    scripted_server.default = Reply(200, b"{}")
+    reader = SkyvernReader(scripted_server.url, KEY, patience=HASTY)
+    with monkeypatch.context() as at_the_limit:
+        at_the_limit.setattr(threading.Thread, "start", refuse)
+        assert isinstance(reader.get_run("x"), Unreachable)
+    answers: list[Answer] = []
+    caller = threading.Thread(target=lambda: answers.append(reader.get_run("x")), daemon=True)
+    caller.start()
+    caller.join(PATIENCE)
+    assert isinstance(answers[0], Answered)
     reader.close()
 
 
