@@ -139,7 +139,7 @@ class ScriptedServer:
                 sent = _bytes_of(reply, self.command)
                 if reply.cut:
                     sent = sent[: len(sent) - len(reply.body) // 2]
-                if reply.raw is not None or reply.cut:
+                if reply.raw is not None or reply.cut or reply.headers.get("connection") == "close":
                     self.close_connection = True
                 if not reply.drip:
                     self.wfile.write(sent)
