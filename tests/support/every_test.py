@@ -38,6 +38,16 @@ def _certificates_are_read_once() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _garbage_is_looked_for_as_conftest_says() -> Iterator[None]:
+    """Also after a command or a supervisor in the process of a test, which say otherwise for a process of their own:
+    once nothing is frozen any more, each full search takes a third of a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gc, "unfreeze", lambda: None)
+        patch.setattr(gc, "set_threshold", lambda *numbers: None)
+        yield
+
+
 class _Compiled:
     """The compiled statements of all engines of one kind, in place of an engine's own cache of them."""
 
