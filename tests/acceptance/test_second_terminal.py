@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from receiver.config import dev_session
+from tests.servers import warm_python
 from tests.servers.dev import Dev
 from tests.servers.skyvern import KEY, SkyvernSimulator
 from tests.support.paths import ROOT
@@ -51,15 +51,7 @@ def start(tmp_path: Path, folder: Path) -> Iterator[Start]:
 def run(folder: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     """Run a command as another terminal does: in the folder, and without the first one's variables."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-    return subprocess.run(
-        [sys.executable, "-m", "receiver.cli", *arguments],
-        cwd=folder,
-        env={**kept, "PYTHONPATH": str(ROOT), **environ},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return warm_python.run(["-m", "receiver.cli", *arguments], env={**kept, **environ}, cwd=folder)
 
 
 def runs(folder: Path, *arguments: str, **environ: str) -> list[str]:

@@ -253,7 +253,7 @@ def test_process_is_replaced_after_errors_of_a_sink_last(hooked: Callable[..., H
     # Then the status shows that, and other sinks go on
     it.order("tsk_2", "files")
     it.it.all_delivered(1, "files")
-    eventually(lambda: "task_failing" in it.it.call("status", "--json").stdout, PATIENCE)
+    eventually(lambda: "task_failing" in it.it.call("status", "--json").stdout, every=1.0)
     assert "sink hook: TypeError at" in it.it.call("status").stdout
     # And a fresh process takes its work over
     it.it.all_delivered(1, "hook")

@@ -15,11 +15,13 @@ def eventually(
 ) -> Any:
     """Return what `check` returns once that is true; an AssertionError in it means not yet.
 
-    Fails after `seconds`, with what `what` returns then. `every`: seconds between two checks.
+    Fails after `seconds`, with what `what` returns then. `every`: seconds between two checks, at the least: it rests
+    for as long as a check takes, so that what it waits for has the core meanwhile.
     """
     deadline = time.monotonic() + seconds
     while True:
-        late = time.monotonic() > deadline  # read first: a check that was begun in time counts
+        began = time.monotonic()  # read first: a check that was begun in time counts
+        late = began > deadline
         try:
             if found := check():
                 return found
@@ -27,7 +29,7 @@ def eventually(
             if late:
                 raise
         assert not late, f"not within {seconds:g} s\n{what()}"
-        time.sleep(every)
+        time.sleep(max(every, min(time.monotonic() - began, 1.0)))
 
 
 def seconds_until(check: Callable[[], Any], seconds: float = PATIENCE, **options: Any) -> float:

@@ -24,6 +24,7 @@ from receiver.cli.options import parse_time
 from receiver.config.settings import Settings
 from receiver.domain.delivery import DeliveryMove
 from receiver.ledger import Ledger
+from tests.servers import warm_python
 from tests.support import queries
 from tests.support.ledger import claim, new_event, record, settle, with_tables
 from tests.support.paths import ROOT
@@ -186,8 +187,7 @@ def test_error_has_its_exit_code(tmp_path: Path, error: str, code: int, message:
         f"def fail(): raise {error}\n"
         "commands.find = lambda name: fail; sys.argv[1:] = ['runs']; main()"
     )
-    environ = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
-    done = subprocess.run([sys.executable, "-c", program], env=environ, cwd=tmp_path, capture_output=True, text=True)
+    done = warm_python.run(["-c", program], env={"PATH": os.environ["PATH"]}, cwd=tmp_path)
 
     assert (done.returncode, done.stdout) == (code, "")
     assert done.stderr == (f"runhook: {message}\n" if message else "")
