@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from receiver.domain import deduplication
-from receiver.domain.redaction import Redactor
 from receiver.ledger import Ledger, run_polls
 from tests.support import roads
 from tests.support.account import AGAIN, EARLY, NOW, ORDERS, WEBHOOK, Account, run_of
@@ -95,8 +94,8 @@ def test_polled_body_has_the_shape_of_a_webhook(account: Account) -> None:
     assert sent.payload == sent.body == json.dumps(other).encode()
 
 
-def test_what_a_path_masks_is_masked_by_every_road(ledger: Ledger, account: Account) -> None:
-    account.dispatcher._decider._redactor = Redactor(["parameters.token"])
+def test_what_a_path_masks_is_masked_by_every_road(ledger: Ledger) -> None:
+    account = Account(ledger, "parameters.token")
     webhook = roads.webhook("workflow_run.completed", NOW, "wr_1")
     webhook["parameters"] = webhook["run_request"]["parameters"] = {"token": "t0p"}
 

@@ -47,12 +47,12 @@ ORDERS: list[tuple[Road, ...]] = [
 class Account:
     """A ledger and the dispatcher that fills it."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, masked: str = "**.secret") -> None:
         self.ledger = ledger
         self.dispatcher = Dispatcher(
             ledger,
             Router(ROUTES, completing=["rows"]),
-            Redactor(["**.secret"]),
+            Redactor([masked]),
             None,
             _NoRedis(),  # type: ignore[arg-type]
         )

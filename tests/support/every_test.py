@@ -18,7 +18,6 @@ from sqlalchemy.engine import Dialect, Engine
 
 from receiver.api import call_pool
 from receiver.ledger import Ledger
-from receiver.runtime import bounded_process
 from tests.support import sqlite_connections
 from tests.support.paths import ROOT
 from tests.support.waiting import PATIENCE
@@ -127,6 +126,5 @@ def _calls_may_wait_for_a_core() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in ("connect", "read", "write", "pool"):
             patch.setattr(DEFAULT_TIMEOUT_CONFIG, name, PATIENCE)
-        patch.setattr(bounded_process, "CLOCK", PATIENCE)
         patch.setattr(call_pool, "LIMIT", PATIENCE)
         yield

@@ -89,7 +89,6 @@ def test_key_created_over_the_api_works_until_it_is_revoked(dead: Submitting) ->
 @pytest.mark.parametrize(
     ("wrong", "named"),
     [
-        ({"source": ""}, "source"),
         ({"id": "of_no_incident"}, "id"),
         ({"id": "inc_0123456789abcdeG"}, "id"),
         ({"note": "x" * 501}, "note"),

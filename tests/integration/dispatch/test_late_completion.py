@@ -61,9 +61,15 @@ class Account:
         self._sink = results.sink(history=True)
         self._name = name
         self._router = Router(ROUTES, completing=["rows"])
-        redis: Any = None
-        self.dispatcher = Dispatcher(ledger, self._router, Redactor(REDACTED), redis, redis, lambda _: True)
+        self.dispatch_to()
         self._tell = LateBinding(lambda: self._router, Redactor(REDACTED)).tell
+
+    def dispatch_to(self, **runners: Any) -> None:
+        """Dispatch with these runners from now on."""
+        redis: Any = None
+        self.dispatcher = Dispatcher(
+            self.ledger, self._router, Redactor(REDACTED), redis, redis, lambda _: True, runners
+        )
 
     def webhook(self, number: str) -> dict[str, Any]:
         run_id = f"{'wr' if 'workflow' in self._name else 'tsk'}_{ORDINARY}"
@@ -290,7 +296,7 @@ def test_what_binds_the_run_is_told_once(account: Account) -> None:
     account.begin(LATE)
     account.take(account.webhook(LATE))
     account.deliver()
-    account.dispatcher._runners = {"rows": Taking("waits")}
+    account.dispatch_to(rows=Taking("waits"))
 
     # When its result comes once more with its token, and with more
     account.take(account.webhook(LATE) | {"tokens_used": 9}, token=f"sub_{LATE}")
