@@ -175,7 +175,8 @@ def test_claim_that_went_to_another_is_settled_by_that_one(ledger: Ledger) -> No
     hand_back(ledger, first, owner="w1")
     second = claim(ledger, "ops", owner="w2")
     assert [each.attempt_number for each in (*first, *second)] == [1, 1]
-    # When the first hands it back again, or reports a failure
+    # When the first renews it, hands it back again, or reports a failure
+    assert ledger.write(lambda it: claims.renew(it, "w1", [first[0].id], NOW + 60)) == []
     hand_back(ledger, first, owner="w1")
     settle(ledger, first, DeliveryMove.DIE, owner="w1")
     # Then the other still has it
