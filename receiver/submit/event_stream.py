@@ -88,6 +88,9 @@ class EventStreams:
                 if reply.status == 200 and (await off_loop(len(reply.body), parse_outline, reply.body)).final:
                     yield await off_loop(len(reply.body), _result, reply)
                     return
+                if state.is_known():  # its body was erased, and Skyvern does not have it: no change will come
+                    yield sse.event("error", "", reply.body)
+                    return
             newest = _newest(run_id, state, known)
             known = state
             if newest is not None and newest[0] != sent:
