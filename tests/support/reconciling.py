@@ -9,7 +9,7 @@ from typing import Any
 
 from receiver.config.models import Config
 from receiver.config.settings import Settings
-from receiver.dispatch.dispatcher import Dispatcher
+from receiver.dispatch import dispatcher
 from receiver.domain.event import Event, event_id
 from receiver.domain.run import parse
 from receiver.domain.submission import SubmissionMove
@@ -44,6 +44,7 @@ class Rig:
         self.sim: SkyvernSimulator = sim
         self.ledger = with_tables(Ledger(self.settings.database_url))
         self.reconciler: Reconciler = poller.build(self.settings, self.config)
+        self.dispatcher = dispatcher.build(self.settings, self.config, "test", ledger=self.ledger)
 
     def begin(self, token: str = TOKEN, call: str = "tasks", **fields: Any) -> None:
         new = NewSubmission(token, "skyvern", "k", call, f"hash of {token}", **fields)
@@ -97,10 +98,6 @@ class Rig:
 
     def deliveries(self) -> int:
         return len(self.ledger.read(lambda c: queries.list_deliveries(c, queries.Filter())))
-
-    @property
-    def dispatcher(self) -> Dispatcher:
-        return self.reconciler._dispatcher
 
 
 MakeRig = Callable[..., Rig]

@@ -27,7 +27,7 @@ def rig(tmp_path: Path, redis_url: str, request: pytest.FixtureRequest) -> Itera
             source.budget = lambda wanted: wanted  # a poll may wait 20 s for a call in it
         each.reconciler.close()
         eventually(lambda each=each: not each.reconciler._running.total())  # type: ignore[misc]
-        each.ledger.close()
+        each.dispatcher.close()  # and its ledger
 
 
 @pytest.fixture
