@@ -1,4 +1,4 @@
-"""Heartbeats of the processes, beside those in Redis, which may be unavailable. Times are the database's."""
+"""Heartbeats of the processes, beside those in files of each host. Times are the database's."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ from receiver.api.totals import GET_AGES, GET_TOTALS, Ages, TotalRow, Totals
 from receiver.console.charts import Buckets, Chart, Values, Window, percent, window_links, window_of
 from receiver.console.page import PATH, ConsolePage, PageLink, Query
 from receiver.console.pages.sinks import state_of
+from receiver.domain.callback import CALLBACK
 from receiver.ledger import async_ledger
 from receiver.ledger.stats import COUNT_LIMIT
 from receiver.status.problem import ago
@@ -234,7 +235,7 @@ def _sinks(service: Service, actor: Actor, buckets: Buckets, counted: Sequence[T
     return [
         {"row": row, "state": state_of(row), **_health(buckets, by_sink.get(row.name, []))}
         for row in LIST_SINKS.call(service, actor, Scoped()).items
-        if row.name in by_sink or not actor.source
+        if row.name in by_sink or (not actor.source and (row.name != CALLBACK or row.deliveries))
     ]
 
 
