@@ -9,11 +9,11 @@ from typing import Any, Final
 
 from pydantic import Field
 
+from receiver.api import cursor
 from receiver.api.audit import ActionOutcome, audited
 from receiver.api.chosen import Guarded
 from receiver.api.endpoint import call
 from receiver.api.events import json_safe
-from receiver.api.listing import paged
 from receiver.api.models import Moment, MomentParameter, Page, PageParameters, Result, Scoped
 from receiver.api.service import Actor, Service
 from receiver.config.models import Config
@@ -25,7 +25,6 @@ from receiver.domain.redaction import Redactor
 from receiver.errors import Busy, NotAsExpected, NotFound
 from receiver.inbox.writer import InboxUnavailable, append_each
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
-from receiver.ledger import Connection
 
 # Maximum rows of a response.
 MOST_ROWS: Final = 500
@@ -86,14 +85,12 @@ def kept(store: Quarantine, source: str) -> list[QuarantinedRequest]:
 
 
 def list_quarantine(service: Service, _actor: Actor, wanted: PageParameters) -> Page[QuarantineRow]:
-    """List the requests in the quarantine of this receiver's host, the oldest first."""
-
-    def read(_: Connection, limit: int, source: str, after: tuple[float, str] | None) -> list[QuarantinedRequest]:
-        there = kept(store_of(service), source)
-        return [each for each in there if after is None or (each.at, each.file) > after][:limit]
-
-    found, following = paged(service, "quarantine", wanted, read, at=float, file=str)
-    return Page(items=[QuarantineRow.of(each) for each in found], next=following)
+    """List the requests in the quarantine of this receiver's host, the oldest first. Needs no ledger."""
+    after = cursor.decode("quarantine", wanted.after, (float, str))
+    there = [each for each in kept(store_of(service), wanted.source) if after is None or (each.at, each.file) > after]
+    shown = there[: wanted.limit]
+    place = (shown[-1].at, shown[-1].file) if len(there) > wanted.limit else None
+    return Page(items=[QuarantineRow.of(each) for each in shown], next=cursor.encode("quarantine", place))
 
 
 def get_quarantined(service: Service, _actor: Actor, wanted: QuarantinedParameters) -> QuarantinedBody:

@@ -63,6 +63,17 @@ def test_what_is_there_is_shown_redacted(service: Service, tmp_path: Path) -> No
         call(service, "get_quarantined", mine, id=refused.id)
 
 
+def test_quarantine_is_listed_while_the_ledger_is_down(service: Service, tmp_path: Path) -> None:
+    for number in range(3):
+        put(tmp_path, "skyvern", f"tsk_{number}", "wrong")
+    without = Service(service.settings, Ledger("postgresql://u@127.0.0.1:1/none"), service.config)
+
+    first = call(without, "list_quarantine", limit=2)
+    rest = call(without, "list_quarantine", limit=2, after=first["next"])
+
+    assert (len(first["items"]), len(rest["items"]), rest["next"]) == (2, 1, None)
+
+
 def test_what_is_authentic_by_now_is_let_in(service: Service, tmp_path: Path) -> None:
     # Given one that the present secret fits, one that none fits, and one of another source
     good = put(tmp_path, "skyvern", "tsk_1", "secret-of-skyvern")
