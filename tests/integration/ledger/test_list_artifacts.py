@@ -57,13 +57,13 @@ def mirrored(ledger: Ledger) -> Ledger:
     urls = {name: f"https://bucket.test/{name}?signature=s3cr3t" for name in names}
     keys = ["s3://b/e/run.json", *(f"s3://b/files/{name}" for name in names)]
     settle(ledger, claim(ledger, "s3"), DeliveryMove.ACCEPT, receipt={"id": "s3://b/e/", "keys": keys, "urls": urls})
-    shared = ["/m/e/run.json", "/m/files/invoice-0123456789ab.pdf", "/m/files/recording-0123456789ab.webm"]
-    shared += [f"/m/files/screenshot-{n}23456789abc.png" for n in (1, 2)]
+    places = ("invoice-0123456789ab.pdf", "recording-0123456789ab.webm", "screenshot-1234.png", "screenshot-2345.png")
+    shared = {name: f"/m/files/{place}" for name, place in zip(names, places, strict=True)}
     settle(
         ledger,
         claim(ledger, "local"),
         DeliveryMove.ACCEPT,
-        receipt={"id": "/m/e/", "keys": shared},
+        receipt={"id": "/m/e/", "keys": ["/m/e/run.json", *shared.values()], "files": shared},
         now=1_700_000_001.0,
     )
     return ledger
@@ -89,8 +89,8 @@ def test_files_are_listed_with_where_they_are_stored(mirrored: Ledger, limit: in
         {},
         {"s3": "https://bucket.test/invoice.pdf", "local": "/m/files/invoice-0123456789ab.pdf"},
         {"s3": "https://bucket.test/recording.webm", "local": "/m/files/recording-0123456789ab.webm"},
-        {"s3": "https://bucket.test/screenshot-1.png"},
-        {"s3": "https://bucket.test/screenshot-2.png"},
+        {"s3": "https://bucket.test/screenshot-1.png", "local": "/m/files/screenshot-1234.png"},
+        {"s3": "https://bucket.test/screenshot-2.png", "local": "/m/files/screenshot-2345.png"},
     ]
     # And no signature and no user's name is shown
     assert "s3cr3t" not in json.dumps(found)
