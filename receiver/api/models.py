@@ -34,6 +34,8 @@ MAX_LIMIT: Final = 500
 # The first and the last second that ISO 8601 has a year of four digits for.
 _FIRST: Final = -62_135_596_800.0
 _LAST: Final = 253_402_300_799.0
+# Seconds by which a time with an offset may lie beyond them in UTC.
+_OFFSET: Final = 86_400.0
 # More digits than a time ago has.
 _MANY_DIGITS: Final = re.compile(r"[0-9]{11}")
 
@@ -65,9 +67,9 @@ def _shown(seconds: float) -> str:
 
 
 def _in_calendar(seconds: float) -> float:
-    if not _FIRST <= seconds <= _LAST:
+    if not _FIRST - _OFFSET <= seconds <= _LAST + _OFFSET:
         raise ValueError("must be a time in the years 1 to 9999")
-    return seconds
+    return min(max(seconds, _FIRST), _LAST)
 
 
 # A time of a result.

@@ -46,14 +46,15 @@ class Settlement:
         it. Returns the sinks of held deliveries that are due now, and whether the sink is paused. Raises
         LedgerUnavailable.
         """
-        sinks, paused, results = ledger.write(lambda it: self._record(it, tasks, ledger.now(), unstarted))
+        sinks, paused, results = ledger.write(lambda it: self.record(it, tasks, ledger.now(), unstarted))
         if results:
             self._log(results)
         return sinks, paused
 
-    def _record(
-        self, connection: Connection, tasks: Sequence[SendTask], now: float, unstarted: Sequence[Claimed]
+    def record(
+        self, connection: Connection, tasks: Sequence[SendTask], now: float, unstarted: Sequence[Claimed] = ()
     ) -> tuple[list[str], bool, Results]:
+        """Record what `settle` does, in a transaction at a given time; return also what there is to log."""
         its = {self._sink, *(each.lane for task in tasks for each in task.claimed)} if tasks else ()
         rows = lanes.named(connection, its) if its else {}
         parked = self._move_breakers(connection, rows, tasks, now)

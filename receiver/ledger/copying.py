@@ -15,6 +15,7 @@ from receiver.errors import NotStarted, UsageError
 from receiver.ledger import dialect, heartbeats, schema
 from receiver.ledger.engine import Ledger
 from receiver.ledger.errors import first_line
+from receiver.runtime.process import process_space, process_state
 
 _LEFT_OUT: Final = (schema.heartbeats, schema.timeouts, schema.to_index, schema.run_texts)
 TABLES: Final = tuple(table for table in schema.metadata.sorted_tables if table not in _LEFT_OUT)
@@ -94,12 +95,14 @@ def _storable(value: Any) -> Any:
 
 def _require_unused(connection: sa.Connection) -> None:
     """Raise NotStarted if a process uses the ledger: what it writes during the copy would be missing."""
-    seen = [each for each in heartbeats.every(connection) if each.state not in ("stopped", "silent")]
-    names = sorted({f"process {each.beat.pid} on {each.beat.host}" for each in seen})
+    seen = [each.beat for each in heartbeats.every(connection) if each.state not in ("stopped", "silent")]
+    space = process_space()  # of processes in it the kernel knows more than their last heartbeat
+    used = [it for it in seen if it.details.get("space") != space or process_state(it.pid) != "gone"]
+    names = sorted({f"process {it.pid} on {it.host}" for it in used})
     if names:
         raise NotStarted(
-            f"the ledger is in use by {', '.join(names)}: stop all processes first; one that was killed counts as"
-            " running for 35 s"
+            f"the ledger is in use by {', '.join(names)}: stop all processes first; one that was killed on"
+            " another host counts as running for 35 s"
         )
 
 

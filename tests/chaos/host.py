@@ -86,13 +86,14 @@ class Host:
 
         entry = command(ahead, "tests.chaos.sabotage" if sabotage else "receiver.cli")
         entry += [sabotage] if sabotage else []
+        self.data = folder / f"data.{name}"
         path = folder / f"runhook.{name}.yaml"
         path.write_text(json.dumps(config(database)))  # JSON is YAML
         environment = {
             "REDIS_URL": f"redis://127.0.0.1:{ports['redis']}/0",
             "DATABASE_URL": database(ledger),
             "RUNHOOK_CONFIG": str(path),
-            "RUNHOOK_DATA": str(folder / f"data.{name}"),
+            "RUNHOOK_DATA": str(self.data),
         }
         options = {
             "receiver": ["serve", "--port", str(self.port), "--admin-port", str(self.admin_port)],

@@ -16,7 +16,8 @@ import psycopg
 import redis
 
 from receiver.runtime import redis_client
-from tests.chaos.bodies import CONCURRENCY, HTTP_SINKS, SHARES, SINKS
+from receiver.status import board
+from tests.chaos.bodies import CONCURRENCY, HTTP_SINKS, SHARES
 from tests.chaos.host import PARTS, Host
 from tests.chaos.program import Program
 from tests.servers.postgres import PostgresProcess
@@ -129,17 +130,9 @@ class System:
             program.supervise()
 
     def serves(self, *children: int) -> set[str]:
-        """What these processes of the worker serve, "dispatch" and sinks, by their signs of life."""
-        found = set()
-        for child in children:
-            with contextlib.suppress(OSError):
-                for handle in Path(f"/proc/{child}/fd").iterdir():
-                    with contextlib.suppress(OSError):
-                        path = handle.readlink()
-                        if path.parent.name == "workers":
-                            name = path.name.partition("@")[0].removeprefix("deliver:")
-                            found |= {"dispatch", *SINKS} if name == "main" else {name}
-        return found
+        """Return what these processes of the worker serve, "dispatch" and sinks, by their heartbeats."""
+        beats = [seen.beat for host in self.hosts.values() for seen in board.every_file(host.data)]
+        return {beat.part.removeprefix("deliver:") for beat in beats if beat.pid in children}
 
     def mode(self, consumer: str, mode: str) -> None:
         """Make a consumer behave; see consumer.py."""

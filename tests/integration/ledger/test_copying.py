@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import sqlalchemy as sa
 from receiver.domain.parts import PartBeat
 from receiver.ledger import Ledger, heartbeats, schema, words
 from receiver.ledger.copying import TABLES
+from receiver.runtime.process import process_space
 from tests.support.command import call_command
 from tests.support.ledger import new_event, record, with_tables
 
@@ -123,6 +126,17 @@ def test_a_ledger_in_use_is_not_copied(old: Ledger, target: Ledger) -> None:
     code, said = copy(old, target.url.render_as_string(hide_password=False))
     assert code == 3
     assert "in use by process 41 on host-a: stop all processes first" in said
+
+
+def test_process_of_this_host_that_was_killed_does_not_count(old: Ledger, target: Ledger) -> None:
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    beat = PartBeat("w", "dispatch", "here", killed.pid, "1.0", "", 0.0, details={"space": process_space()})
+    old.write(lambda connection: heartbeats.put(connection, beat))
+
+    code, said = copy(old, target.url.render_as_string(hide_password=False))
+
+    assert code == 0, said
 
 
 @pytest.mark.parametrize(
