@@ -88,7 +88,7 @@ def _outside(service: Service, files: ArtifactFiles, key: RunKey, bodies: int, *
     wanted = Filter(source=key[0], run_id=key[1])
     rows, _ = service.ledger.read(lambda connection: list_attempts(connection, wanted, None, _ALL, _ALL))
     tried = [AttemptRow.model_validate(each) for each in rows]
-    told = {each.delivery_id for each in tried if each.receipt is not None}
+    reported = {each.delivery_id for each in tried if each.receipt is not None}
     for attempt in tried:
         keys = (attempt.receipt or {}).get("keys", ())
         try:
@@ -100,8 +100,8 @@ def _outside(service: Service, files: ArtifactFiles, key: RunKey, bodies: int, *
                 gone += keys
             elif sink is None and keys and attempt.sink != CALLBACK:
                 raise SinkError("the sink is not in the config. Add it again, or delete the files there")
-            elif attempt.receipt is not None or attempt.delivery_id not in told:
-                told.add(attempt.delivery_id)
+            elif attempt.receipt is not None or attempt.delivery_id not in reported:
+                reported.add(attempt.delivery_id)
                 held.append(attempt)
         except Exception as error:  # noqa: BLE001 - anything but a SinkError is a bug, perhaps of a third party's sink
             why = str(error) if isinstance(error, SinkError) else error_location(error)

@@ -10,7 +10,7 @@ from receiver.web.limits import BODY_TIMEOUT, MAX_CALLS
 
 
 class SubmitLimits(NamedTuple):
-    """Limits of one process, in seconds where nothing else is said.
+    """Limits of one process, in seconds unless noted.
 
     `calls`: that may be under way. `body`: in which the body of a call must come. `upload`: bytes of an uploaded file,
     which is passed on while it comes, so submit.max_body need not bound it; Skyvern refuses over 30 MB.
