@@ -22,10 +22,12 @@ pytestmark = pytest.mark.long
 
 
 @pytest.fixture
-def clone(tmp_path: Path) -> Path:
-    """The program as a clone has it, in a place of its own: the demo keeps its data beside it."""
-    here = tmp_path / "c"
-    here.mkdir()
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program as a clone has it, in a place of its own: the demo keeps its data beside it.
+
+    The place has a short name, because the path of the demo's socket must fit into 103 bytes.
+    """
+    here = tmp_path_factory.mktemp("c")
     for name in ("receiver", "handlers", "simulator", "config", "scripts"):
         shutil.copytree(ROOT / name, here / name, ignore=shutil.ignore_patterns("__pycache__"))
     return here
