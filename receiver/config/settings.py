@@ -9,7 +9,10 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import stat
 from collections.abc import Mapping
+from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 from urllib.parse import quote, urlsplit
@@ -68,9 +71,12 @@ def find_config() -> Path:
     return next(path for path in CONFIG_FILES if path.exists())
 
 
-def _embedded_redis(values: dict[str, Any]) -> str:
-    """Return the address of the embedded Valkey in the data directory."""
-    return "unix://" + quote(str((values["data"] / "redis" / "valkey.sock").absolute()))
+def embedded_socket(data: Path) -> Path:
+    """Return the embedded Valkey's socket: in `data`, or under /tmp (the same for all) if that path is too long."""
+    path = Path(os.path.realpath(data)) / "redis" / "valkey.sock"
+    raw = os.fsencode(path)
+    short = Path(f"/tmp/runhook-{sha256(raw).hexdigest()[:16]}/valkey.sock")  # noqa: S108 - see _socket_is_private
+    return path if len(raw) <= _SOCKET_PATH_LIMIT else short
 
 
 def _ledger_file(values: dict[str, Any]) -> str:
@@ -121,7 +127,7 @@ class Settings(BaseSettings):
     redis_url: str = _variable(
         "REDIS_URL",
         "Redis or Valkey. Default: an embedded Valkey in the data directory.",
-        default_factory=_embedded_redis,
+        default_factory=lambda values: "unix://" + quote(str(embedded_socket(values["data"]))),
     )
     database_url: str = _variable(
         "DATABASE_URL",
@@ -235,13 +241,18 @@ class Settings(BaseSettings):
         return value
 
     @model_validator(mode="after")
-    def _socket_fits(self) -> Self:
-        path = str((self.data / "redis" / "valkey.sock").absolute())
-        if self.embedded_redis and len(os.fsencode(path)) > _SOCKET_PATH_LIMIT:
-            raise ValueError(
-                f"RUNHOOK_DATA: {path} is too long for a unix socket (at most {_SOCKET_PATH_LIMIT} bytes);"
-                " use a shorter directory, or set REDIS_URL"
-            )
+    def _socket_is_private(self) -> Self:
+        """Make the socket's folder under /tmp. If another user made it first, that user could read all events."""
+        folder = embedded_socket(self.data).parent
+        if self.embedded_redis and folder.name != "redis":
+            with suppress(OSError):
+                folder.mkdir(mode=0o700)
+            found = folder.lstat() if folder.exists() else None
+            if found is None or (found.st_mode, found.st_uid) != (stat.S_IFDIR | 0o700, os.geteuid()):
+                raise ValueError(
+                    f"RUNHOOK_DATA: {self.data} is too long for a unix socket, and {folder} is not a private folder of"
+                    " this user: remove it, use a shorter directory, or set REDIS_URL"
+                )
         return self
 
     @property

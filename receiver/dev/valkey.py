@@ -19,6 +19,7 @@ from redis.exceptions import BusyLoadingError, RedisError
 
 from handlers.support.file_lock import acquire
 from handlers.support.private_file import make_private_folder
+from receiver.config.settings import embedded_socket
 from receiver.errors import NotStarted
 from receiver.runtime.child import end, spawn
 from receiver.runtime.process import exit_text
@@ -85,11 +86,11 @@ def find_server() -> ServerProgram:
 
 
 class EmbeddedValkey:
-    """One server on a unix socket in `data`/redis. The directory is locked for as long as the server lives."""
+    """One server on a unix socket, in `data`/redis. The directory is locked for as long as the server lives."""
 
     def __init__(self, data: Path) -> None:
         self.directory = (data / "redis").absolute()
-        self.socket = self.directory / "valkey.sock"
+        self.socket = embedded_socket(data)
         self.log = self.directory / "valkey.log"
         self.process: subprocess.Popen[bytes] | None = None
         self.name = "Valkey"

