@@ -25,8 +25,6 @@ from receiver.ledger.deliveries import lanes, orphans
 CALLBACK_TYPE: Final = "callers' webhooks"
 # Maximum origins with an open breaker that are shown.
 MOST_ORIGINS: Final = 200
-# Queued deliveries from which on it is estimated when they will be sent.
-BACKLOG: Final = 100
 # Maximum lanes of one sink that are probed at once when it resumes.
 MOST_LANES: Final = 10_000
 
@@ -111,8 +109,8 @@ def _rows(connection: Connection, config: Config, source: str) -> list[SinkRow]:
     now, counted = database_now(connection), stats.counts(connection)
     known = {lane.lane: lane for lane in lanes.not_closed(connection)}
     due, removed = stats.oldest_due(connection, now), orphans.orphaned(counted, types)
-    backlogs = {sink: count for (sink, state), count in counted.items() if state == "queued" and count >= BACKLOG}
-    rates = stats.delivery_rates(connection, now) if backlogs else {}
+    backlog = any(state == "queued" and count >= stats.BACKLOG for (_, state), count in counted.items())
+    paces = stats.paces(connection, counted, now) if backlog else {}
     rows: list[SinkRow] = []
     for name in (*types, *removed):
         state = _state(None if name in removed else known.get(name))
@@ -126,9 +124,7 @@ def _rows(connection: Connection, config: Config, source: str) -> list[SinkRow]:
                 **state,
                 deliveries=counts,
                 more=sorted(state for state, count in counts.items() if count >= stats.COUNT_LIMIT),
-                drained_in=round(backlogs.get(name, 0) / rates[name], 1)
-                if backlogs.get(name) and name in rates
-                else None,
+                drained_in=paces[name].drained_in if name in paces else None,
                 oldest_due_at=due.get(name),
                 lag=round(max(0.0, now - due.get(name, now)), 3),
                 orphaned=name in removed,

@@ -78,6 +78,10 @@ class LedgerState(Result):
     oldest_due_at: dict[str, Moment] = Field(description="By sink, since when the oldest delivery is overdue.")
     lanes: list[LaneRow]
     orphans: dict[str, dict[str, int]] = Field(description="Deliveries of sinks that are not in the config.")
+    rates: dict[str, float] = Field(description="By sink, deliveries per second that it accepts now.")
+    drained_in: dict[str, float] = Field(
+        description="By sink with a backlog, seconds until it is sent at this rate; a minimum if not all was counted."
+    )
     operations: int
     unindexed: int = Field(description=f"Changes of runs that searches do not find yet, up to {words.COUNT_LIMIT}.")
     unindexed_since: Moment | None = Field(description="When the oldest of these was recorded; else null.")
@@ -133,6 +137,10 @@ def status_of(report: StatusReport) -> Status:
             oldest_due_at=gauges.oldest_due,
             lanes=[_lane(lane) for lane in shut],
             orphans=report.ledger.orphans,
+            rates={sink: pace.rate for sink, pace in report.ledger.paces.items()},
+            drained_in={
+                sink: pace.drained_in for sink, pace in report.ledger.paces.items() if pace.drained_in is not None
+            },
             operations=report.ledger.operations,
             unindexed=gauges.search.unindexed,
             unindexed_since=gauges.search.since,

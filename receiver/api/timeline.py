@@ -137,7 +137,8 @@ def _to_come(
         if text := waiting.get(DeliveryState(each.state)):
             at, text = each.due_at, text + _because(each.reason)
             if (lane := lanes.get(each.sink)) and each.state in (DeliveryState.QUEUED, DeliveryState.WAITING):
-                at, text = max(at, lane.until), _behind(lane)
+                last = f"; its last attempt{_because(each.reason)}" if each.reason not in ("", lane.reason) else ""
+                at, text = max(at, lane.until), _behind(lane) + last
             yield _entry(at, "next", text, "wait", each.id, each.sink)
     for submission in submissions:
         if submission.due_at is not None:

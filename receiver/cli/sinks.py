@@ -21,12 +21,11 @@ from receiver.cli.options import ConfigFile, DataDirectory, Json, Yes, confirm, 
 from receiver.cli.output import clean, out, print_json, show_counts
 from receiver.cli.parameters import with_client
 from receiver.cli.profiles import here_only
-from receiver.cli.status import READY, lane_state
+from receiver.cli.status import READY, lane_state, show_drained
 from receiver.config.models import Config
 from receiver.domain.counting import counted
 from receiver.errors import Invalid, RunhookError, UsageError
 from receiver.ledger.stats import COUNT_LIMIT
-from receiver.status.problem import ago
 
 # Origins with an open breaker whose reason the table shows; --json shows all.
 SHOWN: Final = 3
@@ -56,9 +55,8 @@ def _state(row: Mapping[str, Any]) -> str:
 
 def _deliveries(row: Mapping[str, Any]) -> str:
     """Return the counts of a sink, and when they will be sent at the present rate."""
-    least = "at least " if row["more"] else ""
-    drained = f"; sent in {least}{ago(row['drained_in'])} at this rate" if row["drained_in"] else ""
-    return show_counts(row["deliveries"] or {}, COUNT_LIMIT) + drained
+    counts = row["deliveries"] or {}
+    return "; ".join(filter(None, [show_counts(counts, COUNT_LIMIT), show_drained(counts, row["drained_in"])]))
 
 
 list_sinks = list_command(

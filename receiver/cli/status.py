@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import typer
@@ -14,6 +14,7 @@ from receiver.cli.client import Client, LocalClient
 from receiver.cli.options import Json, Output, chosen_form
 from receiver.cli.output import Form, clean, out, print_json, print_rows, print_table, show_counts
 from receiver.cli.parameters import with_client
+from receiver.domain.counting import counted
 from receiver.errors import RunhookError
 from receiver.ledger.stats import COUNT_LIMIT
 from receiver.status.problem import ago, size
@@ -53,7 +54,8 @@ def _print_status(found: Status, now: float) -> None:
     print_table(head, _processes(found), "no process is running")
     out().print("")
     print_table(["what", "state", "details"], _stores(found, now), "")
-    sinks = sorted({*found.ledger.deliveries, *found.ledger.orphans, *(lane.sink for lane in found.ledger.lanes)})
+    ledger = found.ledger
+    sinks = sorted({*ledger.deliveries, *ledger.orphans, *ledger.rates, *(lane.sink for lane in ledger.lanes)})
     if sinks:
         out().print("")
         print_table(
@@ -90,12 +92,21 @@ def _stores(found: Status, now: float) -> list[list[str]]:
         ["Redis", "down" if redis["trouble"] else "up", redis["trouble"] or f"{redis['durability']}; {redis['url']}"],
         ["ledger", "down" if ledger.trouble else "up", ledger.trouble or f"{newest}; {ledger.url}"],
         ["search", "unknown" if ledger.trouble else index, ""],
-        ["inbox", "unknown" if redis["trouble"] else str(inbox["entries"]), inbox["trouble"]],
+        ["inbox", "unknown" if redis["trouble"] else _inbox(redis), inbox["trouble"] or _inbox_limit(redis)],
         ["spool", size(disk["spool_bytes"]), f"of {_of_config(disk['spool_limit'])}, on this machine"],
         ["quarantine", str(disk["quarantine"]), "on this machine"],
         ["disk", "unknown" if disk["free"] is None else f"{size(disk['free'])} free", disk["directory"]],
         ["config", "invalid" if found.config.problems else "valid", f"{found.config.file} {found.config.hash}"],
     ]
+
+
+def _inbox(redis: Mapping[str, Any]) -> str:
+    return f"{counted(redis['inbox']['entries'], 'event', 'events')}, {size(redis['inbox']['size'])}"
+
+
+def _inbox_limit(redis: Mapping[str, Any]) -> str:
+    events = redis["max_events"]
+    return f"of {_of_config(events)}" if events is None else f"of {events:,} events, {size(redis['max_bytes'])}"
 
 
 def _of_config(count: int | None) -> str:
@@ -109,8 +120,18 @@ def _sink(found: Status, sink: str, now: float) -> list[str]:
         state = "removed from the config"
     due = found.ledger.oldest_due_at.get(sink)
     why = lane.reason if lane and lane.breaker != "closed" else ""
-    counts = found.ledger.deliveries.get(sink, {})
-    return [sink, state, show_counts(counts, COUNT_LIMIT), "" if due is None else f"{ago(now - due)} ago", why]
+    counts, rate = found.ledger.deliveries.get(sink, {}), found.ledger.rates.get(sink)
+    drained = show_drained(counts, found.ledger.drained_in.get(sink))
+    open_ones = "; ".join(
+        filter(None, [show_counts(counts, COUNT_LIMIT), f"{rate:.3g} sent/s" if rate else "", drained])
+    )
+    return [sink, state, open_ones, "" if due is None else f"{ago(now - due)} ago", why]
+
+
+def show_drained(counts: Mapping[str, int], seconds: float | None) -> str:
+    """Return when the backlog of a sink is sent at its present rate; "" without an estimate."""
+    least = "at least " if COUNT_LIMIT in counts.values() else ""
+    return f"drained in {least}{ago(seconds)} at this rate" if seconds else ""
 
 
 def lane_state(lane: LaneRow, now: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
+from handlers.support.url import PORTS
 from receiver.config.models import Config
 from receiver.config.settings import LOCAL_KEY_FILE, Settings
 from receiver.domain.network import is_local_host
@@ -18,7 +19,18 @@ def warnings(settings: Settings, config: Config) -> list[str]:
     refused = refused_url(settings.public_url, settings.skyvern_base_url)
     if refused and not settings.local_key:  # only `runhook simulate` takes that
         found.append(f"PUBLIC_URL: {_sentences(refused)}")
+    parts = urlsplit(settings.public_url)
+    if parts.path and parts.scheme == "http" and parts.port not in (None, PORTS["http"]):  # a receiver, without a proxy
+        found.append(f"PUBLIC_URL: {_sentences(unserved_path(parts.path))}")
     return found
+
+
+def unserved_path(path: str) -> Trouble:
+    """Return what is wrong with a PUBLIC_URL that has this path, if the receiver gets it."""
+    return Trouble(
+        f"the receiver does not know the path {path}: webhooks get 404",
+        f"remove {path} from PUBLIC_URL, or have the proxy in front remove it",
+    )
 
 
 def _sentences(trouble: Trouble) -> str:

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from handlers.support.address_policy import resolve, why_forbidden
 from handlers.support.url import PORTS
-from receiver.config.advice import is_local, refused_url
+from receiver.config.advice import is_local, refused_url, unserved_path
 from receiver.doctor import Finding
 from receiver.domain.trouble import Trouble
 from receiver.errors import NotFound, Unauthorized
@@ -152,9 +152,7 @@ def _judged(url: str, source: str, answer: _Answer) -> Finding:
         path = urlsplit(url).path.removesuffix(f"/webhooks/{source}")
         todo = f"the receiver there has no source {source}: it runs with another config, or with the file as it was"
         if path:
-            todo = (
-                f"the receiver there does not know that path: remove {path} from PUBLIC_URL, or let the proxy remove it"
-            )
+            todo = unserved_path(path).todo
     elif 300 <= answer.status < 400:
         todo = f"it redirects to {answer.location[:200]}, and Skyvern follows no redirect: set PUBLIC_URL to that place"
     elif answer.status in (502, 503, 504):

@@ -20,7 +20,7 @@ from receiver.ledger.database_clock import database_now
 from receiver.ledger.deliveries import lanes
 from receiver.ledger.deliveries.lanes import WorstLane
 from receiver.ledger.dialect import each_value
-from receiver.ledger.schema import deliveries, events, in_state
+from receiver.ledger.schema import attempts, deliveries, events, in_state
 from receiver.ledger.timeouts import Cancelled
 from receiver.ledger.watches import Watch
 from receiver.ledger.words import Coverage, coverage
@@ -33,6 +33,8 @@ COUNT_LIMIT: Final = 10_000
 
 # Events of which the deliveries are counted by route, the newest.
 NEWEST: Final = 10_000
+# Queued deliveries from which on it is estimated when they will be sent.
+BACKLOG: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,15 +105,32 @@ def read(connection: sa.Connection, most: int = COUNT_LIMIT) -> Gauges:
     )
 
 
-def delivery_rates(connection: sa.Connection, now: float) -> dict[str, float]:
-    """Return how many deliveries a second each sink accepted in the last minute, or during the NEWEST of them."""
+class DeliveryPace(NamedTuple):
+    """`rate`: deliveries per second that a sink accepts. `drained_in`: seconds until the queued ones are sent at this
+    rate; a minimum if not all were counted. None if few wait."""
+
+    rate: float
+    drained_in: float | None
+
+
+def paces(connection: sa.Connection, counts: Mapping[tuple[str, str], int], now: float) -> dict[str, DeliveryPace]:
+    """Return the pace of each sink that accepted something in the last minute, or among the NEWEST deliveries of all.
+
+    `counts`: as those of the gauges.
+    """
     it = deliveries.c
     accepted = sa.and_(it.updated_at > now - 60, it.state == DeliveryState.DELIVERED)
     newest = sa.select(it.sink, it.updated_at).where(accepted).order_by(it.updated_at.desc()).limit(NEWEST).subquery()
     query = sa.select(newest.c.sink, sa.func.count(), sa.func.min(newest.c.updated_at)).group_by(newest.c.sink)
     rows = connection.execute(query).all()
     began = now - 60 if sum(count for _, count, _ in rows) < NEWEST else min(at for *_, at in rows)
-    return {sink: count / max(now - began, 1.0) for sink, count, _ in rows}
+    queued = {sink: count for (sink, state), count in counts.items() if state == DeliveryState.QUEUED}
+    rates = {sink: count / max(now - began, 1.0) for sink, count, _ in rows}
+    waiting = {sink: queued[sink] for sink in rates if queued.get(sink, 0) >= BACKLOG}
+    return {
+        sink: DeliveryPace(round(rate, 3), round(waiting[sink] / rate, 1) if sink in waiting else None)
+        for sink, rate in rates.items()
+    }
 
 
 class Newest(NamedTuple):
@@ -135,14 +154,20 @@ def newest(connection: sa.Connection, since: float) -> Newest:
         if problem not in ("", ERASED) and at > since:
             example = example if troubled else (event_id, problem)
             troubled += 1
-    of = deliveries.c
-    changed = sa.select(of.sink, of.state, of.reason).where(of.updated_at > since)
+    of, last_one = deliveries.c, attempts.c
+    # A delivery that is dead because its attempts or its time ran out was not refused.
+    changed = (
+        sa.select(of.sink, of.state, of.reason, last_one.outcome)
+        .outerjoin_from(deliveries, attempts, sa.and_(last_one.delivery_id == of.id, last_one.number == of.attempts))
+        .where(of.updated_at > since)
+        .order_by(of.updated_at.desc(), of.id.desc())
+    )
     refused: dict[str, tuple[int, str]] = {}
     accepted = set()
-    for sink, state, reason in connection.execute(changed.order_by(of.updated_at.desc(), of.id.desc()).limit(most)):
+    for sink, state, reason, outcome in connection.execute(changed.limit(most)):
         if state == DeliveryState.DELIVERED:
             accepted.add(sink)
-        elif state == DeliveryState.DEAD and sink not in accepted:
+        elif state == DeliveryState.DEAD and outcome == "refused" and sink not in accepted:
             count, why = refused.get(sink, (0, reason))
             refused[sink] = count + 1, why
     return Newest(webhook_at, troubled, example, refused)

@@ -8,7 +8,7 @@ from receiver.domain.breaker import Lane
 from receiver.domain.parts import PartSeen
 from receiver.inbox.state import InboxState
 from receiver.ledger.ahead import Corrected
-from receiver.ledger.stats import Gauges, Newest
+from receiver.ledger.stats import DeliveryPace, Gauges, Newest
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,7 @@ class RedisReport:
     """The state of Redis. `trouble`: why it cannot be used now, or "". `embedded`: `runhook dev` runs it.
 
     `durability`: its guarantee, in words. `weak`: why that does not mean on disk before the 202, if the config does not
-    accept it, else "".
+    accept it, else "". `max_events`, `max_bytes`: of the inbox, from the config; None if that cannot be read.
     """
 
     url: str
@@ -25,6 +25,8 @@ class RedisReport:
     weak: str = ""
     inbox: InboxState = field(default_factory=InboxState)
     embedded: bool = False
+    max_events: int | None = None
+    max_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,8 @@ class LedgerReport:
     `weak`: why it may lose committed data, if the config does not accept that, else "". `lanes`: those that are paused
     or not closed. `orphans`: number of deliveries by removed sink and state. `operations`: number of running
     operations, such as replays. `newest`: what the newest events and deliveries show.
-    `corrected`: the last recent correction of rows dated ahead by a database clock.
+    `paces`: by sink, how fast it accepts. `corrected`: the last recent correction of rows dated ahead by a database
+    clock.
     """
 
     url: str
@@ -46,6 +49,7 @@ class LedgerReport:
     orphans: dict[str, dict[str, int]] = field(default_factory=dict)
     newest: Newest = field(default_factory=Newest)
     operations: int = 0
+    paces: dict[str, DeliveryPace] = field(default_factory=dict)
     corrected: Corrected | None = None
 
 

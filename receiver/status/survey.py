@@ -27,7 +27,7 @@ from receiver.config.settings import Settings
 from receiver.domain import parts
 from receiver.domain.parts import PartSeen
 from receiver.errors import ConfigError
-from receiver.inbox.state import InboxState, examine
+from receiver.inbox.state import examine
 from receiver.ingest import durability
 from receiver.ingest.quarantine import Quarantine
 from receiver.ingest.spool import usage
@@ -90,20 +90,20 @@ def _config(settings: Settings) -> tuple[Config | None, list[str], list[str]]:
 
 
 def _redis(settings: Settings, config: Config | None) -> RedisReport:
-    url = hide_password(settings.redis_url)
+    report = RedisReport(hide_password(settings.redis_url), embedded=settings.embedded_redis)
+    if config:
+        report = replace(report, max_events=config.inbox.max_events, max_bytes=config.inbox.max_bytes)
     client = connect(settings.redis_url, timeout=_TIMEOUT, connect_timeout=_TIMEOUT, retries=0)
-    inbox = InboxState()
     try:
         promise = asyncio.run(_durability(settings.redis_url, config.server.max_body if config else 0))
-        inbox = examine(client)
+        report = replace(report, inbox=examine(client))
     except (redis.RedisError, OSError, TimeoutError) as error:
         reason = no_entry(settings.redis_url, error) or str(error).rstrip(".") or "no answer in time"
-        return RedisReport(url, reason, inbox=inbox, embedded=settings.embedded_redis)
+        return replace(report, trouble=reason)
     finally:
         client.close()
     weak = not promise.strong and not (config and config.server.accept_weaker_durability)
-    problems = "; ".join(promise.problems) if weak else ""
-    return RedisReport(url, "", str(promise), problems, inbox, settings.embedded_redis)
+    return replace(report, durability=str(promise), weak="; ".join(promise.problems) if weak else "")
 
 
 async def _durability(url: str, max_body: int) -> durability.Durability:
@@ -127,6 +127,7 @@ def _ledger(settings: Settings, config: Config | None) -> tuple[LedgerReport, li
             lanes=lanes.not_closed(connection),
             orphans=orphans.orphaned(gauges.counts, sinks) if sinks is not None else {},
             newest=stats.newest(connection, gauges.read_at - NEWS),
+            paces=stats.paces(connection, gauges.counts, gauges.read_at),
             operations=actions.count_running(connection),
             corrected=ahead.last_correction(connection, gauges.read_at - _CORRECTION_NEWS),
         )

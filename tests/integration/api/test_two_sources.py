@@ -19,7 +19,7 @@ from receiver.domain.api_key import ALL_SCOPES, VIEW
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import delivery_id
 from receiver.domain.signature import sign
-from receiver.errors import Forbidden, RequestError
+from receiver.errors import Forbidden, Invalid, RequestError
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
 from receiver.ledger import Ledger, account
 from receiver.ledger.account import AgentChange
@@ -226,3 +226,10 @@ def test_call_without_its_scope_changes_nothing(service: Service) -> None:
                 call(service, endpoint.name, actor("", *scopes), **parameters)
     assert rivals(service) == before
     assert done(service) == audited
+
+
+def test_incident_of_several_sources_needs_its_source(service: Service) -> None:
+    before = rivals(service)
+    with pytest.raises(Invalid, match="source: name the incident's source, of skyvern, rival"):
+        call(service, "mark_incident", actor(""), id=INCIDENT, state="resolved")
+    assert rivals(service) == before

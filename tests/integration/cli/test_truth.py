@@ -76,6 +76,11 @@ def test_sink_shows_its_pause_and_next_probe(book: Ledger, runhook: Runhook) -> 
     assert row["probe_at"] is not None
 
 
+def test_status_shows_the_limits_of_the_inbox(runhook: Runhook) -> None:
+    (line,) = (line for line in runhook("status").stdout.splitlines() if line.startswith("inbox"))
+    assert line.endswith("of 100,000 events, 512.0 MiB")
+
+
 def test_sink_without_trouble_is_ready(runhook: Runhook) -> None:
     line, _ = row_of(runhook, "ops")
     assert re.match(r"ops +http +ready", line)
@@ -91,8 +96,12 @@ def test_backlog_says_when_it_is_cut_and_sent(book: Ledger, runhook: Runhook) ->
 
     assert row["more"] == ["queued"]
     assert row["drained_in"] == pytest.approx(COUNT_LIMIT / (20 / 60), rel=0.05)
-    assert "10,000+ queued; sent in at least 8 h at this rate" in line
-    assert "10,000+ queued" in runhook("status").stdout
+    assert "10,000+ queued; drained in at least 8 h at this rate" in line
+    # And the status says so too, with the rate
+    assert "10,000+ queued; 0.333 sent/s; drained in at least 8 h at this rate" in runhook("status").stdout
+    state = json.loads(runhook("status", "--json").stdout)["ledger"]
+    assert state["rates"]["ops"] == pytest.approx(20 / 60, rel=0.05)
+    assert state["drained_in"]["ops"] == pytest.approx(row["drained_in"], rel=0.05)
 
 
 def test_all_rows_are_listed_page_by_page(book: Ledger, runhook: Runhook) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
 from receiver.ledger import Ledger, stats
-from receiver.ledger.deliveries import lanes
+from receiver.ledger.deliveries import attempts, lanes
 from receiver.ledger.events import NewDelivery
-from tests.support.ledger import NOW, claim, new_event, record, settle
+from tests.support.ledger import NOW, claim, new_event, record, result_of, settle
 
 
 def test_an_empty_ledger_has_gauges(ledger: Ledger) -> None:
@@ -67,6 +67,16 @@ def test_overdue_waits_and_held_deliveries_count_as_due(ledger: Ledger) -> None:
     assert due(0) == {"held": 0.0}
     assert due(16) == {"held": 0.0, "sending": 15.0}
     assert due(51) == {"held": 0.0, "sending": 15.0, "waiting": 50.0}
+
+
+def test_delivery_given_up_is_not_refused(ledger: Ledger) -> None:
+    # Given a delivery that was refused, and two whose attempts or time ran out
+    for number, outcome in enumerate(("refused", "unavailable", "error")):
+        record(ledger, new_event(f"r{number}", "ops"))
+        ended = [result_of(each, DeliveryMove.DIE)._replace(outcome=outcome) for each in claim(ledger, "ops")]
+        ledger.write(lambda it, ended=ended: attempts.settle(it, "w", ended, NOW))  # type: ignore[misc]
+
+    assert dict(ledger.read(lambda it: stats.newest(it, NOW - 1)).refused) == {"ops": (1, "no")}
 
 
 def test_newest_rows_show_refusals_in_a_row_and_troubled_events(ledger: Ledger) -> None:

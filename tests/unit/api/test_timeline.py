@@ -86,16 +86,21 @@ def test_note_of_a_receipt_is_shown() -> None:
 
 
 def test_delivery_behind_a_shut_sink_says_why_it_waits() -> None:
-    # Given deliveries to a paused sink, one that is down, and one that works
-    waiting = [delivery(id=f"dlv_{name}", sink=name, state="queued", due_at=20.0) for name in ("a", "b", "c")]
-    shut = {"a": Lane("a", "a", paused=True), "b": Lane("b", "b", breaker="open", until=95.0, reason="answered 500")}
+    # Given deliveries to a paused sink, one that is down, and one that works; some were tried
+    reasons = {"a": "answered 503", "b": "answered 422", "c": "", "d": "answered 500"}
+    waiting = [
+        delivery(id=f"dlv_{name}", sink=name, state="queued", due_at=20.0, reason=why) for name, why in reasons.items()
+    ]
+    down = {name: Lane(name, name, breaker="open", until=95.0, reason="answered 500") for name in ("b", "d")}
 
-    told = timeline_of(run(), [], waiting, [], [], shut)
+    told = timeline_of(run(), [], waiting, [], [], {"a": Lane("a", "a", paused=True), **down})
 
-    assert lines(told)[-3:] == [
-        "20 next a waits until a is resumed: it is paused",
+    # Then each shows the sink's reason, and its own one where that differs
+    assert lines(told)[-4:] == [
+        "20 next a waits until a is resumed: it is paused; its last attempt: answered 503",
         "20 next c to be sent",
-        "95 next b waits for b, which is probed first: answered 500",
+        "95 next b waits for b, which is probed first: answered 500; its last attempt: answered 422",
+        "95 next d waits for d, which is probed first: answered 500",
     ]
 
 

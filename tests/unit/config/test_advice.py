@@ -75,6 +75,16 @@ def test_local_key_in_a_variable_is_recognized(tmp_path: Path) -> None:
             "PUBLIC_URL: Skyvern refuses",
             "Set PUBLIC_URL to where Skyvern reaches this receiver, ",
         ),
+        (
+            {"api_key": "k"},
+            {"PUBLIC_URL": "http://8.8.8.8:8000/hooks/"},
+            "PUBLIC_URL: the receiver does not know the path /hooks: webhooks get 404",
+            "Remove /hooks from PUBLIC_URL, or have the proxy in front remove it",
+        ),
+        # A proxy listens there, and may remove the path.
+        ({"api_key": "k"}, {"PUBLIC_URL": "https://hooks.example.com/hooks"}, "", ""),
+        ({"api_key": "k"}, {"PUBLIC_URL": "https://hooks.example.com:8443/hooks"}, "", ""),
+        ({"api_key": "k"}, {"PUBLIC_URL": "http://hooks.example.com/hooks"}, "", ""),
     ],
 )
 def test_all_of_it(tmp_path: Path, source: dict[str, Any], environ: dict[str, str], begin: str, todo: str) -> None:
