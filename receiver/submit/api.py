@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Final
 from urllib.parse import quote
 
 from starlette.requests import ClientDisconnect, Request
@@ -29,30 +29,27 @@ from receiver.dispatch.late_binding import LateBinding
 from receiver.domain.agent_url import hooks_of
 from receiver.domain.api_key import ALL_SOURCES
 from receiver.domain.redaction import Redactor
-from receiver.domain.run import Run, RunKey
+from receiver.domain.run import RunKey
 from receiver.errors import ConfigError
 from receiver.ledger import Ledger, LedgerDataError, LedgerUnavailable
 from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import AsyncLedger, limit_waits
 from receiver.ledger.deliveries.resend import DeliveryStatus, statuses
-from receiver.ledger.submissions.records import Submission
 from receiver.reconcile.resolver import INLINE_PATIENCE, Resolver, search_for_run
-from receiver.runtime.background import awaited
 from receiver.runtime.redis_client import connect
 from receiver.runtime.throttle import RateLimits, TokenBucket
 from receiver.skyvern.client import SkyvernAPI, SkyvernReader
-from receiver.skyvern.responses import Answered, Patience
-from receiver.submit.callback_mask import CallbackMask
+from receiver.skyvern.responses import Patience
+from receiver.submit.endpoints import ENDPOINTS, SubmitCall, SubmitEndpoint, scope_of
 from receiver.submit.event_stream import EventStreams
 from receiver.submit.limits import LIMITS, SubmitLimits
 from receiver.submit.long_poll import LongPoll
 from receiver.submit.proxy import Proxy
 from receiver.submit.replies import SecretScan
-from receiver.submit.request.endpoints import ENDPOINTS, SubmitCall, SubmitEndpoint, scope_of
-from receiver.submit.request.source import Source
 from receiver.submit.results import Results
 from receiver.submit.retry_webhook import WebhookRetrier
 from receiver.submit.run_watch import RunWatch, WaitedRun, WaitedRuns
+from receiver.submit.source import Caller, Source
 from receiver.submit.submitter import Submitter
 from receiver.web import sse
 from receiver.web.keys import INVALID_KEY, Authenticator
@@ -80,16 +77,6 @@ UPLOADS: Final = frozenset({"/v1/upload_file", "/api/v1/upload_file"})
 # Of a look at a run that is waited for: the next look is the retry.
 LOOK_PATIENCE: Final = Patience(tries=1, limit=5.0)
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
-
-T = TypeVar("T")
-
-
-class Caller(NamedTuple):
-    """The caller's key, and the source that it is for."""
-
-    source: Source
-    key: Key
-
 
 Handler = Callable[[Request, Caller], Awaitable[Response]]
 
@@ -123,82 +110,99 @@ def submit(context: Context, limits: SubmitLimits = LIMITS) -> WebPart:
 
 
 class _Api:
+    """`_closing`: closes what was opened, the newest first."""
+
     def __init__(self, context: Context, limits: SubmitLimits) -> None:
         settings, config = context.settings, context.config
         self._limits = limits
         self._log_limit = TokenBucket(1, 10)
         self._max_wait = config.submit.max_wait
-        self._poll_after = config.reconcile.after
+        self._stopped_at: float | None = None
+        self._under_way: set[asyncio.Timeout] = set()
+        self._closing = contextlib.AsyncExitStack()
         ledger = Ledger(settings.database_url, require_durability=config.durable_ledger)
-        self._ledger = AsyncLedger(ledger, context.ledger_wait)
-        self.sources: dict[str, Source] = {}
-        self._readers: list[SkyvernReader] = []
-        self._resolvers: dict[str, Resolver] = {}
-        self._watches: dict[str, RunWatch] = {}
-        self._look_limit = parse_rate(config.submit.look_budget)
-        self._resolver_pool = ThreadPoolExecutor(8, "submit-proof")  # of their own: they may all hang at once
-        allowed = AllowedAddresses(config.allowed_addresses)
-        # Of all sources, for a server may know more than one; and what callers' keys are derived from.
-        known = [each for source in config.sources.values() for each in source.signing_secrets]
-        master = settings.master_secret()
-        secrets = SecretScan((*known, master))
+        wait_ledger = AsyncLedger(ledger, context.ledger_wait)
+        self._closing.push_async_callback(wait_ledger.close)
+        redis = connect(settings.redis_url, timeout=0.5, connect_timeout=0.5, retries=1)
+        refused = context.metrics.submit_refused
+        self._authenticator = Authenticator(wait_ledger, redis, config.submit.rate, context.background, refused)
+        self._closing.callback(self._authenticator.close)
+        self._calls = CallLimits(context.bodies, config.submit.max_body, limits.calls, limits.body)
+        self._places = WaiterLimit(config.submit.max_waiters, config.submit.waiter_share)
+        context.metrics.held = lambda: len(self._places)
+
         redactor = Redactor(config.redact)
         late = LateBinding(partial(make_router, config), redactor).tell
-        self._redis = connect(settings.redis_url, timeout=0.5, connect_timeout=0.5, retries=1)
-        for name, source in config.sources.items():
-            if (found := source.api(settings.skyvern_base_url)) is None:
-                continue
-            try:
-                api, reader = SkyvernAPI(*found), SkyvernReader(*found, patience=INLINE_PATIENCE)
-            except ConfigError as problem:
-                raise ConfigError(*(f"{settings.config}: sources.{name}.{each}" for each in problem.problems)) from None
-            callback_base = hooks_of(settings.public_url, name)
-            self.sources[name] = Source(name, api, callback_base, secrets, allowed)
-            self._readers.append(reader)
-            self._resolvers[name] = Resolver(name, reader, ledger, late)
-            look_api = SkyvernAPI(*found, patience=LOOK_PATIENCE)
-            steps = partial(self._take_look, name), partial(self._note_end, name)
-            self._watches[name] = RunWatch(name, look_api, *steps)
-        self._look_limits = RateLimits(self._redis)
-        refused = context.metrics.submit_refused
-        self._authenticator = Authenticator(self._ledger, self._redis, config.submit.rate, context.background, refused)
-        self._calls = CallLimits(context.bodies, config.submit.max_body, limits.calls, limits.body)
+        watches: dict[str, RunWatch] = {}
         self._states: LongPoll[RunKey, WaitedRun] = LongPoll(
-            WaitedRuns(self._ledger, self._watches).query, context.background, "submit.waits_for_runs"
+            WaitedRuns(wait_ledger, watches).query, context.background, "submit.waits_for_runs"
         )
         self._deliveries_poll: LongPoll[str, DeliveryStatus] = LongPoll(
-            lambda ids: self._ledger.read(lambda connection: statuses(connection, ids)),
+            lambda ids: wait_ledger.read(lambda connection: statuses(connection, ids)),
             context.background,
             "submit.waits_for_deliveries",
         )
-        self._places = WaiterLimit(config.submit.max_waiters, config.submit.waiter_share)
-        context.metrics.held = lambda: len(self._places)
-        self._stopped_at: float | None = None
-        self._stopping: asyncio.Future[None] | None = None
-        mask = CallbackMask(self._ledger)
-        self._submitter = Submitter(self._ledger, redactor, self._find_run, self._poll_after, late, limits.recording)
         grace = config.reconcile.paced(webhooks=settings.waits_for_webhooks).webhook_grace
         kept = config.retention.events
-        self._results = Results(self._ledger, self._states, self._places, mask, late, limits, grace, kept)
+        self._results = Results(wait_ledger, self._states, self._places, late, limits, grace, kept)
         self._streams = EventStreams(self._results, self._states, self._places, limits.keep_alive)
-        self._proxy = Proxy(mask)
+        self._proxy = Proxy(wait_ledger)
         self._retrier = WebhookRetrier(
-            self._ledger, self._results, self._states, self._deliveries_poll, mask, limits.retry_webhook
+            wait_ledger, self._results, self._states, self._deliveries_poll, limits.retry_webhook
         )
+
+        searching = ThreadPoolExecutor(8, "submit-proof")  # of their own: they may all hang at once
+        self._closing.callback(searching.shutdown, wait=False, cancel_futures=True)
+        look_budget, look_limits = parse_rate(config.submit.look_budget), RateLimits(redis)
+
+        async def take_look(source: str) -> bool:
+            """Return whether the budget of a source has a call left for a look at waited runs, and take it."""
+            return await asyncio.to_thread(look_limits.take, f"looks/{source}", look_budget) > 0
+
+        # Of all sources, for a server may know more than one; and what callers' keys are derived from.
+        known = [each for source in config.sources.values() for each in source.signing_secrets]
+        secrets = SecretScan((*known, settings.master_secret()))
+        allowed = AllowedAddresses(config.allowed_addresses)
+        self.sources: dict[str, Source] = {}
+        for name, configured in config.sources.items():
+            if (account := configured.api(settings.skyvern_base_url)) is None:
+                continue
+            try:
+                api, reader = SkyvernAPI(*account), SkyvernReader(*account, patience=INLINE_PATIENCE)
+            except ConfigError as problem:
+                raise ConfigError(*(f"{settings.config}: sources.{name}.{each}" for each in problem.problems)) from None
+            find_run = partial(
+                search_for_run,
+                Resolver(name, reader, ledger, late),
+                due_at=lambda now: now + config.reconcile.after,
+                pool=searching,
+                pauses=limits.searches,
+                within=limits.searching,
+            )
+            self.sources[name] = Source(name, api, hooks_of(settings.public_url, name), secrets, allowed, find_run)
+            look_api = SkyvernAPI(*account, patience=LOOK_PATIENCE)
+            note_end = partial(self._results.note_end, name)
+            watches[name] = RunWatch(name, look_api, partial(take_look, name), note_end)
+            self._closing.callback(reader.close)
+            self._closing.push_async_callback(api.aclose)
+            self._closing.push_async_callback(watches[name].close)
+        self._closing.push_async_callback(self._deliveries_poll.close)
+        self._closing.push_async_callback(self._states.close)
+        self._submitter = Submitter(wait_ledger, redactor, config.reconcile.after, late, limits.recording)
 
     def serve(self, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         """Return `handler` for authenticated callers, with a response for each error, and for a stop."""
 
         async def serve(request: Request) -> Response:
-            stopping = self._when_stopping()
-            work = awaited(respond(request), "submit.respond")
+            loop = asyncio.get_running_loop()
+            limit = asyncio.timeout_at(None if self._stopped_at is None else loop.time() + REPLY_LIMIT)
             try:
-                either: set[asyncio.Future[Any]] = {work, stopping}
-                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-                if not work.done():
-                    await asyncio.wait({work}, timeout=REPLY_LIMIT)
-                if work.done():
-                    return work.result()
+                async with limit:
+                    self._under_way.add(limit)
+                    return await respond(request)
+            except TimeoutError:
+                if not limit.expired():
+                    raise
                 request.state.abandoned = True
                 if request.method in ("GET", "HEAD"):
                     return to_response(error(503, "The receiver is being stopped; ask again", retry_after="2"))
@@ -206,7 +210,7 @@ class _Api:
                     error(502, "The receiver is being stopped; what became of the call is not known yet")
                 )
             finally:
-                work.cancel()
+                self._under_way.discard(limit)
 
         async def respond(request: Request) -> Response:
             limit_waits()
@@ -237,26 +241,6 @@ class _Api:
             raise Refusal(error(503, words, retry_after="60"))
         return self.sources[key.source]
 
-    async def _take_look(self, source: str) -> bool:
-        """Return whether the budget of a source has a call left for a look at waited runs, and take it."""
-        return await asyncio.to_thread(self._look_limits.take, f"looks/{source}", self._look_limit) > 0
-
-    async def _note_end(self, source: str, run: Run) -> None:
-        await self._results.note_end(source, run)
-
-    async def _find_run(self, submission: Submission) -> Answered | None:
-        resolver = self._resolvers.get(submission.source)
-        if resolver is None:
-            return None
-        return await search_for_run(
-            resolver,
-            submission,
-            lambda now: now + self._poll_after,
-            self._resolver_pool,
-            self._limits.searches,
-            self._limits.searching,
-        )
-
     # The handlers.
 
     def submit(self, endpoint: SubmitEndpoint) -> Handler:
@@ -270,7 +254,7 @@ class _Api:
 
             async with self._calls.body(request, caller.key.id) as body:
                 call = SubmitCall(endpoint, path, query, body, request.headers)
-                reply = await self._submitter.submit(*caller, call, is_disconnected)
+                reply = await self._submitter.submit(caller, call, is_disconnected)
             return to_response(reply)
 
         return handle
@@ -287,10 +271,10 @@ class _Api:
         if origin not in (None, "skyvern", "submission") or (origin and wait):
             raise Refusal(error(422, "from: can be skyvern or submission, and not together with wait"))
         if origin == "submission":
-            return to_response(await self._results.get_request(*caller, run_id))
+            return to_response(await self._results.get_request(caller, run_id))
         if origin:
-            return to_response(await self._results.get_from_skyvern(*caller, run_id))
-        work = self._results.get(*caller, run_id, min(wait, self._max_wait))
+            return to_response(await self._results.get_from_skyvern(caller, run_id))
+        work = self._results.get(caller, run_id, min(wait, self._max_wait))
         if not wait:
             return to_response(await work)
         reply = await while_connected(request, work)
@@ -300,7 +284,7 @@ class _Api:
 
     async def events(self, request: Request, caller: Caller) -> Response:
         """Return the server-sent events of a run."""
-        found = await self._streams.open(*caller, request.path_params["run_id"])
+        found = await self._streams.open(caller, request.path_params["run_id"])
         if isinstance(found, Reply):
             return to_response(found)
         return StreamedResponse(self._while_valid(found, caller.key), 200, sse.HEADERS)
@@ -323,7 +307,7 @@ class _Api:
     async def _retry(self, request: Request, caller: Caller, body: bytes) -> Reply | None:
         try:
             with self._places.place(caller.key.id):
-                return await while_connected(request, self._retrier.retry(*caller, request.path_params["run_id"], body))
+                return await while_connected(request, self._retrier.retry(caller, request.path_params["run_id"], body))
         except TooManyWaiters as problem:
             raise Refusal(error(503, str(problem), retry_after="5")) from None
 
@@ -335,7 +319,7 @@ class _Api:
             if reply is None or reply.status != 200:
                 return await self._forward(request, caller, body)
         path = f"/api/v1/tasks/{quote(task, safe='')}"
-        return to_response(await self._proxy.forward(*caller, "GET", path, "", request.headers, b""))
+        return to_response(await self._proxy.forward(caller, "GET", path, "", request.headers, b""))
 
     async def proxy(self, request: Request, caller: Caller) -> Response:
         """Forward any other call to Skyvern."""
@@ -348,8 +332,8 @@ class _Api:
             path, query, headers = path_of(request), query_of(request), request.headers
             if is_upload:
                 chunks = chunks_of(request, self._limits.upload, UPLOAD_TIMEOUT)
-                return to_response(await self._proxy.upload(*caller, path, query, headers, chunks))
-            found = await while_connected(request, self._proxy.read(*caller, request.method, path, query, headers))
+                return to_response(await self._proxy.upload(caller, path, query, headers, chunks))
+            found = await while_connected(request, self._proxy.read(caller, request.method, path, query, headers))
             if isinstance(found, Reply):
                 return to_response(found)
             reply, streamed = found
@@ -357,36 +341,19 @@ class _Api:
 
     async def _forward(self, request: Request, caller: Caller, body: bytes) -> Response:
         path, query = path_of(request), query_of(request)
-        return to_response(await self._proxy.forward(*caller, request.method, path, query, request.headers, body))
-
-    def _when_stopping(self) -> asyncio.Future[None]:
-        """Return what is done once the server stops."""
-        if self._stopping is None:
-            self._stopping = asyncio.get_running_loop().create_future()
-            if self._stopped_at is not None:  # the first call comes late
-                self._stopping.set_result(None)
-        return self._stopping
+        return to_response(await self._proxy.forward(caller, request.method, path, query, request.headers, body))
 
     def stop(self) -> None:
         """End all waiting: each held request is answered as if its time were up."""
         self._stopped_at = time.monotonic()
-        if self._stopping is not None and not self._stopping.done():
-            self._stopping.set_result(None)
+        reply_by = asyncio.get_running_loop().time() + REPLY_LIMIT
+        for limit in self._under_way:
+            limit.reschedule(reply_by)
         self._states.stop()
         self._deliveries_poll.stop()
 
     async def close(self) -> None:
         """Wait for submits that are being sent, then close all connections."""
         stopped_at = time.monotonic() if self._stopped_at is None else self._stopped_at
-        await self._submitter.close(max(0.5, stopped_at + SUBMIT_STOP_LIMIT - time.monotonic()))
-        await self._states.close()
-        await self._deliveries_poll.close()
-        for watch in self._watches.values():
-            await watch.close()
-        for source in self.sources.values():
-            await source.api.aclose()
-        for reader in self._readers:
-            reader.close()
-        self._resolver_pool.shutdown(wait=False, cancel_futures=True)
-        self._authenticator.close()
-        await self._ledger.close()
+        async with self._closing:
+            await self._submitter.close(max(0.5, stopped_at + SUBMIT_STOP_LIMIT - time.monotonic()))

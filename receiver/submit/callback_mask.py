@@ -12,28 +12,21 @@ from receiver.ledger import LedgerUnavailable
 from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import AsyncLedger
 from receiver.ledger.submissions.records import addresses
-from receiver.submit.request.source import Source
 from receiver.web.work import off_loop
 
 
-class CallbackMask:
-    """Masks answers of Skyvern and bodies of the ledger."""
+async def mask_callbacks(ledger: AsyncLedger, source: str, key: Key | None, body: bytes) -> bytes:
+    """Return `body`, an answer of Skyvern or a body of the ledger, with each of our callback URLs replaced by the
+    webhook address that `key` may see, or null, and with stars for each token inside longer text.
 
-    def __init__(self, ledger: AsyncLedger) -> None:
-        self._ledger = ledger
-
-    async def apply(self, source: Source, key: Key | None, body: bytes) -> bytes:
-        """Return `body` with each of our callback URLs replaced by the webhook address that `key` may see, or null, and
-        with stars for each token inside longer text.
-
-        Whatever public URL it was made with: that may have changed since the run was submitted. A `key` of None may see
-        none. Where the ledger is unavailable, all become null.
-        """
-        tokens = await off_loop(len(body), tokens_in, body)
-        if not tokens:
-            return body
-        visible: dict[str, str] = {}
-        if key is not None:
-            with suppress(LedgerUnavailable):
-                visible = await self._ledger.read(lambda connection: addresses(connection, source.name, tokens, key))
-        return await off_loop(len(body), mask_bytes, body, visible)
+    Whatever public URL it was made with: that may have changed since the run was submitted. A `key` of None may see
+    none. Where the ledger is unavailable, all become null.
+    """
+    tokens = await off_loop(len(body), tokens_in, body)
+    if not tokens:
+        return body
+    visible: dict[str, str] = {}
+    if key is not None:
+        with suppress(LedgerUnavailable):
+            visible = await ledger.read(lambda connection: addresses(connection, source, tokens, key))
+    return await off_loop(len(body), mask_bytes, body, visible)

@@ -7,12 +7,11 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from typing import NamedTuple
 
 from receiver.domain.run import Run, RunKey, parse_outline
-from receiver.ledger.api_keys import Key
 from receiver.submit.long_poll import LongPoll
 from receiver.submit.replies import EVENT_HEADER
-from receiver.submit.request.source import Source
 from receiver.submit.results import Results
 from receiver.submit.run_watch import WaitedRun
+from receiver.submit.source import Caller
 from receiver.web import sse
 from receiver.web.limits import TooManyWaiters, WaiterLimit
 from receiver.web.responses import Reply, error
@@ -31,36 +30,36 @@ class EventStreams:
         self._states = states
         self._places = places
 
-    async def open(self, source: Source, key: Key, run_id: str) -> AsyncGenerator[bytes, None] | Reply:
+    async def open(self, caller: Caller, run_id: str) -> AsyncGenerator[bytes, None] | Reply:
         """Return the run's events until it has ended; or a Reply when there is no such run, or no place for a stream.
 
         Raises LedgerUnavailable.
         """
-        last = await self._results.last_of_chain((source.name, run_id))
-        first = await self._results.from_ledger(source, key, last)
+        last = await self._results.last_of_chain((caller.source.name, run_id))
+        first = await self._results.from_ledger(caller, last)
         if first is None:
-            first = await self._results.from_skyvern(source, key, last)
-            if first.status != 200 and not await self._results.is_known(source, last):
-                own = await self._results.from_ledger(source, key, run_id) if last != run_id else None
+            first = await self._results.from_skyvern(caller, last)
+            if first.status != 200 and not await self._results.is_known(caller.source, last):
+                own = await self._results.from_ledger(caller, run_id) if last != run_id else None
                 if own is None:
                     return first
                 last, first = run_id, own
         try:
-            with self._places.place(key.id):
+            with self._places.place(caller.key.id):
                 pass  # the place is held from the first event on: an unread stream never begins
         except TooManyWaiters as problem:
             return error(503, str(problem), retry_after="5")
-        return self._held(source, key, last, first)
+        return self._held(caller, last, first)
 
-    async def _held(self, source: Source, key: Key, run_id: str, first: Reply) -> AsyncGenerator[bytes, None]:
+    async def _held(self, caller: Caller, run_id: str, first: Reply) -> AsyncGenerator[bytes, None]:
         try:
-            with self._places.place(key.id):
-                async for event in self._events(source, key, run_id, first):
+            with self._places.place(caller.key.id):
+                async for event in self._events(caller, run_id, first):
                     yield event
         except TooManyWaiters as problem:
             yield sse.event("error", "", json.dumps({"detail": str(problem)}).encode())
 
-    async def _events(self, source: Source, key: Key, run_id: str, first: Reply) -> AsyncIterator[bytes]:
+    async def _events(self, caller: Caller, run_id: str, first: Reply) -> AsyncIterator[bytes]:
         yield sse.retry(2.0)
         now = await off_loop(len(first.body), parse_outline, first.body) if first.status == 200 else Run()
         if now.final:
@@ -73,7 +72,7 @@ class EventStreams:
         known: WaitedRun | None = None
         followed = {run_id}  # runs that name each other in a circle end the chain
         while True:
-            state = await self._states.wait_for_change((source.name, run_id), known, self._keep_alive)
+            state = await self._states.wait_for_change((caller.source.name, run_id), known, self._keep_alive)
             if state is None and self._states.stopped:
                 return  # the client connects again, to the next process
             if state is None:
@@ -84,7 +83,7 @@ class EventStreams:
                     run_id, known = state.status.retried_by, None
                     followed.add(run_id)
                     continue
-                reply = await self._results.after_wait(source, key, run_id, state)
+                reply = await self._results.after_wait(caller, run_id, state)
                 if reply.status == 200 and (await off_loop(len(reply.body), parse_outline, reply.body)).final:
                     yield await off_loop(len(reply.body), _result, reply)
                     return

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 
 from receiver.domain import callback_url
-from receiver.ledger.api_keys import Key
+from receiver.ledger.async_ledger import AsyncLedger
 from receiver.skyvern.client import BrokenOff, Streamed
 from receiver.skyvern.responses import Answer, Answered, Unreachable
-from receiver.submit.callback_mask import CallbackMask
+from receiver.submit.callback_mask import mask_callbacks
 from receiver.submit.replies import read_failed, relay, relayed_headers
-from receiver.submit.request.source import Source
+from receiver.submit.source import Caller, Source
 from receiver.web.responses import Reply, error
 from receiver.web.work import off_loop
 
@@ -29,15 +29,16 @@ class SecretInBody(BrokenOff):
 
 
 class Proxy:
-    """All calls that no other module serves."""
+    """All calls that no other module serves. `ledger`: knows which webhook address a caller may see."""
 
-    def __init__(self, mask: CallbackMask) -> None:
-        self._mask = mask
+    def __init__(self, ledger: AsyncLedger) -> None:
+        self._ledger = ledger
 
     async def read(
-        self, source: Source, key: Key, method: str, path: str, query: str, headers: Mapping[str, str]
+        self, caller: Caller, method: str, path: str, query: str, headers: Mapping[str, str]
     ) -> Reply | tuple[Reply, ProxiedBody]:
         """Return the answer to a GET or HEAD; of a large one its head, and its body, which must be closed."""
+        source = caller.source
         answer = await source.api.stream(method, path, query, headers)
         if isinstance(answer, Unreachable):
             return read_failed(answer)
@@ -63,7 +64,7 @@ class Proxy:
             await answer.aclose()
             kind = reply.headers.get("content-type", "")
             if "json" in kind:
-                reply = Reply(reply.status, await self._mask.apply(source, key, reply.body), reply.headers)
+                reply = await self._masked(caller, reply)
             elif _is_text(kind):
                 reply = Reply(reply.status, callback_url.mask_piece(reply.body), reply.headers)
             if method == "HEAD" and "content-length" in answer.headers:
@@ -72,20 +73,24 @@ class Proxy:
         return Reply(answer.status, b"", relayed_headers(answer.headers)), ProxiedBody(answer, beginning, source)
 
     async def forward(
-        self, source: Source, key: Key, method: str, path: str, query: str, headers: Mapping[str, str], body: bytes
+        self, caller: Caller, method: str, path: str, query: str, headers: Mapping[str, str], body: bytes
     ) -> Reply:
         """Return the answer to any other call."""
-        return await self._relay(source, key, await source.api.forward(method, path, query, headers, body))
+        return await self._relay(caller, await caller.source.api.forward(method, path, query, headers, body))
 
     async def upload(
-        self, source: Source, key: Key, path: str, query: str, headers: Mapping[str, str], body: AsyncIterator[bytes]
+        self, caller: Caller, path: str, query: str, headers: Mapping[str, str], body: AsyncIterator[bytes]
     ) -> Reply:
         """Return the answer to an upload, whose `body` is passed on while it is received. Raises what `body` raises."""
-        return await self._relay(source, key, await source.api.upload(path, query, headers, body))
+        return await self._relay(caller, await caller.source.api.upload(path, query, headers, body))
 
-    async def _relay(self, source: Source, key: Key, answer: Answer) -> Reply:
-        reply = await off_loop(len(answer.body) if isinstance(answer, Answered) else 0, relay, answer, source.secrets)
-        return Reply(reply.status, await self._mask.apply(source, key, reply.body), reply.headers)
+    async def _relay(self, caller: Caller, answer: Answer) -> Reply:
+        size = len(answer.body) if isinstance(answer, Answered) else 0
+        return await self._masked(caller, await off_loop(size, relay, answer, caller.source.secrets))
+
+    async def _masked(self, caller: Caller, reply: Reply) -> Reply:
+        body = await mask_callbacks(self._ledger, caller.source.name, caller.key, reply.body)
+        return Reply(reply.status, body, reply.headers)
 
 
 class ProxiedBody:

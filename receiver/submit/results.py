@@ -19,15 +19,15 @@ from receiver.domain.run import Run, RunKey, parse_outline
 from receiver.domain.submission import SubmissionMove
 from receiver.domain.webhook_grace import may_be_removed
 from receiver.ledger import Connection, LedgerDataError, LedgerUnavailable, run_polls, runs
-from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import AsyncLedger
 from receiver.ledger.runs import RunResult
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import WhenLate
 from receiver.ledger.submissions.records import webhook_of
 from receiver.skyvern.responses import Answer, Answered, Unreachable, expires_at
-from receiver.submit.callback_mask import CallbackMask
+from receiver.submit.callback_mask import mask_callbacks
 from receiver.submit.json_object import NotAnObject, with_members
+from receiver.submit.kept_request import CALL, masked_members
 from receiver.submit.limits import SubmitLimits
 from receiver.submit.long_poll import LongPoll
 from receiver.submit.polling_body import polling_body
@@ -44,9 +44,8 @@ from receiver.submit.replies import (
     read_failed,
     relay,
 )
-from receiver.submit.request.kept import CALL, masked_members
-from receiver.submit.request.source import Source
 from receiver.submit.run_watch import WaitedRun
+from receiver.submit.source import Caller, Source
 from receiver.web.limits import TooManyWaiters, WaiterLimit
 from receiver.web.responses import Reply, error
 from receiver.web.work import SingleFlight, off_loop
@@ -69,7 +68,6 @@ class Results:
         ledger: AsyncLedger,
         states: LongPoll[RunKey, WaitedRun],
         places: WaiterLimit,
-        mask: CallbackMask,
         when_late: WhenLate,
         limits: SubmitLimits,
         grace: float,
@@ -78,7 +76,6 @@ class Results:
         self._ledger = ledger
         self._states = states
         self._places = places
-        self._mask = mask
         self._when_late = when_late
         self._limits = limits
         self._grace = grace
@@ -86,45 +83,45 @@ class Results:
         self._from_ledger_once: SingleFlight[_SharedKey, Reply | None] = SingleFlight()
         self._fetch_once: SingleFlight[RunKey, Answer] = SingleFlight()
 
-    async def get(self, source: Source, key: Key, run_id: str, wait: float = 0.0) -> Reply:
+    async def get(self, caller: Caller, run_id: str, wait: float = 0.0) -> Reply:
         """Return the run. `wait`: seconds to wait until it has ended; only then LedgerUnavailable may be raised."""
         if wait <= 0:
             try:
-                found = await self.from_ledger(source, key, run_id)
+                found = await self.from_ledger(caller, run_id)
             except LedgerUnavailable:
                 found = None
-            return found or await self.from_skyvern(source, key, run_id)
-        last = await self.last_of_chain((source.name, run_id))
-        found = await self.from_ledger(source, key, last)
-        if found is None and not await self.is_known(source, last):
-            reply = await self.from_skyvern(source, key, last)
+            return found or await self.from_skyvern(caller, run_id)
+        last = await self.last_of_chain((caller.source.name, run_id))
+        found = await self.from_ledger(caller, last)
+        if found is None and not await self.is_known(caller.source, last):
+            reply = await self.from_skyvern(caller, last)
             if reply.status == HTTPStatus.NOT_FOUND and last != run_id:
-                last, found = run_id, await self.from_ledger(source, key, run_id)
+                last, found = run_id, await self.from_ledger(caller, run_id)
             elif reply.status != 200 or (await _parsed(reply.body)).final:
                 return reply
         if found is None:
             try:
-                with self._places.place(key.id):
-                    last, state = await self.wait(source, last, wait)
+                with self._places.place(caller.key.id):
+                    last, state = await self.wait(caller.source, last, wait)
             except TooManyWaiters as problem:
                 return error(503, str(problem), retry_after="5")
-            found = await self.after_wait(source, key, last, state)
+            found = await self.after_wait(caller, last, state)
             if found.status == HTTPStatus.NOT_FOUND and last != run_id:  # how it ended itself is known
-                last, found = run_id, await self.from_ledger(source, key, run_id) or found
+                last, found = run_id, await self.from_ledger(caller, run_id) or found
         if last != run_id and found.status == 200:
             found = found.with_headers(**{RETRIED_FROM_HEADER: quote(run_id, safe="")})
         return found
 
-    async def get_from_skyvern(self, source: Source, key: Key, run_id: str) -> Reply:
+    async def get_from_skyvern(self, caller: Caller, run_id: str) -> Reply:
         """Return Skyvern's current answer. Raises LedgerUnavailable.
 
         Skyvern does not know the webhook that the caller asked for: a header has it, percent-encoded, if `key` may see
         it.
         """
-        run = (source.name, run_id)
+        run = (caller.source.name, run_id)
         status = (await self._ledger.read(lambda connection: runs.run_statuses(connection, [run]))).get(run)
-        submission, visible = await self._ledger.read(lambda connection: webhook_of(connection, run, key))
-        reply = await self.from_skyvern(source, key, run_id, known=status is not None and status.final)
+        submission, visible = await self._ledger.read(lambda connection: webhook_of(connection, run, caller.key))
+        reply = await self.from_skyvern(caller, run_id, known=status is not None and status.final)
         if status is not None and status.retried_by and reply.status == 200:
             reply = reply.with_headers(**{RETRIED_BY_HEADER: quote(status.retried_by, safe="")})
         if submission is None or reply.status != 200:
@@ -133,11 +130,11 @@ class Results:
         first = {SUBMITTED_RUN_HEADER: quote(submission.run_id, safe="")}
         return for_submission(reply, submission.id).with_headers(**webhook, **first)
 
-    async def get_request(self, source: Source, key: Key, run_id: str) -> Reply:
+    async def get_request(self, caller: Caller, run_id: str) -> Reply:
         """Return the request that made the run, as it is kept: for the key that made it, and for those that submit for
         others. Raises LedgerUnavailable."""
         submission, visible = await self._ledger.read(
-            lambda connection: webhook_of(connection, (source.name, run_id), key)
+            lambda connection: webhook_of(connection, (caller.source.name, run_id), caller.key)
         )
         if submission is None:
             return error(404, f"Run {run_id} was not submitted here")
@@ -158,7 +155,7 @@ class Results:
             "masked": masked_members(members),
         }
         answer = Answered(200, json.dumps(said).encode(), {"content-type": "application/json"})
-        return for_submission(relay(answer, source.secrets), submission.id).with_headers(
+        return for_submission(relay(answer, caller.source.secrets), submission.id).with_headers(
             **{SOURCE_HEADER: "submission"}
         )
 
@@ -186,16 +183,16 @@ class Results:
                     return run_id, state.with_answer(answer)
                 believed = False
 
-    async def after_wait(self, source: Source, key: Key, run_id: str, state: WaitedRun | None) -> Reply:
+    async def after_wait(self, caller: Caller, run_id: str, state: WaitedRun | None) -> Reply:
         """Return the run as it is after a wait that ended with `state`. When the process stops, all waits end at once,
         and Skyvern has less time to answer."""
-        if state is not None and state.is_known() and (found := await self.from_ledger(source, key, run_id)):
+        if state is not None and state.is_known() and (found := await self.from_ledger(caller, run_id)):
             return found
         if state is not None and state.answer is not None:
-            return await self._reply(source, key, state.answer)
+            return await self._reply(caller, state.answer)
         try:
             async with asyncio.timeout(self._limits.after_stop if self._states.stopped else self._limits.after_wait):
-                return await self.from_skyvern(source, key, run_id)
+                return await self.from_skyvern(caller, run_id)
         except TimeoutError:
             if self._states.stopped:
                 return error(503, "The receiver is being stopped; ask again", retry_after="2")
@@ -214,33 +211,31 @@ class Results:
         """Return the id of the run that Skyvern started last for this one; or its own."""
         return await self._ledger.read(lambda connection: runs.last_of_chain(connection, *run))
 
-    async def from_ledger(self, source: Source, key: Key, run_id: str) -> Reply | None:
+    async def from_ledger(self, caller: Caller, run_id: str) -> Reply | None:
         """Return the final run as the ledger has it, with new URLs where those in it have expired. None: ask Skyvern.
 
         Concurrent requests with one key share one answer: a thousand that wait for a run are woken at once. Raises
         LedgerUnavailable.
         """
-        shared = ((source.name, run_id), key.id)
-        return await self._from_ledger_once.run(shared, lambda: self._read_final(source, key, run_id))
+        shared = ((caller.source.name, run_id), caller.key.id)
+        return await self._from_ledger_once.run(shared, lambda: self._read_final(caller, run_id))
 
-    async def _read_final(self, source: Source, key: Key, run_id: str) -> Reply | None:
-        result = await self._ledger.read(lambda connection: runs.result(connection, source.name, run_id))
+    async def _read_final(self, caller: Caller, run_id: str) -> Reply | None:
+        result = await self._ledger.read(lambda connection: runs.result(connection, caller.source.name, run_id))
         if result is None or not result.body:  # it was erased here
             return None
         body, origin = result.body, "ledger"
         expiry = await off_loop(len(body), expires_at, body)
         if expiry is not None and expiry < time.time() + URL_MARGIN:
-            answer = await self._fetch(source, run_id)
+            answer = await self._fetch(caller.source, run_id)
             # Skyvern is asked for its URLs only: the run's outcome is in the ledger.
             if isinstance(answer, Answered) and answer.ok and (await _parsed(answer.body)).run_id == run_id:
                 body, origin = answer.body, "skyvern"
             else:
                 origin = "ledger; urls=lapsed"
-        return await self._result_reply(source, key, result, body, origin)
+        return await self._result_reply(caller, result, body, origin)
 
-    async def _result_reply(
-        self, source: Source, key: Key, result: RunResult, body: bytes, origin: str
-    ) -> Reply | None:
+    async def _result_reply(self, caller: Caller, result: RunResult, body: bytes, origin: str) -> Reply | None:
         """Return the reply to a GET: in the form of Skyvern's own, whatever the event's body lacks or has beside it."""
         status = result.status
         headers = {"content-type": "application/json", SOURCE_HEADER: origin, EVENT_HEADER: status.event_id}
@@ -249,7 +244,7 @@ class Results:
             last = await self.last_of_chain((status.source, status.run_id))
             headers[RETRIED_BY_HEADER] = quote(last, safe="")
             more["retried_by_workflow_run_id"] = last
-        callback = source.callback_url(status.submission_id) if status.submission_id else ""
+        callback = caller.source.callback_url(status.submission_id) if status.submission_id else ""
         try:
             body, said = await off_loop(len(body), polling_body, result, body, callback, more)
         except NotAnObject:
@@ -260,32 +255,32 @@ class Results:
             headers[SUBMISSION_HEADER] = status.submission_id
         if said != status.outcome:
             headers[STATUS_HEADER] = quote(said[:100], safe="")
-        body = await self._mask.apply(source, key, body)
-        reply = await off_loop(len(body), relay, Answered(200, body, headers), source.secrets)
+        body = await mask_callbacks(self._ledger, caller.source.name, caller.key, body)
+        reply = await off_loop(len(body), relay, Answered(200, body, headers), caller.source.secrets)
         return Reply(200, reply.body, headers) if reply.status == 200 else reply
 
-    async def from_skyvern(self, source: Source, key: Key, run_id: str, *, known: bool = False) -> Reply:
+    async def from_skyvern(self, caller: Caller, run_id: str, *, known: bool = False) -> Reply:
         """Return Skyvern's answer. `known`: the ledger has the result, so that its end need not be noted."""
-        answer = await self._fetch(source, run_id)
-        reply = await self._reply(source, key, answer)
+        answer = await self._fetch(caller.source, run_id)
+        reply = await self._reply(caller, answer)
         if reply.status == 200 and not known and isinstance(answer, Answered):
-            await self.note_end(source.name, await _parsed(answer.body))
+            await self.note_end(caller.source.name, await _parsed(answer.body))
         return reply
 
     async def _fetch(self, source: Source, run_id: str) -> Answer:
         """GET a run of Skyvern. Requests that come while the answer is on its way share it."""
         return await self._fetch_once.run((source.name, run_id), lambda: source.api.get_run(run_id))
 
-    async def _reply(self, source: Source, key: Key, answer: Answer) -> Reply:
+    async def _reply(self, caller: Caller, answer: Answer) -> Reply:
         if isinstance(answer, Unreachable):
             return read_failed(answer)
         if answer.ok and not isinstance(await off_loop(len(answer.body), answer.json_outline), dict):
             return error(502, "Skyvern's answer was not understood")
-        reply = await off_loop(len(answer.body), relay, answer, source.secrets)
+        reply = await off_loop(len(answer.body), relay, answer, caller.source.secrets)
         if reply.status != 200:
             return reply
         run = await _parsed(answer.body)
-        body = await self._mask.apply(source, key, reply.body)
+        body = await mask_callbacks(self._ledger, caller.source.name, caller.key, reply.body)
         headers = {**reply.headers, SOURCE_HEADER: "skyvern"}
         if run.outcome and run.outcome != run.status:
             headers[STATUS_HEADER] = quote(run.status, safe="")

@@ -16,20 +16,19 @@ from receiver.domain.callback import CALLBACK, ROUTE, lane_of
 from receiver.domain.delivery import DeliveryState
 from receiver.domain.run import RunKey, parse_outline
 from receiver.ledger import runs
-from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import AsyncLedger
 from receiver.ledger.deliveries import resend
 from receiver.ledger.deliveries.resend import DeliveryStatus
 from receiver.ledger.runs import RunResult
 from receiver.ledger.submissions.records import webhook_of
 from receiver.skyvern.responses import Answered
-from receiver.submit.callback_mask import CallbackMask
+from receiver.submit.callback_mask import mask_callbacks
 from receiver.submit.long_poll import LongPoll
+from receiver.submit.prepare import parse_request
 from receiver.submit.replies import SUBMISSION_HEADER, for_submission, invalid, relay
-from receiver.submit.request.prepare import parse_request
-from receiver.submit.request.source import Source
 from receiver.submit.results import Results
 from receiver.submit.run_watch import WaitedRun
+from receiver.submit.source import Caller, Source
 from receiver.web.responses import Refusal, Reply, error
 from receiver.web.work import off_loop
 
@@ -47,38 +46,36 @@ class WebhookRetrier:
         results: Results,
         states: LongPoll[RunKey, WaitedRun],
         deliveries_poll: LongPoll[str, DeliveryStatus],
-        mask: CallbackMask,
         wait: float,
     ) -> None:
         self._ledger = ledger
         self._results = results
         self._states = states
         self._deliveries_poll = deliveries_poll
-        self._mask = mask
         self._wait = wait
 
-    async def retry(self, source: Source, key: Key, run_id: str, body: bytes) -> Reply | None:
+    async def retry(self, caller: Caller, run_id: str, body: bytes) -> Reply | None:
         """Return the reply; None for a run that was not submitted here. Raises Refusal and LedgerUnavailable."""
         if not run_id:
             return None
         submission, visible = await self._ledger.read(
-            lambda connection: webhook_of(connection, (source.name, run_id), key)
+            lambda connection: webhook_of(connection, (caller.source.name, run_id), caller.key)
         )
         if submission is None:
             return None
-        given = source.webhook_url(await off_loop(len(body), _url_in, body))
+        given = caller.source.webhook_url(await off_loop(len(body), _url_in, body))
         url = given or submission.webhook_url
         if not url:
             raise Refusal(error(400, "No webhook URL configured for the run."))
         if visible and given == submission.webhook_url:  # else the answer would tell that it is
             given = ""
         deadline = time.monotonic() + self._wait
-        result = await self._final_result(source, key, run_id, deadline)
+        result = await self._final_result(caller, run_id, deadline)
         if isinstance(result, Reply):
             return result
         if not result.body:
             return error(410, f"Run {run_id} was erased here: its webhook cannot be sent again")
-        signer, route = (key.id, RETRY_ROUTE) if given else ("", ROUTE)
+        signer, route = (caller.key.id, RETRY_ROUTE) if given else ("", ROUTE)
         lane = lane_of(url, signer or submission.key_id)
         delivery, before = await self._ledger.write(
             lambda connection: resend.resend(
@@ -92,7 +89,7 @@ class WebhookRetrier:
             problem = problem.replace(urlsplit(url).hostname or url, "the caller's server")
         default = submission.webhook_url if visible else ""
         answered = _ANSWERED.search((attempt.note or attempt.reason) if attempt else "")
-        payload = await self._mask.apply(source, None if given else key, result.body)
+        payload = await mask_callbacks(self._ledger, caller.source.name, None if given else caller.key, result.body)
         members = {
             "run_id": result.status.run_id,
             "run_type": result.status.run_type,
@@ -113,23 +110,23 @@ class WebhookRetrier:
         }
         shown = await off_loop(len(payload), json.dumps, members)
         answer = Answered(200, shown.encode(), {"content-type": "application/json"})
-        return for_submission(await off_loop(len(shown), relay, answer, source.secrets), submission.id)
+        return for_submission(await off_loop(len(shown), relay, answer, caller.source.secrets), submission.id)
 
-    async def _final_result(self, source: Source, key: Key, run_id: str, deadline: float) -> RunResult | Reply:
+    async def _final_result(self, caller: Caller, run_id: str, deadline: float) -> RunResult | Reply:
         """Return the run's result; or the reply to the caller, when it has none, or it is not in the ledger yet."""
-        result = await self._result(source, run_id)
+        result = await self._result(caller.source, run_id)
         if result is not None:
             return result
         # Its webhook may have been lost: the clock takes a final answer of Skyvern, which becomes the caller's webhook.
-        reply = await self._results.from_skyvern(source, key, run_id, known=True)
+        reply = await self._results.from_skyvern(caller, run_id, known=True)
         if reply.status != 200:
             return reply
         run = await off_loop(len(reply.body), parse_outline, reply.body)
         if not run.final:
             return error(400, f"Run {run_id} has not reached a terminal state (status={run.status}).")
-        await self._results.note_end(source.name, run, at_once=True)
-        await self._states.wait_until((source.name, run_id), WaitedRun.is_known, deadline - time.monotonic())
-        return await self._result(source, run_id) or error(
+        await self._results.note_end(caller.source.name, run, at_once=True)
+        await self._states.wait_until((caller.source.name, run_id), WaitedRun.is_known, deadline - time.monotonic())
+        return await self._result(caller.source, run_id) or error(
             503, "The run's result has only just been fetched and is not in the ledger yet", retry_after="5"
         )
 

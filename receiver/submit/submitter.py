@@ -7,38 +7,33 @@ same Idempotency-Key, or with the same request for as long as its answer is not 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from receiver.domain.poll_schedule import first_poll
 from receiver.domain.redaction import Redactor
-from receiver.domain.run import parse
 from receiver.domain.submission import SubmissionMove, SubmissionState
 from receiver.ledger import LedgerDataError, LedgerUnavailable
-from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import AsyncLedger
-from receiver.ledger.submissions import lifecycle, records
+from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import SubmitOutcome, WhenLate
 from receiver.ledger.submissions.records import Submission
 from receiver.runtime.background import awaited
-from receiver.skyvern.responses import Answer, Answered, Created, Lost, Unreachable, submitted
+from receiver.skyvern.responses import Answered, Created, Lost, Unreachable, submitted
+from receiver.submit.endpoints import SubmitCall
+from receiver.submit.lost_answer import DISCONNECTED, IsDisconnected, LostAnswers, json_reply, redacted
+from receiver.submit.prepare import Prepared, prepare
 from receiver.submit.replies import (
     REPLAYED_HEADER,
     RETRY_AFTER,
     for_submission,
     invalid,
     keeps_idempotency_key,
-    relay,
     submit_reply,
 )
-from receiver.submit.request.endpoints import SubmitCall, short_answer
-from receiver.submit.request.prepare import Prepared, prepare
-from receiver.submit.request.source import Source
+from receiver.submit.source import Caller, Source
 from receiver.web.responses import Reply, error
 from receiver.web.work import off_loop
 
@@ -49,14 +44,8 @@ POLL_INTERVAL = 0.3
 # Seconds that such an answer may take before Skyvern is asked whether there is a run.
 RESOLVE_INTERVAL = 3.0
 _WRITE_RETRIES = (0.2, 1.0, 3.0, 10.0, 30.0)
-_DISCONNECTED = 499  # as nginx has it: the client closed the connection before the response
 
 log = logging.getLogger("runhook.submit")
-
-# Searches Skyvern for the run of a submission whose answer was lost: the GET of it, or None.
-FindRun = Callable[[Submission], Awaitable[Answered | None]]
-# Whether the caller has closed its connection.
-IsDisconnected = Callable[[], Awaitable[bool]]
 
 
 def _awaits_answer(submission: Submission, now: float) -> bool:
@@ -77,38 +66,28 @@ async def _never() -> bool:
     return False
 
 
-def _json_reply(status: int, body: bytes) -> Reply:
-    return Reply(status, body, {"content-type": "application/json"})
-
-
 class Submitter:
     """Submits of all sources in this process. `poll_after`: seconds until a run without limits of its own is polled.
     `recording`: seconds that a reply waits until it is recorded."""
 
     def __init__(
-        self,
-        ledger: AsyncLedger,
-        redactor: Redactor,
-        find_run: FindRun,
-        poll_after: float,
-        when_late: WhenLate,
-        recording: float,
+        self, ledger: AsyncLedger, redactor: Redactor, poll_after: float, when_late: WhenLate, recording: float
     ) -> None:
         self._ledger = ledger
         self._when_late = when_late
         self._redactor = redactor
-        self._find_run = find_run
+        self._lost = LostAnswers(ledger, redactor)
         self._poll_after = poll_after
         self._recording = recording
         self._tasks: dict[str, asyncio.Future[Reply]] = {}
         self._recordings: set[asyncio.Future[Submission | None]] = set()
 
-    async def submit(self, source: Source, key: Key, call: SubmitCall, is_disconnected: IsDisconnected) -> Reply:
+    async def submit(self, caller: Caller, call: SubmitCall, is_disconnected: IsDisconnected) -> Reply:
         """Return the reply to a submit. Raises Refusal, and LedgerUnavailable when nothing was sent.
 
         Where the caller has disconnected, so that it does not know of the run, the reply is kept for the same request.
         """
-        prepared = await off_loop(len(call.body), prepare, source, key, call, self._redactor)
+        prepared = await off_loop(len(call.body), prepare, caller, call, self._redactor)
         new = prepared.new
         if new.idempotency_key is not None:
             is_disconnected = _never  # by its key it finds the answer anyway
@@ -119,44 +98,43 @@ class Submitter:
             )
             if is_new:
                 break
-            reply = await self._repeat(source, prepared, submission, is_disconnected)
+            reply = await self._repeat(caller.source, prepared, submission, is_disconnected)
             if reply is not None:
                 return reply
         # A shielded task: the caller may disconnect, the request is sent and its answer recorded all the same.
-        task = awaited(self._send(source, prepared, is_disconnected), "submit.send")
+        task = awaited(self._send(caller.source, prepared, is_disconnected), "submit.send")
         self._tasks[submission.id] = task
         task.add_done_callback(lambda _: self._tasks.pop(submission.id, None))
         return await asyncio.shield(task)
 
     async def _send(self, source: Source, prepared: Prepared, is_disconnected: IsDisconnected) -> Reply:
         new = prepared.new
-        answer = await source.api.submit(prepared.path, prepared.body, prepared.headers, prepared.query)
+        answer = await source.api.send(prepared.call)
         size = len(answer.body) if isinstance(answer, Answered) else 0
         reply = await off_loop(size, submit_reply, answer, source.secrets, prepared.replacing)
         reply = await off_loop(size, for_submission, reply, new.id)
         result, now = await off_loop(size, submitted, answer), self._ledger.now()
         unread, body = False, reply.body
         if isinstance(result, Created):
-            due_at = first_poll(prepared.fields, prepared.headers, now, self._poll_after)
+            due_at = first_poll(prepared.fields, prepared.call.headers, now, self._poll_after)
             outcome = SubmitOutcome(SubmissionMove.ACCEPT, result.run_id, result.run_type, due_at=due_at)
             unread = await is_disconnected()
-            body = await off_loop(size, self._redacted, reply.body)
+            body = await off_loop(size, redacted, self._redactor, reply.body)
         elif isinstance(result, Lost):
             outcome = SubmitOutcome(SubmissionMove.MISS, reason=result.reason, due_at=now)
         else:
             reason = answer.reason if isinstance(answer, Unreachable) else f"status {result.status}"
             outcome = SubmitOutcome(SubmissionMove.REJECT, reason=reason, release=not keeps_idempotency_key(answer))
-        status, shown = (_DISCONNECTED, None) if unread else (reply.status, body)
-        outcome = replace(outcome, status=status, body=shown)
+        outcome = replace(outcome, status=DISCONNECTED if unread else reply.status, body=None if unread else body)
         submission = await self._record_outcome_in_time(new.id, outcome)
         if isinstance(result, Created) and not unread:
-            await self._withdraw_if_unread(new.id, is_disconnected)
+            await self._lost.withdraw_if_unread(new.id, is_disconnected)
         log.info(
             "submit.%s submission=%s source=%s call=%s run=%s status=%d",
             outcome.move.value.replace(" ", "_"), new.id, new.source, new.call, outcome.run_id, reply.status,
         )  # fmt: skip
         if isinstance(result, Lost) and submission is not None:
-            return await self._resolve(source, submission, is_disconnected) or reply
+            return await self._lost.resolve(source, submission, is_disconnected) or reply
         return reply
 
     async def _record_outcome_in_time(self, submission_id: str, outcome: SubmitOutcome) -> Submission | None:
@@ -185,10 +163,6 @@ class Submitter:
                 await asyncio.sleep(pause)
         return None
 
-    def _redacted(self, body: bytes) -> bytes:
-        masked, _ = self._redactor.apply(body, parse(body).data)
-        return masked
-
     # A request that repeats an earlier one.
 
     async def _repeat(
@@ -199,7 +173,7 @@ class Submitter:
             refusal = invalid(None, "Idempotency-Key: was used before for another request")
             return for_submission(refusal, submission.id)
         first = self._tasks.get(submission.id)
-        submission = await self._wait_for_answer(submission)
+        submission = await self._wait_for_answer(source, submission)
         if submission.state is SubmissionState.REJECTED and submission.reason == lifecycle.NEVER_SENT:
             return None
         if submission.state is SubmissionState.PENDING:
@@ -210,7 +184,7 @@ class Submitter:
             reply = reply.with_headers(retry_after=_retry_after(first))  # it created no run, so all get Retry-After
         return for_submission(reply, submission.id).with_headers(**{REPLAYED_HEADER: "true"})
 
-    async def _wait_for_answer(self, submission: Submission) -> Submission:
+    async def _wait_for_answer(self, source: Source, submission: Submission) -> Submission:
         """Return the submission once it is answered, or as it is when REPEAT_WAIT is over."""
         now = time.monotonic()
         deadline, resolve_at = now + REPEAT_WAIT, now + RESOLVE_INTERVAL
@@ -223,77 +197,26 @@ class Submitter:
                 if time.monotonic() > resolve_at:
                     if submission.run_id:
                         break  # its run is known; that answer will do
-                    if await self._find_run(submission) is not None:
-                        return await self._reload(submission) or submission
+                    if await source.find_run(submission) is not None:
+                        return await self._lost.reload(submission) or submission
                     resolve_at = time.monotonic() + RESOLVE_INTERVAL
-            found = await self._reload(submission)
+            found = await self._lost.reload(submission)
             if found is None or (task is not None and _awaits_answer(found, self._ledger.now())):
                 break  # its answer could not be recorded
             submission = found
         return submission
 
-    async def _reload(self, submission: Submission) -> Submission | None:
-        return await self._ledger.read(lambda connection: records.one(connection, submission.id))
-
     async def _earlier_reply(self, source: Source, submission: Submission, is_disconnected: IsDisconnected) -> Reply:
         """Return the reply that was recorded for the submission, or one that can be given now that more is known."""
         recorded = None
         if submission.answer_status is not None and submission.answer is not None:
-            recorded = _json_reply(submission.answer_status, submission.answer)
+            recorded = json_reply(submission.answer_status, submission.answer)
             if recorded.status < 300:
                 return recorded
         resolved = None
         if submission.state in (SubmissionState.UNKNOWN, SubmissionState.ACCEPTED):
-            resolved = await self._resolve(source, submission, is_disconnected)
+            resolved = await self._lost.resolve(source, submission, is_disconnected)
         return resolved or recorded or error(502, "what became of the call is not known yet")
-
-    async def _resolve(self, source: Source, submission: Submission, is_disconnected: IsDisconnected) -> Reply | None:
-        """Return the reply to a submit whose answer was lost, once its run is known, by webhook or by a search in
-        Skyvern's API. None while it is not."""
-        answer = None
-        try:
-            current = await self._reload(submission)
-            if current is None or not current.run_id:
-                answer = await self._find_run(submission)
-                current = await self._reload(submission)
-        except LedgerUnavailable:
-            return None
-        submission = current or submission
-        if not submission.run_id:
-            return None
-        reply = await self._run_reply(source, submission, answer)
-        if reply.status >= 300:
-            return None
-        if not await is_disconnected():
-            await self._record_reply(submission.id, reply.status, self._redacted(reply.body))
-            await self._withdraw_if_unread(submission.id, is_disconnected)
-        return reply
-
-    async def _run_reply(self, source: Source, submission: Submission, answer: Answer | None) -> Reply:
-        """Return the reply to a submit, made of its run. `answer`: to a GET of the run, if it was fetched."""
-        body = short_answer(submission.call, submission.run_id)
-        if body is None:
-            answer = answer or await source.api.get_run(submission.run_id)
-            size = len(answer.body) if isinstance(answer, Answered) else 0
-            run = await off_loop(size, answer.json) if isinstance(answer, Answered) and answer.ok else None
-            body = short_answer(submission.call, submission.run_id, run)
-            if body is None:
-                ours, theirs = source.callback_url(submission.id), submission.webhook_url or None
-                replacing = {json.dumps(ours).encode(): json.dumps(theirs).encode()} if ours else {}
-                reply = await off_loop(size, relay, answer, source.secrets, replacing=replacing)
-                return for_submission(reply, submission.id)
-        return for_submission(_json_reply(200, body), submission.id)
-
-    async def _withdraw_if_unread(self, submission_id: str, is_disconnected: IsDisconnected) -> None:
-        """Record that the caller does not know of the run when it disconnected while its reply was being recorded."""
-        if await is_disconnected():
-            await self._record_reply(submission_id, _DISCONNECTED, None)
-
-    async def _record_reply(self, submission_id: str, status: int, body: bytes | None) -> None:
-        with suppress(LedgerUnavailable, LedgerDataError):
-            await self._ledger.write(
-                lambda connection: lifecycle.set_answer(connection, submission_id, status, body, self._ledger.now())
-            )
 
     async def close(self, seconds: float) -> None:
         """Wait up to `seconds` for submits to be answered, and recorded. The clock resolves those that are not."""

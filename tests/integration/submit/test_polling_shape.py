@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from receiver.domain import members
-from receiver.submit.request import kept
+from receiver.submit import kept_request
 from simulator.faults import Fault
 from tests.servers.skyvern import Simulate
 from tests.servers.submitting import Make
@@ -142,7 +142,7 @@ def test_too_large_request_is_sent_but_not_kept(submitting: Make, simulate_skyve
     sim = simulate_skyvern(run_seconds=1000.0)
     rig = submitting(sim.url, dispatching=False)
 
-    told = rig.task("p", data_extraction_schema={"x": "y" * kept.LIMIT})
+    told = rig.task("p", data_extraction_schema={"x": "y" * kept_request.LIMIT})
 
     assert told.status_code == 200
     assert rig.rows()[0]["request"] is None

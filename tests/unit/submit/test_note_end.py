@@ -37,7 +37,7 @@ class CountingLedger:
 async def test_end_older_than_retention_is_not_noted(days: float, kept: float | None, noted: bool) -> None:
     # Given a run that ended long ago, and events that are kept for so long; clocks may differ by hours
     ledger: Any = CountingLedger()
-    results = Results(ledger, UNUSED, UNUSED, UNUSED, unheard, LIMITS, 120.0, kept)
+    results = Results(ledger, UNUSED, UNUSED, unheard, LIMITS, 120.0, kept)
     ended_at = (datetime.now(UTC) - timedelta(days=days)).isoformat()
 
     # When a GET shows it

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from receiver.skyvern.client import Streamed
 from receiver.submit.proxy import ProxiedBody, SecretInBody
 from receiver.submit.replies import SecretScan
-from receiver.submit.request.source import Source
+from receiver.submit.source import Source
 
 SECRETS = (b"sk-live-0123456789", b"whsec-abcdef")
 NO_API: Any = None

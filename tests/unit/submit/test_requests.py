@@ -17,11 +17,11 @@ from receiver.ledger.runs import RunResult, RunStatus
 from receiver.submit import replies
 from receiver.submit.json_object import NotAnObject, parse_object, to_bytes, with_members
 from receiver.submit.polling_body import polling_body
-from receiver.submit.request.endpoints import ENDPOINTS, SubmitCall
-from receiver.submit.request.kept import kept_request
-from receiver.submit.request.labels import LabelError, labels_of
-from receiver.submit.request.prepare import prepare
-from receiver.submit.request.source import Source
+from receiver.submit.endpoints import ENDPOINTS, SubmitCall
+from receiver.submit.kept_request import kept_request
+from receiver.submit.labels import LabelError, labels_of
+from receiver.submit.prepare import prepare
+from receiver.submit.source import Caller, Source
 from receiver.web.responses import Refusal
 
 
@@ -85,7 +85,7 @@ def request_hash(**headers: str) -> str:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     source = Source("skyvern", NO_API, "https://us.example/webhooks/skyvern")
     call = SubmitCall(ENDPOINTS[0], ENDPOINTS[0].path, "", b'{"prompt":"p"}', named)
-    return prepare(source, KEY, call, Redactor([])).new.request_hash
+    return prepare(Caller(source, KEY), call, Redactor([])).new.request_hash
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from receiver.submit.request.endpoints import scope_of
+from receiver.submit.endpoints import scope_of
 
 
 @pytest.mark.parametrize(

@@ -15,12 +15,14 @@ from receiver.domain.redaction import Redactor
 from receiver.domain.run import MAX_TITLE, parse
 from receiver.ledger.api_keys import Key
 from receiver.ledger.submissions.records import NewSubmission
+from receiver.skyvern import requests
+from receiver.skyvern.requests import ApiCall
+from receiver.submit import labels
+from receiver.submit.endpoints import SubmitCall
 from receiver.submit.json_object import NotAnObject, parse_object, to_bytes
+from receiver.submit.kept_request import kept_request
 from receiver.submit.replies import invalid, malformed
-from receiver.submit.request import labels
-from receiver.submit.request.endpoints import SubmitCall
-from receiver.submit.request.kept import kept_request
-from receiver.submit.request.source import Source
+from receiver.submit.source import Caller
 from receiver.web.responses import Refusal
 
 _MAX_IDEMPOTENCY_KEY = 255
@@ -30,68 +32,64 @@ _MATTER = ("x-max-iterations-override", "x-user-agent")
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A request as it is recorded and sent. `replacing`: texts that the answer must not show, and their replacements;
-    `fields`: of the request's body, as the caller sent it."""
+    """A submit as it is recorded and sent. `call`: to Skyvern. `replacing`: texts that its answer must not show the
+    caller, and their replacements. `fields`: of the request's body, as the caller sent it."""
 
     new: NewSubmission
-    path: str
-    query: str
-    body: bytes = field(repr=False)
-    headers: Mapping[str, str] = field(repr=False)
+    call: ApiCall
     replacing: Mapping[bytes, bytes] = field(repr=False)
     fields: Mapping[str, Any] = field(repr=False)
 
 
-def prepare(source: Source, key: Key, call: SubmitCall, redactor: Redactor) -> Prepared:
+def prepare(caller: Caller, call: SubmitCall, redactor: Redactor) -> Prepared:
     """Check a request. Raises Refusal for one that is not a JSON object, whose labels or Idempotency-Key can't be
     recorded, or whose webhook can never be called.
 
     `redactor`: masks what is kept of the request.
     """
     endpoint, path, query, body, headers = call
+    source, key = caller
     fields = parse_request(body)
-    label_header = headers.get(labels.HEADER, "")
-    try:
-        found = labels.labels_of(label_header, fields.get(labels.MEMBER))
-    except labels.LabelError as problem:
-        raise Refusal(invalid(labels.MEMBER, str(problem))) from None
-    if (reserved := sorted(found.keys() & {CHAIN, TRY})) and RESUBMIT not in key.scopes:
-        words = f"{reserved[0]} is kept for tries of a failed run, and takes a key with the scope {RESUBMIT}"
-        raise Refusal(invalid(labels.MEMBER, words))
+    submission_id = "sub_" + secrets.token_hex(16)
+    found = _labels(key, headers.get(labels.HEADER, ""), fields.get(labels.MEMBER))
     idempotency_key = headers.get("idempotency-key") or None
     if idempotency_key and not (len(idempotency_key) <= _MAX_IDEMPOTENCY_KEY and idempotency_key.isprintable()):
         raise Refusal(invalid(None, f"Idempotency-Key: must be 1 to {_MAX_IDEMPOTENCY_KEY} printable characters"))
-    submission_id = "sub_" + secrets.token_hex(16)
     given = fields.get(endpoint.url_field)
     wanted = source.webhook_url(given) if isinstance(given, str) else ""
     sent = {name: value for name, value in fields.items() if name != labels.MEMBER}
     replacing = {}
     if given is None or isinstance(given, str):  # anything else Skyvern refuses, in its own words
-        ours = source.callback_url(submission_id)
         sent.pop(endpoint.url_field, None)
-        if ours:
+        if ours := source.callback_url(submission_id):
             sent[endpoint.url_field] = ours
             replacing[json.dumps(ours).encode()] = json.dumps(wanted or None, ensure_ascii=False).encode()
     title = fields.get("title")
-    # Only where the path or the query is a part of the request.
-    location = [path, query] if query or "{" in endpoint.path else []
-    steps = headers.get("x-max-steps-override", "")
-    others = [f"{name}: {headers[name]}" for name in _MATTER if name in headers]
-    if (kind := headers.get("content-type", "")).partition(";")[0].strip().lower() not in ("", "application/json"):
-        others.append(f"content-type: {kind}")  # Skyvern refuses it: the same body as JSON must not get that answer
     new = NewSubmission(
         id=submission_id,
         source=source.name,
         key_id=key.id,
         call=endpoint.name,
-        request_hash=_hash(endpoint.name, label_header, steps, body, *location, *others),
+        request_hash=_hash(call),
         title=parse(json.dumps({"title": title[:MAX_TITLE]}).encode()).title if isinstance(title, str) else None,
         labels=found,
         webhook_url=wanted,
         idempotency_key=idempotency_key,
         request=kept_request(call, fields, redactor),
     )
-    return Prepared(new, path, query, to_bytes(sent), headers, replacing, fields)
+    return Prepared(new, requests.submit(path, to_bytes(sent), headers, query), replacing, fields)
+
+
+def _labels(key: Key, header: str, member: Any) -> dict[str, str]:
+    """Return the labels of a request. Raises Refusal."""
+    try:
+        found = labels.labels_of(header, member)
+    except labels.LabelError as problem:
+        raise Refusal(invalid(labels.MEMBER, str(problem))) from None
+    if (reserved := sorted(found.keys() & {CHAIN, TRY})) and RESUBMIT not in key.scopes:
+        words = f"{reserved[0]} is kept for tries of a failed run, and takes a key with the scope {RESUBMIT}"
+        raise Refusal(invalid(labels.MEMBER, words))
+    return found
 
 
 def parse_request(body: bytes) -> dict[str, Any]:
@@ -102,7 +100,16 @@ def parse_request(body: bytes) -> dict[str, Any]:
         raise Refusal(malformed(problem)) from None
 
 
-def _hash(*parts: str | bytes) -> str:
+def _hash(call: SubmitCall) -> str:
+    """Return what two requests have in common that ask for the same run."""
+    endpoint, path, query, body, headers = call
+    steps = headers.get("x-max-steps-override", "")
+    parts: list[str | bytes] = [endpoint.name, headers.get(labels.HEADER, ""), steps, body]
+    if query or "{" in endpoint.path:  # only where the path or the query is a part of the request
+        parts += [path, query]
+    parts += [f"{name}: {headers[name]}" for name in _MATTER if name in headers]
+    if (kind := headers.get("content-type", "")).partition(";")[0].strip().lower() not in ("", "application/json"):
+        parts.append(f"content-type: {kind}")  # Skyvern refuses it: the same body as JSON must not get that answer
     digest = hashlib.sha256()
     for part in parts:
         text = part if isinstance(part, bytes) else part.encode("utf-8", "surrogateescape")

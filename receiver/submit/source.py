@@ -1,4 +1,4 @@
-"""A source as the submit API sees it: its API client, and the URL at which its webhooks reach us.
+"""A source as the submit API sees it: its API client, and the URL at which its webhooks reach us; and who calls for it.
 
 A caller's own webhook URL that Skyvern could not call it refuses before it creates a run, with a 400; so do we, in its
 words and without a name server. The checks are those of the call itself.
@@ -6,7 +6,9 @@ words and without a name server. The checks are those of the call itself.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from handlers.contract import Refused
@@ -14,21 +16,30 @@ from handlers.support.address_policy import AllowedAddresses, literal_addresses
 from handlers.support.guarded_client import parse_url
 from handlers.support.url import MAX_URL, PORTS, split_userinfo
 from receiver.domain.agent_url import where
+from receiver.ledger.api_keys import Key
+from receiver.ledger.submissions.records import Submission
 from receiver.skyvern.client import SkyvernAPI
+from receiver.skyvern.responses import Answered
 from receiver.submit.replies import NO_SECRETS, SecretScan
 from receiver.web.responses import Refusal, error
+
+
+async def _nothing(_: Submission) -> None:
+    return None
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
     """`callback_base`: the URL at which its webhooks reach us, without the token, or "". `secrets`: what no answer may
-    hold, of all sources. `allowed`: the private addresses that callers' webhooks may have."""
+    hold, of all sources. `allowed`: the private addresses that callers' webhooks may have. `find_run`: searches Skyvern
+    for the run of a submission whose answer was lost, and returns the GET of it, or None."""
 
     name: str
     api: SkyvernAPI
     callback_base: str = ""
     secrets: SecretScan = NO_SECRETS
     allowed: AllowedAddresses = field(default_factory=lambda: AllowedAddresses(()))
+    find_run: Callable[[Submission], Awaitable[Answered | None]] = _nothing
 
     def callback_url(self, submission_id: str) -> str:
         """Return Runhook's URL, which Skyvern calls for a submission; "" without a public URL."""
@@ -58,6 +69,13 @@ class Source:
         port = parsed.port or PORTS[parsed.scheme]
         if found and all(self.allowed.check(host, address, port) for address in found):
             raise _refusal(f"The host in your url is blocked: {host}")
+
+
+class Caller(NamedTuple):
+    """Who makes a call: the API key, and the source that it is for."""
+
+    source: Source
+    key: Key
 
 
 def _refusal(words: str) -> Refusal:

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from receiver.domain.redaction import MASK, Redactor
 from receiver.domain.run import storable
-from receiver.submit.request import labels
-from receiver.submit.request.endpoints import SubmitCall
+from receiver.submit import labels
+from receiver.submit.endpoints import SubmitCall
 
 # Characters of JSON over which a request is not kept.
 LIMIT: Final = 256 << 10
