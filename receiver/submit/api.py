@@ -120,12 +120,12 @@ class _Api:
         self._stopped_at: float | None = None
         self._under_way: set[asyncio.Timeout] = set()
         self._closing = contextlib.AsyncExitStack()
-        ledger = Ledger(settings.database_url, require_durability=config.durable_ledger)
-        wait_ledger = AsyncLedger(ledger, context.ledger_wait)
-        self._closing.push_async_callback(wait_ledger.close)
+        blocking = Ledger(settings.database_url, require_durability=config.durable_ledger)
+        ledger = AsyncLedger(blocking, context.ledger_wait)
+        self._closing.push_async_callback(ledger.close)
         redis = connect(settings.redis_url, timeout=0.5, connect_timeout=0.5, retries=1)
         refused = context.metrics.submit_refused
-        self._authenticator = Authenticator(wait_ledger, redis, config.submit.rate, context.background, refused)
+        self._authenticator = Authenticator(ledger, redis, config.submit.rate, context.background, refused)
         self._closing.callback(self._authenticator.close)
         self._calls = CallLimits(context.bodies, config.submit.max_body, limits.calls, limits.body)
         self._places = WaiterLimit(config.submit.max_waiters, config.submit.waiter_share)
@@ -135,21 +135,19 @@ class _Api:
         late = LateBinding(partial(make_router, config), redactor).tell
         watches: dict[str, RunWatch] = {}
         self._states: LongPoll[RunKey, WaitedRun] = LongPoll(
-            WaitedRuns(wait_ledger, watches).query, context.background, "submit.waits_for_runs"
+            WaitedRuns(ledger, watches).query, context.background, "submit.waits_for_runs"
         )
         self._deliveries_poll: LongPoll[str, DeliveryStatus] = LongPoll(
-            lambda ids: wait_ledger.read(lambda connection: statuses(connection, ids)),
+            lambda ids: ledger.read(lambda connection: statuses(connection, ids)),
             context.background,
             "submit.waits_for_deliveries",
         )
         grace = config.reconcile.paced(webhooks=settings.waits_for_webhooks).webhook_grace
         kept = config.retention.events
-        self._results = Results(wait_ledger, self._states, self._places, late, limits, grace, kept)
+        self._results = Results(ledger, self._states, self._places, late, limits, grace, kept)
         self._streams = EventStreams(self._results, self._states, self._places, limits.keep_alive)
-        self._proxy = Proxy(wait_ledger)
-        self._retrier = WebhookRetrier(
-            wait_ledger, self._results, self._states, self._deliveries_poll, limits.retry_webhook
-        )
+        self._proxy = Proxy(ledger)
+        self._retrier = WebhookRetrier(ledger, self._results, self._states, self._deliveries_poll, limits.retry_webhook)
 
         searching = ThreadPoolExecutor(8, "submit-proof")  # of their own: they may all hang at once
         self._closing.callback(searching.shutdown, wait=False, cancel_futures=True)
@@ -173,7 +171,7 @@ class _Api:
                 raise ConfigError(*(f"{settings.config}: sources.{name}.{each}" for each in problem.problems)) from None
             find_run = partial(
                 search_for_run,
-                Resolver(name, reader, ledger, late),
+                Resolver(name, reader, blocking, late),
                 due_at=lambda now: now + config.reconcile.after,
                 pool=searching,
                 pauses=limits.searches,
@@ -188,7 +186,7 @@ class _Api:
             self._closing.push_async_callback(watches[name].close)
         self._closing.push_async_callback(self._deliveries_poll.close)
         self._closing.push_async_callback(self._states.close)
-        self._submitter = Submitter(wait_ledger, redactor, config.reconcile.after, late, limits.recording)
+        self._submitter = Submitter(ledger, redactor, config.reconcile.after, late, limits.recording)
 
     def serve(self, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         """Return `handler` for authenticated callers, with a response for each error, and for a stop."""
