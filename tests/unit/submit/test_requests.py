@@ -15,11 +15,11 @@ from receiver.domain.run import MAX_DEPTH
 from receiver.ledger.api_keys import Key
 from receiver.ledger.runs import RunResult, RunStatus
 from receiver.submit import replies
-from receiver.submit.json_object import NotAnObject, parse_object, to_bytes, with_members
-from receiver.submit.polling_body import polling_body
 from receiver.submit.endpoints import ENDPOINTS, SubmitCall
+from receiver.submit.json_object import NotAnObject, parse_object, to_bytes, with_members
 from receiver.submit.kept_request import kept_request
 from receiver.submit.labels import LabelError, labels_of
+from receiver.submit.polling_body import polling_body
 from receiver.submit.prepare import prepare
 from receiver.submit.source import Caller, Source
 from receiver.web.responses import Refusal
