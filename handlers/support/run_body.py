@@ -1,4 +1,4 @@
-"""What a run's body says of its title, its attempt and its output. Pure."""
+"""What a run's body says of its title, its prompt, its attempt and its output. Pure."""
 
 from __future__ import annotations
 
@@ -8,9 +8,19 @@ from typing import Any
 
 def titles(run: Mapping[str, Any]) -> list[str]:
     """Return the titles in a run's body, the likeliest first: of its workflow, of the run, of the request."""
+    found = (run.get("workflow_title"), run.get("title"), _asked(run, "title"))
+    return [title for title in found if isinstance(title, str)]
+
+
+def prompts(run: Mapping[str, Any]) -> list[str]:
+    """Return the prompts in a run's body, or in the request for a run, the likeliest first."""
+    found = (run.get("prompt"), _asked(run, "prompt"), run.get("navigation_goal"))
+    return [prompt for prompt in found if isinstance(prompt, str)]
+
+
+def _asked(run: Mapping[str, Any], name: str) -> Any:
     request = run.get("run_request")
-    asked = request.get("title") if isinstance(request, dict) else None
-    return [title for title in (run.get("workflow_title"), run.get("title"), asked) if isinstance(title, str)]
+    return request.get(name) if isinstance(request, dict) else None
 
 
 def attempt_number(value: Any) -> int:

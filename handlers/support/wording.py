@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from handlers.contract import Delivery
-from handlers.support.run_body import titles
+from handlers.support.run_body import prompts, titles
 from handlers.support.timestamps import utc
 
 _URL = re.compile(r"(https?://[^/\s?#'\"]+)[^\s'\"]*", re.IGNORECASE)
@@ -117,11 +117,8 @@ def outcome_label(delivery: Delivery) -> OutcomeLabel:
 
 def run_name(delivery: Delivery) -> str:
     """Return what people call the run: its title, else its prompt, else its kind."""
-    run = delivery.run
-    request = run.get("run_request")
-    asked: Mapping[str, Any] = request if isinstance(request, Mapping) else {}
-    candidates = [*titles(run), run.get("prompt"), asked.get("prompt"), run.get("navigation_goal")]
-    names = (" ".join(text[: NAME_MAX * 8].split()) for text in candidates if isinstance(text, str))
+    candidates = [*titles(delivery.run), *prompts(delivery.run)]
+    names = (" ".join(text[: NAME_MAX * 8].split()) for text in candidates)
     return next((name for name in names if name), run_kind(delivery.run_type).capitalize() or "A run")
 
 

@@ -21,6 +21,7 @@ class RunRow(Result):
     retry_pending: bool
     final: bool = Field(description="Whether it has ended and Skyvern will not retry it.")
     title: str | None
+    prompt: str | None = Field(description="The first line of its prompt.")
     workflow_id: str | None
     failure_reason: str | None
     created_at: Moment | None
@@ -121,6 +122,7 @@ class SubmissionRow(Result):
     run_id: str
     run_type: str
     title: str | None
+    prompt: str | None = Field(description="The first line of its prompt.")
     labels: dict[str, str]
     status: str = Field(description="The outcome of its run, if known.")
     request: Any = Field(description="The request after redaction; null when it was not kept.")

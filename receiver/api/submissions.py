@@ -74,6 +74,7 @@ class MissingRow(Result):
     state: str
     run_type: str
     title: str | None
+    prompt: str | None = Field(description="The first line of its prompt.")
     labels: dict[str, str]
     known_since: Moment = Field(description="When it was submitted, or first seen.")
     ended_at: Moment | None = Field(description="When Skyvern first showed its end, which no webhook has brought.")

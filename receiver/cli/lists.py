@@ -182,7 +182,11 @@ _YET: Final = "; send a first webhook with `runhook trigger`"
 
 runs = list_command(
     LIST_RUNS,
-    "run=run_id type=run_type status=outcome attempt events deliveries changed=updated_at why=failure_reason",
+    "run=run_id",
+    {
+        "title or prompt": lambda row: clean(row["title"] or row["prompt"], 60),
+        **parse_columns("type=run_type status=outcome attempt events deliveries changed=updated_at why=failure_reason"),
+    },
     empty=f"no runs found{_YET}",
 )
 events = list_command(

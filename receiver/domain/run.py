@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 from pydantic_core import from_json
 
-from handlers.support.run_body import attempt_number, titles
+from handlers.support.run_body import attempt_number, prompts, titles
 from handlers.support.timestamps import epoch
 from receiver.domain.bounded_json import MOST_MEMORY, SMALL, NoMembers, outline, state_of, too_much
 
@@ -38,6 +38,7 @@ MAX_DEPTH = 400
 MAX_RUN_ID = 200
 MAX_WORD = 100  # run types and statuses
 MAX_TITLE = 500
+MAX_PROMPT = 120  # of its first line
 MAX_REASON = 20_000
 MAX_DIGITS = 4300  # Python's own limit between text and int
 
@@ -68,7 +69,8 @@ class Run(NamedTuple):
 
     `status` is as sent; `outcome` is the status after correction: a run that failed only because its webhook could not
     be delivered, its output there, is completed. `attempt`: from 1. Times: seconds since the epoch, or None.
-    `retried_from`, `retried_by`: ids of the runs that Skyvern started again as this one, and for this one.
+    `prompt`: its first line. `retried_from`, `retried_by`: ids of the runs that Skyvern started again as this one, and
+    for this one.
     `test`: it is a test webhook of Skyvern's UI, about a run that never was.
     `data`: the whole body ({} unless it is a JSON object). `left_out`: the members that are too much for the memory; a
     text that tells them apart stands for each. `problem`: why the body can't be understood, or "";
@@ -87,6 +89,7 @@ class Run(NamedTuple):
     finished_at: float | None = None
     failure_reason: str | None = None
     title: str | None = None
+    prompt: str | None = None
     workflow_id: str | None = None
     retried_from: str | None = None
     retried_by: str | None = None
@@ -123,7 +126,7 @@ def parse(body: bytes) -> Run:
     status = _text(data.get("status"), MAX_WORD) or ""
     if not status:
         problem = problem or "it has no status"
-    reason, title, workflow_id, retried_from, retried_by = _texts(data)
+    reason, title, prompt, workflow_id, retried_from, retried_by = _texts(data)
     return Run(
         run_id=run_id,
         run_type=_text(data.get("run_type"), MAX_WORD) or "",
@@ -137,6 +140,7 @@ def parse(body: bytes) -> Run:
         finished_at=epoch(data.get("finished_at")),
         failure_reason=reason,
         title=title,
+        prompt=prompt,
         workflow_id=workflow_id,
         retried_from=retried_from,
         retried_by=retried_by,
@@ -164,15 +168,30 @@ _FIRST_TEXT: Final = Run._fields.index("failure_reason")
 
 
 def _texts(data: dict[str, Any]) -> tuple[str | None, ...]:
-    """Return the fields that are texts: a run's failure reason, title, workflow, and the runs that it is linked to."""
+    """Return the fields that are texts: a run's failure reason, title, prompt, workflow and linked runs."""
     get = data.get
     return (
         _text(get("failure_reason"), MAX_REASON),
-        next((title[:MAX_TITLE] for title in titles(data) if title), None),
+        title_of(data),
+        prompt_of(data),
         _text(get("workflow_permanent_id"), MAX_RUN_ID) or _text(get("workflow_id"), MAX_RUN_ID),
         _text(get("retried_from_workflow_run_id"), MAX_RUN_ID) or None,
         _text(get("retried_by_workflow_run_id"), MAX_RUN_ID) or None,
     )
+
+
+def title_of(data: Mapping[str, Any]) -> str | None:
+    """Return the title of a run with these members, or of the run that they request."""
+    return next((title[:MAX_TITLE] for title in titles(data) if title), None)
+
+
+def prompt_of(data: Mapping[str, Any]) -> str | None:
+    """Return the first line of a run's prompt, cut to MAX_PROMPT characters, as `title_of` does the title."""
+    for prompt in prompts(data):
+        if text := prompt[: MAX_PROMPT * 8].strip():
+            line = text.splitlines()[0].rstrip()
+            return line if len(line) <= MAX_PROMPT else line[: MAX_PROMPT - 1] + "…"
+    return None
 
 
 def storable(members: Mapping[str, Any]) -> dict[str, Any]:

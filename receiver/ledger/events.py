@@ -218,7 +218,7 @@ def _put_status(insert: Any) -> Any:
 _REPLACED = ("run_type", "status", "outcome", "attempt", "retry_pending", "final", "failure_reason")
 # A later event with fewer keys, such as from retry_webhook, keeps the values of earlier events.
 _KEPT = (
-    *("title", "workflow_id", "created_at", "started_at", "finished_at", "modified_at"),
+    *("title", "prompt", "workflow_id", "created_at", "started_at", "finished_at", "modified_at"),
     *("retried_from", "retried_by"),
 )
 _OF_RUN = ("run_id", *_REPLACED, *_KEPT)

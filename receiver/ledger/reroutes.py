@@ -185,7 +185,7 @@ def complete(connection: sa.Connection, completed: Sequence[LateCompletion]) -> 
 
 def put_status(connection: sa.Connection, key: RunKey, event_id: str, run: Run, now: float) -> None:
     """Update a locked run from the current data of its newest event, if that is `event_id`."""
-    columns = ("title", "workflow_id")
+    columns = ("title", "prompt", "workflow_id")
     told: dict[str, Any] = {name: sa.func.coalesce(getattr(run, name), runs.c[name]) for name in columns}
     update_run(connection, *key, runs.c.event_id == event_id, **told)
     words.queue(connection, [key], now)

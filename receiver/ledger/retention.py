@@ -134,8 +134,9 @@ def erase(connection: sa.Connection, key: RunKey, by: str, now: float) -> int:
     connection.execute(sa.update(attempts).where(its).values(response=""))
     # A repeated submit gets the answer that names the run, without asking Skyvern for it.
     answer = json.dumps({"run_id": key[1]}).encode()
-    update(submissions, request=None, answer=answer, answer_status=200, title=None, labels="{}", due_at=None)
-    update(runs, title=None, failure_reason=None, labels="{}", due_at=None, erased_at=now, erased_by=by)
+    named: dict[str, Any] = {"title": None, "prompt": None, "labels": "{}", "due_at": None}
+    update(submissions, request=None, answer=answer, answer_status=200, **named)
+    update(runs, failure_reason=None, erased_at=now, erased_by=by, **named)
     connection.execute(sa.delete(to_index).where(dialect.of_runs(to_index, [key])))
     words.remove(connection, [key])
     return bodies

@@ -60,6 +60,7 @@ runs = Table(
     Column("retry_pending", Boolean, nullable=False, server_default=text("false")),
     Column("final", Boolean, nullable=False, server_default=text("false")),
     Column("title", Text),
+    Column("prompt", Text),  # its first line
     Column("workflow_id", Text),
     Column("failure_reason", Text),
     Column("created_at", Double),
@@ -235,6 +236,7 @@ submissions = Table(
     Column("run_id", Text, nullable=False, server_default=""),
     Column("run_type", Text, nullable=False, server_default=""),
     Column("title", Text),
+    Column("prompt", Text),  # its first line
     Column("labels", Text, nullable=False, server_default="{}"),  # JSON
     Column("callback_url", Text, nullable=False, server_default=""),  # the caller's; elsewhere: webhook_url
     Column("idempotency_key", Text),

@@ -36,13 +36,17 @@ def kept_request(call: SubmitCall, fields: Mapping[str, Any], redactor: Redactor
     own = {name: value for name, value in fields.items() if name not in (labels.MEMBER, call.endpoint.url_field)}
     if len(storable(own)) < len(own):
         return None
-    # The names that `redact` has may be those of the request beside the run's other members, or inside of them.
-    own = redactor.apply(body, own)[1] if own else own
-    own = redactor.apply(b'{"run_request":' + body + b"}", {"run_request": own})[1]["run_request"]
+    own = masked(own, redactor)
     sent = {name: call.headers[name] for name in _HEADERS if name in call.headers}
     to = {"path": call.path.rstrip("/"), "query": call.query, "headers": sent}
     kept = {**own, CALL: {name: value for name, value in to.items() if value}}
     return kept if len(json.dumps(kept)) <= LIMIT else None
+
+
+def masked(fields: Mapping[str, Any], redactor: Redactor) -> dict[str, Any]:
+    """Return members of a request, masked where `redact` names them as the run's own or inside of its `run_request`."""
+    own: dict[str, Any] = redactor.mask({"run_request": redactor.mask(dict(fields))})["run_request"]
+    return own
 
 
 def masked_members(request: Mapping[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 from handlers.support.resubmit_chain import CHAIN, TRY
 from receiver.domain.api_key import RESUBMIT
 from receiver.domain.redaction import Redactor
-from receiver.domain.run import MAX_TITLE, parse
+from receiver.domain.run import prompt_of, storable, title_of
 from receiver.ledger.api_keys import Key
 from receiver.ledger.submissions.records import NewSubmission
 from receiver.skyvern import requests
@@ -20,7 +20,7 @@ from receiver.skyvern.requests import ApiCall
 from receiver.submit import labels
 from receiver.submit.endpoints import SubmitCall
 from receiver.submit.json_object import NotAnObject, parse_object, to_bytes
-from receiver.submit.kept_request import kept_request
+from receiver.submit.kept_request import kept_request, masked
 from receiver.submit.replies import invalid, malformed
 from receiver.submit.source import Caller
 from receiver.web.responses import Refusal
@@ -28,6 +28,9 @@ from receiver.web.responses import Refusal
 _MAX_IDEMPOTENCY_KEY = 255
 # Headers that change what Skyvern makes of a request.
 _MATTER = ("x-max-iterations-override", "x-user-agent")
+# Members by which lists name a run, and the characters of each that are read.
+_NAMING = ("title", "prompt", "navigation_goal")
+_READ = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +67,16 @@ def prepare(caller: Caller, call: SubmitCall, redactor: Redactor) -> Prepared:
         if ours := source.callback_url(submission_id):
             sent[endpoint.url_field] = ours
             replacing[json.dumps(ours).encode()] = json.dumps(wanted or None, ensure_ascii=False).encode()
-    title = fields.get("title")
+    asked = masked({name: fields.get(name) for name in _NAMING}, redactor)
+    texts = storable({name: text[:_READ] for name, text in asked.items() if isinstance(text, str)})
     new = NewSubmission(
         id=submission_id,
         source=source.name,
         key_id=key.id,
         call=endpoint.name,
         request_hash=_hash(call),
-        title=parse(json.dumps({"title": title[:MAX_TITLE]}).encode()).title if isinstance(title, str) else None,
+        title=title_of(texts),
+        prompt=prompt_of(texts),
         labels=found,
         webhook_url=wanted,
         idempotency_key=idempotency_key,

@@ -46,7 +46,7 @@ def database_url(request: pytest.FixtureRequest) -> str:
 def content(number: int, artifacts: ArtifactServer, **more: Any) -> bytes:
     """A webhook that is full of the secret."""
     picture = artifacts.add(f"/{number}.png", PICTURE)
-    told = {"output": {"customer": SECRET}, "title": SECRET, "screenshot_urls": [picture], **more}
+    told = {"output": {"customer": SECRET}, "title": SECRET, "prompt": SECRET, "screenshot_urls": [picture], **more}
     return body(number, **told)
 
 

@@ -71,7 +71,7 @@ def submission(service: Service, actor: Actor, names: Mapping[str, str], query: 
         ("polled", counted(found.polls, "time", "times") if found.polls else ""),
     ]
     return {
-        "title": found.title or found.id,
+        "title": found.title or found.prompt or found.id,
         "here": "Submissions",
         "submission": found,
         "run": told.run,

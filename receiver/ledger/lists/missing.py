@@ -17,7 +17,7 @@ from receiver.ledger.filters import Condition, Filter, of_runs, of_submissions
 from receiver.ledger.lists.paging import SCAN, Key, KeysetList, Page, Row, Walk, page_of
 from receiver.ledger.schema import runs, submissions
 
-_BOTH: Final = ("source", "run_id", "run_type", "title", "labels", "due_at", "polls")
+_BOTH: Final = ("source", "run_id", "run_type", "title", "prompt", "due_at", "polls", "labels")
 _OF_SUBMISSION: Final = tuple(submissions.c[name] for name in (*_BOTH, "id", "call", "state", "created_at", "reason"))
 _OF_RUN: Final = tuple(runs.c[name] for name in (*_BOTH, "submission_id", "first_seen_at", "noted_at"))
 _SUBMISSIONS: Final = KeysetList(_OF_SUBMISSION, [submissions.c[each] for each in ("due_at", "source", "id")], True)
@@ -67,7 +67,7 @@ def _page(
 
 
 def _row(row: Row, kind: str, submission_id: str, since: float, reason: str = "") -> Row:
-    same = {name: row[name] for name in ("source", "run_id", "run_type", "title", "due_at", "polls")}
+    same = {name: row[name] for name in _BOTH[:-1]}
     return {
         "kind": kind,
         **same,

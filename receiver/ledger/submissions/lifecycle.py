@@ -65,7 +65,7 @@ def begin(connection: sa.Connection, new: NewSubmission, now: float) -> tuple[Su
         young = same.where(it.created_at > now - ATTACH_WITHIN).order_by(it.created_at.desc()).limit(1)
         if (found := connection.execute(young).first()) is not None:
             return from_row(found), False
-    same_names = ("id", "source", "key_id", "call", "title", "idempotency_key", "request_hash")
+    same_names = ("id", "source", "key_id", "call", "title", "prompt", "idempotency_key", "request_hash")
     row = {name: getattr(new, name) for name in same_names} | {
         "state": SubmissionState.PENDING,
         "labels": dialect.json_text(dict(new.labels)),

@@ -31,11 +31,12 @@ class NewSubmission:
     key_id: str
     call: str
     request_hash: str
-    title: str | None = None
+    title: str | None = None  # after redaction, as `prompt` and `request`
+    prompt: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     webhook_url: str = ""  # the caller's
     idempotency_key: str | None = None
-    request: Mapping[str, Any] | None = field(default=None, repr=False)  # after redaction
+    request: Mapping[str, Any] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class Submission:
     run_id: str
     run_type: str
     title: str | None
+    prompt: str | None
     labels: Mapping[str, str]
     webhook_url: str = field(repr=False)
     idempotency_key: str | None = field(repr=False)

@@ -76,6 +76,15 @@ def test_submissions_are_listed_with_state_and_next_poll(book: Ledger, runhook: 
         runhook("run", "tsk_a")
 
 
+def test_run_without_title_is_listed_by_its_prompt(book: Ledger, runhook: Runhook) -> None:
+    # Given a run with a prompt, and one with a title as well
+    record(book, new_event("tsk_1", run_request={"prompt": "Log in\nThen pay"}), now=1.0)
+    record(book, new_event("tsk_2", prompt="Log in", title="Pay"), now=2.0)
+    # Then the list has the title, or else the prompt's first line
+    assert [row.split("  ")[1] for row in runhook("runs").splitlines()[1:]] == ["Pay", "Log in"]
+    assert [each["prompt"] for each in json.loads(runhook("runs", "--json"))] == ["Log in", "Log in"]
+
+
 # --- The sink that stands in no config
 
 

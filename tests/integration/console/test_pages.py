@@ -26,9 +26,14 @@ def test_runs_are_listed_and_told(browser: Browser, console_server: Submitting) 
     assert "webhook: completed, new" in page
     assert "By route everything" in page
     # And a list has no cell without a word: what is not there says so
-    record(console_server.ledger, new_event("tsk_2", status="failed", attempt=1, retry_pending=True))
+    record(
+        console_server.ledger,
+        new_event("tsk_2", prompt="Log in\nThen pay", status="failed", attempt=1, retry_pending=True),
+    )
     listed = browser.get("/runs").text
     assert "retry pending: attempt 2" in listed
+    assert '<span class="brief">Log in</span></a>' in listed
+    assert "<h1>Log in</h1>" in browser.get("/runs/tsk_2").text
     assert not re.search(r"<td[^>]*>\s*</td>", listed)
 
 

@@ -31,7 +31,7 @@ def submitted(server: Submitting, name: str = "one", run_id: str = "", source: s
 def test_submissions_are_listed_and_found(browser: Browser, console_server: Submitting) -> None:
     # Given two submissions, one of which Skyvern has taken
     taken = submitted(console_server, "taken", "tsk_1", title="Fetch invoices", labels={"team": "web"})
-    waits = submitted(console_server, "waits", title="Renew the domain")
+    waits = submitted(console_server, "waits", prompt="Renew the domain")
     browser.sign_in()
     # Then both are in the list, and each by its state, run or label alone
     page = browser.get("/submissions").text

@@ -116,7 +116,7 @@ def test_batch_size_does_not_change_results_of_submitted_runs(dispatcher: Dispat
     # And that is what becomes of such: labels, what was asked for, the caller's webhook, and the end of the polls
     of_runs, of_events, made_deliveries, submitted = found[1]
     assert {row["submission_id"]: row["labels"] for row in of_runs}["sub_0"] == '{"team": "billing"}'
-    assert {row["title"] for row in of_runs} >= {"Größe ✓"}
+    assert {(row["title"], row["prompt"]) for row in of_runs} >= {("Größe ✓", "Log in")}
     assert {row["sink"] for row in made_deliveries} == {"results", "billing", "shop", "ops", CALLBACK}
     assert any('"prompt": "Log in"' in row["completion"] for row in of_events)
     times = {row["run_id"]: row.get("due_in") for row in (*submitted, *of_runs)}

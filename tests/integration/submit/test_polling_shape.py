@@ -103,10 +103,13 @@ def test_get_matches_skyvern_before_and_after_the_webhook(
 
 def test_kept_request_is_masked_and_private(submitting: Make, simulate_skyvern: Simulate) -> None:
     rig = submitting(
-        simulate_skyvern(run_seconds=1000.0).url, dispatching=False, redact=["**.totp_identifier", "**.password"]
+        simulate_skyvern(run_seconds=1000.0).url,
+        dispatching=False,
+        redact=["**.totp_identifier", "**.password", "run_request.title", "prompt"],
     )
     path, request = REQUESTS["workflow_run"]
-    body = {**request, "parameters": {"user": "me", "password": "MARK"}, "totp_identifier": "MARK", "webhook_url": HOOK}
+    secret = {"totp_identifier": "MARK", "title": "MARK", "prompt": "MARK"}
+    body = {**request, "parameters": {"user": "me", "password": "MARK"}, **secret, "webhook_url": HOOK}
     headers = {"x-max-steps-override": "9", "x-runhook-labels": "a=b"}
 
     told = rig.client.post(f"{path}?template=false", json={**body, "labels": {"c": "d"}}, headers=headers)
@@ -124,12 +127,13 @@ def test_kept_request_is_masked_and_private(submitting: Make, simulate_skyvern: 
         "request": {
             **request,
             "parameters": {"user": "me", "password": "[redacted]"},
-            "totp_identifier": "[redacted]",
+            **dict.fromkeys(secret, "[redacted]"),
         },
-        "masked": ["parameters", "totp_identifier"],
+        "masked": ["parameters", "prompt", "title", "totp_identifier"],
     }
     (row,) = rig.rows()
-    assert "MARK" not in row["request"]
+    assert "MARK" not in str(row)
+    assert (row["title"], row["prompt"]) == ("[redacted]", "[redacted]")
     other = rig.client.get(f"/v1/runs/{run_id}?from=submission", headers={"x-api-key": rig.key("read")})
     resubmitter = rig.client.get(
         f"/v1/runs/{run_id}?from=submission", headers={"x-api-key": rig.key("read", "resubmit")}

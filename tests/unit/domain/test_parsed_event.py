@@ -53,11 +53,13 @@ def test_details_are_masked_like_the_body() -> None:
 @pytest.mark.parametrize("status", [{"status": "failed"}, {}], ids=["understood", "without a status"])
 def test_the_texts_of_a_run_are_those_of_its_masked_body(status: dict[str, str]) -> None:
     told = {"run_id": "wr_1", "workflow_title": "Prices", "failure_reason": "s3cret", "workflow_id": "w_1"}
-    body = json.dumps({**told, **status, "retried_by_workflow_run_id": "wr_2"}, separators=(",", ":")).encode()
+    asked = {"run_request": {"prompt": "s3cret"}}
+    body = json.dumps({**told, **asked, **status, "retried_by_workflow_run_id": "wr_2"}, separators=(",", ":")).encode()
 
-    run = parse_event(Event("evt_1", "skyvern", body, 0.0), Redactor(["failure_reason"])).run
+    run = parse_event(Event("evt_1", "skyvern", body, 0.0), Redactor(["failure_reason", "run_request.prompt"])).run
 
     assert (run.title, run.failure_reason, run.workflow_id, run.retried_by) == ("Prices", MASK, "w_1", "wr_2")
+    assert run.prompt == MASK
 
 
 def test_what_is_kept_of_a_request_is_all_that_was_told_of_it() -> None:

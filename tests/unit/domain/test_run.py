@@ -231,6 +231,21 @@ def test_title_and_workflow_of_each_run_type(fields: dict[str, Any], title: str 
     assert (run.title, run.workflow_id) == (title, workflow)
 
 
+@pytest.mark.parametrize(
+    ("fields", "prompt"),
+    [
+        ({"prompt": " \n Log in.  \nThen pay.", "run_request": {"prompt": "other"}}, "Log in."),
+        ({"run_request": {"prompt": "Log in\rThen pay"}, "prompt": 3}, "Log in"),
+        ({"navigation_goal": "Log in"}, "Log in"),
+        ({"prompt": "p" * 120}, "p" * 120),
+        ({"prompt": "p" * 2000}, "p" * 119 + "…"),
+        ({"prompt": "\n", "run_request": ["C"]}, None),
+    ],
+)
+def test_prompt_is_its_first_line(fields: dict[str, Any], prompt: str | None) -> None:
+    assert parse(body(**fields)).prompt == prompt
+
+
 def test_redacted_run_keeps_its_state_without_masked_text() -> None:
     run = parse(body(failure_reason="secret", workflow_title="secret", status="failed"))
     masked = run.with_data({**run.data, "failure_reason": "[redacted]", "workflow_title": "[redacted]", "run_id": "x"})
