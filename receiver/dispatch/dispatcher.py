@@ -20,7 +20,7 @@ from receiver.config.settings import Settings
 from receiver.delivery.runner import SinkRunner
 from receiver.dispatch.decider import OF_VALUES
 from receiver.dispatch.recorder import EventRecorder
-from receiver.domain.frame import UNKNOWN_SOURCE, EntryKeys
+from receiver.domain.frame import EntryKeys
 from receiver.domain.redaction import Redactor
 from receiver.inbox.aside import put_back, set_aside
 from receiver.inbox.reader import Entry, InboxReader
@@ -66,8 +66,9 @@ class Dispatcher(EventRecorder):
         connection: redis.Redis,
         may_ask: Callable[[str], bool] = lambda _: False,
         runners: Mapping[str, SinkRunner] = {},
+        put_back_for: float = PUT_BACK_FOR,
     ) -> None:
-        """`may_ask`, `runners`: see EventRecorder."""
+        """`may_ask`, `runners`: see EventRecorder. `put_back_for`: see PUT_BACK_FOR."""
         super().__init__(ledger, router, redactor, WorkerCounter(connection), may_ask, runners)
         self._reader = reader
         self._recovery = InboxRecovery(connection, reader)
@@ -77,16 +78,16 @@ class Dispatcher(EventRecorder):
         self._cut_off = 0  # jobs since the last one that finished something
         self._reclaimed_at = 0.0
         self._lines = TokenBucket(rate=1, burst=20)
-        self._put_back_from = "-"  # the first entry set aside that this process has not looked at; "" after the last
+        self._put_back_for = put_back_for
+        self._put_back_from = "-"  # of what was set aside, this process has looked at all before
 
     def run(self, stop: Callable[[], bool]) -> None:
         """Dispatch events until the inbox is quiet or `stop()`: the worker stops, or this job's time slice is over."""
         try:
             self._take_all(stop)
             self._counter.flush()
-            if self._put_back_from:  # the config is read at the start of a process only
-                until = time.monotonic() + PUT_BACK_FOR
-                self._put_back_from = put_back(self._redis, self._reader, self._put_back_from, until)
+            until = time.monotonic() + self._put_back_for
+            self._put_back_from = put_back(self._redis, self._reader, self._put_back_from, until)
             wakeups.finish(self._redis, QUEUE, self._read_once_more)
         except (LedgerUnavailable, redis.ResponseError) as error:
             if not isinstance(error, LedgerUnavailable) and not spoilt(error):
@@ -123,8 +124,7 @@ class Dispatcher(EventRecorder):
         self._reader.flush()
 
     def _recover_some(self) -> bool:
-        """Dispatch a few of the entries that others took and did not finish, and return whether there may be more. Of a
-        source that is not in this config there may be very many: what is new, and a stop, must not wait for them."""
+        """Dispatch a few of the entries that others took and did not finish, and return whether there may be more."""
         if time.monotonic() - self._reclaimed_at <= RECLAIM_EVERY:
             return False
         taken = self._recovery.take()
@@ -149,21 +149,11 @@ class Dispatcher(EventRecorder):
         self._redis.close()
 
     def _process(self, entries: Sequence[Entry]) -> None:
-        self._unfinished = self._without_unknown(entries)
+        self._unfinished = list(entries)
         while self._unfinished:
             part = _part(self._unfinished)
             self._finish(part, self._record_part(part))
             self._unfinished = self._unfinished[len(part) :]
-
-    def _without_unknown(self, entries: Sequence[Entry]) -> list[Entry]:
-        """Return the entries with a known source. The others stay in the inbox, for workers that know their source."""
-        unknown = [entry for entry in entries if entry.problem == UNKNOWN_SOURCE]
-        if unknown:
-            self._reader.leave(unknown)
-            if self._lines.take(1, time.monotonic()):
-                sources = ", ".join(sorted({entry.source for entry in unknown}))
-                log.error("inbox.left entries=%d sources=%s: not in the config of this worker", len(unknown), sources)
-        return [entry for entry in entries if entry.problem != UNKNOWN_SOURCE]
 
     def _record_part(self, part: Sequence[Entry]) -> Collection[str]:
         """Record the events of entries. Returns the sinks that have something to send."""
@@ -217,7 +207,7 @@ class Dispatcher(EventRecorder):
             self._reader.flush([wakeups.wake_command(wakeups.deliver_queue(sink)) for sink in sinks])
 
     def _set_aside(self, entries: Sequence[Entry]) -> None:
-        """Set aside an entry that Runhook did not write: any program with access to Redis can add one."""
+        """Set aside entries that this process cannot verify: any program with access to Redis can add one."""
         set_aside(self._redis, entries)
         for entry in entries:
             self._counter.add_aside()

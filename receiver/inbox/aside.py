@@ -79,10 +79,10 @@ def set_aside(client: redis.Redis, entries: Sequence[Entry]) -> int:
 
 
 def put_back(client: redis.Redis, reader: InboxReader, begin: str, until: float) -> str:
-    """Put back what was set aside for its signature, and is right by the config of this process.
+    """Put back what was set aside for its source or signature, and is right by the config of this process.
 
-    A receiver that learns of a secret before the dispatcher does writes such entries. It looks at the entries from
-    `begin` on, until `until` by time.monotonic(), and at one at least. Returns where to continue; "" at the end. Raises
+    A receiver that learns of a source or secret before the dispatcher does writes such entries. It looks at the entries
+    from `begin` on, until `until` by time.monotonic(), and at one at least. Returns where to continue. Raises
     redis.RedisError.
     """
     count = 0
@@ -96,8 +96,6 @@ def put_back(client: redis.Redis, reader: InboxReader, begin: str, until: float)
                 count += int(put)
         if time.monotonic() >= until:
             break
-    else:
-        begin = ""
     if count:
         log.warning("inbox.put_back entries=%d: signed by a key that is in the config now", count)
     return begin

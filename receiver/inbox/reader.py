@@ -8,8 +8,8 @@ from typing import Any, Final, NamedTuple
 import redis
 
 from receiver.domain.event import Event
-from receiver.domain.frame import UNKNOWN_SOURCE, EntryKeys, read_entry
-from receiver.inbox.stream import GROUP, LEFT, LEFT_SECONDS, STREAM
+from receiver.domain.frame import EntryKeys, read_entry
+from receiver.inbox.stream import GROUP, STREAM
 
 # Bytes after which a read takes no more entries: 256 bodies of 16 MiB would fill the memory of a small machine.
 READ_BYTES: Final = 16 << 20
@@ -42,12 +42,11 @@ redis.call('XDEL', KEYS[1], unpack(ARGV))
 
 
 class Entry(NamedTuple):
-    """One entry as read. `event`: None when it can't be recorded, for `problem`. `source`: of an unknown one."""
+    """One entry as read. `event`: None when it can't be recorded, for `problem`."""
 
     entry_id: str
     event: Event | None
     problem: str = ""
-    source: str = ""
 
 
 class InboxReader:
@@ -106,19 +105,7 @@ class InboxReader:
 
     def _entry(self, entry_id: str, fields: Any) -> Entry:
         found = read_entry(fields, self._keys)
-        if isinstance(found, Event):
-            return Entry(entry_id, found)
-        event = read_entry(fields, None) if found == UNKNOWN_SOURCE else found
-        return Entry(entry_id, None, found, event.source if isinstance(event, Event) else "")
-
-    def leave(self, entries: Sequence[Entry]) -> None:
-        """Leave entries of an unknown source to a dispatcher that has its secret, and report the source."""
-        ids: list[Any] = [entry.entry_id for entry in entries]
-        self._redis.xclaim(STREAM, GROUP, self.consumer, 0, ids, retrycount=0, justid=True)
-        with self._redis.pipeline(transaction=False) as pipeline:
-            pipeline.sadd(LEFT, *{entry.source for entry in entries})
-            pipeline.expire(LEFT, LEFT_SECONDS)
-            pipeline.execute(raise_on_error=False)
+        return Entry(entry_id, found) if isinstance(found, Event) else Entry(entry_id, None, found)
 
     def done(self, entry_ids: Sequence[str]) -> None:
         """Have entries acknowledged and deleted that the ledger has: with the next read, or by `flush`."""

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 import redis
 
 from receiver.domain.frame import FRAME, begins_with_id, read_head
-from receiver.inbox.stream import ASIDE, GROUP, LEFT, STREAM, spoilt_as
+from receiver.inbox.stream import ASIDE, GROUP, STREAM, spoilt_as
 
 # Bytes and entries that a search reads at a time, and the seconds that it may take.
 _PAGE_BYTES: Final = 8 << 20
@@ -35,8 +35,7 @@ return {{#found, #found > 0 and found[#found][1] or ''}}
 class InboxState:
     """What waits in the inbox. `pending`: read by a dispatcher and not acknowledged. `oldest`: seconds since the oldest
     entry was written, by the server's clock; None for an empty inbox. `size`: about how many bytes. `trouble`: why
-    nothing can be read from it, or "". `set_aside`: entries that could not be read, or ended their dispatcher.
-    `unknown_sources`: of entries that a worker left in the inbox, since its config lacks their source."""
+    nothing can be read from it, or "". `set_aside`: entries that could not be read, or ended their dispatcher."""
 
     entries: int = 0
     pending: int = 0
@@ -44,7 +43,6 @@ class InboxState:
     size: int = 0
     trouble: str = ""
     set_aside: int = 0
-    unknown_sources: tuple[str, ...] = ()
 
 
 def examine(client: redis.Redis) -> InboxState:
@@ -59,14 +57,12 @@ def examine(client: redis.Redis) -> InboxState:
         pipeline.memory_usage(STREAM)
         pipeline.xpending(STREAM, GROUP)
         pipeline.xlen(ASIDE)
-        pipeline.smembers(LEFT)
-        (seconds, micros), *depth, pending, aside, left = pipeline.execute(raise_on_error=False)
+        (seconds, micros), *depth, pending, aside = pipeline.execute(raise_on_error=False)
     entries, size = _depth(depth)
     oldest = seconds + micros / 1e6 - int(first[0][0].split(b"-")[0]) / 1000 if first else None
     held = 0 if isinstance(pending, Exception) else int(pending["pending"])  # no group yet: nothing was read
-    sources = sorted(each.decode(errors="replace") for each in left) if isinstance(left, set) else ()
     # An error says that something else wrote the key of what is set aside.
-    return InboxState(entries, held, oldest, size, "", aside if isinstance(aside, int) else 0, tuple(sources))
+    return InboxState(entries, held, oldest, size, "", aside if isinstance(aside, int) else 0)
 
 
 class WaitingEvent(NamedTuple):

@@ -3,7 +3,6 @@
     runhook:inbox         the stream: `e` an event's frame, `m` the MACs of its head (receiver/domain/frame.py)
     group "dispatch"      its readers; an entry is acknowledged and deleted once the ledger has it
     runhook:inbox:aside   entries that were set aside: see aside.py
-    runhook:inbox:left    sources whose entries a worker left in the inbox, for want of their secrets
 
 writer.py adds to the stream and reader.py reads it. recovery.py takes what a dead dispatcher had taken.
 """
@@ -18,9 +17,6 @@ STREAM: Final = "runhook:inbox"
 GROUP: Final = "dispatch"
 # What was set aside: see aside.py.
 ASIDE: Final = "runhook:inbox:aside"
-# A set of sources, which expires after LEFT_SECONDS without an entry of theirs.
-LEFT: Final = "runhook:inbox:left"
-LEFT_SECONDS: Final = 60
 
 # The error, with its fix, when another program has written the inbox's key.
 SPOILT: Final = (

@@ -40,8 +40,8 @@ _PROBLEMS: Final = {
     "misdirected": "if Skyvern sent them, correct PUBLIC_URL, to which Runhook adds /webhooks/SOURCE, and restart the "
     "receiver; or the callback URL in Skyvern. `runhook reconcile --import --now` fetches their results",
     "inbox_unreadable": "rename that key (RENAME) and find the program that wrote it; events are in the spools",
-    "inbox_set_aside": "`runhook inbox list` shows the reasons; then `runhook inbox accept` or `runhook inbox drop`",
-    "inbox_unknown_source": "add the source and its secrets to each worker's config, and restart it; the events wait",
+    "inbox_set_aside": "`runhook inbox list` shows the reasons; then correct the worker's config and restart it, or "
+    "`runhook inbox accept` or `runhook inbox drop`",
     "inbox_late": "the dispatcher is stopped, too slow, or can't reach the ledger: see the worker's log",
     "spool_full": "start Redis, or raise spool.max_bytes; at the limit, webhooks get 503",
     "spool_left": "start a receiver on that data directory; or bring its disk here: `runhook spool send --data DIR`",

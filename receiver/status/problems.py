@@ -168,11 +168,8 @@ def _inbox(report: StatusReport) -> Iterator[Problem]:
         yield problem("inbox_unreadable", f"the inbox can't be read: {inbox.trouble}")
     if inbox.set_aside:
         entries = counted(inbox.set_aside, "entry of the inbox was", "entries of the inbox were")
-        why = "their signature is invalid, or they ended a dispatcher"
+        why = "a worker does not know their source, their signature is invalid, or they ended a dispatcher"
         yield problem("inbox_set_aside", f"{entries} set aside: {why}")
-    if inbox.unknown_sources:
-        sources = ", ".join(inbox.unknown_sources)
-        yield problem("inbox_unknown_source", f"a worker does not know the source of events in the inbox: {sources}")
     if inbox.oldest is not None and inbox.oldest > INBOX_LATE and not report.ledger.trouble:
         events = counted(inbox.entries, "event waits", "events wait")
         yield problem("inbox_late", f"{events} in the inbox, the oldest for {ago(inbox.oldest)}")

@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -17,12 +15,10 @@ import sqlalchemy as sa
 
 from receiver.dispatch.dispatcher import PART_BYTES, Dispatcher
 from receiver.domain.event import Event, event_id
-from receiver.domain.frame import FORGED, FRAME, MACS, NO_EVENT, EntryKeys, head_of, read_frame
+from receiver.domain.frame import FORGED, FRAME, MACS, NO_EVENT, UNKNOWN_SOURCE, EntryKeys, head_of, read_frame
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import parse
 from receiver.inbox.reader import InboxReader
-from receiver.inbox.recovery import InboxRecovery, Taken
-from receiver.inbox.state import examine
 from receiver.inbox.stream import ASIDE, STREAM
 from receiver.ledger import Ledger, LedgerDataError, events, runs
 from receiver.ledger.deliveries import claims
@@ -62,11 +58,14 @@ def make(ledger: Ledger, redis_url: str) -> Iterator[Make]:
             name: str = "d1",
             keys: EntryKeys | None = None,
             on: Ledger = ledger,
+            **options: Any,
         ) -> Dispatcher:
             connection = redis.Redis.from_url(redis_url, socket_timeout=10)
             reader = InboxReader(connection, name, keys)
             return stack.enter_context(
-                contextlib.closing(Dispatcher(on, Router(routes), redactor or Redactor([]), reader, connection))
+                contextlib.closing(
+                    Dispatcher(on, Router(routes), redactor or Redactor([]), reader, connection, **options)
+                )
             )
 
         yield begin
@@ -488,28 +487,16 @@ def test_entries_of_a_new_secret_are_put_back(guarded: Dispatcher, make: Make, l
         assert client.xlen(STREAM) == 0
 
 
-def test_what_is_new_does_not_wait_for_all_that_others_left(
-    dispatcher: Dispatcher, ledger: Ledger, redis_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Given so many entries of a source that no worker knows that they come back before all are looked at
-    monkeypatch.setattr(InboxRecovery, "take", lambda _: Taken([]))
-    append(redis_url, event(body("tsk_1")))
-    # When a dispatcher has one round, then it ends, and a new event is recorded
-    dispatcher.run(once())
-    assert deliveries(ledger).keys() == {"tsk_1"}
-
-
 def test_much_that_was_set_aside_delays_no_new_event(
-    guarded: Dispatcher, make: Make, ledger: Ledger, redis_url: str, monkeypatch: pytest.MonkeyPatch
+    guarded: Dispatcher, make: Make, ledger: Ledger, redis_url: str
 ) -> None:
     # Given entries set aside that are right by now, and a dispatcher that has time for one of them in each job
     now = {"skyvern": ["secret", "new secret"]}
     old = [event(body(f"tsk_{number}")) for number in range(3)]
     append(redis_url, *old, keys=EntryKeys({"skyvern": ["new secret"]}))
     guarded.run(once())
-    monkeypatch.setattr("receiver.inbox.aside.time", SimpleNamespace(monotonic=lambda: math.inf))
     append(redis_url, event(body("tsk_new")), keys=EntryKeys(now))
-    it = make(name="d2", keys=EntryKeys(now))
+    it = make(name="d2", keys=EntryKeys(now), put_back_for=0.0)
     # When it begins, then the new event is not behind all of them
     it.run(once())
     assert deliveries(ledger).keys() == {"tsk_0", "tsk_new"}
@@ -521,33 +508,25 @@ def test_much_that_was_set_aside_delays_no_new_event(
         assert client.xlen(ASIDE) == 0
 
 
-def test_events_of_an_unknown_source_wait_for_its_worker(
-    guarded: Dispatcher, make: Make, ledger: Ledger, redis_url: str, caplog: pytest.LogCaptureFixture
+def test_events_of_an_unknown_source_reach_a_worker_that_knows_it(
+    guarded: Dispatcher, make: Make, ledger: Ledger, redis_url: str
 ) -> None:
-    # Given events of a source that a worker's config lacks, among others
+    # Given a worker that knows all sources and has looked at what was set aside, and one whose config lacks a source
     both = EntryKeys({"skyvern": ["secret"], "other": ["third"]})
+    knowing = make(name="d2", keys=both)
+    knowing.run(once())
     other = Event(event_id("other", body("tsk_2")), "other", body("tsk_2"), time.time())
     append(redis_url, event(body("tsk_1")), other, event(body("tsk_3")), keys=both)
-    # When that worker dispatches, again and again
-    for _ in range(12):
-        guarded.run(once())
-        for taken in iter(lambda: guarded._recovery.take(0, 0, 1), None):
-            guarded._process(taken.entries)
-            break
-    # Then it records the others, leaves those in the inbox, and reports the source
+    # When the second one dispatches, then it records the others and sets those aside
+    guarded.run(once())
     assert deliveries(ledger).keys() == {"tsk_1", "tsk_3"}
-    connection = redis.Redis.from_url(redis_url, socket_timeout=10)
-    state = examine(connection)
-    assert (state.entries, state.set_aside, state.unknown_sources) == (1, 0, ("other",))
-    assert "inbox.left entries=1 sources=other" in caplog.text
-    # And a worker that knows the source records them
-    it = make(name="d2", keys=both)
-    found = InboxRecovery(connection, InboxReader(connection, "d2", both)).take(0, 0)
-    assert found is not None
-    assert (found.alone, [entry.event for entry in found.entries]) == (False, [other])
-    it.dispatch([other])
-    assert deliveries(ledger).keys() == {"tsk_1", "tsk_2", "tsk_3"}
-    connection.close()
+    with redis.Redis.from_url(redis_url) as client:
+        ((_, aside),) = cast("Any", client.xrange(ASIDE))
+        assert aside[b"why"].decode() == UNKNOWN_SOURCE
+        # And the first one records them in its next job
+        knowing.run(once())
+        assert deliveries(ledger).keys() == {"tsk_1", "tsk_2", "tsk_3"}
+        assert (client.xlen(STREAM), client.xlen(ASIDE)) == (0, 0)
 
 
 def test_failed_recording_leaves_the_inbox_as_it_was(

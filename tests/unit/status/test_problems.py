@@ -178,12 +178,6 @@ CASES: list[tuple[str, StatusReport, str, bool]] = [
     ("quarantine", followed_by_webhook(refused=1), "1 request with a wrong signature is in quarantine", True),
     ("quarantine", followed_by_webhook(refused=3), "3 requests with a wrong signature are", False),
     ("inbox_unreadable", redis(inbox=InboxState(trouble="the key is a string")), "is a string", False),
-    (
-        "inbox_unknown_source",
-        redis(inbox=InboxState(unknown_sources=("other",))),
-        "source of events in the inbox: other",
-        False,
-    ),
     ("inbox_set_aside", redis(inbox=InboxState(set_aside=2)), "2 entries of the inbox were set aside", False),
     ("ledger_weak", ledger(weak="fsync is off"), "fsync is off", False),
     ("task_failing", without("receiver", receiver(store="redis", failing="drain fails")), "drain fails", False),
