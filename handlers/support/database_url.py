@@ -1,9 +1,10 @@
-"""Which databases and drivers a ledger or a results table may be on. Pure, and without SQLAlchemy."""
+"""Which databases and drivers a ledger or a results table may be on. Connects to nothing, and without SQLAlchemy."""
 
 from __future__ import annotations
 
 import re
 from typing import Final
+from urllib.parse import parse_qsl
 
 # As SQLAlchemy reads one (2.0, engine/url.py); with what it takes for a driver, a host, a port and a database.
 _URL: Final = re.compile(
@@ -22,7 +23,7 @@ _DRIVERS: Final = {
 def url_problem(url: str, file: str) -> str:
     """Return why no database is at `url`, and what would be right, or "". It never holds the URL's secrets.
 
-    `file`: the example of a path. What libpq makes of the parameters of PostgreSQL is seen when it connects.
+    `file`: the example of a path.
     """
     found = _URL.match(url)
     right = f"right would be sqlite:///{file} or postgresql://user:password@host/name"
@@ -35,8 +36,9 @@ def url_problem(url: str, file: str) -> str:
     if found["driver"] not in _DRIVERS[kind]:
         return f"the driver {driver} is not used here; write {kind}:// instead of {found['driver']}://"
     if kind == "postgresql":  # SQLAlchemy ends a password at the first @, and takes the rest for a host
-        several = url.partition("?")[0].count("@") > 1
-        return "has several @; in a user or password write @ as %40 and / as %2F" if several else ""
+        if url.partition("?")[0].count("@") > 1:
+            return "has several @; in a user or password write @ as %40 and / as %2F"
+        return _parameter_problem(found["query"]) if found["query"] else ""
     if found["host"]:
         return (
             "names a host after two slashes, and SQLite has none: three begin a path from here, "
@@ -47,3 +49,10 @@ def url_problem(url: str, file: str) -> str:
     if found["database"].startswith("file:") or "mode=" in (found["query"] or ""):  # its lock would be another file's
         return f"names SQLite's file by a URI; give its path: sqlite:///{file}"
     return ""
+
+
+def _parameter_problem(query: str) -> str:
+    from handlers.support.postgresql import parameter_trouble  # takes 0.1 s, and few URLs have parameters
+
+    trouble = parameter_trouble(dict(parse_qsl(query)))
+    return trouble and f"{trouble}; after the ? stand libpq's connection parameters, such as ?sslmode=require"

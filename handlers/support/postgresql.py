@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import psycopg
+from psycopg import pq
 from psycopg.conninfo import make_conninfo
 
 LATE: Final = "the server did not answer in time"
@@ -115,15 +116,18 @@ class BoundedConnection(psycopg.Connection[Any]):
 
 
 def parameter_trouble(parameters: Mapping[str, Any]) -> str:
-    """Return which of the connection parameters libpq does not know, or "". Wrong values show at connecting.
+    """Return which of the connection parameters, by libpq's name, libpq does not know or take; or "".
 
-    `parameters`: by libpq's name, as `psycopg.connect` takes them.
+    It checks most values before it connects, here to a socket that does not exist.
     """
+    elsewhere = {name: value for name, value in parameters.items() if name not in ("host", "hostaddr", "port")}
     try:
-        make_conninfo(**parameters)
+        attempt = pq.PGconn.connect_start(make_conninfo(**elsewhere, host="/dev/null").encode())
     except psycopg.ProgrammingError as error:
         return str(error).strip()
-    return ""
+    trouble = attempt.error_message.decode(errors="replace").strip()
+    attempt.finish()
+    return trouble if trouble.startswith("invalid ") else ""
 
 
 def client_options(limits: TimeLimits) -> dict[str, str]:

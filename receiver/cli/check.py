@@ -17,6 +17,7 @@ from receiver.config.advice import warnings
 from receiver.config.loader import Loaded, load_file
 from receiver.config.settings import OTHER_VARIABLES, Settings, show_value
 from receiver.config.variables import DEFAULT
+from receiver.domain.database_url import check_database_url
 from receiver.errors import ConfigError, UsageError
 from receiver.routing.mapping import show as show_rule
 from receiver.routing.route import RouteConfig
@@ -62,6 +63,7 @@ def check(
         raise UsageError(f"{file} and --config {config} are mutually exclusive")
     settings = Settings.from_env(config=file or config, data=data)
     try:
+        check_database_url(settings.database_url)
         # The config that ships with Runhook needs a key, which `runhook dev` creates.
         loaded = load_file(settings.config, settings.environ, allow_unset=allow_unset or settings.packaged_config)
     except ConfigError as error:

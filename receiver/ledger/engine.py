@@ -243,19 +243,8 @@ def checked_url(url: str) -> sa.URL:
     parsed = sa.make_url(url)
     if parsed.drivername in ("postgres", "postgresql"):
         parsed = parsed.set(drivername="postgresql+psycopg")
-    if parsed.get_backend_name() == "postgresql" and (trouble := _parameter_trouble(parsed)):
-        raise ConfigError(
-            f"DATABASE_URL: {trouble}; right would be postgresql://user:password@host:5432/name, with libpq's "
-            "connection parameters after a ?, such as ?sslmode=require"
-        )
-    return parsed
-
-
-def _parameter_trouble(url: sa.URL) -> str:
-    """Return the permanent error in a PostgreSQL URL, which waiting for a server would not fix, or ""."""
-    from handlers.support.postgresql import parameter_trouble  # not needed with SQLite
-
     try:
-        return parameter_trouble(url.get_dialect()().create_connect_args(url)[1])
+        parsed.get_dialect()().create_connect_args(parsed)
     except sa_exc.ArgumentError as error:  # several hosts
-        return str(error)
+        raise ConfigError(f"DATABASE_URL: {error}; right would be postgresql://user:password@host:5432/name") from None
+    return parsed

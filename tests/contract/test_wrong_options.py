@@ -150,6 +150,8 @@ RIGHT: dict[type[Sink[Any]], dict[str, Any]] = {
         (DatabaseSink, {"url": "mysql://me:HUSH@host/db"}, "not to mysql"),
         (DatabaseSink, {"url": "postgresql+asyncpg://me:HUSH@host/db"}, "the driver asyncpg is not used"),
         (DatabaseSink, {"url": "postgresql://me:HUSH@host:port/db"}, "not a database URL"),
+        (DatabaseSink, {"url": "postgresql://me:HUSH@host/db?sslmod=require"}, 'invalid connection option "sslmod"'),
+        (DatabaseSink, {"url": "postgresql://me:HUSH@host/db?sslmode=never"}, 'invalid sslmode value: "never"'),
         (DatabaseSink, {"table": "runs; DROP TABLE x"}, "is not a valid table name"),
         (DatabaseSink, {"table": "a.b.c"}, "is not a valid table name"),
         (DatabaseSink, {"columns": {"status": "output.status"}}, "status is a column that the table has already"),

@@ -149,13 +149,10 @@ def test_a_full_or_read_only_database_waits_for_its_operator(pg: ResultsDb) -> N
             connection.commit()
 
 
-@pytest.mark.parametrize(
-    ("parameter", "words"),
-    [("connect_timeout=abc", "bad value for connect_timeout"), ("nonsense=1", 'invalid connection option "nonsense"')],
-)
-def test_wrong_parameter_of_the_url_is_named(parameter: str, words: str) -> None:
-    database = ResultsDb(f"postgresql://u:pw@127.0.0.1:1/x?{parameter}")
+def test_wrong_parameter_of_the_url_is_named() -> None:
+    database = ResultsDb("postgresql://u:pw@127.0.0.1:1/x?connect_timeout=abc")
     sink = database.sink()
+    words = "bad value for connect_timeout"
     for call in (lambda: sink.send(event("tsk_1", 1)), sink.check):
         with pytest.raises(Unavailable, match=f"PostgreSQL can't be reached: {words}"):
             call()

@@ -399,7 +399,7 @@ def test_every_option_has_a_help_text() -> None:
 def test_wrong_database_url_is_one_line(runhook: Runhook, monkeypatch: pytest.MonkeyPatch) -> None:
     for url in ("postgresql://u:sekret@h:port/db", "sqlite:var/ledger.db"):
         monkeypatch.setenv("DATABASE_URL", url)
-        for command in ("status", "runs"):
+        for command in ("status", "runs", "check"):
             code, out, err = runhook(command)
 
             assert (code, out, "sekret" in err) == (2, "", False)

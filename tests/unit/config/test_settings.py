@@ -209,6 +209,8 @@ def test_a_real_key_wins_over_a_local_one(tmp_path: Path) -> None:
         ("sqlite:///file:ledger.db?mode=memory&uri=true", "names SQLite's file by a URI"),
         ("postgresql://u:pw@sekret@h/db", "has several @; in a user or password write @ as %40"),
         ("postgresql://u:pw@sekret/x@h/db?sslmode=require", "has several @; in a user or password write @ as %40"),
+        ("postgresql://u:sekret@h/db?sslmode=never", 'invalid sslmode value: "never"; after the ? stand'),
+        ("postgresql://u:sekret@h/db?host=a&host=b&port=1,2,3", "Can't mix 'multihost' formats"),
         ("sqlite://var/ledger.db", "names a host after two slashes, and SQLite has none: three begin a path from here"),
     ],
 )
