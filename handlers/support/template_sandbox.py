@@ -131,9 +131,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
 def _check_size(name: str, values: Sequence[Any], named: Mapping[str, Any]) -> None:
     """Check what a filter or a method of a text will make of its arguments, the first of which is its own.
 
-    Raises SecurityError.
+    Raises SecurityError. Any of them may make another value as large as its own, which counts towards MAX_TOTAL.
     """
-    size = 0
+    allowed, size = _limits.get(), 0
+    allowed.tick()
+    allowed.left -= len(values[0]) if hasattr(values[0], "__len__") else 0
     others = [*values[1:], *(value for key, value in named.items() if name not in _FORMATTING or key in str(values[0]))]
     if name in _SIZED:
         sizes = [len(each) if isinstance(each, str) else each for each in others if isinstance(each, (int, str))]
@@ -148,7 +150,7 @@ def _check_size(name: str, values: Sequence[Any], named: Mapping[str, Any]) -> N
     elif name == "replace" and len(others) > 1:
         text, old, new = map(str, (values[0], *others[:2]))
         size = len(text) + text.count(old) * len(new)
-    _limits.get().take(size)
+    allowed.take(size)
 
 
 def _counted(values: Iterable[Any], separator: int = 0) -> Iterator[Any]:
@@ -178,12 +180,16 @@ def _sum(environment: Sandbox, iterable: Iterable[Any], attribute: str | int | N
     return sum(_counted(values), start)
 
 
+# What Jinja2 passes to some filters before their value.
+_PASSED: Final = (nodes.EvalContext, jinja2.Environment, jinja2.runtime.Context)
+
+
 def _bounded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a filter that checks the size of its result first."""
 
     @functools.wraps(function)
     def bounded(*args: Any, **kwargs: Any) -> Any:
-        _check_size(name, [each for each in args if not isinstance(each, nodes.EvalContext)], kwargs)
+        _check_size(name, [each for each in args if not isinstance(each, _PASSED)], kwargs)
         return function(*args, **kwargs)
 
     return bounded
@@ -226,8 +232,6 @@ def environment(finalize: Callable[[Any], str], to_json: Callable[[Any], str]) -
     made.globals = {name: made.globals[name] for name in GLOBALS}
     for dropped in _DROPPED_FILTERS:
         made.filters.pop(dropped, None)
-    bounded = {
-        name: _bounded(name, made.filters[name]) for name in (*_SIZED, "replace", "format") if name in made.filters
-    }
-    made.filters |= {**bounded, "join": _join, "sum": _sum, "tojson": to_json}
+    made.filters |= {"join": _join, "sum": _sum, "tojson": to_json}
+    made.filters = {name: _bounded(name, function) for name, function in made.filters.items()}
     return made

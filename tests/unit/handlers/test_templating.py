@@ -156,6 +156,9 @@ BURNS = {
     "width": "{{ '%10000000000d' % 1 }}",
     "width of a value": "{{ '%*d' | format(10000000000, 1) }}",
     "width of a format": "{{ '{:{}}'.format(1, 10000000000) }}",
+    "copies by a filter": "".join(f"{{% set a{n} = run.text | upper %}}" for n in range(1000)),
+    "copies by a method": "".join(f"{{% set a{n} = run.text.upper() %}}" for n in range(1000)),
+    "lists": "".join(f"{{% set a{n} = run.text | list %}}" for n in range(100)),
     "format of a payload": "{{ ('{0}' * 10000).format(run.text) }}",
 }
 _BURN = """
