@@ -22,6 +22,7 @@ from receiver.api.responses import CONTENT_TYPE, TYPE
 from receiver.cli.output import clean, warn
 from receiver.cli.profiles import RemoteService
 from receiver.errors import Busy, Invalid, NotStarted, RequestError, RunhookError, UsageError
+from receiver.status.problem import size
 
 if TYPE_CHECKING:
     from receiver.api.artifact_content import ContentParameters
@@ -33,6 +34,8 @@ R = TypeVar("R", bound=BaseModel)
 # the submit API passes on.
 TIMEOUT: Final = 30.0
 SUBMIT_TIMEOUT: Final = 60.0
+# Maximum bytes of a response, except for a stored file: a page of runs with large outputs is below it.
+MAX_RESPONSE: Final = 256 << 20
 # Tries of a read that gets 503, and seconds between two of them at most.
 TRIES: Final = 4
 LONGEST_PAUSE: Final = 10.0
@@ -52,10 +55,14 @@ class StoredContent(NamedTuple):
 
 
 class RemoteClient:
-    """Calls a service over HTTP. Its key is in no error and no traceback. Close it after use."""
+    """Calls a service over HTTP. Its key is in no error and no traceback. Close it after use.
 
-    def __init__(self, service: RemoteService) -> None:
+    `max_response`: see MAX_RESPONSE.
+    """
+
+    def __init__(self, service: RemoteService, max_response: int = MAX_RESPONSE) -> None:
         self.service = service
+        self._max_response = max_response
         self.where = service.url
         self.announce = False
         self.create = False  # that is for this machine
@@ -93,8 +100,19 @@ class RemoteClient:
         raise AssertionError
 
     def _request(self, method: str, path: str, timeout: float = TIMEOUT, **further: Any) -> httpx2.Response:
-        with reaching(self.where, timeout):
-            return self._http.request(method, path, timeout=timeout, **further)
+        with reaching(self.where, timeout), self._http.stream(method, path, timeout=timeout, **further) as response:
+            return self._read(response)
+
+    def _read(self, response: httpx2.Response) -> httpx2.Response:
+        """Return a response with its body, decoded. Raises NotStarted if that is too large."""
+        body = bytearray()
+        for chunk in response.iter_bytes():
+            body += chunk
+            if len(body) > self._max_response:
+                limit = size(self._max_response)
+                raise NotStarted(f"{self.where}: the response is larger than {limit}. Ask for fewer rows, as by -n 10")
+        headers = [(name, value) for name, value in response.headers.multi_items() if name != "content-encoding"]
+        return httpx2.Response(response.status_code, headers=headers, content=bytes(body))
 
     @contextmanager
     def content(self, wanted: ContentParameters) -> Iterator[StoredContent]:
@@ -105,12 +123,11 @@ class RemoteClient:
         headers = {"accept": "*/*", "accept-encoding": "identity"}
         with reaching(self.where), self._http.stream("GET", path, params=rest, headers=headers) as response:
             if not response.is_success:
-                response.read()
-                _raise_problem(response, self.where)
-            size = response.headers.get("content-length", "")
-            if not size.isdecimal():
+                _raise_problem(self._read(response), self.where)
+            length = response.headers.get("content-length", "")
+            if not length.isdecimal():
                 raise NotStarted("the service does not state the file's size; does it have another version?")
-            yield StoredContent(int(size), response.headers.get("content-encoding", ""), self._chunks(response))
+            yield StoredContent(int(length), response.headers.get("content-encoding", ""), self._chunks(response))
 
     def _chunks(self, response: httpx2.Response) -> Iterator[bytes]:
         with reaching(self.where):

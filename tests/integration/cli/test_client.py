@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import ssl
 import time
 import traceback
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -131,6 +133,20 @@ def test_what_goes_wrong_is_one_line_without_the_key(
     assert KEY not in "".join(traceback.format_exception(error.value))
     assert KEY not in repr(remote.__dict__)
     assert len(scripted_server.calls) == 1
+
+
+def test_response_is_read_up_to_a_limit(scripted_server: ScriptedServer) -> None:
+    # Given a response that is small only until it is decoded
+    large = json.dumps({"items": [], "next": "x" * 5000}).encode()
+    scripted_server.default = Reply(200, gzip.compress(large), {"content-encoding": "gzip"})
+
+    for limit, fits in ((len(large), True), (len(large) - 1, False)):
+        with closing(RemoteClient(RemoteService(scripted_server.url, KEY), limit)) as remote:
+            if fits:
+                assert remote.call(NUMBERS, PageParameters()).items == []
+            else:
+                with pytest.raises(NotStarted, match="the response is larger than"):
+                    remote.call(NUMBERS, PageParameters())
 
 
 def test_members_of_a_later_release_are_passed_over(remote: RemoteClient, scripted_server: ScriptedServer) -> None:
