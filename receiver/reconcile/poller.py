@@ -13,7 +13,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from http import HTTPStatus
 from typing import Any, TypeVar
@@ -38,9 +38,8 @@ from receiver.ledger.run_polls import DueRun
 from receiver.ledger.submissions import lifecycle, polls, records
 from receiver.ledger.submissions.records import Submission
 from receiver.reconcile import poll_hints
-from receiver.reconcile.absence import without_a_run
 from receiver.reconcile.intake import Intake, ResultIntake, RunAge
-from receiver.reconcile.resolver import Resolver
+from receiver.reconcile.resolver import Proof, Resolver
 from receiver.reconcile.run_polls import RunPolls
 from receiver.reconcile.source import PolledSource
 from receiver.reconcile.watcher import Watcher
@@ -65,7 +64,7 @@ LeaseDue = Callable[[Connection, str, float, int], Sequence[T]]  # (connection, 
 
 class Reconciler:
     """Polls for overdue results of all sources, in threads of its own. `intake`: takes in what Skyvern says of runs.
-    `watcher`: walks its lists."""
+    `watcher`: walks its lists. `when_late`: called for a submission whose run has results already."""
 
     def __init__(
         self,
@@ -74,6 +73,7 @@ class Reconciler:
         connection: redis.Redis,
         settings: ReconcileConfig,
         sources: Sequence[PolledSource],
+        when_late: lifecycle.WhenLate,
         watch_back: float | None = None,
     ) -> None:
         self._ledger = ledger
@@ -81,6 +81,7 @@ class Reconciler:
         self._redis = connection
         self._settings = settings
         self._sources = {each.name: each for each in sources}
+        self._resolvers = {each.name: Resolver(each, ledger, when_late) for each in sources}
         self._slots = settings.concurrency * max(len(sources), 1)
         self._pool = DaemonPool(self._slots, "reconcile")
         self._running: Counter[str] = Counter()  # polls under way, by source
@@ -229,35 +230,40 @@ class Reconciler:
             return polls.unknown(connection, source.name, _MAX_UNKNOWN)
 
         wanted = {each.id: each for each in [*leased, *self._ledger.write(miss)]}
-        resolved = source.resolver.bind(list(wanted.values()), lambda moment: moment + polls.LEASE)
-        for submission_id, fetched in resolved.items():
+        within = self._settings.absent_after
+        old = {
+            each.id: each
+            for each in wanted.values()
+            if each.state is SubmissionState.UNKNOWN and each.created_at < now - within
+        }
+        due = {each.id for each in leased}
+        self._search(source, [each for each in wanted.values() if each.id not in old], due, None)
+        if old and self._searching[source.name].acquire(blocking=False):  # one at a time: it may read a long list
+            try:
+                self._search(source, list(old.values()), due, Proof(within, lambda: self._closed))
+            finally:
+                self._searching[source.name].release()
+
+    def _search(
+        self, source: PolledSource, wanted: Sequence[Submission], due: Collection[str], proof: Proof | None
+    ) -> None:
+        """Search for the runs of submissions, and end or postpone the search for those that are due."""
+        resolver = self._resolvers[source.name]
+        runs_found, absent = resolver.resolve(wanted, lambda moment: moment + polls.LEASE, proof)
+        for submission_id, fetched in runs_found.items():
             log.info("reconcile.resolved source=%s submission=%s", source.name, submission_id)
             found = self._ledger.read(lambda connection, key=submission_id: records.one(connection, key))  # type: ignore[misc]
             if found is not None:
                 self._handle(source, found, *fetched)
-        absent = self._absent(source, [each for each in wanted.values() if each.id not in resolved], now)
-        for each in absent:
-            self._give_up(each, "Skyvern has no run with its token", release=True)
-        settled = {*resolved, *(each.id for each in absent)}
-        for each in leased:
-            if each.id in settled:
-                continue
-            if each.created_at < now - poll_schedule.LOST_AFTER:
-                self._give_up(each, "a day without a trace of a run")
-            else:
-                self._search_again(each)
-
-    def _absent(self, source: PolledSource, missed: Sequence[Submission], now: float) -> list[Submission]:
-        """Return which of these certainly have no run. One search at a time: it may read a long list."""
-        within = self._settings.absent_after
-        old = [each for each in missed if each.state is SubmissionState.UNKNOWN and each.created_at < now - within]
-        if not old or not self._searching[source.name].acquire(blocking=False):
-            return []
-        try:
-            found = without_a_run(source, self._ledger, old, within, lambda: self._closed)
-        finally:
-            self._searching[source.name].release()
-        return [each for each in old if each.id in found]
+        a_day_ago = self._ledger.now() - poll_schedule.LOST_AFTER
+        for each in wanted:
+            if each.id in absent:
+                self._give_up(each, "Skyvern has no run with its token", release=True)
+            elif each.id in due and each.id not in runs_found:
+                if each.created_at < a_day_ago:
+                    self._give_up(each, "a day without a trace of a run")
+                else:
+                    self._search_again(each)
 
     def _give_up(self, submission: Submission, reason: str, *, release: bool = False) -> None:
         log.info("reconcile.lost source=%s submission=%s reason=%s", submission.source, submission.id, reason)
@@ -340,10 +346,9 @@ def build(settings: Settings, config: Config, watch_back: float | None = None) -
         except ConfigError as problem:
             raise ConfigError(*(f"{settings.config}: sources.{name}.{each}" for each in problem.problems)) from None
         budget = partial(limits.take, f"reconcile/{name}", parse_rate(config.reconcile.budget))
-        resolver = Resolver(name, reader, ledger, late, lambda budget=budget: budget(1) > 0)  # type: ignore[misc]
-        polled.append(PolledSource(name, reader, budget, resolver, source.watch, hooks_of(settings.public_url, name)))
+        polled.append(PolledSource(name, reader, budget, source.watch, hooks_of(settings.public_url, name)))
     reconcile = config.reconcile.paced(webhooks=settings.waits_for_webhooks)
     if (kept := config.retention.events) is not None:  # what was removed was reported once
         reconcile = reconcile.model_copy(update={"watch_back": min(reconcile.watch_back, kept)})
         watch_back = None if watch_back is None else min(watch_back, kept)
-    return Reconciler(ledger, dispatcher, connection, reconcile, polled, watch_back)
+    return Reconciler(ledger, dispatcher, connection, reconcile, polled, late, watch_back)

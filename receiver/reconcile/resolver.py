@@ -1,16 +1,20 @@
-"""Finds the run of a submission whose answer was lost, by its token: that is in the run's callback URL.
+"""Finds the run of a submission whose response was lost, by its token: that is in the run's callback URL.
 
 Skyvern gives the callback URL of a run in `run_request`. Since 1.0.56 a list can be searched for the callback URL of a
-workflow run, so that one call finds it. Where that finds nothing (other runs, older versions), the newest runs are
-listed, the few candidates are fetched, and a run with the submission's token is its own. What was fetched once is
-remembered.
+workflow run, so that one call finds it. Where that finds nothing (other runs, older versions), the list of runs is read
+back to the submission, the candidates are fetched, and a run with the submission's token is its own. What was fetched
+once is remembered.
 
-That there is no such run is proved in absence.py.
+The same search proves that Skyvern has no such run: its process was killed before anything was sent. The proof is a
+list that is complete, of which each run was fetched that was created when it could have been this one, and which has
+another run of the same call that shows its token, and when it was submitted. A busy account has thousands of runs
+since: only those that were created within the time are fetched, each of them once, also over several searches.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -25,7 +29,8 @@ from receiver.ledger import Connection, Ledger, LedgerUnavailable
 from receiver.ledger.submissions import lifecycle, polls, records
 from receiver.ledger.submissions.lifecycle import WhenLate
 from receiver.ledger.submissions.records import Submission
-from receiver.skyvern.client import SkyvernReader
+from receiver.reconcile.listing import read_back
+from receiver.reconcile.source import PolledSource
 from receiver.skyvern.responses import Answered, ListedRun, Patience, listed_runs
 
 # Seconds by which Skyvern's clock may differ from ours.
@@ -34,10 +39,10 @@ SKEW: Final = 120.0
 TOKEN_SEARCHES: Final = 5
 # The calls that make workflow runs, whose callback URLs Skyvern's search covers.
 _SEARCHABLE: Final = frozenset({"agents", "workflows", "login", "download_files", "legacy_workflow"})
-# Maximum pages of 100 runs that one search lists: only as far back as the oldest submission that it is for.
-PAGES: Final = 20
-# Maximum runs that one search fetches.
-READS: Final = 40
+# Maximum runs of the same call that are fetched, to check that the list shows its tokens.
+REFERENCE_RUNS: Final = 3
+# Maximum runs that a search fetches while the caller of a submit waits.
+INLINE_READS: Final = 40
 # Pauses before the searches that are made while the caller of a submit still waits, in seconds.
 INLINE: Final = (0.5, 2.0, 4.0)
 # Seconds that those searches may take in all: a Skyvern that has just lost an answer may well hang.
@@ -54,117 +59,41 @@ class FetchedRun(NamedTuple):
     run: Run
 
 
-def candidates(listed: Sequence[ListedRun], wanted: Sequence[Submission]) -> list[str]:
-    """Return the ids of the runs that could be meant, the likeliest first: with a wanted title, then the oldest."""
-    since = min((each.created_at for each in wanted), default=0.0) - SKEW
-    titles = {each.title for each in wanted if each.title}
-    young = [run for run in listed if run.created_at is None or run.created_at >= since]
-    return [run.run_id for run in sorted(young, key=lambda run: (run.title not in titles, run.created_at or 0.0))]
+class Resolved(NamedTuple):
+    """What a search found. `runs`: what was fetched, by the id of the submission that the run is now recorded for.
+    `absent`: ids of submissions that certainly have no run."""
+
+    runs: dict[str, FetchedRun]
+    absent: Collection[str]
+
+
+class Proof(NamedTuple):
+    """Terms of a search that proves absence. `within`: seconds after a submission in which Skyvern has created its run,
+    if ever; they must be over. `stopped`: whether to break off: the search waits for the budget."""
+
+    within: float
+    stopped: Callable[[], bool]
 
 
 class Resolver:
-    """Finds runs by their tokens, for one source. Threads may share it.
+    """Searches for the runs of submissions of one source. Threads may share it."""
 
-    `allow`: takes one API call from a budget. `reads`: maximum runs that one search fetches.
-    """
-
-    def __init__(
-        self,
-        source: str,
-        reader: SkyvernReader,
-        ledger: Ledger,
-        when_late: WhenLate,
-        allow: Callable[[], bool] = lambda: True,
-        reads: int = READS,
-    ) -> None:
+    def __init__(self, source: PolledSource, ledger: Ledger, when_late: WhenLate) -> None:
         self._source = source
-        self._reader = reader
         self._ledger = ledger
         self._when_late = when_late
-        self._allow = allow
-        self.reads = reads
         self._seen: OrderedDict[str, str] = OrderedDict()
         self._lock = threading.Lock()
 
-    def find(self, wanted: Sequence[Submission]) -> dict[str, tuple[str, FetchedRun]]:
-        """Return the run (its id, and what was fetched) of each submission whose token a run has, by submission id.
+    def resolve(
+        self, wanted: Sequence[Submission], due_at: Callable[[float], float], proof: Proof | None = None
+    ) -> Resolved:
+        """Search for runs, and record whose they are. Raises LedgerUnavailable.
 
-        Raises LedgerUnavailable.
+        `due_at`: when they are polled next, given the present time. Without `proof` the search ends when the budget is
+        used up, and nothing counts as absent.
         """
-        missing = {each.id for each in wanted}
-        found = self._search(wanted)
-        missing -= found.keys()
-        if not missing:
-            return found
-        wanted = [each for each in wanted if each.id in missing]
-        listed = self._listed(wanted)
-        run_ids = candidates(listed, wanted)
-        owners = self._ledger.read(lambda connection: polls.owners(connection, self._source, run_ids))
-        with self._lock:
-            unread = [
-                run_id
-                for run_id in run_ids
-                if run_id not in owners and (run_id not in self._seen or self._seen[run_id] in missing)
-            ]
-        for run_id in unread[: self.reads]:
-            if not missing:
-                break
-            read = self._read(run_id)
-            if read is None:
-                continue
-            token, fetched = read
-            if token in missing:
-                missing.remove(token)
-                found[token] = run_id, fetched
-        return found
-
-    def _search(self, wanted: Sequence[Submission]) -> dict[str, tuple[str, FetchedRun]]:
-        """Search Skyvern's list for the tokens of workflow runs, and fetch what it finds: the token must be the run's
-        own. A search that fails (time-out: 400 or 503) or finds nothing proves nothing."""
-        found: dict[str, tuple[str, FetchedRun]] = {}
-        for each in [each for each in wanted if each.call in _SEARCHABLE][:TOKEN_SEARCHES]:
-            if not self._allow():
-                break
-            answer = self._reader.list_runs(1, 10, search_key=each.id)
-            rows = listed_runs(answer) if isinstance(answer, Answered) else None
-            if rows is None:
-                break
-            for row in rows:
-                read = self._read(row.run_id)
-                if read is not None and read[0] == each.id:
-                    found[each.id] = row.run_id, read[1]
-                    break
-        return found
-
-    def token(self, run_id: str, allow: Callable[[], bool]) -> str | None:
-        """Return the token of a run, "" when it has none; None when that can't be known now. It is fetched once.
-
-        `allow`: takes the call from the budget.
-        """
-        with self._lock:
-            if run_id in self._seen:
-                return self._seen[run_id]
-        read = self._read(run_id, allow)
-        return None if read is None else read[0]
-
-    def _read(self, run_id: str, allow: Callable[[], bool] | None = None) -> tuple[str | None, FetchedRun] | None:
-        """Fetch a run; remember and return its token. None without an answer, no token when the run has no request."""
-        answer = self._reader.get_run(run_id) if (allow or self._allow)() else None
-        if not isinstance(answer, Answered) or not answer.ok:
-            return None
-        fetched = FetchedRun(answer, parse(answer.body))
-        token = token_of(fetched.run.data)
-        if not token and not isinstance(fetched.run.data.get("run_request"), dict):
-            return None, fetched
-        with self._lock:
-            self._seen[run_id] = token
-            while len(self._seen) > _REMEMBERED:
-                self._seen.popitem(last=False)
-        return token, fetched
-
-    def bind(self, wanted: Sequence[Submission], due_at: Callable[[float], float]) -> dict[str, FetchedRun]:
-        """Find runs and record whose they are. Returns what was fetched, by submission id. Raises LedgerUnavailable."""
-        found = self.find(wanted)
+        found, absent = self._find(wanted, proof) if wanted else ({}, set())
         now = self._ledger.now()
         due = due_at(now)
 
@@ -186,21 +115,104 @@ class Resolver:
             return {submission_id: sinks for submission_id, sinks in resolved.items() if sinks is not None}
 
         bound = self._ledger.write(work) if found else {}
-        return {submission_id: found[submission_id][1] for submission_id in bound}
+        return Resolved({submission_id: found[submission_id][1] for submission_id in bound}, absent)
 
-    def _listed(self, wanted: Sequence[Submission]) -> list[ListedRun]:
-        """Return Skyvern's newest runs, back to the oldest of the submissions where that takes no more than PAGES."""
-        since = min((each.created_at for each in wanted), default=0.0) - SKEW
-        listed: list[ListedRun] = []
-        for page in range(1, PAGES + 1):
-            answer = self._reader.list_runs(page, 100) if wanted and self._allow() else None
+    def _find(
+        self, wanted: Sequence[Submission], proof: Proof | None
+    ) -> tuple[dict[str, tuple[str, FetchedRun]], set[str]]:
+        """Return the runs with tokens of submissions (id, and what was fetched), and the submissions without one."""
+        stopped = proof.stopped if proof else lambda: True
+        found = self._by_token(wanted, stopped)
+        missing = {each.id: each for each in wanted if each.id not in found}
+        if not missing:
+            return found, set()
+        since = min(each.created_at for each in missing.values()) - SKEW
+        latest = max(each.created_at for each in missing.values()) + proof.within + SKEW if proof else math.inf
+        listed: dict[str, ListedRun] = {}
+        listing = read_back(
+            self._source,
+            since,
+            lambda rows, _: listed.update((row.run_id, row) for row in rows),
+            to_the_end=proof is not None,
+            stopped=stopped,
+        )
+        owners = self._ledger.read(lambda connection: polls.owners(connection, self._source.name, list(listed)))
+        # The likeliest first: with a wanted title, then the oldest.
+        titles = {each.title for each in missing.values() if each.title}
+        possible = [run for run in listed.values() if run.run_id not in owners and (run.created_at or since) <= latest]
+        possible.sort(key=lambda run: (run.title not in titles, run.created_at or 0.0))
+        tokens: set[str | None] = set()
+        left = self._source.reads
+        for run in possible:
+            if not missing:
+                break
+            token = self._token_seen(run.run_id)
+            if token is None or token in missing:
+                left -= 1
+                read = self._read(run.run_id, stopped) if left >= 0 else None
+                token = read[0] if read else None
+                if read and token in missing:
+                    found[token] = run.run_id, read[1]
+                    del missing[token]
+            tokens.add(token)
+        if proof is None or listing.trouble or not listing.reached or None in tokens:
+            return found, set()
+
+        def shows(call: str) -> bool:
+            """Whether the list has a run of this call that shows its token, and was created when it was submitted: by a
+            clock that is far behind, the run that is searched for would seem too old to be possible."""
+            made = [run for run in listed.values() if run.run_id in owners and owners[run.run_id].call == call]
+            return any(
+                self._token(run.run_id, stopped) == owners[run.run_id].id
+                for run in made[:REFERENCE_RUNS]
+                if run.created_at is None or run.created_at >= owners[run.run_id].created_at - SKEW / 2
+            )
+
+        return found, {each.id for each in missing.values() if shows(each.call)}
+
+    def _by_token(self, wanted: Sequence[Submission], stopped: Callable[[], bool]) -> dict[str, tuple[str, FetchedRun]]:
+        """Search Skyvern's list for the tokens of workflow runs, and fetch what it finds: the token must be the run's
+        own. A search that fails (time-out: 400 or 503) or finds nothing proves nothing."""
+        found: dict[str, tuple[str, FetchedRun]] = {}
+        for each in [each for each in wanted if each.call in _SEARCHABLE][:TOKEN_SEARCHES]:
+            if not self._source.wait_for_budget(stopped):
+                break
+            answer = self._source.reader.list_runs(1, 10, search_key=each.id)
             rows = listed_runs(answer) if isinstance(answer, Answered) else None
             if rows is None:
                 break
-            listed += rows
-            if len(rows) < 100 or any(row.created_at and row.created_at < since for row in rows):
-                break
-        return listed
+            for row in rows:
+                read = self._read(row.run_id, stopped)
+                if read is not None and read[0] == each.id:
+                    found[each.id] = row.run_id, read[1]
+                    break
+        return found
+
+    def _token_seen(self, run_id: str) -> str | None:
+        with self._lock:
+            return self._seen.get(run_id)
+
+    def _token(self, run_id: str, stopped: Callable[[], bool]) -> str | None:
+        """Return the token of a run, "" when it has none; None when that can't be known now. It is fetched once."""
+        if (token := self._token_seen(run_id)) is not None:
+            return token
+        read = self._read(run_id, stopped)
+        return None if read is None else read[0]
+
+    def _read(self, run_id: str, stopped: Callable[[], bool]) -> tuple[str | None, FetchedRun] | None:
+        """Fetch a run; remember and return its token. None without an answer, no token when the run has no request."""
+        answer = self._source.reader.get_run(run_id) if self._source.wait_for_budget(stopped) else None
+        if not isinstance(answer, Answered) or not answer.ok:
+            return None
+        fetched = FetchedRun(answer, parse(answer.body))
+        token = token_of(fetched.run.data)
+        if not token and not isinstance(fetched.run.data.get("run_request"), dict):
+            return None, fetched
+        with self._lock:
+            self._seen[run_id] = token
+            while len(self._seen) > _REMEMBERED:
+                self._seen.popitem(last=False)
+        return token, fetched
 
     def still_open(self, submission_id: str) -> bool:
         """Whether it is not known yet if the submission has a run. Raises LedgerUnavailable."""
@@ -226,9 +238,9 @@ async def search_for_run(
         async with asyncio.timeout(within):
             for pause in pauses:
                 await asyncio.sleep(pause)
-                found = await loop.run_in_executor(pool, resolver.bind, [submission], due_at)
-                if submission.id in found:
-                    return found[submission.id].answer
+                found = await loop.run_in_executor(pool, resolver.resolve, [submission], due_at)
+                if submission.id in found.runs:
+                    return found.runs[submission.id].answer
                 if not await loop.run_in_executor(pool, resolver.still_open, submission.id):
                     return None
     return None

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from receiver.reconcile.resolver import Resolver
 from receiver.skyvern.client import SkyvernReader
 from receiver.skyvern.requests import MAX_PAGES, PAGE_SIZE
 from receiver.skyvern.responses import Answer, Answered
@@ -23,19 +22,18 @@ class PolledSource:
     """A source whose API can be called. `budget`: takes calls from the rate limit and returns how many may be made now.
 
     `watch`: whether its list of runs is walked. `hooks`: the URL at which its webhooks arrive, without a token, or "".
-    `page_size`, `max_pages`: of its lists. `proof_reads`: maximum runs that one search for an absent run fetches; the
-    next one fetches the rest.
+    `page_size`, `max_pages`: of its lists. `reads`: maximum runs that one search for lost submissions fetches; the next
+    one fetches the rest.
     """
 
     name: str
     reader: SkyvernReader
     budget: Callable[[int], int]
-    resolver: Resolver
     watch: bool = False
     hooks: str = ""
     page_size: int = PAGE_SIZE
     max_pages: int = MAX_PAGES
-    proof_reads: int = 500
+    reads: int = 500
 
     def wait_for_budget(self, stopped: Callable[[], bool] = lambda: False) -> bool:
         """Wait until one call may be made. False when `stopped()` first."""

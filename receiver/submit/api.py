@@ -35,7 +35,8 @@ from receiver.ledger import Ledger, LedgerDataError, LedgerUnavailable
 from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import AsyncLedger, limit_waits
 from receiver.ledger.deliveries.resend import DeliveryStatus, statuses
-from receiver.reconcile.resolver import INLINE_PATIENCE, Resolver, search_for_run
+from receiver.reconcile.resolver import INLINE_PATIENCE, INLINE_READS, Resolver, search_for_run
+from receiver.reconcile.source import PolledSource
 from receiver.runtime.redis_client import connect
 from receiver.runtime.throttle import RateLimits, TokenBucket
 from receiver.skyvern.client import SkyvernAPI, SkyvernReader
@@ -171,7 +172,7 @@ class _Api:
                 raise ConfigError(*(f"{settings.config}: sources.{name}.{each}" for each in problem.problems)) from None
             find_run = partial(
                 search_for_run,
-                Resolver(name, reader, blocking, late),
+                Resolver(PolledSource(name, reader, lambda n: n, reads=INLINE_READS), blocking, late),
                 due_at=lambda now: now + config.reconcile.after,
                 pool=searching,
                 pauses=limits.searches,

@@ -228,12 +228,12 @@ def test_missing_run_is_proved_among_many_foreign_ones(skyvern_simulator: Skyver
     # Given an account in which more runs are started past us than one search reads
     unsent = Unsent(rig(skyvern_simulator, budget="1000/s"))
     (source,) = unsent.it.reconciler.sources
-    source.proof_reads = source.resolver.reads = 2
+    source.reads = 2
     for number in range(9):
         skyvern_simulator.submit(f"of another app {number}")
 
     # When it is searched for again and again
-    found = [unsent.search(700).state for _ in range(4)]
+    found = [unsent.search(700).state for _ in range(6)]
 
     # Then each search reads further, until it is certain
     assert found[0] is SubmissionState.UNKNOWN

@@ -32,8 +32,6 @@ from tests.support.events import body
 from tests.support.reconciling import TOKEN, MakeRig, Rig, Rigged
 from tests.support.waiting import eventually
 
-NO_RESOLVER: Any = None
-
 
 def walk(it: Rig, seconds: float = 60) -> None:
     """Make the next walk now, and all that comes of it."""
@@ -388,7 +386,7 @@ class Paged:
 
 def read(paged: Any, since: float) -> tuple[listing.Listing, set[str]]:
     seen: set[str] = set()
-    source = PolledSource("skyvern", paged, lambda wanted: wanted, NO_RESOLVER, page_size=paged.size)
+    source = PolledSource("skyvern", paged, lambda wanted: wanted, page_size=paged.size)
     source.max_pages = paged.pages
     found = listing.read_back(source, since, lambda rows, _: seen.update(each.run_id for each in rows))
     return found, seen

@@ -26,7 +26,7 @@ class Reader:
 
 def details(status: int, body: bytes) -> dict[str, Any]:
     reader: Any = Reader(status, body)
-    return dict(details_of(PolledSource("s", reader, lambda _: 1, None), RUN))  # type: ignore[arg-type]
+    return dict(details_of(PolledSource("s", reader, lambda _: 1), RUN))
 
 
 def test_details_hold_only_what_a_body_may_hold() -> None:
