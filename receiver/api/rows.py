@@ -103,7 +103,9 @@ class AttemptRow(Result):
     state: str = Field(description="The current state of the delivery.")
     outcome: str
     reason: str
-    response: str = Field(description="The first 2 kB of a refusing server's response, without secrets; else empty.")
+    response: str = Field(
+        description="The first 2 kB of a refusing server's response, without secrets; else empty, or a note."
+    )
     receipt: dict[str, Any] | None
     retry_after: float | None = Field(description="Seconds.")
     started_at: Moment

@@ -59,7 +59,7 @@ class EventDecider:
         """Return what to record of an event, as `classify` does, but mark an event whose values raise errors."""
         if run.erased:  # that it came is all that is kept of it
             bare = parsed._replace(body=b"", facts=None, completion={})
-            return _new_event(bare, "superseded", note=ERASED)
+            return _new_event(bare, "test" if parsed.run.test else "superseded", note=ERASED)
         if parsed.facts is None:
             return _new_event(parsed, "unreadable")
         if parsed.run.test:

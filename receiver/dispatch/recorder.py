@@ -136,8 +136,9 @@ class EventRecorder:
         wanted = [binding.Wanted.of(each) for each in of_runs]
         linked = [key for each in wanted for key in each.linked]
         locked = events.lock(connection, [*(each.key for each in of_runs), *linked], now)
+        erased = events.erased(connection, [each.key for each in batch if each.run.test])
         candidates = binding.candidates(connection, wanted)
-        known = events.known(connection, locked)
+        known = erased | events.known(connection, locked)
         named = {key: run.submission_id for key, run in known.items() if run.submission_id}
         bound = records.for_callers(connection, binding.bind(connection, wanted, candidates, now, named))
         histories = {key: list(run.history) for key, run in known.items()}

@@ -106,6 +106,19 @@ def known(connection: sa.Connection, locked: Iterable[Any]) -> dict[RunKey, Know
     }
 
 
+def erased(connection: sa.Connection, keys: Collection[RunKey]) -> dict[RunKey, KnownRun]:
+    """Return those of the runs that were erased. The others are not until this transaction ends.
+
+    For test webhooks, which lock no run.
+    """
+    if not keys:
+        return {}
+    it = runs.c
+    query = sa.select(it.source, it.run_id, it.erased_at).where(dialect.of_runs(runs, keys))
+    rows = connection.execute(query.order_by(it.source, it.run_id).with_for_update(read=True))
+    return {(row.source, row.run_id): NO_RUN._replace(erased=True) for row in rows if row.erased_at is not None}
+
+
 def _lock(insert: Any) -> Any:
     """Lock an existing run by updating its time: of two recordings, the second reads what the first wrote."""
     return dialect.or_update(insert, {"updated_at": insert.excluded.updated_at})

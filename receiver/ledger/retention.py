@@ -130,8 +130,10 @@ def erase(connection: sa.Connection, key: RunKey, by: str, now: float) -> int:
         connection.execute(sa.update(table).where(dialect.of_runs(table, [key])).values(values))
 
     update(events, body=b"", completion="", statement="", extent="", problem=ERASED)
-    its = attempts.c.delivery_id.in_(sa.select(deliveries.c.id).where(dialect.of_runs(deliveries, [key])))
-    connection.execute(sa.update(attempts).where(its).values(response=""))
+    theirs = attempts.c.delivery_id.in_(sa.select(deliveries.c.id).where(dialect.of_runs(deliveries, [key])))
+    # The note keeps the response of a late result out, see deliveries/attempts.py.
+    hold = sa.or_(attempts.c.response != "", attempts.c.outcome == "lapsed")
+    connection.execute(sa.update(attempts).where(theirs, hold).values(response=ERASED))
     # A repeated submit gets the answer that names the run, without asking Skyvern for it.
     answer = json.dumps({"run_id": key[1]}).encode()
     named: dict[str, Any] = {"title": None, "prompt": None, "labels": "{}", "due_at": None}

@@ -63,7 +63,10 @@ def settle(
 
 
 def record(connection: sa.Connection, results: Sequence[tuple[str, AttemptResult]]) -> None:
-    """Record attempts, each with its worker. A result replaces an existing `lapsed`, but no other result."""
+    """Record attempts, each with its worker. A result replaces an existing `lapsed`, but no other result.
+
+    Of an erased attempt the response stays the note that `retention.erase` has left.
+    """
     rows = [
         {
             "delivery_id": each.id,
@@ -80,6 +83,7 @@ def record(connection: sa.Connection, results: Sequence[tuple[str, AttemptResult
 def _replace_lapsed(insert: Any) -> Any:
     key = (attempts.c.delivery_id, attempts.c.number)
     changed = {each.name: insert.excluded[each.name] for each in attempts.c if each not in key}
+    changed["response"] = sa.func.coalesce(sa.func.nullif(attempts.c.response, ""), changed["response"])
     return dialect.or_update(insert, changed, attempts.c.outcome == "lapsed")
 
 

@@ -20,7 +20,7 @@ from receiver.domain.redaction import Redactor
 from receiver.domain.run import parse
 from receiver.inbox.reader import InboxReader
 from receiver.inbox.stream import ASIDE, STREAM
-from receiver.ledger import Ledger, LedgerDataError, events, runs
+from receiver.ledger import Ledger, LedgerDataError, events, retention, runs
 from receiver.ledger.deliveries import claims
 from receiver.ledger.migrate import ensure_schema
 from receiver.routing.route import RouteConfig
@@ -260,6 +260,23 @@ def test_test_webhook_is_not_a_result_of_a_real_run(dispatcher: Dispatcher, ledg
     # And what says the same as it later is a repeat, whatever the tests said
     dispatcher.dispatch([event(body("tsk_1", "failed", failure_reason="x", modified_at="2027-01-01T00:00:00"))])
     assert dispositions(ledger)[-1] == ("repeat", False)
+
+
+def test_test_webhook_of_an_erased_run_keeps_no_body(ledger: Ledger, make: Make) -> None:
+    # Given a route for tests, and a run that was erased
+    dispatcher = make(WITH_TESTS[-1:])
+    dispatcher.dispatch([event(body("tsk_1", run_type="task_v2"))])
+    ledger.write(lambda it: retention.erase(it, ("skyvern", "tsk_1"), "ada", ledger.now()))
+    # When the button is pressed for it, and for another run
+    dispatcher.dispatch([event(press("task", 1, run_id="tsk_1")), event(press("task", 2, run_id="tsk_2"))])
+    # Then only the other test is kept and sent
+    rows = ledger.read(lambda connection: queries.list_events(connection, queries.Filter()))
+    assert {(row["run_id"], row["disposition"], row["size"] > 0) for row in rows} == {
+        ("tsk_1", "new", False),
+        ("tsk_1", "test", False),
+        ("tsk_2", "test", True),
+    }
+    assert deliveries(ledger) == {"tsk_2": ["ops"]}
 
 
 def test_rule_that_cannot_be_evaluated_does_not_match(dispatcher: Dispatcher, ledger: Ledger) -> None:

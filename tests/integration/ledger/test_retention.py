@@ -9,12 +9,14 @@ import pytest
 import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove
+from receiver.domain.event import ERASED
 from receiver.errors import Conflict
 from receiver.ledger import Connection, Ledger, actions, retention, stats
 from receiver.ledger.actions import Action, Selection
-from receiver.ledger.deliveries import creation, resend
+from receiver.ledger.deliveries import creation, recovery, resend
 from receiver.ledger.deliveries.creation import AddedDelivery
 from receiver.ledger.schema import deliveries
+from tests.support import queries
 from tests.support.ledger import NOW, beside, claim, event_body, lock_runs, new_event, record, settle, states
 
 LATER = NOW + 1000
@@ -125,6 +127,20 @@ def test_row_of_an_erased_run_outlives_its_events(ledger: Ledger) -> None:
     # When an event of it comes after all, then it is known to be erased
     known = ledger.write(lambda connection: lock_runs(connection, [RUN], LATER + 2))
     assert known[RUN].erased
+
+
+def test_late_result_of_an_erased_run_keeps_no_response(ledger: Ledger) -> None:
+    # Given a worker that was suspended while it sent, whose delivery another one has sent
+    record(ledger, new_event("tsk_1", "ops"))
+    (suspended,) = claim(ledger, "ops", "w1")
+    assert ledger.write(lambda connection: recovery.lapse_claims(connection, LATER)) == 1
+    settle(ledger, claim(ledger, "ops", "w2", now=LATER), DeliveryMove.ACCEPT, "w2")
+    # When its result comes after the run was erased
+    ledger.write(erase)
+    settle(ledger, [suspended], DeliveryMove.DIE, "w1", response="Jane Doe is unknown")
+    # Then the result is recorded without what the server said
+    tried = ledger.read(queries.list_attempts)
+    assert [(each["outcome"], each["response"]) for each in tried] == [("refused", ERASED), ("accepted", "")]
 
 
 def test_run_replayed_while_it_is_erased_is_not_erased(old: Ledger) -> None:
