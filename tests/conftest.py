@@ -1,10 +1,14 @@
 """How tests are collected and shared over processes, and which modules have their fixtures."""
 
+import atexit
 import gc
 import os
 import shutil
+import signal
 import tempfile
+import time
 from collections.abc import Generator
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 
@@ -14,23 +18,58 @@ import pytest
 gc.disable()
 
 
-def _choose_where_files_are() -> None:
-    """Keep the files of tests in memory where there is room, unless TMPDIR says where.
+def _choose_where_files_are() -> Path | None:
+    """Make a folder for all temporary files of this run, and return it; None in a worker of xdist, which is told.
 
-    Waiting for a disk is a third of the time of a test with a ledger. No test cuts the power: what a process that was
-    killed has written is there after it on any file system.
+    It is in memory where there is room, unless TMPDIR says where: waiting for a disk is a third of the time of a test
+    with a ledger. No test cuts the power: what a process that was killed has written is there after it on any file
+    system. Its path is short, whoever runs the tests, however often, and wherever TMPDIR is: sockets lie below it, and
+    the path of a socket has at most 103 bytes.
     """
-    memory = Path("/dev/shm")
-    try:
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return None
+    root, memory = Path(tempfile.gettempdir()), Path("/dev/shm")
+    with suppress(OSError):
         runs_programs = not os.statvfs(memory).f_flag & os.ST_NOEXEC
-        if os.access(memory, os.W_OK) and runs_programs and shutil.disk_usage(memory).free > 4 << 30:
-            os.environ.setdefault("TMPDIR", str(memory))
-            tempfile.tempdir = None  # found anew
-    except OSError:
+        room = shutil.disk_usage(memory).free > 4 << 30
+        if "TMPDIR" not in os.environ and os.access(memory, os.W_OK) and runs_programs and room:
+            root = memory
+    if len(os.fsencode(root)) > 16:
+        root = Path("/tmp")
+    for left in root.glob(f"{_FOLDER}*"):  # by a run that was killed, or in which a test failed
+        with suppress(OSError, ValueError):
+            if time.time() - left.stat().st_mtime > 3600 and not _runs(int(left.name.removeprefix(_FOLDER))):
+                shutil.rmtree(left, ignore_errors=True)
+    folder = root / f"{_FOLDER}{os.getpid()}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    folder.chmod(0o711)  # servers of another user have their own folders in it
+    atexit.register(_remove, folder)
+    os.environ["TMPDIR"] = str(folder)
+    tempfile.tempdir = None  # found anew
+    return folder
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _remove(folder: Path) -> None:
+    """Remove the folder of this run, but for the files of tests that have failed."""
+    if folder.name != f"{_FOLDER}{os.getpid()}":  # a fork
         return
+    for path in [folder] if not _failed else folder.iterdir():
+        if path.name != "t":
+            shutil.rmtree(path, ignore_errors=True)
 
 
-_choose_where_files_are()
+_FOLDER = "rh-"
+_failed: list[bool] = []
+_folder = _choose_where_files_are()
 
 # Fixtures that several kinds of tests share. Servers are real, started there, and ended by their own process id.
 FIXTURES = [
@@ -51,12 +90,20 @@ FIXTURES = [
 pytest.register_assert_rewrite(*FIXTURES)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Import the fixtures, but not in a process that has xdist's workers run all tests: these begin only then."""
+    if _folder:
+        config.option.basetemp = config.option.basetemp or str(_folder / "t")
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # end the servers, as after Ctrl-C
     shares_out = config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput")
     if config.option.collectonly or not shares_out:
         for name in FIXTURES:
             config.pluginmanager.import_plugin(name)
+
+
+def pytest_sessionfinish(exitstatus: int) -> None:
+    _failed.extend([True] * (exitstatus == pytest.ExitCode.TESTS_FAILED))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -20,7 +20,6 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -297,15 +296,6 @@ class PostgresProcess:
             os.kill(pid, signal.SIGCONT)
 
 
-def _remove_abandoned() -> None:
-    """Remove what test runs that were killed have left: servers that ended an hour ago or more."""
-    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        with contextlib.suppress(OSError):
-            running = (path / "data" / "postmaster.pid").exists()
-            if not running and time.time() - path.stat().st_mtime > 3600:
-                shutil.rmtree(path, ignore_errors=True)
-
-
 @contextlib.contextmanager
 def _directory() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix=_PREFIX))
@@ -317,7 +307,6 @@ def _directory() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresProcess]:
-    _remove_abandoned()
     with _directory() as directory:
         server = PostgresProcess(directory).start()
         yield server
