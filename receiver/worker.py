@@ -2,27 +2,23 @@
 
 A supervisor forks them and starts them again. It imports everything and opens nothing, so a process costs a fork; each
 opens its connections for itself. What a dead process held is released by the one that takes its place, in this worker
-or in the next one with the same data directory.
+or in another one with the same data directory.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import socket
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from secrets import token_hex
 from typing import Final
 
 from redis.exceptions import RedisError
 
 from handlers import registry
-from handlers.support.file_lock import acquire
-from handlers.support.private_file import make_private_file
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.domain.callback import CALLBACK
@@ -37,7 +33,7 @@ from receiver.runtime.child import in_child, say_working
 from receiver.runtime.process import raise_file_limit
 from receiver.runtime.redis_client import check_url, connect, no_entry, unusable
 from receiver.runtime.supervisor import Program, Supervisor, program
-from receiver.worker_process import Work, WorkerProcess
+from receiver.worker_process import Work, WorkerProcess, take_place
 
 log = logging.getLogger("runhook.worker")
 
@@ -131,26 +127,6 @@ def preload(config: Config) -> None:
         registry.sink_type(sink.type)
 
 
-def succeed(data: Path, place: str) -> str:
-    """Lock a file in the data directory as the worker at `place`; return the place of the dead one that had it before.
-
-    The processes of the worker share the lock, so it is free once all of them have ended. Returns "" without an earlier
-    worker, when one is alive, and when the file can't be used: then what that one held lapses.
-    """
-    try:
-        make_private_file(data / "worker")
-        handle = os.open(data / "worker", os.O_RDWR | os.O_CLOEXEC)
-        if not acquire(handle, 0.0):
-            os.close(handle)
-            return ""
-        before = os.pread(handle, 1000, 0).decode(errors="replace")
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, place.encode(), 0)
-    except OSError:
-        return ""
-    return before
-
-
 class _Split:
     """Gives each sink and dispatch its own process after repeated unexplained ends of the one that they share."""
 
@@ -193,10 +169,10 @@ def run(
         raise NotStarted(trouble)
 
     place = f"{socket.gethostname()}.{token_hex(4)}"
-    before = succeed(settings.data, place)
+    before = take_place(settings.data, place)
 
     def make(name: str, work: Work) -> Program:
-        dead = [f"{each}@{it}" for it in filter(None, (place, before)) for each in {name, MAIN if work.apart else name}]
+        dead = [f"{each}@{it}" for it in (place, *before) for each in {name, MAIN if work.apart else name}]
         stop_within = max(0.0, stop_timeout - LAST_STEPS)
         process = partial(WorkerProcess, settings, config, f"{name}@{place}", work, stop_within, dead)
         return program(name, lambda: process().run(), stop_timeout, piped=False)

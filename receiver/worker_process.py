@@ -18,11 +18,14 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import redis
 
 from handlers.contract import SinkError
+from handlers.support.file_lock import acquire, is_locked
+from handlers.support.private_file import make_private_file
 from receiver import wakeups
 from receiver.config.loader import file_hash
 from receiver.config.models import Config
@@ -70,6 +73,27 @@ class Work:
     apart: str = ""
 
 
+def take_place(data: Path, place: str) -> list[str]:
+    """Lock a file of the worker at `place` in the data directory. It is free once all processes of it have ended.
+
+    Returns the places of dead workers, and removes their files. Where files can't be used, claims of the dead lapse.
+    """
+    with suppress(OSError):
+        dead = dead_places(data)
+        for each in dead:
+            (data / "workers" / each).unlink(missing_ok=True)
+        path = data / "workers" / place
+        make_private_file(path)
+        acquire(os.open(path, os.O_RDWR | os.O_CLOEXEC), 1.0)
+        return dead
+    return []
+
+
+def dead_places(data: Path) -> list[str]:
+    """Return the places of the workers with this data directory that have ended, unless their files were removed."""
+    return [each.name for each in (data / "workers").glob("*") if not is_locked(each)]
+
+
 class WorkerProcess:
     """A process, in that process. `owner`: the name under which it claims, NAME@PLACE. `stop_within`: seconds that
     sends under way have to end after a stop. `dead`: owners that have ended, such as the process before it.
@@ -87,6 +111,7 @@ class WorkerProcess:
         self._work = work
         self._stop_within = stop_within
         self._dead = dead
+        self._released: set[str] = set()
         self._stops = StopRequests()
         self._ended = threading.Event()
         self._replace = False
@@ -157,9 +182,11 @@ class WorkerProcess:
             self._serve(wakeups.deliver_queue(sink), self._linger)
 
     def _release_dead(self) -> None:
-        """Release the claims and inbox entries of dead processes. What can't be released now lapses."""
-        for owner in self._dead:
+        """Release, once, claims and inbox entries of dead processes with this work. What can't be released lapses."""
+        beside = [f"{self._name}@{place}" for place in dead_places(self._settings.data)]
+        for owner in {*self._dead, *beside} - self._released:
             released, entries = 0, 0
+            self._released.add(owner)
             try:
                 while some := self._ledger.write(partial(release_claims, owner=owner, now=self._ledger.now())):
                     released += some
@@ -229,10 +256,11 @@ class WorkerProcess:
             self._stops.wait(SIGN_EVERY)
 
     def _look_into_the_ledger(self) -> None:
-        """Each second, find due deliveries that no wake-up reported."""
+        """Each second, find due deliveries that no wake-up reported, and workers that have ended."""
         while not self._ended.wait(LOOK_EVERY):
             with suppress(LedgerUnavailable):
                 if not self._stops:
+                    self._release_dead()
                     self._poke_due()
 
     def _renew_claims(self) -> None:

@@ -58,6 +58,21 @@ class FileLock:
             raise NotLocked(f"can't be locked: {self._path}: {error.strerror}") from None
 
 
+def is_locked(path: Path) -> bool:
+    """Return whether a process holds the lock of this file. It is found out by taking the lock for a moment."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
 def acquire(file: int, seconds: float) -> bool:
     """Lock a file; False when it isn't free within `seconds`. flock alone would wait forever. Raises OSError."""
     end = time.monotonic() + seconds

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import redis
 import typer
 
+from handlers.support.file_lock import is_locked
 from receiver.cli.options import ConfigFile, DataDirectory, Limit, ListJson, Output, chosen_form, load_config, new_app
 from receiver.cli.output import clean, out, parse_columns, print_rows, progress
 from receiver.cli.profiles import here_only
@@ -23,7 +24,6 @@ from receiver.errors import NotStarted, UsageError
 from receiver.inbox.aside import AsideEntry, drop_all, drop_aside, fields_of, list_aside
 from receiver.inbox.writer import InboxUnavailable, InboxWriter, append_each
 from receiver.ingest import durability
-from receiver.ingest.disk_file import is_open
 from receiver.ingest.spool import Spool
 from receiver.ledger.filters import LIMIT
 from receiver.runtime.redis_client import connect, unusable
@@ -150,7 +150,7 @@ def send(config: ConfigFile = None, data: DataDirectory = None) -> None:
     durability.check_at_start(
         settings.redis_url, server.max_body, server.accept_weaker_durability, str(settings.config), away=_unavailable
     )
-    running = is_open(directory)
+    running = is_locked(directory / "lock")
     spool = Spool(directory, 0, 0)  # nothing is added to it
     spool.open()
     try:

@@ -190,18 +190,3 @@ class DiskFile:
         if self._lock >= 0:
             os.close(self._lock)
         self._lock = -1
-
-
-def is_open(directory: Path) -> bool:
-    """Return whether a process has the file in `directory` open. It is found out by taking the lock for a moment."""
-    try:
-        handle = os.open(directory / "lock", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(handle)
-    return False

@@ -16,11 +16,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from handlers.support.file_lock import is_locked
 from handlers.support.private_file import make_private_folder
 from receiver.domain.event import Event
 from receiver.domain.frame import begins_with_id, frame_of, read_frame, read_head
 from receiver.errors import NotStarted, RunhookError
-from receiver.ingest.disk_file import DiskFile, is_open
+from receiver.ingest.disk_file import DiskFile
 
 _NAME: Final = "events"
 
@@ -174,7 +175,7 @@ def usage(directory: Path) -> SpoolUsage:
         if connection is not None:
             (damaged,) = connection.execute("SELECT count(*) FROM events WHERE id < 0").fetchone()
             _, size = file.extent(connection)
-            return SpoolUsage(size, 0 if is_open(directory) else size, aside + damaged)
+            return SpoolUsage(size, 0 if is_locked(directory / "lock") else size, aside + damaged)
     return SpoolUsage(set_aside=aside)
 
 

@@ -36,7 +36,7 @@ class Held(Deployment):
         self.run("worker")
         eventually(lambda: len(self.consumer.requests) == SLOTS)
 
-    def kill_worker(self, claims: int = SLOTS) -> None:
+    def kill_worker(self, part: str = "worker") -> None:
         """kill -9. Its claims run out long after another worker has started, on any machine."""
 
         def work(connection: sa.Connection) -> None:
@@ -44,10 +44,10 @@ class Held(Deployment):
             connection.execute(longer.values(claim_until=deliveries.c.claim_until + 600))
             query = sa.select(deliveries.c.id, deliveries.c.claim_until).where(deliveries.c.state == "sending")
             self.claims = {row[0]: row[1] for row in connection.execute(query)}
-            self.kill_part("worker")  # here, where it can't renew them once more
+            self.kill_part(part)  # here, where it can't renew them once more
 
         self.ledger.write(work)
-        assert len(self.claims) == claims
+        assert len(self.claims) == SLOTS
 
     def outcomes(self) -> dict[str, list[str]]:
         query = sa.select(attempts.c.delivery_id, attempts.c.outcome).order_by(attempts.c.number)
@@ -77,12 +77,18 @@ def held(tmp_path: Any, redis_url: str) -> Any:
         it.end()
 
 
-def test_the_next_worker_releases_what_a_killed_one_held(held: Held) -> None:
+@pytest.mark.parametrize("beside", [False, True], ids=["the next worker", "a worker beside it"])
+def test_another_worker_releases_what_a_killed_one_held(held: Held, beside: bool) -> None:
     # Given a worker that is killed in the middle, and no clock that would take back what has lapsed
     held.start_and_hang()
-    held.kill_worker()
-    # When another starts
-    held.run("worker")
+    held.parts["first"] = held.parts.pop("worker")
+    if beside:
+        held.run("worker")
+        eventually(lambda: held.states().get("delivered") == SLOTS)
+    held.kill_worker("first")
+    # When another starts, or has been running
+    if not beside:
+        held.run("worker")
     held.all_delivered(2 * SLOTS)
     # Then what was cut off is known as such, and was released before its claim ran out
     assert sorted(held.outcomes().values()) == [["accepted"]] * SLOTS + [["lapsed", "accepted"]] * SLOTS

@@ -1,34 +1,35 @@
-"""Which worker had a data directory before: only the claims of a dead one may be released."""
+"""Which workers of a data directory have ended: only the claims of dead ones may be released."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from receiver.worker import succeed
+from receiver.worker_process import dead_places, take_place
 
 LIVE = """
 import sys
 from pathlib import Path
-from receiver.worker import succeed
-print(repr(succeed(Path(sys.argv[1]), sys.argv[2])), flush=True)
+from receiver.worker_process import take_place
+print(*take_place(Path(sys.argv[1]), sys.argv[2]), flush=True)
 sys.stdin.read()
 """
 
 
 class Worker:
-    """A process that succeeds the worker before it. `before`: what that returned."""
+    """A process that takes a place. `before`: what that returned."""
 
     def __init__(self, data: Path, place: str) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-c", LIVE, str(data), place], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         assert self.process.stdout is not None
-        self.before = self.process.stdout.readline().strip()
+        self.before = self.process.stdout.readline().split()
 
     def end(self) -> None:
         self.process.kill()
@@ -36,21 +37,29 @@ class Worker:
 
 
 @pytest.fixture
-def first(tmp_path: Path) -> Iterator[Worker]:
-    it = Worker(tmp_path, "host.1")
-    yield it
-    it.end()
+def worker(tmp_path: Path) -> Iterator[Callable[[str], Worker]]:
+    with ExitStack() as stack:
+
+        def begin(place: str) -> Worker:
+            it = Worker(tmp_path, place)
+            stack.callback(it.end)
+            return it
+
+        yield begin
 
 
-def test_dead_worker_is_succeeded_and_a_live_one_is_not(tmp_path: Path, first: Worker) -> None:
-    beside = Worker(tmp_path, "host.2")
+def test_each_dead_worker_is_known_and_no_live_one(tmp_path: Path, worker: Callable[[str], Worker]) -> None:
+    # Given two workers with one data directory
+    first, second = worker("host.1"), worker("host.2")
+    assert (first.before, second.before, dead_places(tmp_path)) == ([], [], [])
+    # When either ends, then the others know it, and so does the next one
+    second.end()
+    assert dead_places(tmp_path) == ["host.2"]
+    assert worker("host.3").before == ["host.2"]
     first.end()
-    after = Worker(tmp_path, "host.3")
-    assert [each.before for each in (first, beside, after)] == ["''", "''", "'host.1'"]
-    beside.end()
-    after.end()
+    assert dead_places(tmp_path) == ["host.1"]
 
 
-def test_unusable_data_folder_succeeds_no_worker(tmp_path: Path) -> None:
+def test_unusable_data_folder_knows_no_dead_worker(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    assert succeed(tmp_path / "file" / "data", "host.1") == ""
+    assert take_place(tmp_path / "file" / "data", "host.1") == dead_places(tmp_path / "file") == []
