@@ -83,7 +83,7 @@ class ConnectedAgentRow(Result):
 
 
 def list_watches(service: Service, _actor: Actor, wanted: Scoped) -> WatchesResult:
-    """List the sources: whether the runs of their accounts are watched, and the last walk of each."""
+    """List sources: whether their accounts are watched, and the last read of each."""
     walks = service.ledger.read(lambda it: {each.source: each for each in watches.every(it)})
     missed = service.ledger.read(account.count_missed)
     never = watches.Watch("", None, 0.0, None, None, "")
@@ -128,7 +128,7 @@ def list_agents(service: Service, _actor: Actor, wanted: PageParameters) -> Page
 
 
 def list_connected_agents(service: Service, _actor: Actor, wanted: PageParameters) -> Page[ConnectedAgentRow]:
-    """List the agents whose results `runhook connect` sends here, and where they went before."""
+    """List agents that `runhook connect` changed, with their previous URLs."""
     found, following = paged(service, "connected", wanted, account.page_of_changes, source=str, agent_id=str)
     rows = [
         ConnectedAgentRow(
@@ -172,7 +172,7 @@ def connect_agent(service: Service, actor: Actor, wanted: AgentParameters) -> Co
 
 
 def disconnect_agent(service: Service, actor: Actor, wanted: AgentParameters) -> ConnectResult:
-    """Put back where an agent's results went before it was connected, unless it was changed at Skyvern since then."""
+    """Restore an agent's previous URL, unless someone changed it at Skyvern since then."""
     from receiver.reconcile import connect as connecting
 
     name = _source_of(service, wanted)

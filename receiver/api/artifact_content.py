@@ -137,7 +137,7 @@ class ArtifactFiles:
 
 
 def get_artifact_content(service: Service, actor: Actor, wanted: ContentParameters) -> ContentFacts:
-    """Return the bytes of a file that a sink has stored, or any range of them; with `skyvern` also of another.
+    """Return a stored file or a range of its bytes; with `skyvern`, also of a file that no sink stored.
 
     With `Accept: application/json` it returns the facts of a stored file instead.
     """

@@ -65,7 +65,7 @@ class ArtifactsParameters(FilterParameters):
 
 
 def list_artifacts(service: Service, actor: Actor, wanted: ArtifactsParameters) -> Page[ArtifactRow]:
-    """List the files of runs with where they are stored: the run that changed last first."""
+    """List files of runs and where they are stored, most recently changed run first."""
     redactor = Redactor(service.config.redact)
 
     def found(connection: Connection, which: Filter, after: Key | None, limit: int) -> Found:

@@ -122,7 +122,7 @@ class AuditParameters(PageParameters):
 
 
 def list_audit(service: Service, _actor: Actor, wanted: AuditParameters) -> Page[ActionRow]:
-    """List the actions of people, keys and Runhook, the newest first."""
+    """List actions of users, keys and Runhook, newest first."""
 
     def read(connection: Connection, limit: int, **place: Any) -> list[AuditedAction]:
         which: dict[str, Any] = {"actions": wanted.action, "actor": wanted.actor}

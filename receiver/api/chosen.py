@@ -57,7 +57,7 @@ class Guarded(Scoped):
         None,
         ge=0,
         le=2**63 - 1,
-        description="The exact number, as dry_run has counted it: else 409 with the new number. Required without ids.",
+        description="Number that dry_run counted; 409 if another number matches. Required without ids.",
     )
 
     def require_count(self) -> None:

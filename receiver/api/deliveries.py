@@ -91,26 +91,26 @@ class ReplayParameters(DeliverySelection):
         max_length=MAX_VALUES,
         description="Only in this state: dead (the default), delivered, or waiting: those are tried now.",
     )
-    force: bool = Field(False, description="Also what was delivered already.")
+    force: bool = Field(False, description="Include deliveries that already succeeded.")
     rate: Rate = 0.0
 
 
 class BackfillParameters(Chosen):
     """Which old results a sink gets: events or runs by id, or all matches of the filter."""
 
-    into: str = Field(max_length=200, description="The sink that gets them.")
+    into: str = Field(max_length=200, description="Sink that gets the results.")
     rate: Rate = 0.0
 
 
 class ResubmitParameters(Chosen):
     """Which failed runs are submitted again: by id, or all matches of the filter."""
 
-    into: str = Field("", max_length=200, description="The sink of type resubmit; needed where there are several.")
+    into: str = Field("", max_length=200, description="The sink of type resubmit; required if there are several.")
     rate: Rate = 0.0
 
 
 def replay(service: Service, actor: Actor, wanted: ReplayParameters) -> TakenResult:
-    """Send deliveries again, under the same idempotency keys. Skips those of sinks that left the config."""
+    """Send deliveries again, with the same idempotency keys. Deliveries of removed sinks are skipped."""
     if unknown := set(wanted.state) - set(REPLAYABLE):
         raise Invalid(f"state: {min(unknown)}: only dead, delivered and waiting ones can be replayed")
     if wanted.sink:
@@ -194,12 +194,12 @@ LIST_DELIVERIES: Final = ListEndpoint(
     DeliveriesParameters,
     lists.list_deliveries,
     (float, str),
-    "List the deliveries with their receipts, the one that changed last first.",
+    "List deliveries with their receipts, most recently changed first.",
 )
 LIST_ATTEMPTS: Final = ListEndpoint(
     AttemptRow,
     AttemptsParameters,
     lists.list_attempts,
     (float, str, int),
-    "List the attempts: of the delivery that changed last, and its newest, first.",
+    "List attempts: of the most recently changed delivery first, and its newest first.",
 )

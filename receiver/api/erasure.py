@@ -58,7 +58,7 @@ class ErasedRun(Result):
 
 
 def erase_run(service: Service, actor: Actor, wanted: EraseParameters) -> ErasedRun:
-    """Erase the content of an ended run for good: bodies, requests, words and mirrored files.
+    """Erase the content of an ended run for good: bodies, requests, search words, mirrored files.
 
     Ids, times, states and other receipts stay. Later events of the run are recorded without their bodies. A run that
     has not ended, or has pending deliveries, is refused.

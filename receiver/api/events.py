@@ -162,7 +162,7 @@ def _digits(value: int) -> str:
 
 
 LIST_EVENTS: Final = ListEndpoint(
-    EventRow, EventsParameters, lists.list_events, (float, int), "List the events without their bodies, newest first."
+    EventRow, EventsParameters, lists.list_events, (float, int), "List events without their bodies, newest first."
 )
 GET_EVENT: Final = call("GET", "/events/{event_id}", VIEW, get_event)
 GET_EVENT_BODY: Final = call("GET", "/events/{event_id}/body", VIEW, get_event_body)

@@ -66,7 +66,7 @@ def in_order(scopes: frozenset[str]) -> list[str]:
 
 
 def list_keys(service: Service, _actor: Actor, wanted: PageParameters) -> Page[KeyRow]:
-    """List the API keys, revoked and expired ones too, the oldest first."""
+    """List API keys, including revoked and expired ones, oldest first."""
     found, following = paged(service, "keys", wanted, api_keys.page, created_at=float, id=str)
     return Page(items=[KeyRow.of(key) for key in found], next=following)
 
@@ -74,13 +74,16 @@ def list_keys(service: Service, _actor: Actor, wanted: PageParameters) -> Page[K
 class NewKeyParameters(Scoped):
     """A new key. `source`: whose things it is for; * for all. It may be left out where there is one only."""
 
-    name: str = Field(description=f"What it is called in lists: 1 to {LONGEST_NAME} printable characters.")
+    name: str = Field(description=f"Name in lists: 1 to {LONGEST_NAME} printable characters.")
     scopes: tuple[str, ...] = Field(
-        api_key.SCOPES, min_length=1, max_length=10, description=f"Of {', '.join(api_key.ALL_SCOPES)}: those you have."
+        api_key.SCOPES,
+        min_length=1,
+        max_length=10,
+        description=f"Of {', '.join(api_key.ALL_SCOPES)}: those you have.",
     )
-    rate: str | None = Field(None, max_length=50, description="Most calls in a time, such as 10/s or 100/m.")
+    rate: str | None = Field(None, max_length=50, description="Maximum rate of calls, such as 10/s or 100/m.")
     expires_in: float | None = Field(
-        None, gt=0, le=LONGEST_LIFE, description="Seconds after which it is refused; null: never, or as your own key."
+        None, gt=0, le=LONGEST_LIFE, description="Lifetime in seconds; null: unlimited, or that of your own key."
     )
 
 
@@ -94,15 +97,13 @@ class NewKey(Result):
 class RotationParameters(Scoped):
     """A key that gets a successor."""
 
-    key: str = Field(max_length=200, description="Its id, or its name if no other key in use has that.")
-    grace: float = Field(
-        GRACE, ge=0, le=LONGEST_GRACE, description="Seconds for which the old one still works beside the new one."
-    )
+    key: str = Field(max_length=200, description="Its id, or its name if that is unique among keys in use.")
+    grace: float = Field(GRACE, ge=0, le=LONGEST_GRACE, description="Seconds that the old key still works.")
     expires_in: float | None = Field(
         None,
         gt=0,
         le=LONGEST_LIFE,
-        description="Seconds after which the new one is refused; null: it lives as long as the old one was to.",
+        description="Lifetime of the new key in seconds; null: that of the old one.",
     )
 
 
@@ -115,7 +116,7 @@ class RotatedKey(NewKey):
 class KeysParameters(Scoped):
     """Which keys."""
 
-    ids: tuple[str, ...] = Field(min_length=1, max_length=1000, description="Ids, or names that one key in use has.")
+    ids: tuple[str, ...] = Field(min_length=1, max_length=1000, description="Ids, or unique names of keys in use.")
 
 
 class RevokedKeys(Result):
@@ -221,7 +222,7 @@ def create_key(service: Service, actor: Actor, wanted: NewKeyParameters) -> NewK
 
 
 def rotate_key(service: Service, actor: Actor, wanted: RotationParameters) -> RotatedKey:
-    """Give a key a successor with the same name, scopes, source and rate. The old key stays valid for a while."""
+    """Create the successor of a key, with its name, scopes, source and rate. The old key works for `grace` seconds."""
     with _hidden_errors(actor):
         master = _checked_master(service)
     old = service.ledger.read(lambda it: _to_rotate(it, wanted))

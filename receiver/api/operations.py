@@ -68,14 +68,14 @@ class OperationParameters(Scoped):
 
 
 def list_operations(service: Service, _actor: Actor, wanted: OperationsParameters) -> Page[OperationRow]:
-    """List the operations, the newest first."""
+    """List operations, newest first."""
     read = functools.partial(actions.list_operations, state=wanted.state)
     found, following = paged(service, "operations", wanted, read, created_at=float, id=str)
     return Page(items=[OperationRow.of(each) for each in found], next=following)
 
 
 def get_operation(service: Service, _actor: Actor, wanted: OperationParameters) -> OperationRow:
-    """Return one operation, and how far it is."""
+    """Return one operation and its progress."""
     return OperationRow.of(find_operation(service, wanted))
 
 

@@ -85,7 +85,7 @@ def kept(store: Quarantine, source: str) -> list[QuarantinedRequest]:
 
 
 def list_quarantine(service: Service, _actor: Actor, wanted: PageParameters) -> Page[QuarantineRow]:
-    """List the requests in the quarantine of this receiver's host, the oldest first. Needs no ledger."""
+    """List requests in quarantine on this receiver's host, oldest first. Needs no ledger."""
     after = cursor.decode("quarantine", wanted.after, (float, str))
     there = [each for each in kept(store_of(service), wanted.source) if after is None or (each.at, each.file) > after]
     shown = there[: wanted.limit]
@@ -121,8 +121,8 @@ def get_quarantined(service: Service, _actor: Actor, wanted: QuarantinedParamete
 class QuarantineSelection(Guarded):
     """Which requests: by id of the event that each would be, or all that the filter finds."""
 
-    since: MomentParameter | None = Field(None, description="Only what came since then: 15m, 2h, 7d, or a time.")
-    until: MomentParameter | None = Field(None, description="Only what came before then.")
+    since: MomentParameter | None = Field(None, description="Received since then: 15m, 2h, 7d, or a time.")
+    until: MomentParameter | None = Field(None, description="Received before then.")
 
 
 class VerdictRow(Result):
@@ -150,7 +150,7 @@ class DropResult(Result):
 
 
 def verify_quarantine(service: Service, actor: Actor, wanted: QuarantineSelection) -> VerifyResult:
-    """Check signatures again with the current secrets, and accept authentic requests, as of when they were received."""
+    """Check signatures again with the current secrets, and accept authentic requests at their original times."""
     config, store = service.config, store_of(service)
     verdicts: list[tuple[QuarantinedRequest, str]] = []
     for refused in _chosen(store, wanted):
@@ -171,7 +171,7 @@ def verify_quarantine(service: Service, actor: Actor, wanted: QuarantineSelectio
 
 
 def drop_quarantine(service: Service, actor: Actor, wanted: QuarantineSelection) -> DropResult:
-    """Drop requests for good."""
+    """Delete requests from quarantine for good."""
     store = store_of(service)
     chosen = _chosen(store, wanted)
     if chosen and not wanted.dry_run:

@@ -59,7 +59,7 @@ class RoutesResult(Result):
 class RoutesParameters(Scoped):
     """Which events are counted."""
 
-    since: MomentParameter | None = Field(None, description="Events recorded since then: 15m, 2h, or a time. 1d.")
+    since: MomentParameter | None = Field(None, description="Events since then: 15m, 2h, or a time. Default: 1d.")
 
 
 def list_routes(service: Service, _actor: Actor, wanted: RoutesParameters) -> RoutesResult:
@@ -94,9 +94,9 @@ class ExplainParameters(Scoped):
     body: dict[str, Any] | None = Field(None, description="The body, as a JSON object.")
     raw: str = Field("", description="The body as text, which may be invalid JSON.")
     labels: dict[str, str] = Field(default_factory=dict, max_length=1000, description="Labels of its submission.")
-    via: Via = Field("webhook", description="How it came.")
+    via: Via = Field("webhook", description="Origin: webhook, poll or import.")
     disposition: Literal["", deduplication.Disposition] = Field(
-        "", description="As what it is routed: new, update, repeat …; empty: as the first event of its run."
+        "", description="Kind of event: new, update, repeat …; empty: the first event of its run."
     )
 
 

@@ -114,7 +114,7 @@ class RunsPage(Page[RunRow]):
 
 
 def list_runs(service: Service, actor: Actor, wanted: RunsParameters) -> RunsPage:
-    """List the runs that events have reported, the one that changed last first."""
+    """List runs, most recently changed first."""
     page = listed(service, actor, lists.list_runs, wanted, RunRow, lists.key_kinds(wanted.filter()))
     unindexed = service.ledger.read(coverage).unindexed if wanted.text else 0
     return RunsPage(items=page.items, next=page.next, unindexed=unindexed)

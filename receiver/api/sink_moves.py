@@ -1,4 +1,4 @@
-"""Move the deliveries of a sink that left the config to another one."""
+"""Move the deliveries of a removed or renamed sink to another."""
 
 from __future__ import annotations
 
@@ -20,16 +20,14 @@ from receiver.ledger.actions import MOVE, MOVE_BACK, Action, Selection
 class MoveParameters(SinkParameters):
     """Which sink's deliveries go to which other sink. `sink`: one that left the config."""
 
-    into: str = Field(max_length=200, description="The sink that gets its deliveries.")
-    delivered: bool = Field(
-        False, description="Also what `sink` has delivered: `into` is the same sink, and does not get it again."
-    )
-    undo: bool = Field(False, description="Give back what `into` got from `sink` and has not delivered.")
+    into: str = Field(max_length=200, description="New sink of its deliveries.")
+    delivered: bool = Field(False, description="Also move successful deliveries; they are not sent again.")
+    undo: bool = Field(False, description="Return what `into` got from `sink` and has not delivered.")
     dry_run: bool = Field(False, description="Change nothing: return the count, and some of the deliveries.")
 
 
 def move_sink(service: Service, actor: Actor, wanted: MoveParameters) -> TakenResult:
-    """Give the deliveries of a sink that left the config to another one, under the same idempotency keys.
+    """Move the deliveries of a removed or renamed sink to another, with the same idempotency keys.
 
     Pending ones are due at once; dead and cancelled ones stay so. Skips results that the other sink has already. The
     clock does it step by step, as an operation.

@@ -185,7 +185,7 @@ def require_live_sink(service: Service, name: str) -> None:
 
 
 def pause_sink(service: Service, actor: Actor, wanted: SinkParameters) -> SinkRow:
-    """Send nothing more to a sink; its deliveries wait."""
+    """Pause a sink; its deliveries wait."""
     require_live_sink(service, wanted.sink)
 
     def pause(connection: Connection) -> None:

@@ -93,12 +93,12 @@ LIST_MISSING: Final = ListEndpoint(
     MissingParameters,
     missing.list_missing,
     (int, float, str, str),
-    "List the results that are overdue, the one that is polled next first.",
+    "List overdue results, in the order of their next poll.",
 )
 LIST_SUBMISSIONS: Final = ListEndpoint(
     SubmissionRow,
     SubmissionsParameters,
     submissions.list_submissions,
     (float, str),
-    "List the runs that were submitted here, newest first, without answers and callers' webhooks.",
+    "List submitted runs, newest first, without responses and callers' webhooks.",
 )

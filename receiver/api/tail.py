@@ -115,7 +115,7 @@ def _shown(row: dict[str, Any]) -> TailEvent:
 
 
 def read_tail(service: Service, actor: Actor, wanted: TailParameters) -> TailPage:
-    """List the events after a position, the oldest first. Over HTTP it is a stream unless only JSON is accepted."""
+    """List events after a position, oldest first. Over HTTP it is a stream unless only JSON is accepted."""
     ledger, until = service.ledger, time.monotonic() + _SETTLE
     place, gap = ledger.read(functools.partial(start, service, actor, wanted))
     found: list[TailEvent] = []

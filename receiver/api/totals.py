@@ -52,7 +52,7 @@ class TotalsParameters(ByDelivery):
     """What is counted, and by what. Times are those of the last change."""
 
     by: Annotated[tuple[str, ...], BeforeValidator(_names), AfterValidator(_known)] = Field(
-        (), description=f"Count by these, with commas between: {', '.join(_DIMENSIONS)}."
+        (), description=f"Group by these, separated by commas: {', '.join(_DIMENSIONS)}."
     )
     bucket: Annotated[Seconds, Field(ge=1)] | None = Field(
         None, description="Count each period of this length, such as 1h; periods begin at full hours in UTC."
@@ -92,7 +92,7 @@ class Totals(Result):
 
 
 def get_totals(service: Service, actor: Actor, wanted: TotalsParameters) -> Totals:
-    """Count runs, or deliveries, over a time: how many, how they ended, by what they have in common."""
+    """Count runs or deliveries in a time range, grouped by status, workflow, sink and more."""
     span = bucketed_span(service, wanted, wanted.bucket)
     of_deliveries = bool(_OF_DELIVERIES & set(wanted.by))
     count = totals.count_deliveries if of_deliveries else totals.count_runs

@@ -47,7 +47,7 @@ class TrialParameters(Scoped):
     )
     raw: str = Field("", max_length=LONGEST_BODY, description="A body, as text.")
     label: tuple[Label, ...] = Field((), max_length=MAX_VALUES, description="Labels of its submission, NAME=VALUE.")
-    events: int = Field(0, ge=0, le=MOST_EVENTS, description="Maximum events to compare, the newest first.")
+    events: int = Field(0, ge=0, le=MOST_EVENTS, description="Maximum events to compare, newest first.")
 
 
 class ChangedEvent(Result):
@@ -88,7 +88,7 @@ class RulesText(Result):
 
 
 def get_rules(service: Service, _actor: Actor, _wanted: Scoped) -> RulesText:
-    """Return the current rules as YAML, to change and try."""
+    """Return the current rules as YAML."""
     return RulesText(rules=routes_text(service.config))
 
 

@@ -12,7 +12,7 @@ from receiver.runtime.process import freeze_imports, hang_up
 
 
 def clock(since: WatchSince = "", config: ConfigFile = None, data: DataDirectory = None) -> None:
-    """Run the clock: due retries, lapsed claims, lost wake-ups, old events. Several may run."""
+    """Run the clock: retries, lapsed claims, polling, retention. Several may run."""
     from receiver.clock import build
     from receiver.config.loader import file_hash
     from receiver.domain.parts import CLOCK

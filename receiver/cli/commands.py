@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from receiver.cli.options import new_app
 
 RUN: Final = "Run"
-LOOK: Final = "Look"
+LOOK: Final = "Inspect"
 ACT: Final = "Act"
 SET_UP: Final = "Set up"
 
@@ -54,7 +54,7 @@ COMMANDS: Final[dict[str, Command]] = {
     ),
     "operations": Command(LOOK, "lists:operations", "List replays, backfills and bulk cancellations."),
     "stats": Command(LOOK, "lists:stats", "Count runs or deliveries by status, sink and more, over time."),
-    "audit": Command(LOOK, "lists:audit", "List who did what, newest first."),
+    "audit": Command(LOOK, "lists:audit", "List actions of users and keys, newest first."),
     "open": Command(LOOK, "submit:open_", "Open a run, an event or a delivery in the console."),
     "submit": Command(ACT, "submit:submit", "Submit a task or an agent run, and wait for its result."),
     "replay": Command(ACT, "actions:replay", "Send deliveries again, with the same idempotency keys."),

@@ -124,7 +124,7 @@ def dev(
         _import_all(loaded)
 
         def on_ready() -> None:
-            console = f"console: {pages}/console/login?token={token} (good once)" if private else ""
+            console = f"console: {pages}/console/login?token={token} (valid once)" if private else ""
             lines = summary(settings, loaded, host, port, str(promise), admin)
             for line in [*lines, *filter(None, [file.trouble, console])]:
                 say("runhook", line)

@@ -31,7 +31,7 @@ Output = Annotated[
         show_default=False,
     ),
 ]
-ListJson = Annotated[bool, typer.Option("--json", help="The same as -o json.")]
+ListJson = Annotated[bool, typer.Option("--json", help="Same as -o json.")]
 Host = Annotated[str, typer.Option("--host", metavar="ADDRESS", help="Address to listen on.")]
 Port = Annotated[
     int, typer.Option("--port", metavar="PORT", min=0, max=65535, help="Port to listen on; 0: any free port.")

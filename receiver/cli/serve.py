@@ -29,7 +29,7 @@ def serve(
     config: ConfigFile = None,
     data: DataDirectory = None,
 ) -> None:
-    """Run the receiver: take webhooks, keep their events, answer."""
+    """Run the receiver: accept webhooks, store their events, respond."""
     settings, loaded = load_config(config, data, alone=True)
     secure(settings.data)
     admin = parse_admin_port(admin_port) or loaded.server.admin

@@ -102,13 +102,11 @@ def resume(client: Client, name: Name) -> None:
 @with_client
 def move(
     client: Client,
-    old: Annotated[str, typer.Argument(metavar="OLD", help="The sink that was removed or renamed.")],
+    old: Annotated[str, typer.Argument(metavar="OLD", help="Removed or renamed sink.")],
     new: Annotated[
-        str, typer.Argument(metavar="NEW", help="The sink that gets its deliveries.", autocompletion=completer("sink"))
+        str, typer.Argument(metavar="NEW", help="New sink of its deliveries.", autocompletion=completer("sink"))
     ],
-    undo: Annotated[
-        bool, typer.Option("--undo", help="Give back what NEW got from OLD and has not delivered.")
-    ] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Return what NEW got from OLD and has not delivered.")] = False,
     yes: Yes = False,
 ) -> None:
     """Move the deliveries of a removed or renamed sink to another one, with the same idempotency keys.

@@ -39,7 +39,7 @@ def submit(
         list[str] | None,
         typer.Option("--param", metavar="NAME=VALUE", help="Parameter of the agent, JSON or text; repeatable."),
     ] = None,
-    page: Annotated[str, typer.Option("--page", metavar="URL", help="Where a task begins.")] = "",
+    page: Annotated[str, typer.Option("--page", metavar="URL", help="Start URL of a task.")] = "",
     title: Annotated[str, typer.Option("--title", metavar="WORDS", help="Title, for lists.")] = "",
     label: Annotated[list[str] | None, typer.Option("--label", metavar="NAME=VALUE", help="Label; repeatable.")] = None,
     once: Annotated[

@@ -13,10 +13,10 @@ from receiver.runtime.data_folder import secure
 def worker(
     only: Annotated[
         list[str] | None,
-        typer.Option("--only", help='Serve only this: "dispatch", or the name of a sink. May be given several times.'),
+        typer.Option("--only", help='Serve only "dispatch" or this sink; repeatable.'),
     ] = None,
     stop_timeout: Annotated[
-        float, typer.Option("--stop-timeout", min=0, help="Seconds that a stop waits for jobs before it kills them.")
+        float, typer.Option("--stop-timeout", min=0, help="Seconds that a stop waits for sends before it kills them.")
     ] = 20.0,
     patience: Annotated[
         float, typer.Option("--patience", min=0, help="Seconds to wait at the start for Redis and the ledger.")
@@ -24,7 +24,7 @@ def worker(
     config: ConfigFile = None,
     data: DataDirectory = None,
 ) -> None:
-    """Run the workers: one process takes events from the inbox into the ledger, others deliver to sinks."""
+    """Run the worker: record the inbox's events in the ledger, and deliver them to sinks."""
     from receiver.worker import run
 
     settings, loaded = load_config(config, data, alone=True)

@@ -88,8 +88,8 @@ def refused_url(public_url: str, skyvern_base_url: str = "") -> Trouble | None:
         return None
     if is_local(skyvern_base_url):
         return Trouble(
-            f"your own Skyvern takes webhooks to {host} only if its ALLOWED_HOSTS has that host",
-            f"add {host} to ALLOWED_HOSTS of that Skyvern; `runhook simulate` takes any",
+            f"your own Skyvern sends webhooks to {host} only if its ALLOWED_HOSTS contains that host",
+            f"add {host} to that Skyvern's ALLOWED_HOSTS; `runhook simulate` allows every host",
         )
     return Trouble(
         f"Skyvern refuses a webhook_url on {host}, which is not a public host: every submit gets 400",

@@ -74,11 +74,11 @@ def _config(settings: Settings) -> Config | None:
 
 def _of_config(report: StatusReport) -> Iterator[Finding]:
     for line in report.config_problems:
-        yield Finding("config", line, "fix it; `runhook check` shows all of it. What depends on it was not checked")
+        yield Finding("config", line, "fix it; `runhook check` lists all errors. Checks that depend on it were skipped")
     for line in report.warnings:  # not report.advice: that is of PUBLIC_URL, which is examined
         yield Finding("config", line, "`runhook check` shows where", note=True)
     if not report.config_problems and not report.warnings:
-        yield Finding("config", f"{report.config_file} is right")
+        yield Finding("config", f"{report.config_file} is valid")
 
 
 def of_hosts(report: StatusReport) -> Iterator[Finding]:
@@ -110,12 +110,12 @@ def of_disk(report: DiskReport) -> Iterator[Finding]:
     status = os.statvfs(report.directory)
     if status.f_files:  # some file systems have no such limit
         few = status.f_favail < _FEWEST_INODES
-        yield Finding("disk.inodes", f"{status.f_favail} files more fit", "remove some files there" if few else "")
+        yield Finding("disk.inodes", f"room for {status.f_favail} more files", "remove some files there" if few else "")
     mode = Path(report.directory).stat().st_mode & 0o777
     yield Finding(
         "disk.mode",
         f"{report.directory} has mode {mode:04o}",
-        f"chmod 700 {report.directory}: bodies and secrets lie in it" if mode & 0o077 else "",
+        f"chmod 700 {report.directory}: it contains bodies and secrets" if mode & 0o077 else "",
     )
 
 
@@ -134,13 +134,13 @@ def of_sinks(config: Config, default_base: str, patience: float = PATIENCE) -> I
         todo = f"fix its options or its server; `runhook sink test {name}` sends a sample"
         try:
             said = answer.result(max(0.0, until - time.monotonic()))
-            what, todo = said or f"nothing that can be tried without sending: `runhook sink test {name}`", ""
+            what, todo = said or f"has no check that sends nothing; `runhook sink test {name}` sends a sample", ""
         except SinkError as error:
             what = str(error)
         except TimeoutError:
             what = f"no answer within {patience:g} s"
         except Exception as error:  # noqa: BLE001 - a sink of a third party
-            what, todo = f"{type(error).__name__} in the sink's code", "report it to the sink's maker"
+            what, todo = f"{type(error).__name__} in the sink's code", "report it to the sink's author"
         yield Finding(f"sink {name}", what, todo)
         if answer.done():
             sink.close()
@@ -163,7 +163,7 @@ def of_quarantine(data: Path, sources: Mapping[str, SourceConfig], now: float, m
     for (source, signer), count in sorted(fits.items()):
         yield _finding(source, signer, count, now - newest[source], known=source in sources)
     if not fits:
-        yield Finding("signatures", "the quarantine holds no request of the last 7 days")
+        yield Finding("signatures", "no requests in quarantine from the last 7 days")
 
 
 def _signer(refused: QuarantinedRequest, body: bytes, sources: Mapping[str, SourceConfig]) -> str:
@@ -182,12 +182,12 @@ def _finding(source: str, signer: str, count: int, age: float, *, known: bool) -
             "signatures",
             f"{what}, and no secret of any source has signed them",
             f"add the API key that submitted these runs to sources.{source}.secrets; Skyvern signs with the key of the "
-            "call, or with the organization's newest. Then `runhook quarantine verify`; strangers' are dropped with "
-            "`runhook quarantine drop`",
+            "call, or with the organization's newest. Then `runhook quarantine verify`; delete unknown "
+            "requests with `runhook quarantine drop`",
         )
     if signer == source:
         return Finding(
-            "signatures", f"{what}, and today's secrets fit them", "`runhook quarantine verify` lets them in"
+            "signatures", f"{what}, but the current secrets match them", "`runhook quarantine verify` accepts them"
         )
     return Finding(
         "signatures",

@@ -74,7 +74,7 @@ def examine(
             yield Finding(
                 "public_url.tls",
                 f"the certificate of {host} is not valid: {error.verify_message}",
-                "have the proxy serve a certificate for that name, with its intermediate ones: Skyvern verifies it",
+                "install a certificate for that name in the proxy, with intermediate certificates: Skyvern verifies it",
             )
             return
         except (OSError, http.client.HTTPException) as error:
@@ -82,7 +82,7 @@ def examine(
             yield Finding(
                 "public_url.answer",
                 f"{public_url} can't be reached from here: {reason}",
-                "start `runhook serve` and what is in front of it; open the port in the firewall",
+                "start `runhook serve` and the proxy in front of it; open the port in the firewall",
             )
             return
         if not number:
@@ -101,8 +101,8 @@ def _host(public_url: str, host: str, addresses: Sequence[str], skyvern_base_url
             return Finding(
                 "public_url.host",
                 shown,
-                f"{each} is {why}, which Skyvern refuses to call: give the name a public address; a Skyvern of your "
-                f"own takes it with {host} in its ALLOWED_HOSTS",
+                f"{each} is {why}, which Skyvern refuses to call: give the name a public address; your own Skyvern "
+                f"accepts it with {host} in its ALLOWED_HOSTS",
             )
     return Finding("public_url.host", shown)
 
@@ -139,7 +139,7 @@ def _certificate(host: str, answer: _Answer, expires_soon: float) -> Finding:
     if answer.valid_until is None:
         return Finding("public_url.tls", "http: bodies and signatures travel in the clear, which Skyvern allows")
     left = answer.valid_until - time.time()
-    todo = "renew it now: without it no webhook comes" if left < expires_soon else ""
+    todo = "renew it now: without it no webhook arrives" if left < expires_soon else ""
     return Finding("public_url.tls", f"the certificate of {host} is valid for {ago(left)}", todo)
 
 
@@ -154,11 +154,11 @@ def _judged(url: str, source: str, answer: _Answer) -> Finding:
         if path:
             todo = unserved_path(path).todo
     elif 300 <= answer.status < 400:
-        todo = f"it redirects to {answer.location[:200]}, and Skyvern follows no redirect: set PUBLIC_URL to that place"
+        todo = f"it redirects to {answer.location[:200]}, which Skyvern does not follow: set PUBLIC_URL to that URL"
     elif answer.status in (502, 503, 504):
         todo = "the receiver is down or too busy, or the proxy in front can't reach it: `runhook status`"
     elif answer.status < 300:
         todo = "another server responds there: it accepts unsigned requests. Fix PUBLIC_URL, or the proxy's routes"
     else:
-        todo = "that is not the receiver's own answer: have the proxy pass /webhooks/ on to it as it comes"
+        todo = "the response is not the receiver's: configure the proxy to pass /webhooks/ on unchanged"
     return Finding("public_url.answer", what, todo)

@@ -1,4 +1,4 @@
-"""Redis and the ledger's database: what they promise, their versions, and their clocks beside ours."""
+"""Check Redis and the ledger's database: durability, versions and clocks."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def of_redis(settings: Settings, report: RedisReport) -> Iterator[Finding]:
         todo = redis_todo(embedded=report.embedded)
         yield Finding("redis", f"{report.url} can't be used: {report.trouble}", todo)
         return
-    todo = report.weak and "change its settings as it says; receivers do not use it as it is"
+    todo = report.weak and "change the named settings; receivers do not use it until then"
     yield Finding("redis.durability", report.weak or report.durability, todo)
     client = connect(settings.redis_url, timeout=2.0, connect_timeout=2.0, retries=0)
     try:
@@ -70,7 +70,7 @@ def of_redis(settings: Settings, report: RedisReport) -> Iterator[Finding]:
         took = time.monotonic() - monotonic
         permissions = of_redis_user(client)
     except (redis.RedisError, OSError) as error:
-        todo = "allow this user INFO and TIME, or see that it answers in time"
+        todo = "allow this user INFO and TIME, or find out why it responds late"
         yield Finding("redis", f"{report.url}: {error}", todo)
         return
     finally:
@@ -84,12 +84,13 @@ def of_redis(settings: Settings, report: RedisReport) -> Iterator[Finding]:
 
 
 def _memory(info: dict[str, Any]) -> Finding:
-    """Say what Redis does when its memory is full, and how full it is. Which policy is wrong, its durability tells."""
+    """Report Redis's eviction policy and memory. Policies other than allkeys-* are judged by its durability."""
     policy, most, used = str(info.get("maxmemory_policy", "")), int(info.get("maxmemory", 0)), int(info["used_memory"])
-    shown = f"{policy or 'eviction policy not shown'}, {size(used)} used of {size(most) if most else 'what there is'}"
+    limit = f"of {size(most)} used" if most else "used, no limit"
+    shown = f"{policy or 'eviction policy not shown'}, {size(used)} {limit}"
     full = most and used > _NEARLY_FULL * most
     evicts = policy.startswith("allkeys") and "set maxmemory-policy to noeviction: events can be evicted"
-    return Finding("redis.memory", shown, evicts or ("raise maxmemory, or remove what else is there" if full else ""))
+    return Finding("redis.memory", shown, evicts or ("raise maxmemory, or remove other data" if full else ""))
 
 
 def of_ledger(settings: Settings, report: LedgerReport) -> Iterator[Finding]:
@@ -101,7 +102,7 @@ def of_ledger(settings: Settings, report: LedgerReport) -> Iterator[Finding]:
         else:
             yield from _of_database(ledger, report)
     except LedgerUnavailable as error:
-        todo = remedy_for(str(error)).words or "see whether its database runs and answers, or fix DATABASE_URL"
+        todo = remedy_for(str(error)).words or "start its database, or fix DATABASE_URL"
         yield Finding("ledger", f"{report.url} can't be used: {error}", todo)
     finally:
         ledger.close()
@@ -115,7 +116,7 @@ def _of_database(ledger: Ledger, report: LedgerReport) -> Iterator[Finding]:
     version, now = ledger.read(ask)
     took = time.monotonic() - monotonic
     weak = report.weak and "change them, or accept it with ledger.accept_weaker_durability; processes cannot start"
-    yield Finding("ledger.durability", report.weak or "what is confirmed is on disk", weak)
+    yield Finding("ledger.durability", report.weak or "commits are on disk", weak)
     yield Finding("ledger.tables", f"schema {HEAD}")
     if ledger.dialect == "sqlite":
         yield version_of("ledger.version", "SQLite", sqlite3.sqlite_version, OLDEST_SQLITE)
@@ -132,11 +133,11 @@ def version_of(check: str, name: str, version: str, oldest: tuple[int, ...]) -> 
 
 
 def clock_of(check: str, name: str, theirs: float, began: float, took: float) -> Finding:
-    """Compare a server's clock with ours. `began`: when it was asked, by ours; `took`: seconds until the answer."""
+    """Compare a server's clock with this host's. `began`: time of the request; `took`: seconds until the response."""
     ahead = began + took / 2 - theirs
     apart = max(abs(ahead) - took / 2, 0.0)
-    offset = f"{apart:.1f} s {'ahead of' if ahead > 0 else 'behind'}" if apart >= 0.1 else "that of"
-    return Finding(check, f"the clock of this host is {offset} {name}", _NTP if apart > SKEW else "")
+    offset = f"{apart:.1f} s {'ahead of' if ahead > 0 else 'behind'}" if apart >= 0.1 else "equal to"
+    return Finding(check, f"this host's clock is {offset} that of {name}", _NTP if apart > SKEW else "")
 
 
 def commands() -> list[str]:
@@ -171,9 +172,9 @@ def of_redis_user(client: redis.Redis) -> Finding:
         connection.disconnect()  # type: ignore[no-untyped-call]
         client.connection_pool.release(connection)
     if not refused:
-        return Finding("redis.permissions", "its user may use all commands that are needed")
+        return Finding("redis.permissions", "the user may run all required commands")
     todo = "allow them by ACL SETUSER: all commands of these kinds, on keys rq:* and runhook:*"
-    return Finding("redis.permissions", f"its user may not use {', '.join(refused)}", todo)
+    return Finding("redis.permissions", f"the user may not run {', '.join(refused)}", todo)
 
 
 def _used() -> Iterator[tuple[str, list[str]]]:

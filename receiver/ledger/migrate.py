@@ -103,7 +103,7 @@ def schema_trouble(ledger: Ledger, within: float | None = None) -> Trouble | Non
     if _has_no_file(ledger):
         return Trouble(
             "the ledger does not exist yet",
-            "set RUNHOOK_DATA or DATABASE_URL to the right one, or start Runhook, whose worker creates it",
+            "start `runhook dev` or `runhook worker`, which create it, or set RUNHOOK_DATA or DATABASE_URL to another",
         )
     found, read_only = ledger.read(lambda connection: (_revision(connection), dialect.is_read_only(connection)), within)
     if read_only:
@@ -114,7 +114,7 @@ def schema_trouble(ledger: Ledger, within: float | None = None) -> Trouble | Non
     if found is None:
         return Trouble(
             "this database does not contain a ledger yet",
-            "set DATABASE_URL to the right one, or start Runhook, whose worker creates it",
+            "start `runhook worker`, which creates it, or set DATABASE_URL to another",
         )
     return None if found == HEAD else _of_another_schema(found)
 

@@ -139,7 +139,7 @@ def test_what_doctor_tries_is_all_that_the_parts_need(
     it.all_delivered(60)
 
     # Then doctor, status and all parts were refused nothing
-    assert "its user may use all commands" in it.command("doctor").stdout
+    assert "the user may run all required commands" in it.command("doctor").stdout
     it.command("status")
     assert refused(admin) <= DISPENSABLE
     admin.close()

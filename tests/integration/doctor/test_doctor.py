@@ -220,12 +220,12 @@ def test_signer_of_a_quarantined_request_is_named(settings: Settings) -> None:
     refuse(6, "lab", "long-ago", age=30 * 86_400.0)
     # When they are tried
     found = [each for each in examine(settings) if each.check == "signatures"]
-    # Then each is told with what lets them in
+    # Then each is told with what accepts them
     told = {each.what.split(",")[0] + " | " + each.todo.split(",")[0] for each in found}
     assert len(found) == 4
     assert any("3 requests to /webhooks/skyvern" in each and "/webhooks/lab" in each for each in told)
     assert any("1 request to /webhooks/skyvern" in each and "sources.skyvern.secrets" in each for each in told)
-    assert any("1 request to /webhooks/lab" in each and "quarantine verify` lets them in" in each for each in told)
+    assert any("1 request to /webhooks/lab" in each and "quarantine verify` accepts them" in each for each in told)
     assert any("1 request to /webhooks/gone" in each and "/webhooks/skyvern" in each for each in told)
     assert not any(secret in str(found) for secret in ("lab-api-key", "skyvern-secret", "lab-secret"))
     assert len(store.list()) == 7

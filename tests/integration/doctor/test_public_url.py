@@ -31,8 +31,8 @@ def examined(url: str, **more: Any) -> dict[str, Finding]:
     ("reply", "todo"),
     [
         (Reply(401, body=OURS), ""),
-        (Reply(401, body=b"<html>"), "not the receiver's own answer"),
-        (Reply(404, body=b"[]"), "not the receiver's own answer"),
+        (Reply(401, body=b"<html>"), "the response is not the receiver's"),
+        (Reply(404, body=b"[]"), "the response is not the receiver's"),
         (
             Reply(404, body=json.dumps({"error": {"code": "not_found", "message": ""}}).encode()),
             "remove /hooks from PUBLIC_URL",
@@ -108,7 +108,7 @@ def test_local_url_is_a_note_beside_a_local_skyvern(server: ScriptedServer) -> N
     url, skyvern = f"http://localhost:{server.port}", "http://127.0.0.1:8090"
     (found,) = [it for it in public_url.examine(url, ["skyvern"], None, skyvern) if it.check == "public_url.host"]
     assert found.note
-    assert found.todo == "add localhost to ALLOWED_HOSTS of that Skyvern; `runhook simulate` takes any"
+    assert found.todo == "add localhost to that Skyvern's ALLOWED_HOSTS; `runhook simulate` allows every host"
 
 
 def test_missing_url_and_unknown_name_are_reported() -> None:
