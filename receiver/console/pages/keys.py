@@ -13,12 +13,12 @@ from receiver.domain.api_key import ALL_SCOPES
 
 # What each scope lets the holder of a key do.
 _MEANINGS: Final = {
-    "submit": "start runs",
-    "read": "see the runs and results of its source, by Skyvern's own calls",
-    "operate": "cancel, replay and change; with view in this API too",
-    "view": "see all that the JSON API shows",
-    "resubmit": "submit again in the name of the first caller",
-    "erase": "erase the content of runs for good",
+    "submit": "submit runs",
+    "read": "read runs and results of its source through the submit API",
+    "operate": "make all other calls of the submit API; with view, act through the JSON API too",
+    "view": "read everything through the JSON API",
+    "resubmit": "submit a failed run again for its first caller",
+    "erase": "erase the content of runs, which cannot be undone",
 }
 
 

@@ -126,8 +126,7 @@ def _not_stored(files: Sequence[FileView]) -> Iterator[str]:
     """Yield what is not here, and why."""
     count = sum(not each.row.stored for each in files)
     if count:
-        are = "is" if count == 1 else "are"
-        yield f"{count} of {len(files)} files {are} stored by no sink. Skyvern's links to them expire."
+        yield f"No sink has stored {count} of {len(files)} files. Skyvern's links to them expire."
 
 
 def _possible(told: RunDetails) -> dict[str, bool]:

@@ -126,4 +126,4 @@ def test_buttons_are_those_that_could_do_something(browser: Browser) -> None:
     for verb in ("Send again", "Replay dead letters", "Cancel pending", "Bring back", "Submit again"):
         assert verb not in running
         assert verb == "Send again" or verb not in delivered
-    assert "stored by no sink" in running
+    assert "No sink has stored 8 of 8 files" in running
