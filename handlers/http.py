@@ -26,13 +26,11 @@ from handlers.support import templating
 from handlers.support.deadline import Deadline
 from handlers.support.excerpt import credentials, keep_response
 from handlers.support.guarded_client import ANY_ADDRESS, GuardedClient, Response, default_tls, parse_url
-from handlers.support.retry_after import retry_after
+from handlers.support.retry_after import RETRYABLE, retry_after
 from handlers.support.url import split_userinfo
 
 # Bytes of a response body that are read: only the status counts.
 MAX_ANSWER = 64 * 1024
-# The 4xx that are about the moment and not about the request.
-RETRYABLE = frozenset({408, 425, 429})
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _RESERVED_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connection", "content-type"})

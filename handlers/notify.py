@@ -15,7 +15,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
@@ -42,18 +42,19 @@ _STATUS = re.compile(r"error=(\d{3})\b")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]{0,30}", re.IGNORECASE)
 
 
+_Urls = Annotated[tuple[SecretStr, ...], Field(min_length=1, max_length=20)]
+
+
 class NotifyOptions(SinkOptions):
     """Where to notify, and with which text."""
 
-    urls: tuple[SecretStr, ...] = Field(
-        min_length=1,
-        max_length=20,
+    urls: _Urls = Field(
         description="Apprise URLs (one, or a list), such as discord://…, msteams://…, mailto://…; each is a secret.",
     )
     title: str = Field("", description="Template of the title (Jinja, sandboxed). Default: the run's name and outcome.")
     body: str = Field("", description="Template of the body, plain text. Default: reason, duration, steps and links.")
 
-    @field_validator("urls", mode="before")
+    @field_validator("urls", mode="before", json_schema_input_type=SecretStr | _Urls)
     @classmethod
     def _one_is_a_list(cls, value: Any) -> Any:
         return [value] if isinstance(value, (str, SecretStr)) else value

@@ -28,8 +28,8 @@ import orjson
 
 from handlers.database.table import MERGED_FROM, Column
 from handlers.database.values import to_json
+from handlers.support.run_body import FINAL
 
-FINAL: Final = frozenset({"completed", "failed", "terminated", "timed_out", "canceled"})
 # Empty, as Skyvern means it, which never replaces what is not: nothing but null in whatever objects and lists.
 _EMPTY: Final = re.compile(rb'(?:[\[\]{},\s]++|null|"(?:[^"\\]++|\\.)*+"\s*+:)*+')
 

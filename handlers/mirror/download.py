@@ -23,9 +23,7 @@ from handlers.contract import Artifact, Delivery, Refused, Services, Unavailable
 from handlers.mirror.artifacts import is_content_path, renewed
 from handlers.support.deadline import Deadline, DeadlineExceeded
 from handlers.support.guarded_client import Download, GuardedClient
-from handlers.support.retry_after import retry_after
-
-_RETRYABLE = frozenset({408, 425, 429})
+from handlers.support.retry_after import RETRYABLE, retry_after
 
 # Age of an event up to which Skyvern may still be storing the run's files: it converts a recording for up to 300 s
 # (VIDEO_COMPRESSION_TIMEOUT_SECONDS) and waits 30 s for its uploads.
@@ -237,7 +235,7 @@ def _raise_for_status(download: Download) -> None:
     status = download.status
     if status == 200:
         return
-    if status in _RETRYABLE or status >= 500:
+    if status in RETRYABLE or status >= 500:
         raise Unavailable(
             f"{download.url.host} answered {status}",
             retry_after=retry_after(download.headers, time.time()),

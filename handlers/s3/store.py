@@ -76,16 +76,12 @@ class S3Store:
     def list_directory(self, directory: str, deadline: Deadline) -> Mapping[str, int]:
         """See Store. Reads as many pages as there are."""
         found: dict[str, int] = {}
-        more: dict[str, str] = {}
-        while True:
-            deadline.remaining()
-            with self._errors():
-                page = self.client().list_objects_v2(Bucket=self._name, Prefix=directory, **more)
-            for entry in page.get("Contents", ()):
-                found[entry["Key"].removeprefix(directory)] = int(entry["Size"])
-            if not page.get("IsTruncated"):
-                return found
-            more = {"ContinuationToken": page["NextContinuationToken"]}
+        deadline.remaining()
+        with self._errors():
+            for page in self.client().get_paginator("list_objects_v2").paginate(Bucket=self._name, Prefix=directory):
+                found |= {each["Key"].removeprefix(directory): int(each["Size"]) for each in page.get("Contents", ())}
+                deadline.remaining()
+        return found
 
     def identify(self, key: str, size: int, deadline: Deadline) -> tuple[str, str] | None:
         """See Store. None when the object's metadata has no digest, or the object another size."""

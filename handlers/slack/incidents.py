@@ -15,6 +15,7 @@ from typing import Any, Literal
 from handlers.contract import Delivery
 from handlers.slack.blocks import SECTION_MAX, SlackMessage, section
 from handlers.slack.escape import code, link, utf16_length
+from handlers.support.run_body import FAILED
 from handlers.support.timestamps import epoch
 from handlers.support.wording import failure_reason, format_duration, run_errors, safe_url, without_particulars
 
@@ -27,7 +28,6 @@ RECENT = 10
 REMEMBERED = 60
 # Characters of a run's URL; ten of them, with the rest, are well within Slack's limit of metadata.
 URL_MAX = 300
-FAILURES = frozenset({"failed", "terminated", "timed_out"})
 # Seconds; a run's first message is not searched for further back.
 RUN_LOOKBACK = 7 * 86400.0
 
@@ -50,7 +50,7 @@ def topic_of(delivery: Delivery, by: ThreadBy, window: float, now: float) -> Top
         return None
     if by == "run":
         return Topic("run", _digest(delivery.sink, delivery.source, delivery.run_id), _earliest(delivery, now))
-    if delivery.status not in FAILURES:
+    if delivery.status not in FAILED:
         return None
     return Topic(
         "incident",

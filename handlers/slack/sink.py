@@ -17,7 +17,7 @@ from handlers.slack.blocks import ALL_LINKS, ALL_PARTS, LinkTo, MessagePart, bui
 from handlers.slack.client import Api, Webhook
 from handlers.slack.incidents import ThreadBy, topic_of
 from handlers.slack.screenshot import ScreenshotUploader, linked_artifacts
-from handlers.slack.templates import TemplateOption, Templates, When
+from handlers.slack.templates import ShortTemplate, Templates, When
 from handlers.slack.threads import CHANNEL_ID, ThreadPoster, WebhookPoster
 from handlers.support.deadline import Deadline
 from handlers.support.duration import Seconds
@@ -40,7 +40,7 @@ class SlackOptions(SinkOptions):
         " are, the sender's own signed links, which expire.",
     )
 
-    templates: dict[When, TemplateOption] = Field(
+    templates: dict[When, ShortTemplate] = Field(
         default_factory=dict, description="Words of your own, by outcome: a body, or {title, body}; Jinja, sandboxed."
     )
     thread: ThreadBy = Field(

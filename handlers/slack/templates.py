@@ -10,9 +10,9 @@ A body is mrkdwn. Each value in it is escaped; only `link(url, label)` makes a l
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from handlers.contract import Delivery
 from handlers.slack import escape
@@ -53,17 +53,19 @@ class TemplateOption(BaseModel):
     title: str = Field("", description="The headline, plain text.")
     body: str = Field("", description="Text under the headline instead of reason, output and facts; mrkdwn.")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _text_is_the_body(cls, value: Any) -> Any:
-        return {"body": value} if isinstance(value, str) else value
-
     @model_validator(mode="after")
     def _can_be_used(self) -> TemplateOption:
         compile_template(self)
         return self
 
 
+# A text is the body.
+ShortTemplate = Annotated[
+    TemplateOption,
+    BeforeValidator(
+        lambda value: {"body": value} if isinstance(value, str) else value, json_schema_input_type=TemplateOption | str
+    ),
+]
 Compiled = tuple[templating.Template | None, templating.Template | None]
 
 

@@ -11,11 +11,12 @@ from datetime import datetime
 from typing import Final
 
 from handlers.contract import Delivery, Refused
+from handlers.support.run_body import FAILED
 
 CHAIN: Final = "runhook-chain"
 TRY: Final = "runhook-try"
-# Statuses that are submitted again. A cancelled run was stopped by a person, and a completed one has its result.
-RETRIED: Final = frozenset({"failed", "timed_out", "terminated"})
+# Statuses that are submitted again.
+RETRIED: Final = FAILED
 
 
 def try_number(labels: Mapping[str, str]) -> int:

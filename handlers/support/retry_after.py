@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 
+# The 4xx that are about the moment and not about the request.
+RETRYABLE = frozenset({408, 425, 429})
 # Longest wait that a server can impose, in seconds.
 MAX_RETRY_AFTER = 86_400.0
 

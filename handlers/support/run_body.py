@@ -1,9 +1,13 @@
-"""What a run's body says of its title, its prompt, its attempt and its output. Pure."""
+"""What a run's body says of its end, its title, its prompt, its attempt and its output. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
+
+FINAL: Final = frozenset({"completed", "failed", "terminated", "timed_out", "canceled"})
+# Of those, the ones after which another try may succeed. A cancelled run was stopped by a person.
+FAILED: Final = frozenset({"failed", "terminated", "timed_out"})
 
 
 def titles(run: Mapping[str, Any]) -> list[str]:

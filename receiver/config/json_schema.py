@@ -42,7 +42,7 @@ def json_schema() -> Schema:
     kinds: list[Schema] = []
     types = sink_types()
     for kind, cls in types.items():
-        options = _with_shorthands(cls.Options, cls.Options.model_json_schema(ref_template=f"#/$defs/{kind}.{{model}}"))
+        options = cls.Options.model_json_schema(ref_template=f"#/$defs/{kind}.{{model}}")
         for name, definition in options.pop("$defs", {}).items():
             definitions[f"{kind}.{name}"] = definition
         definitions[f"sink.{kind}"] = {
@@ -80,21 +80,6 @@ def json_schema() -> Schema:
         **opened,
         "title": "Runhook config file",
     }
-
-
-def _with_shorthands(model: type[BaseModel], schema: Schema) -> Schema:
-    """Allow a text where a validator of the model turns one into the value."""
-    short = {"type": "string"}
-    for validator in model.__pydantic_decorators__.field_validators.values():
-        for name in validator.info.fields if validator.info.mode == "before" else ():
-            schema["properties"][name] = {"anyOf": [schema["properties"][name], short]}
-    for item in model.model_fields.values():
-        inner = model_in(item.annotation)
-        if inner and any(
-            each.info.mode == "before" for each in inner.__pydantic_decorators__.model_validators.values()
-        ):
-            schema["$defs"][inner.__name__] = {"anyOf": [schema["$defs"][inner.__name__], short]}
-    return schema
 
 
 def _open_to_variables(schema: Any) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from urllib.parse import quote
 
 from handlers import Artifact, Delivery, Services, Unavailable
@@ -14,8 +15,6 @@ from handlers.support.url import origin
 from receiver.config.models import Config
 from receiver.skyvern.client import SkyvernReader
 from receiver.skyvern.responses import Answered, Patience, artifacts_run_id, listed_artifacts
-
-KINDS = {"recording": "recording", "screenshot_final": "screenshot", "download": "download"}
 
 
 class SourceServices(Services):
@@ -54,15 +53,7 @@ class SourceServices(Services):
                 retry_after=answer.retry_after,
             )
         return [
-            Artifact(
-                kind=KINDS.get(each.artifact_type, each.artifact_type),
-                name=each.name or each.artifact_id,
-                url=each.signed_url or self.artifact_url(delivery, each.artifact_id),
-                sha256=each.checksum,
-                size=each.file_size,
-                artifact_id=each.artifact_id,
-                unchanged_since=each.unchanged_since,
-            )
+            each if each.url else replace(each, url=self.artifact_url(delivery, each.artifact_id or ""))
             for each in found
         ]
 

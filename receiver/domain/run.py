@@ -23,15 +23,16 @@ from typing import Any, Final, NamedTuple
 import orjson
 from pydantic_core import from_json
 
+from handlers.support import run_body
 from handlers.support.run_body import attempt_number, prompts, titles
 from handlers.support.timestamps import epoch
 from receiver.domain.bounded_json import MOST_MEMORY, SMALL, NoMembers, outline, state_of, too_much
 
 RunKey = tuple[str, str]  # (source, run id)
 
-FINAL = frozenset({"completed", "failed", "terminated", "timed_out", "canceled"})
+FINAL: Final = run_body.FINAL
 # Outcomes after which Skyvern, or a person in its UI, may start a workflow's run again as another.
-RESTARTABLE = frozenset({"failed", "terminated", "timed_out"})
+RESTARTABLE: Final = run_body.FAILED
 
 # Levels. Python's own json goes to about 990 less the depth of the caller's stack; Skyvern is written in Python.
 MAX_DEPTH = 400

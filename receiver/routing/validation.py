@@ -9,6 +9,7 @@ from itertools import chain
 from typing import Any, Final
 
 from receiver.domain import members
+from receiver.domain.attention import ACTIVE
 from receiver.domain.run import FINAL
 from receiver.errors import suggest
 from receiver.routing import mapping
@@ -22,8 +23,7 @@ FIELDS: Final = frozenset(chain(*members.WEBHOOK.values(), *members.POLL.values(
     *("labels", "original_status", "outcome")
 }
 
-_INTERIM = ("created", "queued", "running", "paused")
-_STATUSES = (*sorted(FINAL), *_INTERIM)
+_STATUSES = (*sorted(FINAL), *ACTIVE)
 _VALUES_TEXT = ", ".join(_STATUSES)
 _TYPES = (
     *("task_v1", "task_v2", "task_v3", "workflow_run"),
@@ -81,7 +81,7 @@ def rule_warnings(route: RouteConfig) -> list[str]:
                 found.append(f"no event has the disposition {value}: it is new, {', '.join((*OPT_IN, UPDATE))}")
             elif value in OPT_IN and not getattr(route, OPT_IN[value]):
                 found.append(f"the route sees no event that is {value} without `{OPT_IN[value]}: true`")
-        elif value in _INTERIM and name != "run_type" and not route.interim:
+        elif value in ACTIVE and name != "run_type" and not route.interim:
             found.append(f"the route sees no run that is {value}: it has not ended; add `interim: true`")
         elif value not in _VALUES[name]:
             guess = _guess(value, _VALUES[name])

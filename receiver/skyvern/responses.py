@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import orjson
 
+from handlers.contract import Artifact
 from handlers.support.retry_after import retry_after
 from handlers.support.timestamps import epoch
 from receiver.domain.bounded_json import state_of
@@ -30,6 +31,8 @@ Kind = Literal["submit", "read"]
 
 _WORKFLOW_RUN = re.compile(r"wr_[A-Za-z0-9_-]{1,100}")
 _SAME_MOMENT = 0.05  # seconds
+# What a run's body calls some of Skyvern's artifact types.
+_ARTIFACT_KINDS = {"screenshot_final": "screenshot"}
 # The expiry of signed URLs: Skyvern's own and Google's, Amazon's, Azure's.
 _URL = re.compile(rb'https?:[^\s"<>]+')
 _EPOCH = re.compile(rb"(?:[?&]|\\u0026|&amp;)(?:expiry|Expires)=([0-9]{9,11})(?![0-9])")
@@ -148,23 +151,6 @@ class ListedRun:
         return self.status in FINAL and not self.retry_pending
 
 
-@dataclass(frozen=True, slots=True)
-class ListedArtifact:
-    """One line of GET /v1/runs/{id}/artifacts.
-
-    `name`: of the file, also of one that stands in an archive. `signed_url` is None if it is absent or not an http(s)
-    URL. `unchanged_since`: when the record was made, in seconds since the epoch; None once Skyvern has changed it.
-    """
-
-    artifact_id: str
-    artifact_type: str
-    name: str
-    signed_url: str | None = None
-    checksum: str | None = None
-    file_size: int | None = None
-    unchanged_since: float | None = None
-
-
 def submitted(answer: Answer) -> Created | Rejected | Lost:
     """Return what the answer to a submit says of its run."""
     if isinstance(answer, Unreachable):
@@ -212,8 +198,12 @@ def length_of_list(answer: Answered) -> int:
     return len(rows) if isinstance(rows, list) else 0
 
 
-def listed_artifacts(answer: Answered) -> list[ListedArtifact] | None:
-    """Return the artifacts of a run, or None when the answer is no such list."""
+def listed_artifacts(answer: Answered) -> list[Artifact] | None:
+    """Return the artifacts of a GET /v1/runs/{id}/artifacts, or None when the answer is no such list.
+
+    `name`: of the file, also of one that stands in an archive; else its id. `url` is "" if the answer has no http(s)
+    URL.
+    """
     rows = answer.json() if answer.ok else None
     if not isinstance(rows, list):
         return None
@@ -221,15 +211,15 @@ def listed_artifacts(answer: Answered) -> list[ListedArtifact] | None:
     for row in rows:
         if not isinstance(row, dict) or not _text(row.get("artifact_id")):
             continue
-        url, size = _text(row.get("signed_url")), row.get("file_size")
+        url, size, kind = _text(row.get("signed_url")), row.get("file_size"), _text(row.get("artifact_type"))
         found.append(
-            ListedArtifact(
+            Artifact(
+                kind=_ARTIFACT_KINDS.get(kind, kind),
+                name=(_text(row.get("bundle_key")) or _text(row.get("uri"))).rpartition("/")[2] or row["artifact_id"],
+                url=url if url.lower().startswith(("http://", "https://")) else "",
+                sha256=_text(row.get("checksum")).lower() or None,
+                size=size if isinstance(size, int) and not isinstance(size, bool) and size >= 0 else None,
                 artifact_id=row["artifact_id"],
-                artifact_type=_text(row.get("artifact_type")),
-                name=(_text(row.get("bundle_key")) or _text(row.get("uri"))).rpartition("/")[2],
-                signed_url=url if url.lower().startswith(("http://", "https://")) else None,
-                checksum=_text(row.get("checksum")).lower() or None,
-                file_size=size if isinstance(size, int) and not isinstance(size, bool) and size >= 0 else None,
                 unchanged_since=_unchanged_since(row),
             )
         )

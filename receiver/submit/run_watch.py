@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final
 
+from receiver.domain.attention import ACTIVE
 from receiver.domain.run import FINAL, Run, RunKey, parse_outline
 from receiver.ledger import LedgerUnavailable
 from receiver.ledger.async_ledger import AsyncLedger
@@ -45,7 +46,6 @@ PAGES: Final = 10
 PAGE_SIZE: Final = 100
 # Calls for single runs that are under way at once.
 _CONCURRENCY: Final = 8
-_ACTIVE: Final = ("created", "queued", "running", "paused")
 
 log = logging.getLogger("runhook.submit")
 
@@ -140,7 +140,7 @@ class RunWatch:
         for page in range(1, PAGES + 1):
             if not missing or not await self._may_call():
                 break
-            answer = await self._api.list_runs(page, PAGE_SIZE, _ACTIVE)
+            answer = await self._api.list_runs(page, PAGE_SIZE, ACTIVE)
             self._pause_if_told(answer)
             rows = listed_runs(answer) if isinstance(answer, Answered) else None
             for row in rows or ():

@@ -336,7 +336,7 @@ async def test_client_works_with_the_simulated_skyvern(skyvern_simulator: Skyver
     assert isinstance(own, Answered)
     assert isinstance(artifacts, Answered)
     assert listed_artifacts(own) == []  # those of a task_v2 are listed under its workflow run
-    kinds = {each.artifact_type for each in listed_artifacts(artifacts) or []}
+    kinds = {each.kind for each in listed_artifacts(artifacts) or []}
     assert kinds > {"recording", "screenshot_final", "screenshot_action", "download", "har", "skyvern_log"}
     missing = reader.get_run("tsk_0")
     assert isinstance(missing, Answered)

@@ -18,6 +18,7 @@ from handlers.contract import Delivery
 from handlers.database import merge
 from handlers.database.columns import Columns
 from handlers.mirror.manifest import latest_document, replaces_latest
+from handlers.support.run_body import FINAL
 from handlers.testing.conformance import make_delivery
 from receiver.domain.deduplication import Facts, classify
 from receiver.domain.run import parse
@@ -120,7 +121,7 @@ def test_last_output_wins_in_any_order_of_arrival(name: str) -> None:
     # Given the webhooks of a run, and what it came to
     series = list(enumerate(SERIES[name]))
     last = next((body for _, body in reversed(series) if output_of(body)), series[-1][1])
-    final = (last["status"] in merge.FINAL) and not last.get("retry_pending")
+    final = (last["status"] in FINAL) and not last.get("retry_pending")
     rows = []
     for order in itertools.permutations(series):
         # When they arrive in any order

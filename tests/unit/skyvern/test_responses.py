@@ -7,12 +7,12 @@ from typing import Any
 import orjson
 import pytest
 
+from handlers.contract import Artifact
 from receiver.errors import ConfigError
 from receiver.skyvern.client import SkyvernAPI, SkyvernReader
 from receiver.skyvern.responses import (
     Answered,
     Created,
-    ListedArtifact,
     ListedRun,
     Lost,
     Patience,
@@ -107,11 +107,11 @@ def test_only_http_urls_of_artifacts_are_taken_over() -> None:
     ]
 
     assert listed_artifacts(answered(200, rows)) == [
-        ListedArtifact("a_1", "recording", "r.webm", "https://s/1?sig=x"),
-        ListedArtifact("a_2", "download", "x.pdf"),
-        ListedArtifact("a_3", "pdf", "", None, "ab", 7),
-        ListedArtifact("a_4", "pdf", ""),
-        ListedArtifact("a_5", "har", "har.har"),
+        Artifact("recording", "r.webm", "https://s/1?sig=x", artifact_id="a_1"),
+        Artifact("download", "x.pdf", "", artifact_id="a_2"),
+        Artifact("pdf", "a_3", "", "ab", 7, artifact_id="a_3"),
+        Artifact("pdf", "a_4", "", artifact_id="a_4"),
+        Artifact("har", "har.har", "", artifact_id="a_5"),
     ]
 
 
