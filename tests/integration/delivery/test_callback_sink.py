@@ -74,7 +74,9 @@ def ended(ledger: Ledger, redis_url: str) -> Iterator[Callable[..., bytes]]:
         **fields: Any,
     ) -> bytes:
         token = token or f"sub_{run_id}"
-        submission = NewSubmission(token, "skyvern", key_id, "tasks", run_id, None, labels or {}, webhook_url)
+        submission = NewSubmission(
+            token, "skyvern", key_id, "tasks", run_id, labels=labels or {}, webhook_url=webhook_url
+        )
         ledger.write(lambda c: lifecycle.begin(c, submission, time.time()))
         content = body(run_id, **fields)
         dispatcher.dispatch([event(content, submission_id=token)])

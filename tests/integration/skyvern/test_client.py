@@ -337,7 +337,7 @@ async def test_client_works_with_the_simulated_skyvern(skyvern_simulator: Skyver
     assert isinstance(artifacts, Answered)
     assert listed_artifacts(own) == []  # those of a task_v2 are listed under its workflow run
     kinds = {each.kind for each in listed_artifacts(artifacts) or []}
-    assert kinds > {"recording", "screenshot_final", "screenshot_action", "download", "har", "skyvern_log"}
+    assert kinds > {"recording", "screenshot", "screenshot_action", "download", "har", "skyvern_log"}
     missing = reader.get_run("tsk_0")
     assert isinstance(missing, Answered)
     assert missing.status == 404
