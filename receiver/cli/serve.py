@@ -62,10 +62,11 @@ def run(settings: Settings, config: Config, host: str, port: int, admin: ListenA
     admin_limit = min(1024, limit // 4) if admin else 0
     listener, operators = Listening(limit - admin_limit), Listening(admin_limit, {ADMIN: True})
     app.metrics.connections, app.metrics.connections_ended = listener.gauges, lambda: listener.ended
+    app.metrics.url = url_of(public)
     server_config = uvicorn.Config(app, **options(listener, timeout_graceful_shutdown=STOP_TIMEOUT, backlog=BACKLOG))
     server = make_server(app, server_config, AdminListener(admin_socket, operators) if admin_socket else None)
     lines = [
-        f"listening on {url_of(public)}",
+        f"listening on {app.metrics.url}",
         *([f"admin port: {url_of(admin_socket)} (/metrics, /readyz?all, /api/v1, /console)"] if admin_socket else ()),
         f"sources: {', '.join(f'/webhooks/{name}' for name in config.sources)}",
         *(f"{name} = {value or 'not set'}" for name, value in settings.summary().items()),

@@ -60,8 +60,8 @@ def trigger(
         typer.Option(
             "--url",
             metavar="URL",
-            help="Where to send; without a path, /webhooks/SOURCE. Default: `runhook dev` in this folder, else"
-            " http://127.0.0.1:8000.",
+            help="Where to send; without a path, /webhooks/SOURCE. Default: `runhook dev` in this folder, else the"
+            " receiver that runs here with this data directory, else http://127.0.0.1:8000.",
             show_default=False,
         ),
     ] = "",
@@ -85,8 +85,9 @@ def trigger(
         _list(as_json=as_json)
         return
     bodies = _bodies(what or ["completed"], count, run_id, artifacts)
-    session = None if url else Settings.from_env(config=config, data=data).session
-    target = _target(url or (session.url if session else DEFAULT_URL), source)
+    settings = None if url else Settings.from_env(config=config, data=data)
+    session = settings.session if settings else None
+    target = _target(url or (session.url if session else _receiver(settings)), source)
     key = secret or (session.key if session else _first_secret(source, config, data))
     results = []
     for each in send(bodies, target, key, delay):
@@ -97,7 +98,7 @@ def trigger(
     accepted = sum(each.accepted for each in results)
     if as_json:
         print_json([each._asdict() for each in results])
-    elif len(results) > 1:
+    else:
         typer.echo(f"{accepted} of {len(results)} accepted by {target}")
     if accepted < len(results):
         raise typer.Exit(1)
@@ -182,6 +183,15 @@ def _file(name: str) -> bytes:
         raise UsageError(f"{name}: sample or file not found; {hint}") from None
     except OSError as error:
         raise UsageError(f"{name}: cannot be read: {error.strerror or error}") from None
+
+
+def _receiver(settings: Settings | None) -> str:
+    """Return where the receiver of this data directory listens; DEFAULT_URL if none runs on this machine."""
+    from receiver.status import board  # with the ledger, which nothing else here needs
+
+    seen = board.merged(board.every_file(settings.data)) if settings else []
+    urls = [str(each.beat.details["url"]) for each in seen if each.alive and each.beat.details.get("url")]
+    return urls[0].replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:") if urls else DEFAULT_URL
 
 
 def _target(url: str, source: str) -> str:

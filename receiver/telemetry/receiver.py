@@ -61,6 +61,7 @@ class ReceiverMetrics:
     """The counters of one receiver process."""
 
     def __init__(self) -> None:
+        self.url = ""  # where it listens; no counter
         self.requests = dict.fromkeys(OUTCOMES, 0)
         self.request_seconds = Histogram(SECONDS)
         self.events = dict.fromkeys(STORES, 0)

@@ -125,6 +125,7 @@ def presence(context: Context) -> WebPart:
         with suppress(OSError):
             free = shutil.disk_usage(context.settings.data).free
         return {
+            "url": metrics.url,
             "store": commit.store,
             "trouble": commit.trouble,
             "refusing": commit.refusing,

@@ -110,6 +110,13 @@ def test_summary_names_the_address_and_the_promise(receiver_factory: Receivers, 
     assert SECRET not in receiver.log
 
 
+def test_trigger_finds_the_local_receiver_and_prints_its_url(receiver_factory: Receivers, redis_url: str) -> None:
+    receiver = receiver_factory(redis_url, sources={"skyvern": {"secrets": [SECRET]}})
+    posted = f"by {receiver.url}/webhooks/skyvern\n"
+    eventually(lambda: receiver.call("trigger").stdout.endswith(f"1 of 1 accepted {posted}"))
+    assert receiver.call("trigger", "--secret", "another-secret").stdout.endswith(f"0 of 1 accepted {posted}")
+
+
 def test_without_redis_it_starts_and_says_where_events_go(receiver_factory: Receivers) -> None:
     receiver = receiver_factory(f"redis://127.0.0.1:{free_port()}/0")
     assert "runhook: on disk before 202: yes, in the spool (Redis is down)\n" in receiver.log
