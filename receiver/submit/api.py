@@ -34,7 +34,6 @@ from receiver.errors import ConfigError
 from receiver.ledger import Ledger, LedgerDataError, LedgerUnavailable
 from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import AsyncLedger, limit_waits
-from receiver.ledger.deliveries.resend import DeliveryStatus, statuses
 from receiver.reconcile.resolver import INLINE_PATIENCE, INLINE_READS, Resolver, search_for_run
 from receiver.reconcile.source import PolledSource
 from receiver.runtime.redis_client import connect
@@ -138,17 +137,12 @@ class _Api:
         self._states: LongPoll[RunKey, WaitedRun] = LongPoll(
             WaitedRuns(ledger, watches).query, context.background, "submit.waits_for_runs"
         )
-        self._deliveries_poll: LongPoll[str, DeliveryStatus] = LongPoll(
-            lambda ids: ledger.read(lambda connection: statuses(connection, ids)),
-            context.background,
-            "submit.waits_for_deliveries",
-        )
         grace = config.reconcile.paced(webhooks=settings.waits_for_webhooks).webhook_grace
         kept = config.retention.events
         self._results = Results(ledger, self._states, self._places, late, limits, grace, kept)
         self._streams = EventStreams(self._results, self._states, self._places, limits.keep_alive)
         self._proxy = Proxy(ledger)
-        self._retrier = WebhookRetrier(ledger, self._results, self._states, self._deliveries_poll, limits.retry_webhook)
+        self._retrier = WebhookRetrier(ledger, self._results, self._states, limits.retry_webhook)
 
         searching = ThreadPoolExecutor(8, "submit-proof")  # of their own: they may all hang at once
         self._closing.callback(searching.shutdown, wait=False, cancel_futures=True)
@@ -185,7 +179,6 @@ class _Api:
             self._closing.callback(reader.close)
             self._closing.push_async_callback(api.aclose)
             self._closing.push_async_callback(watches[name].close)
-        self._closing.push_async_callback(self._deliveries_poll.close)
         self._closing.push_async_callback(self._states.close)
         self._submitter = Submitter(ledger, redactor, config.reconcile.after, late, limits.recording)
 
@@ -349,7 +342,6 @@ class _Api:
         for limit in self._under_way:
             limit.reschedule(reply_by)
         self._states.stop()
-        self._deliveries_poll.stop()
 
     async def close(self) -> None:
         """Wait for submits that are being sent, then close all connections."""

@@ -6,16 +6,18 @@ The delivery is replayed in the ledger, as durable as any, and its next attempt 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import time
+from contextlib import suppress
 from typing import Final
 from urllib.parse import urlsplit
 
 from receiver.domain.callback import CALLBACK, ROUTE, lane_of
 from receiver.domain.delivery import DeliveryState
 from receiver.domain.run import RunKey, parse_outline
-from receiver.ledger import runs
+from receiver.ledger import LedgerUnavailable, runs
 from receiver.ledger.async_ledger import AsyncLedger
 from receiver.ledger.deliveries import resend
 from receiver.ledger.deliveries.resend import DeliveryStatus
@@ -34,24 +36,18 @@ from receiver.web.work import off_loop
 
 # The route that lists show for a delivery to a URL that was given with the call.
 RETRY_ROUTE: Final = "retry_webhook"
+# Seconds between two looks at the delivery that a call waits for.
+LOOK_INTERVAL: Final = 0.3
 _ANSWERED = re.compile(r"answered ([1-5][0-9]{2})")
 
 
 class WebhookRetrier:
     """Sends the webhook of a run again, at a caller's request. `wait`: seconds that a call waits for the attempt."""
 
-    def __init__(
-        self,
-        ledger: AsyncLedger,
-        results: Results,
-        states: LongPoll[RunKey, WaitedRun],
-        deliveries_poll: LongPoll[str, DeliveryStatus],
-        wait: float,
-    ) -> None:
+    def __init__(self, ledger: AsyncLedger, results: Results, states: LongPoll[RunKey, WaitedRun], wait: float) -> None:
         self._ledger = ledger
         self._results = results
         self._states = states
-        self._deliveries_poll = deliveries_poll
         self._wait = wait
 
     async def retry(self, caller: Caller, run_id: str, body: bytes) -> Reply | None:
@@ -134,12 +130,15 @@ class WebhookRetrier:
         return await self._ledger.read(lambda connection: runs.result(connection, source.name, run_id))
 
     async def _wait_for_attempt(self, delivery: str, before: DeliveryStatus, deadline: float) -> DeliveryStatus | None:
-        """Return the delivery after its next attempt; None if it took too long."""
-
-        def ended(now: DeliveryStatus) -> bool:
-            return now.state is DeliveryState.CANCELLED or (now.number > before.number and now.outcome != "lapsed")
-
-        return await self._deliveries_poll.wait_until(delivery, ended, deadline - time.monotonic())
+        """Return the delivery after its next attempt; None if it took too long, or the process stops."""
+        while time.monotonic() < deadline and not self._states.stopped:
+            with suppress(LedgerUnavailable):
+                found = await self._ledger.read(lambda connection: resend.statuses(connection, [delivery]))
+                now = found.get(delivery, before)
+                if now.state is DeliveryState.CANCELLED or (now.number > before.number and now.outcome != "lapsed"):
+                    return now
+            await asyncio.sleep(LOOK_INTERVAL)
+        return None
 
 
 def _url_in(body: bytes) -> str:
