@@ -42,7 +42,9 @@ ACTIONS: Final = (
     "view.save",
     "view.rename",
     "view.remove",
+    "reconcile.import",
     "clock.correct",
+    "redis.lost",
 )
 
 

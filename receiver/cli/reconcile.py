@@ -6,11 +6,13 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from receiver.api.names import unknown
+from receiver.api.service import Actor
 from receiver.cli.completion import completer
 from receiver.cli.ledger_access import open_ledger
 from receiver.cli.options import ConfigFile, DataDirectory, Json, load_config, parse_time
@@ -19,7 +21,8 @@ from receiver.cli.parameters import named_options
 from receiver.cli.profiles import here_only
 from receiver.domain.counting import counted
 from receiver.errors import ConfigError, UsageError
-from receiver.ledger import Ledger
+from receiver.ledger import Connection, Ledger, audit, redis_losses
+from receiver.ledger.audit import AuditActor
 from receiver.reconcile.importer import ImportReport, import_runs
 from receiver.reconcile.intake import ResultIntake
 from receiver.reconcile.poller import build
@@ -62,6 +65,8 @@ def reconcile(
         with progress("polls", reconciler.count_due()) as show:
             polls = reconciler.drain(seconds, show)
         reports = [_imported(ledger, each, oldest, reconciler.intake if take else None) for each in polled]
+        if take:
+            ledger.write(partial(_record_import, reports, source or "", oldest))
     if as_json:
         print_json({"polls": polls, "sources": [_as_json(each) for each in reports]})
     else:
@@ -71,6 +76,23 @@ def reconcile(
             warn(f"{each.source}: {each.trouble}")
     if any(each.trouble for each in reports):
         raise typer.Exit(1)
+
+
+def _record_import(reports: Sequence[ImportReport], source: str, oldest: float, connection: Connection) -> None:
+    """Record an import in the audit. It failed if a missing result was not imported."""
+    imported, missing = sum(len(it.imported) for it in reports), sum(len(it.missing) for it in reports)
+    complete = imported == missing and not any(it.trouble for it in reports)
+    outcome, actor = audit.DONE if complete else audit.FAILED, Actor.local()
+    audit.record(
+        connection,
+        AuditActor(actor.kind, actor.name),
+        redis_losses.IMPORT,
+        {"since": oldest},
+        imported,
+        source=source,
+        outcome=outcome,
+        detail="" if complete else f"{counted(missing - imported, 'run', 'runs')} not imported",
+    )
 
 
 def chosen_sources(

@@ -26,7 +26,7 @@ from receiver.inbox.aside import put_back, set_aside
 from receiver.inbox.reader import Entry, InboxReader
 from receiver.inbox.recovery import KILLS, InboxRecovery, Taken
 from receiver.inbox.stream import spoilt
-from receiver.ledger import Ledger, LedgerUnavailable
+from receiver.ledger import Ledger, LedgerUnavailable, redis_losses
 from receiver.routing.router import Router
 from receiver.runtime.outage import Pause
 from receiver.runtime.redis_client import connect
@@ -259,11 +259,17 @@ def build(
     """
     connection = connection or connect(settings.redis_url, timeout=IDLE_WAIT + 5, connect_timeout=2.0, retries=1)
     keys = EntryKeys({name: source.signing_secrets for name, source in config.sources.items()})
+    ledger = ledger or Ledger(settings.database_url, require_durability=config.durable_ledger)
+
+    def record_loss() -> None:
+        if ledger.write(redis_losses.record_loss):
+            log.error("inbox.lost: Redis has lost its data: `runhook status` shows how to fetch what it held")
+
     return Dispatcher(
-        ledger or Ledger(settings.database_url, require_durability=config.durable_ledger),
+        ledger,
         make_router(config),
         Redactor(config.redact),
-        InboxReader(connection, owner, keys),
+        InboxReader(connection, owner, keys, on_missing=record_loss),
         connection,
         _asking(settings, config),
         runners,

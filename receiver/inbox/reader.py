@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 import redis
@@ -54,15 +54,22 @@ class InboxReader:
 
     `redis`: a client that leaves replies as bytes. `consumer`: the name of this process among the readers. `keys`: what
     entries must be signed with; None to check no signature. `read_bytes`: after which a read takes no more entries.
+    `on_missing`: called before a read creates the inbox, in a Redis that is new or has lost its data.
     """
 
     def __init__(
-        self, redis: redis.Redis, consumer: str, keys: EntryKeys | None = None, read_bytes: int = READ_BYTES
+        self,
+        redis: redis.Redis,
+        consumer: str,
+        keys: EntryKeys | None = None,
+        read_bytes: int = READ_BYTES,
+        on_missing: Callable[[], None] = lambda: None,
     ) -> None:
         self._redis = redis
         self.consumer = consumer
         self._keys = keys
         self.read_bytes = read_bytes
+        self._on_missing = on_missing
         self._finished: list[str] = []  # entries that are not acknowledged yet
 
     def ensure(self) -> None:
@@ -83,6 +90,7 @@ class InboxReader:
         except redis.ResponseError as error:
             if "NOGROUP" not in str(error):
                 raise
+            self._on_missing()
             self.ensure()
             reply = self._read(count, None)
         return self.entries(reply)

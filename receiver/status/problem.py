@@ -16,6 +16,7 @@ NEWS: Final = 86_400.0
 
 # The fix for each code, in the order in which problems are shown. Names in braces are filled in.
 _PROBLEMS: Final = {
+    "redis_lost": "`runhook reconcile --since {hours}h --import --now` fetches their results from Skyvern",
     "config_wrong": "fix it (`runhook check` lists all errors); processes cannot start",
     "webhooks_refused": "free disk space there, or start Redis. Skyvern sends a webhook three times; then Runhook "
     "polls for results of runs submitted here, and of sources with `watch: true`",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Final
 
 from receiver.domain import parts
@@ -27,6 +29,8 @@ CORRECTION_LATE: Final = 900.0
 REFUSED_MANY: Final = 3
 # Deliveries refused for good in a row that are a problem of the sink, and not of these deliveries.
 REFUSED_IN_A_ROW: Final = 5
+# Hours before a loss of Redis in which runs may have begun whose results it held.
+_RUNS_FOR: Final = 24
 # Fraction of spool.max_bytes above which the spool counts as nearly full.
 SPOOL_FULL: Final = 0.8
 # What the reason of an open breaker means: a pattern, what the sink does, and the fix.
@@ -96,6 +100,11 @@ def _refused(report: StatusReport) -> Iterator[Problem]:
 
 def _servers(report: StatusReport) -> Iterator[Problem]:
     redis, ledger = report.redis, report.ledger
+    if (at := ledger.redis_lost) is not None:
+        when = f"{datetime.fromtimestamp(at, UTC):%H:%M} UTC ({ago(report.now - at)} ago)"
+        what = f"Redis lost its data at {when}: results acknowledged but not yet recorded then may be missing"
+        hours = math.ceil((report.now - at) / 3600 + _RUNS_FOR)
+        yield problem("redis_lost", what, hours=hours)
     refusing = _refusing(report)
     until = "webhooks are refused" if refusing else "webhooks go to the spool of each receiver"
     if "maxmemory" in redis.trouble:  # Redis's own error message

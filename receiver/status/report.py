@@ -37,7 +37,7 @@ class LedgerReport:
     or not closed. `orphans`: number of deliveries by removed sink and state. `operations`: number of running
     operations, such as replays. `newest`: what the newest events and deliveries show.
     `paces`: by sink, how fast it accepts. `corrected`: the last recent correction of rows dated ahead by a database
-    clock.
+    clock. `redis_lost`: when Redis lost its data within a day, if its results were not imported since.
     """
 
     url: str
@@ -51,6 +51,7 @@ class LedgerReport:
     operations: int = 0
     paces: dict[str, DeliveryPace] = field(default_factory=dict)
     corrected: Corrected | None = None
+    redis_lost: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

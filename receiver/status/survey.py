@@ -31,7 +31,7 @@ from receiver.inbox.state import examine
 from receiver.ingest import durability
 from receiver.ingest.quarantine import Quarantine
 from receiver.ingest.spool import usage
-from receiver.ledger import Connection, Ledger, LedgerUnavailable, actions, ahead, heartbeats, stats
+from receiver.ledger import Connection, Ledger, LedgerUnavailable, actions, ahead, heartbeats, redis_losses, stats
 from receiver.ledger.deliveries import lanes, orphans
 from receiver.ledger.errors import remedy_for
 from receiver.ledger.migrate import schema_trouble
@@ -130,6 +130,7 @@ def _ledger(settings: Settings, config: Config | None) -> tuple[LedgerReport, li
             paces=stats.paces(connection, gauges.counts, gauges.read_at),
             operations=actions.count_running(connection),
             corrected=ahead.last_correction(connection, gauges.read_at - _CORRECTION_NEWS),
+            redis_lost=redis_losses.last_loss(connection, gauges.read_at - NEWS),
         )
         return report, heartbeats.every(connection)
 

@@ -10,9 +10,11 @@ import pytest
 import redis
 
 from receiver.doctor import servers
+from receiver.inbox.stream import GROUP, STREAM
 from tests.servers.deployment import Deployment
 from tests.servers.http import Reply, ScriptedServer
-from tests.servers.receiver import body
+from tests.servers.receiver import SECRET, body
+from tests.servers.skyvern import KEY, SkyvernSimulator
 from tests.servers.valkey import ValkeyProcess
 from tests.support.ledger import new_event, record, with_tables
 from tests.support.waiting import eventually
@@ -143,3 +145,63 @@ def test_what_doctor_tries_is_all_that_the_parts_need(
     it.command("status")
     assert refused(admin) <= DISPENSABLE
     admin.close()
+
+
+def lost(it: Deployment) -> str:
+    """The first line of `runhook status` if it says that Redis lost its data."""
+    line = it.call("status").stdout.splitlines()[0]
+    return line if "Redis lost its data at" in line else ""
+
+
+def test_status_reports_lost_redis_until_results_are_imported(
+    deployment: Callable[..., Deployment],
+    valkey_factory: Callable[..., ValkeyProcess],
+    skyvern_simulator: SkyvernSimulator,
+    postgres_url: str,
+) -> None:
+    # Given a deployment whose Redis was new, and that has recorded a webhook
+    server = valkey_factory()
+    source = {"secrets": [SECRET], "api_key": KEY, "api_base": skyvern_simulator.url}
+    settings: dict[str, Any] = {"sources": {"skyvern": source}, "sinks": {}, "routes": []}
+    it = deployment(server.url, **settings)
+    it.start()
+    it.run("worker")
+    it.acked(body(1))
+    eventually(lambda: len(it.json("events")) == 1)
+
+    # When Redis restarts with its data, and another worker starts
+    it.kill_part("worker")
+    server.restart()
+    it.acked(body(2))
+    it.run("worker")
+    eventually(lambda: len(it.json("events")) == 2)
+    # Then nothing is lost
+    assert not lost(it)
+
+    # When Redis loses its data while no webhook comes
+    (run_id,) = skyvern_simulator.ended("acknowledged, and not recorded")
+    with server.connect() as client:
+        readers: Any = client
+        eventually(lambda: min(each["idle"] for each in readers.xinfo_consumers(STREAM, GROUP)) > 1000)  # it rests
+        client.flushall()
+    # Then status says so first, with the command that imports missing results
+    eventually(lambda: lost(it))
+    assert "`runhook reconcile --since 25h --import --now`" in it.call("status").stdout
+    # And an import that leaves runs out, or does not go back so far, changes nothing
+    it.runhook("reconcile", "--import", "--for", "0")
+    it.runhook("reconcile", "--import", "--now", "--for", "0", "--since", "0s")
+    assert lost(it)
+    # And a complete one ends it
+    it.runhook("reconcile", "--since", "25h", "--import", "--now", "--for", "0")
+    assert run_id in it.runhook("runs")
+    assert not lost(it)
+
+    # When the ledger is copied, and its new deployment has a new Redis
+    it.end()
+    it.runhook("ledger", "copy", "--to", postgres_url)
+    moved = deployment(valkey_factory().url, postgres_url, **settings)
+    moved.start()
+    moved.run("worker")
+    moved.acked(body(3))
+    eventually(lambda: len(moved.json("events")) == 4)
+    assert not lost(moved)

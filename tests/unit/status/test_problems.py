@@ -98,6 +98,12 @@ CASES: list[tuple[str, StatusReport, str, bool]] = [
     ("redis_away", redis(trouble="Connection refused"), "Connection refused", False),
     ("redis_full", redis(trouble="command not allowed when used memory > 'maxmemory'"), "no memory left", False),
     ("redis_weak", redis(weak="appendfsync is everysec"), "appendfsync", False),
+    (
+        "redis_lost",
+        ledger(redis_lost=NOW - 600),
+        "lost its data at 07:50 UTC (10 min ago): results acknowledged",
+        False,
+    ),
     ("ledger_away", but(ledger=LedgerReport("postgresql://h/l", "no route to host")), "no route to host", False),
     (
         "ledger_slow",

@@ -1,0 +1,42 @@
+"""When Redis lost its data: recorded in the audit by the dispatcher that has to create the inbox again.
+
+Events that were acknowledged and not recorded yet are missing then, until a reconcile has imported their results.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import sqlalchemy as sa
+
+from receiver.ledger import audit, heartbeats
+from receiver.ledger.audit import AuditActor
+from receiver.ledger.schema import events
+
+# The actions in the audit: a loss, and an import of missing results.
+LOSS: Final = "redis.lost"
+IMPORT: Final = "reconcile.import"
+# Newest events among which one that came by webhook is searched.
+_NEWEST: Final = 1_000
+
+
+def record_loss(connection: sa.Connection) -> bool:
+    """Record that Redis has no inbox, and return True, if this deployment has received webhooks before.
+
+    A process that started before the last webhook was recorded shows that: a copied ledger has no processes yet.
+    """
+    newest = sa.select(events.c.via, events.c.recorded_at).order_by(events.c.seq.desc()).limit(_NEWEST).subquery()
+    last = connection.scalar(sa.select(sa.func.max(newest.c.recorded_at)).where(newest.c.via == "webhook"))
+    if last is None or all(each.beat.started_at > last for each in heartbeats.every(connection)):
+        return False
+    audit.record(connection, AuditActor("process", "dispatch"), LOSS, {}, 0, detail="Redis had no inbox")
+    return True
+
+
+def last_loss(connection: sa.Connection, since: float) -> float | None:
+    """Return when Redis last lost its data after `since`, unless a complete import of all sources went back over it."""
+    for loss in audit.list_actions(connection, actions=[LOSS], since=since, limit=1):
+        imports = audit.list_actions(connection, actions=[IMPORT], since=loss.at, limit=100)
+        if not any(it.outcome == audit.DONE and not it.source and it.selection["since"] <= loss.at for it in imports):
+            return loss.at
+    return None
