@@ -1,4 +1,4 @@
-"""A local Skyvern for demo, development and tests: its API, its runs, its webhooks and, on request, its misbehaviour.
+"""A local Skyvern for demo, development and tests: its API, runs, webhooks, and faults on request.
 
     simulator.api.create_app(Options(…))     the ASGI app
     `runhook simulate`                       the same as a command

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -16,7 +15,6 @@ from simulator.requests import (
     Handler,
     PressedTest,
     Rejection,
-    ScheduleRequest,
     apply_faults,
     json_of,
     key_of,
@@ -24,7 +22,6 @@ from simulator.requests import (
     world_of,
 )
 from simulator.runs import now
-from simulator.schedules import SimSchedule, cron_runs
 from simulator.world import World
 
 
@@ -105,15 +102,7 @@ async def _definition(request: Request) -> tuple[dict[str, Any], AgentDefinition
     return given, definition
 
 
-# Schedules. A simulation knows no limit of their number.
-
-
-def _schedule(request: Request, world: World) -> SimSchedule:
-    agent, schedule_id = _agent(request, world), request.path_params["schedule_id"]
-    schedule = world.schedules.get(schedule_id)
-    if schedule is None or schedule.workflow_id != agent.id:
-        raise Rejection(404, f"Schedule {schedule_id} not found")
-    return schedule
+# Schedules are made by /_sim/schedules (control.py).
 
 
 async def _list_schedules(request: Request) -> Response:
@@ -130,72 +119,6 @@ async def _list_schedules(request: Request) -> Response:
     moment = datetime.now(UTC)
     shown = [schedules.listed(each, title, moment) for each, title in found[(page - 1) * size : page * size]]
     return JSONResponse({"schedules": shown, "total_count": len(found), "page": page, "page_size": size})
-
-
-async def _agent_schedules(request: Request) -> Response:
-    world = await _called(request)
-    agent = _agent(request, world)
-    own = [schedules.body(each) for each in world.schedules.values() if each.workflow_id == agent.id]
-    return JSONResponse({"schedules": own})
-
-
-async def _create_schedule(request: Request) -> Response:
-    world = await _called(request)
-    agent = _agent(request, world)
-    fields = _cadence(validated(ScheduleRequest, await json_of(request)))
-    return _shown(world.add_schedule(agent.id, fields))
-
-
-async def _get_schedule(request: Request) -> Response:
-    return _shown(_schedule(request, await _called(request)))
-
-
-async def _update_schedule(request: Request) -> Response:
-    schedule = _schedule(request, await _called(request))
-    if schedule.run_at is not None and schedule.dispatch_status != "pending":
-        raise Rejection(409, f"Schedule {schedule.id} already fired or was canceled, so it can no longer change")
-    for name, value in _cadence(validated(ScheduleRequest, await json_of(request))).items():
-        setattr(schedule, name, value)
-    schedule.modified_at = datetime.now(UTC)
-    return _shown(schedule)
-
-
-async def _enable(request: Request) -> Response:
-    schedule = _schedule(request, await _called(request))
-    if schedule.run_at is not None:
-        raise Rejection(422, "A one-time schedule cannot be paused or resumed; cancel it, or update run_at to move it")
-    schedule.enabled = request.url.path.rstrip("/").endswith("/enable")
-    schedule.fired = datetime.now(UTC)  # what it missed while it was paused it does not make up for
-    return _shown(schedule)
-
-
-async def _delete_schedule(request: Request) -> Response:
-    world = await _called(request)
-    del world.schedules[_schedule(request, world).id]
-    return JSONResponse({"ok": True})
-
-
-def _shown(schedule: SimSchedule) -> Response:
-    return JSONResponse(schedules.with_next_runs(schedule, datetime.now(UTC)))
-
-
-def _cadence(asked: ScheduleRequest) -> dict[str, Any]:
-    """Return the fields of a SimSchedule. Raises Rejection (400) for an invalid cron expression or time zone."""
-    try:
-        ZoneInfo(asked.timezone)
-        if asked.cron_expression is not None:
-            cron_runs(asked.cron_expression, asked.timezone, datetime.now(UTC), 1)
-    except (ValueError, LookupError) as error:
-        raise Rejection(400, str(error)) from None
-    fields = asked.model_dump(exclude={"cron_expression", "enabled", "parameters"})
-    if asked.interval_seconds is not None and asked.first_fire_at is None:
-        fields["first_fire_at"] = datetime.fromtimestamp(datetime.now(UTC).timestamp() + asked.interval_seconds, UTC)
-    return {
-        **fields,
-        "cron": asked.cron_expression,
-        "enabled": asked.enabled is not False,
-        "parameters": {name: value for name, value in (asked.parameters or {}).items() if value is not None},
-    }
 
 
 # Uploads and the Test button.
@@ -221,8 +144,6 @@ def _both(method: str, path: str, handler: Handler) -> list[tuple[str, str, Hand
     return [(method, f"/v1/{name}{path}", handler) for name in ("agents", "workflows")]
 
 
-_ONE = "/{workflow_id}/schedules/{schedule_id}"
-
 ACCOUNT_ROUTES: list[tuple[str, str, Handler]] = [
     *_both("GET", "", _list_agents),
     *_both("POST", "", _create_agent),
@@ -232,13 +153,6 @@ ACCOUNT_ROUTES: list[tuple[str, str, Handler]] = [
     ("GET", "/api/v1/workflows/{workflow_id}", _get_agent),
     ("PUT", "/api/v1/workflows/{workflow_id}", _update_agent),
     ("GET", "/v1/schedules", _list_schedules),
-    *_both("GET", "/{workflow_id}/schedules", _agent_schedules),
-    *_both("POST", "/{workflow_id}/schedules", _create_schedule),
-    *_both("GET", _ONE, _get_schedule),
-    *_both("PUT", _ONE, _update_schedule),
-    *_both("DELETE", _ONE, _delete_schedule),
-    *_both("POST", _ONE + "/enable", _enable),
-    *_both("POST", _ONE + "/disable", _enable),
     ("POST", "/v1/upload_file", _upload),
     ("POST", "/v1/internal/test-webhook", _press_test),
 ]

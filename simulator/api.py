@@ -114,8 +114,6 @@ def _agent(request: Request, given: dict[str, Any]) -> dict[str, Any]:
         raise Rejection(
             422, [{"type": "missing", "loc": ["body", "agent_id"], "msg": "Field required", "input": given}]
         )
-    if workflow_id == "wpid_unknown":
-        raise Rejection(404, f"Workflow not found. [workflow_permanent_id={workflow_id}]")
     return _workflow(workflow_id, agent.webhook_url) | {"max_steps": max_steps_of(request)}
 
 
@@ -176,7 +174,7 @@ async def _get_run(request: Request) -> Response:
     faults = await apply_faults(world)
     run = run_of(request)
     run.polls += 1
-    return _answer(bodies.answer(run, world.storage.link, attempts=world.options.shows_attempts), faults)
+    return _answer(bodies.answer(run, world.storage.link), faults)
 
 
 async def _get_whole(request: Request) -> Response:
@@ -233,21 +231,6 @@ async def _cancel_runs(request: Request) -> Response:
     return JSONResponse(
         {"cancelled": [run.id for run in known], "failed": [each for each in run_ids if each not in world.runs]}
     )
-
-
-async def _retry_run(request: Request) -> Response:
-    """Start a workflow run again as a person asks for it: with the same callback URL, and linked by nothing."""
-    world, key = world_of(request), key_of(request)
-    await apply_faults(world)
-    run = run_of(request, "Workflow run not found {}")
-    if run.type != WORKFLOW:
-        raise Rejection(404, f"Workflow run not found {run.id}")
-    if not run.final:
-        raise Rejection(400, "Only terminal workflow runs can be retried")
-    again = world.create(
-        run.type, run.request, key, run.base, callback=run.callback, workflow_id=run.workflow_id, trigger="manual"
-    )
-    return JSONResponse(bodies.first_answer(again))
 
 
 async def _retry_webhook(request: Request) -> Response:
@@ -332,8 +315,6 @@ ROUTES: list[tuple[str, str, Handler]] = [
     ("GET", "/v1/runs/{run_id}", _get_run),
     ("POST", "/v1/runs/{run_id}/cancel", _cancel_run),
     ("POST", "/v1/runs/{run_id}/retry_webhook", _retry_webhook),
-    ("POST", "/v1/workflows/runs/{run_id}/retry", _retry_run),
-    ("POST", "/v1/agents/runs/{run_id}/retry", _retry_run),
     ("GET", "/v1/runs/{run_id}/artifacts", _list_artifacts),
     ("GET", "/v1/artifacts/{artifact_id}/content", _artifact_content),
     ("GET", "/v1/workflows/runs/{run_id}", _get_whole),

@@ -1,13 +1,8 @@
-"""The artifacts of a simulated run: screenshots, a recording, an invoice and logs, and signed URLs to them.
-
-The signature is Skyvern's: HMAC-SHA256 of method, path, expiry and key id, in 43 URL-safe base64 characters. Pure.
-"""
+"""The artifacts of a simulated run: screenshots, a recording, an invoice and logs. Pure."""
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import hmac
 import struct
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -16,7 +11,6 @@ from typing import Literal
 from simulator.samples.artifacts import CONTENTS
 
 CONTENT_TYPES = {"recording": "video/webm", "screenshot_final": "image/png", "screenshot_action": "image/png"}
-KEY_ID = "k1"
 # Types whose URLs are valid for an hour only: they show what was on the screen.
 SENSITIVE = frozenset(CONTENT_TYPES)
 # Types that are in the list of a run's artifacts only: no answer and no webhook names them.
@@ -40,7 +34,7 @@ class StoredArtifact:
     content: bytes
     size: int
     checksum: str | None
-    base: str = ""
+    base: str
     modified_at: datetime | None = None
 
     @property
@@ -64,30 +58,6 @@ class StoredArtifact:
     def announced(self) -> StoredArtifact:
         """Return the seed under a record that already has the whole size: Skyvern changes the record, then uploads."""
         return replace(self.seed(), size=self.size)
-
-
-def make(artifact_id: str, type_: str, name: str, run_id: str, created_at: datetime) -> StoredArtifact:
-    """Return a new artifact with its bytes."""
-    made = content(type_, run_id)
-    checksum = hashlib.sha256(made).hexdigest() if type_ == "download" else None
-    return StoredArtifact(artifact_id, type_, name, run_id, created_at, made, len(made), checksum)
-
-
-def sign(path: str, expiry: int, secret: bytes) -> str:
-    """Return the query of a signed URL for `path` that is valid until `expiry` (seconds since the epoch)."""
-    return f"expiry={expiry}&kid={KEY_ID}&sig={_signature(path, str(expiry), secret)}"
-
-
-def verify(path: str, expiry: str, kid: str, sig: str, now: float, secret: bytes) -> bool:
-    """Return whether the query of a URL was signed with `secret` and has not expired."""
-    if kid != KEY_ID or not (expiry.isascii() and expiry.isdigit()) or int(expiry) <= now:
-        return False
-    return hmac.compare_digest(_signature(path, expiry, secret).encode(), sig.encode())
-
-
-def _signature(path: str, expiry: str, secret: bytes) -> str:
-    digest = hmac.digest(secret, f"GET\n{path}\n{expiry}\n{KEY_ID}".encode(), "sha256")
-    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
 def byte_range(header: str | None, length: int) -> tuple[int, int] | Literal["unsatisfiable"] | None:

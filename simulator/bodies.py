@@ -39,10 +39,10 @@ def webhook_again(run: SimRun, link: Link) -> dict[str, Any]:
     return _times(_task_v1(run, link))
 
 
-def answer(run: SimRun, link: Link, *, attempts: bool) -> dict[str, Any]:
-    """Return the answer to GET /v1/runs/{id}. `attempts`: whether a workflow's has attempt and retry_pending."""
+def answer(run: SimRun, link: Link) -> dict[str, Any]:
+    """Return the answer to GET /v1/runs/{id}."""
     body = _common(run, link) | _workflow_only(run)
-    if run.type == WORKFLOW and attempts:
+    if run.type == WORKFLOW:
         body |= _attempts(run)
     return _times(body | {"run_request": run_request.polled(run)}, zone="Z" if run.number % 2 else "")
 
@@ -65,26 +65,17 @@ def first_answer(run: SimRun) -> dict[str, Any]:
 
 def listed(run: SimRun) -> dict[str, Any]:
     """Return one line of GET /v1/runs."""
-    return _times(
-        {
-            "task_run_id": "tr_" + run.id.rpartition("_")[2],
-            "run_id": run.id,
-            "task_run_type": run.type,
-            "status": run.status,
-            "title": run.title,
-            "started_at": run.started_at,
-            "finished_at": run.finished_at,
-            "created_at": run.created_at,
-            "workflow_permanent_id": run.workflow_id,
-            "workflow_deleted": False,
-            "script_run": False,
-            "trigger_type": run.trigger if run.type == WORKFLOW else None,
-            "created_by": None,
-            "attempt": run.attempt,
-            "retry_pending": run.retry_pending,
-            "next_attempt_at": run.next_attempt_at,
-        }
-    )
+    same = ("status", "title", "started_at", "finished_at", "created_at", "attempt", "retry_pending", "next_attempt_at")
+    own = {
+        "task_run_id": "tr_" + run.id.rpartition("_")[2],
+        "run_id": run.id,
+        "task_run_type": run.type,
+        "workflow_permanent_id": run.workflow_id,
+        "workflow_deleted": False,
+        "script_run": False,
+        "trigger_type": run.trigger if run.type == WORKFLOW else None,
+    }
+    return _times(bodies.ordered(keys.LISTED, {name: getattr(run, name) for name in same}, own))
 
 
 def artifact(stored: StoredArtifact, run: SimRun, url: str | None) -> dict[str, Any]:
@@ -113,7 +104,7 @@ def _workflow_only(run: SimRun) -> dict[str, Any]:
     if run.type != WORKFLOW:
         return {}
     names = ("run_with", "ai_fallback", "script_id", "browser_seed_source", "browser_settings_receipt")
-    sample = _workflow_sample(run)
+    sample = bodies.workflow_run(run.status, _MOMENT, run.id)
     fallback = run.request.get("ai_fallback")
     return {name: sample[name] for name in names} | {"ai_fallback": True if fallback is None else fallback}
 
@@ -121,29 +112,19 @@ def _workflow_only(run: SimRun) -> dict[str, Any]:
 def _common(run: SimRun, link: Link) -> dict[str, Any]:
     """Return the 21 keys that every kind of run has in common."""
     recordings = run.of_type("recording")
-    return {
+    same = ("status", "failure_reason", "created_at", "modified_at", "queued_at", "started_at", "finished_at", "errors")
+    own = {
         "run_id": run.id,
-        "status": run.status,
+        "run_type": run.type,
         "output": _linked(run.output, run, link),
         "downloaded_files": [_file(each, link) for each in run.downloads],
         "recording_url": link(recordings[0]) if recordings else None,
         "recording_archived": False,
         "screenshot_urls": _screenshots(run, link),
-        "failure_reason": run.failure_reason,
-        "created_at": run.created_at,
-        "modified_at": run.modified_at,
-        "queued_at": run.queued_at,
-        "started_at": run.started_at,
-        "finished_at": run.finished_at,
         "app_url": _app_url(run),
-        "browser_session_id": None,
-        "browser_profile_id": None,
-        "max_screenshot_scrolls": None,
-        "script_run": None,
-        "errors": run.errors,
         "step_count": run.step_count if run.finished_at else None,
-        "run_type": run.type,
     }
+    return bodies.ordered(members.EVERY_POLL, {name: getattr(run, name) for name in same}, own)
 
 
 def _task_v1(run: SimRun, link: Link) -> dict[str, Any]:
@@ -157,7 +138,7 @@ def _task_v1(run: SimRun, link: Link) -> dict[str, Any]:
         "webhook_failure_reason": run.webhook_failure_reason,
         "max_steps_per_run": run.max_steps,
     }
-    return _filled(bodies.task(run.type, run.status, _MOMENT, run.id), own | _common(run, link))
+    return bodies.task(run.type, run.status, _MOMENT, run.id) | own | _common(run, link)
 
 
 def _task_v2(run: SimRun, link: Link) -> dict[str, Any]:
@@ -175,7 +156,7 @@ def _task_v2(run: SimRun, link: Link) -> dict[str, Any]:
     }
     same = ("totp_identifier", "error_code_mapping", "extra_http_headers", "cdp_connect_headers", "browser_address")
     own |= {name: run.request.get(name) for name in same}
-    return _filled(bodies.task_v2(run.status, _MOMENT, run.id), own | _common(run, link))
+    return bodies.task_v2(run.status, _MOMENT, run.id) | own | _common(run, link)
 
 
 def _workflow(run: SimRun, link: Link) -> dict[str, Any]:
@@ -201,27 +182,11 @@ def _workflow(run: SimRun, link: Link) -> dict[str, Any]:
     }
     same = ("totp_identifier", "extra_http_headers", "cdp_connect_headers", "browser_address")
     own |= {name: run.request.get(name) for name in same} | {"run_request": run_request.sent(run)}
-    return _filled(_workflow_sample(run), own | _attempts(run) | _common(run, link))
-
-
-def _workflow_sample(run: SimRun) -> dict[str, Any]:
-    return bodies.workflow_run(run.status, _MOMENT, run.id)
-
-
-def _filled(sample: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    """Return `sample` with this run's values: its keys and their order are what the run type sends."""
-    unknown = values.keys() - sample.keys()
-    assert not unknown, unknown
-    return sample | values
+    return bodies.workflow_run(run.status, _MOMENT, run.id) | own | _attempts(run) | _common(run, link)
 
 
 def _attempts(run: SimRun) -> dict[str, Any]:
-    return {
-        "attempt": run.attempt,
-        "retry_pending": run.retry_pending,
-        "next_attempt_at": run.next_attempt_at,
-        "attempts": [dict(each) for each in run.attempts],
-    }
+    return {name: getattr(run, name) for name in ("attempt", "retry_pending", "next_attempt_at", "attempts")}
 
 
 def _app_url(run: SimRun) -> str:

@@ -9,6 +9,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from receiver.domain.members import names
 from simulator import bodies, schedules
 from simulator.faults import check
 from simulator.requests import (
@@ -21,7 +22,6 @@ from simulator.requests import (
     world_of,
 )
 from simulator.runs import RUN_TYPES, WORKFLOW
-from simulator.world import World
 
 
 class OutsideRun(BaseModel):
@@ -85,24 +85,11 @@ async def _stats(request: Request) -> Response:
 
 
 async def _runs(request: Request) -> Response:
+    same = names("status final settled title callback polls webhooks reported trigger retried_from retried_by")
     return JSONResponse(
         [
-            {
-                "run_id": run.id,
-                "run_type": run.type,
-                "status": run.status,
-                "final": run.final,
-                "settled": run.settled,
-                "title": run.title,
-                "callback": run.callback,
-                "faults": sorted(run.faults),
-                "polls": run.polls,
-                "webhooks": run.webhooks,
-                "reported": run.reported,
-                "trigger": run.trigger,
-                "retried_from": run.retried_from,
-                "retried_by": run.retried_by,
-            }
+            {name: getattr(run, name) for name in same}
+            | {"run_id": run.id, "run_type": run.type, "faults": sorted(run.faults)}
             for run in world_of(request).runs.values()
         ]
     )
@@ -120,28 +107,16 @@ async def _change_faults(request: Request) -> Response:
 
 async def _start(request: Request) -> Response:
     """Start a run as Skyvern's UI, n8n, Zapier or Make does."""
-    world, asked = world_of(request), validated(OutsideRun, await json_of(request))
-    return JSONResponse({"run_id": start_outside(world, asked, base_of(request))})
-
-
-def start_outside(world: World, asked: OutsideRun, base: str) -> str:
-    """Start a run from outside the documented calls. Returns its id."""
+    world, asked, base = world_of(request), validated(OutsideRun, await json_of(request)), base_of(request)
     if asked.workflow_id:
         fields = {"workflow_id": asked.workflow_id, "title": asked.title, "parameters": asked.parameters}
-        run = world.create(
-            WORKFLOW,
-            fields,
-            None,
-            base,
-            callback=asked.webhook_url,
-            workflow_id=asked.workflow_id,
-            trigger=asked.trigger,
-        )
+        own: dict[str, Any] = {"workflow_id": asked.workflow_id, "trigger": asked.trigger}
+        run = world.create(WORKFLOW, fields, None, base, callback=asked.webhook_url, **own)
     else:
         fields = {"prompt": asked.prompt, "title": asked.title}
         key = world.options.api_keys[-1]
         run = world.create(RUN_TYPES[asked.engine], fields, key, base, callback=asked.webhook_url)
-    return run.id
+    return JSONResponse({"run_id": run.id})
 
 
 async def _add_agent(request: Request) -> Response:

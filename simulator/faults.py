@@ -1,4 +1,4 @@
-"""The misbehaviour that a simulated Skyvern can be asked for, each declared once. Pure.
+"""The faults that a simulated Skyvern can inject. Pure.
 
 A fault is chosen for a share of the runs (or calls) by its ratio, or for one run by its name in square brackets in the
 prompt or title: "Download the invoice [lose]". The choice depends on the seed and the run's number, never on time.
@@ -9,73 +9,52 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from enum import StrEnum
+from typing import Self
 
 
 class Fault(StrEnum):
-    """A kind of misbehaviour; HELP explains each."""
+    """A kind of fault, with its explanation."""
+
+    help: str
+
+    def __new__(cls, name: str, explanation: str = "") -> Self:
+        """Return the member that is equal to `name`."""
+        member = str.__new__(cls, name)
+        member._value_, member.help = name, explanation
+        return member
 
     # How the run ends.
-    FAIL = "fail"
-    TERMINATE = "terminate"
-    TIMEOUT = "timeout"
-    CANCEL = "cancel"
+    FAIL = "fail", "the run ends failed"
+    TERMINATE = "terminate", "the run ends terminated, with an error code"
+    TIMEOUT = "timeout", "the run ends timed_out"
+    CANCEL = "cancel", "the run is cancelled: null output at once, output after clean-up"
     # How it gets there.
-    QUEUE = "queue"
-    PAUSE = "pause"
-    RESTART = "restart"
+    QUEUE = "queue", "the run waits in the queue for long"
+    PAUSE = "pause", "the run is paused for a while"
+    RESTART = "restart", "a workflow fails, and Skyvern starts it again as another run with the same callback URL"
     # What happens between its end and its webhook.
-    GAP = "gap"
-    HALF = "half"
+    GAP = "gap", "the time between final status and webhook is long; files are missing meanwhile"
+    HALF = "half", "the recording is incomplete when the webhook arrives, and complete some seconds later"
     # What happens to its webhook.
-    LOSE = "lose"
-    LATE = "late"
-    DOUBLE = "double"
-    ECHO = "echo"
-    DISORDER = "disorder"
-    RETRY = "retry"
-    RETRIES = "retries"
-    TWICE = "twice"
-    TANGLED = "tangled"
-    LAPSED = "lapsed"
-    BIG = "big"
+    LOSE = "lose", "the webhook never arrives"
+    LATE = "late", "the webhook arrives late"
+    DOUBLE = "double", "the webhook arrives twice: the same facts with new signed URLs and another modified_at"
+    ECHO = "echo", "the webhook arrives twice, byte for byte the same"
+    DISORDER = "disorder", "the webhook arrives after those of later runs, attempts, or the clean-up of a cancel"
+    RETRY = "retry", "a workflow fails with retry_pending, then completes at its second attempt"
+    RETRIES = "retries", "a workflow fails with retry_pending twice, then completes at its third attempt"
+    TWICE = "twice", "a cancelled run is cancelled a second time, which sends its webhook once more"
+    TANGLED = "tangled", "a task_v2 is failed only because its webhook could not be delivered (Skyvern 1.0.50)"
+    LAPSED = "lapsed", "the signed URLs in the webhook have expired"
+    BIG = "big", "the output is larger than 16 MiB"
     # How the API behaves.
-    DROP = "drop"
-    SLOW = "slow"
-    THROTTLE = "429"
-    BUSY = "503"
-    CRASH = "500"
-    GARBAGE = "garbage"
+    DROP = "drop", "the run is created, but the connection breaks before the response"
+    SLOW = "slow", "the API responds slowly"
+    THROTTLE = "429", "the API responds 429"
+    BUSY = "503", "the API responds 503 with Retry-After"
+    CRASH = "500", "the API responds 500"
+    GARBAGE = "garbage", "the API responds with a page of HTML; a run is created all the same"
 
-
-HELP: dict[Fault, str] = {
-    Fault.FAIL: "the run ends failed",
-    Fault.TERMINATE: "the run ends terminated, with an error code",
-    Fault.TIMEOUT: "the run ends timed_out",
-    Fault.CANCEL: "the run is cancelled while it runs, as if by a person: null output at once, output after clean-up",
-    Fault.QUEUE: "the run waits in the queue for long",
-    Fault.PAUSE: "the run is paused for a while, as for a person",
-    Fault.RESTART: "a workflow fails, and Skyvern starts it again as another run with the same callback URL",
-    Fault.GAP: "the time between final status and webhook is long, and so is that in which files are missing",
-    Fault.HALF: "the recording is still half when the webhook comes, and whole some seconds later",
-    Fault.LOSE: "no webhook ever comes",
-    Fault.LATE: "the webhook comes late",
-    Fault.DOUBLE: "the webhook comes twice: the same facts with fresh signed URLs and another modified_at",
-    Fault.ECHO: "the webhook comes twice, byte for byte the same",
-    Fault.DISORDER: "the webhook comes after those of younger runs, a first attempt's after the last one's, and a"
-    " cancelled run's first one after the one that follows clean-up",
-    Fault.RETRY: "a workflow fails with retry_pending first, and completes at its second attempt",
-    Fault.RETRIES: "a workflow fails with retry_pending twice, and completes at its third attempt",
-    Fault.TWICE: "a cancelled run is cancelled a second time, which sends its webhook once more",
-    Fault.TANGLED: "a task_v2 is said to be failed only because its webhook could not be delivered (Skyvern 1.0.50)",
-    Fault.LAPSED: "the signed URLs in the webhook have expired already",
-    Fault.BIG: "the output is larger than 16 MiB",
-    Fault.DROP: "the run is created, but the connection breaks before the submit is answered",
-    Fault.SLOW: "the API takes its time",
-    Fault.THROTTLE: "the API answers 429",
-    Fault.BUSY: "the API answers 503 with Retry-After",
-    Fault.CRASH: "the API answers 500",
-    Fault.GARBAGE: "the API answers with a page of HTML; a run is created all the same",
-}
 
 # Drawn for each call of the API, submits and reads alike. A marker applies to the first submit that carries it.
 OF_CALLS = frozenset({Fault.SLOW, Fault.THROTTLE, Fault.BUSY, Fault.CRASH, Fault.GARBAGE})

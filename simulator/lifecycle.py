@@ -48,19 +48,13 @@ class Lifecycle:
         self,
         options: Options,
         stats: Counter[str],
-        storage: Storage,
-        sender: Sender,
         spawn: Callable[[Coroutine[Any, Any, None]], None],
-        restart: Callable[[SimRun], object],
-        release: Callable[[SimRun], object],
+        restart: Callable[[SimRun], None],
+        release: Callable[[SimRun], None],
     ) -> None:
-        self._options = options
-        self._stats = stats
-        self._storage = storage
-        self._sender = sender
-        self._spawn = spawn
-        self._restart = restart
-        self._release = release
+        self._options, self._stats = options, stats
+        self._spawn, self._restart, self._release = spawn, restart, release
+        self.sender, self.storage = Sender(options, stats), Storage(options)
         self._recordings: dict[str, StoredArtifact] = {}  # whole ones, of runs that show a part of them
 
     async def live(self, run: SimRun) -> None:
@@ -159,8 +153,8 @@ class Lifecycle:
 
     def _seed(self, run: SimRun) -> None:
         if chance(self._options.seed, "seeded", run.number) < SEEDED:
-            self._recordings[run.id] = self._storage.create(run, "recording")
-            self._storage.show(run, self._recordings[run.id].seed())
+            self._recordings[run.id] = self.storage.create(run, "recording")
+            self.storage.show(run, self._recordings[run.id].seed())
 
     async def _save(self, run: SimRun) -> None:
         """Save the files of a run that has ended, one kind after the other."""
@@ -172,25 +166,25 @@ class Lifecycle:
         await asyncio.sleep(gap * 0.3)
         if recording:
             recording = recording.changed(now())
-            self._storage.show(run, recording.announced())
+            self.storage.show(run, recording.announced())
         await asyncio.sleep(gap * 0.3)
-        recording = recording or self._storage.create(run, "recording")
+        recording = recording or self.storage.create(run, "recording")
         if Fault.HALF in run.faults:
-            self._storage.show(run, recording.announced())
+            self.storage.show(run, recording.announced())
             self._spawn(self._complete(run, recording))
         else:
-            self._storage.show(run, recording)
+            self.storage.show(run, recording)
         whole = run.status in ("completed", "canceled")
         for type_ in (*LISTED_ONLY, *(("screenshot_action",) if whole else ()), "screenshot_final"):
-            self._storage.show(run, self._storage.create(run, type_))
+            self.storage.show(run, self.storage.create(run, type_))
         await asyncio.sleep(gap * 0.4)
         if whole:
-            self._storage.show(run, self._storage.create(run, "download", "invoice.pdf"))
+            self.storage.show(run, self.storage.create(run, "download", "invoice.pdf"))
         run.saving = False
 
     async def _complete(self, run: SimRun, recording: StoredArtifact) -> None:
         await asyncio.sleep(self._options.pause(self._options.half_seconds))
-        self._storage.show(run, recording)
+        self.storage.show(run, recording)
 
     def _output(self, run: SimRun) -> Any:
         found = samples.invoice(run.number)
@@ -231,12 +225,12 @@ class Lifecycle:
 
     async def _send(self, run: SimRun, webhook: SimWebhook, key: str) -> None:
         assert run.callback is not None
-        _, failure = await self._sender.send(run.callback, webhook.body, key)
+        _, failure = await self.sender.send(run.callback, webhook.body, key)
         log.info("%s %s: webhook %s", run.id, webhook.state[0], failure or "delivered")
         if webhook.state == run.state:
             run.delivered(failure)
 
     def _webhook(self, run: SimRun) -> SimWebhook:
         lapsed = Fault.LAPSED in run.faults
-        body = bodies.webhook(run, lambda stored: self._storage.link(stored, lapsed=lapsed))
+        body = bodies.webhook(run, lambda stored: self.storage.link(stored, lapsed=lapsed))
         return SimWebhook(samples.dumps(body), run.state)

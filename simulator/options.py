@@ -18,9 +18,8 @@ class Options:
     and downloads are saved. `long_gap_seconds`: the same under the fault `gap`. `half_seconds`: how long after the
     uploads a recording stays half under the fault `half`. `paused_seconds`, `queued_seconds`: of the faults `pause`
     and `queue`. `ratios`: may be changed while it runs. `local_storage`: artifact URLs are null or file://, as on a
-    self-hosted server without object storage. `clock_skew`: what is added to the webhooks' timestamp header.
-    `schedules_stopped`: no schedule fires. `shows_attempts`: whether GET /v1/runs/{id} of a workflow has
-    attempt and retry_pending, as Skyvern 1.0.56 does.
+    self-hosted server without object storage.
+    `schedules_stopped`: no schedule fires.
     """
 
     api_keys: tuple[str, ...] = ("simulated-key",)
@@ -41,8 +40,6 @@ class Options:
     public_url: str = ""
     ratios: dict[Fault, float] = field(default_factory=dict)
     local_storage: bool = False
-    shows_attempts: bool = True
-    clock_skew: float = 0.0
     schedules_stopped: bool = False
 
     def pause(self, seconds: float) -> float:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from json import JSONDecodeError
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
@@ -90,26 +90,6 @@ class AgentDefinition(_Submit):
     title: str
     webhook_callback_url: str | None = None
     workflow_definition: dict[str, Any]
-
-
-class ScheduleRequest(BaseModel):
-    """The body of a call that makes or changes a schedule."""
-
-    cron_expression: str | None = None
-    interval_seconds: int | None = Field(None, ge=300)
-    first_fire_at: AwareDatetime | None = None
-    run_at: AwareDatetime | None = None
-    timezone: str
-    enabled: bool | None = True
-    parameters: dict[str, Any] | None = None
-    name: str | None = None
-    description: str | None = None
-
-    @model_validator(mode="after")
-    def _one_cadence(self) -> Self:
-        if sum(each is not None for each in (self.cron_expression, self.interval_seconds, self.run_at)) != 1:
-            raise ValueError("Set exactly one of cron_expression, interval_seconds or run_at")
-        return self
 
 
 class BulkCancel(BaseModel):

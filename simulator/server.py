@@ -67,7 +67,6 @@ class Serving:
     def __init__(self, app: Starlette, port: int = 0) -> None:
         self._sock = listen("127.0.0.1", port)
         self._server = _server(app)
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self.url = f"http://127.0.0.1:{self._sock.getsockname()[1]}"
 

@@ -20,10 +20,10 @@ RETRIED = frozenset({403, 408, 425, 429})
 USER_AGENT = "python-httpx/0.28.1"
 
 
-def headers(body: bytes, key: str, skew: float = 0.0) -> dict[str, str]:
+def headers(body: bytes, key: str) -> dict[str, str]:
     """Return the headers of a webhook. The timestamp is not part of what is signed."""
     return {
-        "x-skyvern-timestamp": str(int(time.time() + skew)),
+        "x-skyvern-timestamp": str(int(time.time())),
         HEADER: sign(body, key),
         "Content-Type": "application/json",
         "User-Agent": USER_AGENT,
@@ -48,7 +48,7 @@ class Sender:
 
     async def send(self, url: str, body: bytes, key: str, attempts: int = ATTEMPTS) -> tuple[int | None, str]:
         """Send one webhook. Returns the last status, if there was one, and why delivery failed, or ""."""
-        sent = headers(body, key, self._options.clock_skew)
+        sent = headers(body, key)
         status: int | None = None
         failure = ""
         for number in range(1, attempts + 1):

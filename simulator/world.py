@@ -23,10 +23,7 @@ from simulator.options import Options
 from simulator.runs import TASK_V2, WORKFLOW, SimRun, now
 from simulator.samples import bodies as samples
 from simulator.samples import test_button
-from simulator.samples.run_ids import run_number
 from simulator.schedules import SimSchedule
-from simulator.storage import Storage
-from simulator.webhooks import Sender
 
 # Seconds between two looks at the schedules.
 _TICK = 0.1
@@ -47,11 +44,8 @@ class World:
         self.files: dict[str, str] = {}
         self._first = time.time_ns() // 1000  # ids of a later simulation never meet those of an earlier one
         self._maker = time.time_ns() // 1000 % 1_000_000 << 11  # in the ids of runs
-        self._sender = Sender(options, self.stats)
-        self.storage = Storage(options, self._first)
-        self._lifecycle = Lifecycle(
-            options, self.stats, self.storage, self._sender, self._spawn, self._restart, self._release
-        )
+        self._lifecycle = Lifecycle(options, self.stats, self._spawn, self._restart, self._release)
+        self.storage = self._lifecycle.storage
         self._workflow_runs: dict[str, SimRun] = {}
         self._tasks: set[asyncio.Future[None]] = set()
         self._calls = 0
@@ -81,7 +75,7 @@ class World:
         moment = now()
         agent = self.agent(workflow_id) if workflow_id else None
         faults = drawn(self.options.ratios, self.options.seed, number, marked(request)) - OF_CALLS
-        made = run_number(time.time(), self._maker + number)
+        made = samples.run_number(time.time(), self._maker + number)
         run = SimRun(
             number=number,
             id=f"{prefix}_{made}",
@@ -137,31 +131,32 @@ class World:
     async def retry_webhook(self, run: SimRun, url: str, key: str) -> dict[str, Any]:
         """Send the webhook of a final run once, with fewer keys. Returns the answer of the API."""
         body = samples.dumps(bodies.webhook_again(run, self.storage.link))
-        began = time.monotonic()
-        status, failure = await self._sender.send(url, body, key, attempts=1)
-        if not failure and url == run.callback:
+        sent = await self._send_once(url, body, key)
+        if not sent["error"] and url == run.callback:
             run.delivered("")
         return {
+            **sent,
             "run_id": run.id,
             "run_type": run.type,
             "default_webhook_url": run.callback,
             "target_webhook_url": url,
             "payload": body.decode(),
             "headers": {},
-            "status_code": status,
-            "latency_ms": int((time.monotonic() - began) * 1000),
             "response_body": None,
-            "error": failure or None,
         }
 
     async def press_test_button(self, run_type: str, url: str, run_id: str | None) -> dict[str, Any]:
         """Send the webhook of Skyvern's Test button to `url`. Returns the answer of the API."""
         body = samples.dumps(test_button.body(run_type, time.time(), run_id))
+        sent = await self._send_once(url, body, self.options.api_keys[-1])
+        error = sent["error"] if sent["status_code"] is None else None
+        return {**sent, "response_body": "", "headers_sent": {}, "error": error}
+
+    async def _send_once(self, url: str, body: bytes, key: str) -> dict[str, Any]:
         began = time.monotonic()
-        status, failure = await self._sender.send(url, body, self.options.api_keys[-1], attempts=1)
+        status, failure = await self._lifecycle.sender.send(url, body, key, attempts=1)
         latency = int((time.monotonic() - began) * 1000)
-        error = failure if status is None else None
-        return {"status_code": status, "latency_ms": latency, "response_body": "", "headers_sent": {}, "error": error}
+        return {"status_code": status, "latency_ms": latency, "error": failure or None}
 
     def search(
         self,
@@ -234,7 +229,7 @@ class World:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._sender.aclose()
+        await self._lifecycle.sender.aclose()
 
     # Background tasks.
 
@@ -253,18 +248,10 @@ class World:
             self.files.pop(file_id, None)
 
     def _restart(self, run: SimRun) -> None:
-        again = self.create(
-            run.type,
-            run.request,
-            None,
-            run.base,
-            callback=run.callback,
-            workflow_id=run.workflow_id,
-            max_steps=run.max_steps,
-            trigger=run.trigger,
-            again=run,
-        )
-        run.retried_by = again.id
+        same: dict[str, Any] = {
+            name: getattr(run, name) for name in ("callback", "workflow_id", "max_steps", "trigger")
+        }
+        run.retried_by = self.create(run.type, run.request, None, run.base, **same, again=run).id
 
     async def _keep_schedules(self) -> None:
         while True:

@@ -53,10 +53,10 @@ def simulate(
     A run has a fault if its prompt or title names it in brackets, as in "Get the invoice [lose]".
     """
     if faults:
-        from simulator.faults import HELP, Fault
+        from simulator.faults import Fault
 
         for each in Fault:
-            typer.echo(f"{each:<10} {HELP[each]}")
+            typer.echo(f"{each:<10} {each.help}")
         return
     from simulator.api import create_app
     from simulator.options import Options

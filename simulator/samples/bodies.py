@@ -10,7 +10,6 @@ from typing import Any
 
 from receiver.domain import members
 from simulator.samples import artifacts
-from simulator.samples.run_ids import run_number
 
 TASK_TYPES = ("task_v1", "task_v3", "openai_cua", "anthropic_cua", "yutori_navigator", "ui_tars")
 
@@ -31,6 +30,15 @@ _CATEGORIES = {
 _ERRORS = {
     "terminated": [{"error_code": "NO_INVOICE", "reasoning": "The list of invoices is empty", "confidence_float": 0.95}]
 }
+
+
+# Seconds since 1970 from which Skyvern counts (skyvern/forge/sdk/db/id.py).
+_EPOCH = 1655683200
+
+
+def run_number(now: float, maker: int) -> int:
+    """Return the number of a run that is made at `now`: ids sort by that second. `maker`: distinguishes its runs."""
+    return (int(now) - _EPOCH & 0xFFFFFFFF) << 32 | (maker & 0x7FFFFFFF) << 1
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ def plain(body: dict[str, Any]) -> dict[str, Any]:
 def test_a_webhook_becomes_the_answer_to_a_poll_member_by_member(run_type: str, request_kept: bool) -> None:
     asked = AGENT if run_type == "workflow_run" else TASK
     run = run_of(run_type, asked)
-    sent, direct = (plain(each) for each in (bodies.webhook(run, str), bodies.answer(run, str, attempts=True)))
+    sent, direct = (plain(each) for each in (bodies.webhook(run, str), bodies.answer(run, str)))
     kept = {"run_request": run_request.submitted(run)} if request_kept else {}
     completion = shape.completion_of(shape.completed(sent), request=asked) if request_kept else {}
 
@@ -101,7 +101,7 @@ def test_a_webhook_becomes_the_answer_to_a_poll_member_by_member(run_type: str, 
 @pytest.mark.parametrize("run_type", ["task_v1", "task_v2", "workflow_run"])
 def test_an_answer_to_a_poll_stays_as_it_is(run_type: str) -> None:
     run = run_of(run_type, AGENT if run_type == "workflow_run" else TASK)
-    direct = plain(bodies.answer(run, str, attempts=True))
+    direct = plain(bodies.answer(run, str))
     completion = shape.completion_of(shape.completed(direct), request=run.request)
 
     found = polled(direct, shape.completed(direct, completion), run_request.submitted(run), "")
