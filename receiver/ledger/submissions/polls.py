@@ -70,7 +70,7 @@ def stop_polling(connection: sa.Connection, submission_id: str, reason: str, now
 
 
 def due_after_end(connection: sa.Connection, keys: Iterable[RunKey], due_at: float | None, now: float) -> None:
-    """Set when the submissions of these runs are polled next, if the runs are final; None: never."""
+    """Set when the submissions of final runs are polled next (None: never), and clear why they waited."""
     it = submissions.c
     wanted = list(keys)
     if not wanted:
@@ -79,7 +79,7 @@ def due_after_end(connection: sa.Connection, keys: Iterable[RunKey], due_at: flo
     conditions = [dialect.of_runs(submissions, wanted), final]
     if due_at is None:  # look up the runs, not all polled submissions
         conditions.append(dialect.row_by_row(it.due_at.is_not(None)))
-    _update_by_id(connection, sa.select(it.id).where(*conditions), due_at=due_at, updated_at=now)
+    _update_by_id(connection, sa.select(it.id).where(*conditions), due_at=due_at, reason="", updated_at=now)
 
 
 def make_due(connection: sa.Connection, ids: Sequence[str], now: float) -> int:

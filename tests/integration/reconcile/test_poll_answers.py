@@ -128,6 +128,16 @@ def test_young_end_is_polled_again_after_the_grace(poll: Poll, scripted_server: 
     assert 100 < due_at - began < 121 + (time.time() - began)
 
 
+def test_recorded_result_clears_why_it_was_awaited(poll: Poll, scripted_server: ScriptedServer) -> None:
+    began = datetime.now(UTC).replace(tzinfo=None) - timedelta(seconds=590)
+    times = {"created_at": began.isoformat(), "finished_at": (began + timedelta(seconds=9)).isoformat()}
+    scripted_server.default = Reply(200, body("tsk_1", "completed", modified_at=times["finished_at"], **times))
+
+    found = poll(600.0, before="the run is completed; its webhook may still come")
+
+    assert (found.due_at, found.reason) == (None, "")
+
+
 @pytest.mark.parametrize(
     ("ended", "status", "goes_on"),
     [
