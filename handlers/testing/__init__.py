@@ -1,1 +1,1 @@
-"""What the author of a sink runs against it: the conformance suite, and deliveries to try it with."""
+"""Tools for authors of sinks: the conformance suite, and sample deliveries."""

@@ -1,1 +1,1 @@
-"""The config file and the environment, read into models; problems are reported with file, line and key."""
+"""Read the config file and the environment into models; report problems with file, line and key."""

@@ -1,7 +1,6 @@
-"""What `runhook doctor` checks: all that Runhook needs, tried from here, each with the fix where it fails.
+"""The checks of `runhook doctor`: servers, names, secrets and sinks, each with a fix. They change nothing.
 
-`receiver/status` says what is wrong now with what runs. This asks servers, names and sinks questions that cost too much
-to be asked each time, and changes nothing.
+`receiver/status` reports what is wrong with running processes; these checks are too expensive to run each time.
 """
 
 from __future__ import annotations

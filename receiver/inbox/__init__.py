@@ -1,1 +1,4 @@
-"""The inbox: acked events that are not yet in the ledger, in a Redis stream. Knows no HTTP and no SQL."""
+"""The inbox: acknowledged events that are not yet in the ledger, in a Redis stream.
+
+`ingest` writes it, `dispatch` reads it. No HTTP and no SQL here.
+"""

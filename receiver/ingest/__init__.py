@@ -1,1 +1,4 @@
-"""From a POST to its 202: verify, and commit to Redis or to the spool before the answer."""
+"""From a POST to its 202: verify the signature, and commit to Redis or the spool before the response.
+
+`web` routes the POST here; `dispatch` reads what was committed.
+"""

@@ -1,1 +1,1 @@
-"""Finds the results whose webhook never came, and hands them to dispatch."""
+"""Fetch results whose webhook never arrived, and hand them to `dispatch`. The clock and `runhook reconcile` call it."""

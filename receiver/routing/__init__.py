@@ -1,1 +1,1 @@
-"""Which sinks an event goes to: the rules, as mappings or CEL. It knows no config file."""
+"""Choose the sinks of an event by the rules: mappings or CEL. `config` loads them, `dispatch` applies them."""

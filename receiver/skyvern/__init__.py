@@ -1,4 +1,4 @@
-"""The client for Skyvern's API: the only package that speaks it. It knows no ledger, no config file and no web app.
+"""The client of Skyvern's API. No ledger, config file or web app here.
 
-A call never raises for what the server does: it ends as an Answer, whose meaning is in responses.py.
+A call does not raise for the server's behaviour: it returns an Answer, which `responses` interprets.
 """
