@@ -119,7 +119,7 @@ class AuditParameters(PageParameters):
 
     action: tuple[str, ...] = Field((), max_length=MAX_VALUES, description="Filter by action.")
     actor: str = Field("", max_length=200, description="Filter by name of the key or user.")
-    since: MomentParameter | None = Field(None, description="Start of the time range: 15m, 2h or 7d ago, or a time.")
+    since: MomentParameter | None = Field(None, description="Start of the time range: 2h ago, 22:43, or a time.")
     until: MomentParameter | None = Field(None, description="End of the time range.")
 
 

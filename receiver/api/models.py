@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Annotated, Any, Final, Generic, TypeVar
 
 from pydantic import (
@@ -40,17 +41,29 @@ _OFFSET: Final = 86_400.0
 _MANY_DIGITS: Final = re.compile(r"[0-9]{11}")
 
 
-def parse_moment(value: object) -> float:
-    """Return a time in seconds since the epoch: of "15m" the time 15 minutes ago, else of an ISO 8601 time, by default
-    in UTC. Raises ValueError."""
+def clock_time(text: str, zone: tzinfo | None) -> datetime | None:
+    """Return when clocks in `zone` (None: this host's) last showed `text`, such as 22:43; None for any other text."""
+    for form in ("%H:%M", "%H:%M:%S"):
+        with suppress(ValueError):
+            shown, now = datetime.strptime(text, form).replace(tzinfo=zone), datetime.now(zone)
+            today = shown.replace(year=now.year, month=now.month, day=now.day)
+            return (today if today <= now else today - timedelta(days=1)).astimezone(zone)
+    return None
+
+
+def parse_moment(value: object, *, zone: tzinfo | None = UTC) -> float:
+    """Return a time in seconds since the epoch: of "15m" the time 15 minutes ago, of "22:43" as `clock_time`, else of
+    an ISO 8601 time, by default in UTC. Raises ValueError."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     text = str(value).strip()
+    if (clock := clock_time(text, zone)) is not None:
+        return clock.timestamp()
     if not _MANY_DIGITS.match(text):
         with suppress(ValueError):
             return time.time() - float(str(parse_duration(text)))
     if (found := timestamps.epoch(text)) is None:
-        raise ValueError("must be a time ago such as 15m, 2h or 7d, or a time such as 2026-11-24 or 2026-11-24T09:30Z")
+        raise ValueError("must be a time ago such as 15m, 2h or 7d, or a time: 22:43, 2026-11-24, 2026-11-24T09:30Z")
     return found
 
 
@@ -100,6 +113,7 @@ MomentParameter = Annotated[
         {
             "anyOf": [
                 {"type": "string", "pattern": r"^([0-9]{1,5}(\.[0-9]+)? ?(ms|s|m|h|d)|[0-9]{1,10}(\.[0-9]+)?)$"},
+                {"type": "string", "pattern": "^([01]?[0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9])?$"},
                 {"type": "string", "format": "date"},
                 {"type": "string", "format": "date-time"},
             ],
@@ -167,7 +181,7 @@ class Filtered(Scoped):
     )
     reason: str = Field("", max_length=200, description="Filter by text in the failure reason.")
     text: str = Field("", max_length=500, description="Search for words in the title, reason or output.")
-    since: MomentParameter | None = Field(None, description="Start of the time range: 15m, 2h or 7d ago, or a time.")
+    since: MomentParameter | None = Field(None, description="Start of the time range: 2h ago, 22:43, or a time.")
     until: MomentParameter | None = Field(None, description="End of the time range.")
 
     def filter(self) -> Filter:

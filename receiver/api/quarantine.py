@@ -121,7 +121,7 @@ def get_quarantined(service: Service, _actor: Actor, wanted: QuarantinedParamete
 class QuarantineSelection(Guarded):
     """Which requests: by id of the event that each would be, or all that the filter finds."""
 
-    since: MomentParameter | None = Field(None, description="Received since then: 15m, 2h, 7d, or a time.")
+    since: MomentParameter | None = Field(None, description="Received since then: 2h or 7d ago, 22:43, or a time.")
     until: MomentParameter | None = Field(None, description="Received before then.")
 
 

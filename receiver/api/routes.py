@@ -59,7 +59,7 @@ class RoutesResult(Result):
 class RoutesParameters(Scoped):
     """Which events are counted."""
 
-    since: MomentParameter | None = Field(None, description="Events since then: 15m, 2h, or a time. Default: 1d.")
+    since: MomentParameter | None = Field(None, description="Events since then: 2h ago, 22:43, or a time. Default: 1d.")
 
 
 def list_routes(service: Service, _actor: Actor, wanted: RoutesParameters) -> RoutesResult:

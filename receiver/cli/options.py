@@ -131,7 +131,7 @@ def parse_time(text: str) -> float | None:
     if not text:
         return None
     try:
-        return parse_moment(text)
+        return parse_moment(text, zone=None)
     except ValueError as problem:
         raise UsageError(f"--since {text}: {problem}") from None
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, get_origin
 
 import typer
 
-from receiver.api.models import Parameters
+from receiver.api.models import Parameters, clock_time
 from receiver.cli.client import open_client
 from receiver.cli.completion import completer, profile_names
 from receiver.cli.output import clean
@@ -114,14 +114,16 @@ def option_of(name: str) -> str:
 
 
 def given_options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options that were given a value.
+    """Return the options that were given a value; a time such as 22:43 is one of the local time zone.
 
     Raises UsageError for an empty one, as a script's empty variable makes: it must not select everything.
     """
     for name, value in given.items():
         if value == "" or (isinstance(value, list) and "" in value):
             raise UsageError(f"{option_of(name)} is empty: give it a value, or leave it out")
-    return {name: value for name, value in given.items() if value not in (None, [], False)}
+    times = {name: clock_time(str(given.get(name)), None) for name in ("since", "until")}
+    clocks = {name: at.isoformat() for name, at in times.items() if at is not None}
+    return {name: value for name, value in {**given, **clocks}.items() if value not in (None, [], False)}
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from receiver.cli.options import parse_time
 from receiver.domain.breaker import Lane
 from receiver.domain.submission import SubmissionMove
 from receiver.errors import Invalid, NotFound
@@ -83,6 +84,24 @@ def test_run_without_title_is_listed_by_its_prompt(book: Ledger, runhook: Runhoo
     # Then the list has the title, or else the prompt's first line
     assert [row.split("  ")[1] for row in runhook("runs").splitlines()[1:]] == ["Pay", "Log in"]
     assert [each["prompt"] for each in json.loads(runhook("runs", "--json"))] == ["Log in", "Log in"]
+
+
+def test_clock_time_is_one_of_the_local_zone(book: Ledger, runhook: Runhook, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given an event of ten minutes ago, and one of now
+    now = int(time.time())
+    for number, moment in enumerate((now - 600, now)):
+        record(book, new_event(f"tsk_{number}"), now=moment)
+    for zone in ("Asia/Tokyo", "America/Los_Angeles", "UTC"):
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+        # When a person asks by the clock on the wall
+        clock = time.strftime("%H:%M", time.localtime(now - 300))
+        # Then it is the time there
+        assert [each["run_id"] for each in json.loads(runhook("events", "--json", "--since", clock))] == ["tsk_1"]
+        assert [each["run_id"] for each in json.loads(runhook("events", "--json", "--until", clock))] == ["tsk_0"]
+        assert parse_time(clock) == now - 300 - (now - 300) % 60
+    monkeypatch.undo()
+    time.tzset()
 
 
 # --- The sink that stands in no config

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,6 +19,18 @@ RESULT = TypeAdapter(Moment)
 @pytest.mark.parametrize("text", ["5000000d", "-1d", "1e9", "99999999999999999999", "inf", "0" * 300])
 def test_a_time_that_no_calendar_has_is_refused(text: str) -> None:
     with pytest.raises(ValidationError):
+        PARAMETER.validate_python(text)
+
+
+@pytest.mark.parametrize("ago", [5, 3600, 86_390])
+def test_clock_time_is_the_last_one_in_utc(ago: int) -> None:
+    moment = int(time.time()) - ago
+    assert PARAMETER.validate_python(time.strftime("%H:%M:%S", time.gmtime(moment))) == moment
+
+
+@pytest.mark.parametrize("text", ["24:00", "9:60", "22:43Z", "22:43 yesterday", "22:4:3:1"])
+def test_time_that_no_clock_shows_is_refused(text: str) -> None:
+    with pytest.raises(ValidationError, match="22:43"):
         PARAMETER.validate_python(text)
 
 
