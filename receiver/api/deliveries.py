@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from pydantic import Field
 
@@ -48,6 +48,9 @@ class AttemptsParameters(DeliveriesParameters):
     """Whose attempts. Times are those of the delivery's creation."""
 
     delivery: str = Field("", max_length=50, description="Filter by delivery id, or its beginning.")
+    outcome: tuple[Literal["accepted", "refused", "unavailable", "error", "lapsed"], ...] = Field(
+        (), max_length=MAX_VALUES, description="Filter by outcome of an attempt."
+    )
 
 
 class DeliveryParameters(Scoped):

@@ -14,12 +14,13 @@ from pydantic import Field
 
 from receiver.api.endpoint import call
 from receiver.api.listing import ListEndpoint
-from receiver.api.models import ByDelivery, FilterParameters, Result, Scoped
+from receiver.api.models import MAX_VALUES, ByDelivery, FilterParameters, Result, Scoped
 from receiver.api.names import none_such, only
 from receiver.api.rows import EventRow
 from receiver.api.service import Actor, Service
 from receiver.domain.api_key import VIEW
 from receiver.domain.counting import counted
+from receiver.domain.deduplication import Disposition
 from receiver.domain.redaction import Redactor
 from receiver.errors import NotFound, TooLarge
 from receiver.inbox import state as inbox
@@ -41,6 +42,10 @@ _LARGEST_INTEGER: Final = 2**63
 
 class EventsParameters(FilterParameters, ByDelivery):
     """Which events. Times are those of recording."""
+
+    disposition: tuple[Literal[Disposition, "unreadable"], ...] = Field(
+        (), max_length=MAX_VALUES, description="Filter by disposition: new, repeat, unreadable, …"
+    )
 
 
 class EventParameters(Scoped):

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable
 from contextlib import redirect_stderr, suppress
 from enum import EnumType
-from typing import Any, Final, get_args
+from typing import Any, Final, Literal, get_args, get_origin
 
 import typer
 
@@ -29,6 +29,8 @@ def completer(name: str, field: Any = None) -> Any:
     if isinstance(kind, EnumType):
         members: Iterable[Any] = kind
         words = [str(each.value) for each in members]
+    elif get_origin(kind) is Literal:
+        words = list(get_args(kind))
     elif name == "status":
         from receiver.domain.attention import ACTIVE
         from receiver.domain.run import FINAL

@@ -41,6 +41,7 @@ class Filter:
     letters A-Z in either case; the reason is the run's, or the delivery's. `labels`: all of them. `workflow`: its id.
     `delivery`: of deliveries, the id or its beginning. `sink`, `state`, `route`: of a delivery; a run or an event has
     one delivery to which all of them apply.
+    `disposition`: of events. `outcome`: of attempts.
     `since`, `until`: of runs, when they changed; of events, when they were recorded; else, when they were created.
     `text`: words, all of which the run says: see `domain.words.parse_query`.
 
@@ -64,6 +65,8 @@ class Filter:
     until: float | None = None
     text: str = ""
     delivery: str = ""
+    disposition: Sequence[str] = ()
+    outcome: Sequence[str] = ()
 
 
 def begins(column: sa.ColumnElement[Any], beginning: str) -> sa.ColumnElement[bool]:
@@ -221,6 +224,8 @@ def of_events(wanted: Filter) -> list[Condition]:
     found = [*_common(wanted, events, it.recorded_at), *_ended(wanted, events)]
     if wanted.event_id:
         found.append(begins(it.id, wanted.event_id))
+    if wanted.disposition:
+        found.append(it.disposition.in_(wanted.disposition))
     if own := _of_delivery(wanted):
         found.append(has(events, deliveries, [deliveries.c.event_id == events.c.id], *own))
     return found + _its_run(wanted, events, it.problem)

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryState
 from receiver.ledger import dialect
-from receiver.ledger.filters import Condition, Filter, in_states, of_deliveries
+from receiver.ledger.filters import Condition, Filter, has, in_states, of_deliveries
 from receiver.ledger.lists.paging import SCAN, Key, KeysetList, Page, Row, Walk, page_of
 from receiver.ledger.schema import attempts, deliveries, events
 
@@ -46,8 +46,11 @@ def list_deliveries(connection: sa.Connection, wanted: Filter, after: Key | None
 def list_attempts(connection: sa.Connection, wanted: Filter, after: Key | None, limit: int, scan: int = SCAN) -> Page:
     """Return a page of the attempts of matching deliveries: the delivery that changed last first, and of each its
     newest attempt first."""
-    it = deliveries.c
+    it, outcome = deliveries.c, wanted.outcome
     rows: list[Row] = []
+    tried: list[Condition] = [it.attempts > 0]
+    if outcome:
+        tried.append(has(deliveries, attempts, [_DELIVERY], attempts.c.outcome.in_(outcome)))
     if after is not None:
         *place, below = after
         after = tuple(place)
@@ -56,19 +59,20 @@ def list_attempts(connection: sa.Connection, wanted: Filter, after: Key | None, 
             if wanted.source:  # a made-up place shows nothing of another source
                 query = query.where(it.source == wanted.source)
             begun = [dict(row._mapping) for row in connection.execute(query)]
-            rows += _attempts(connection, begun, below, limit)
+            rows += _attempts(connection, begun, outcome, below, limit)
         if len(rows) >= limit:
             return rows, (*place, rows[-1]["number"])
-    found, rest = _page(connection, _WITH_ATTEMPTS, wanted, after, limit - len(rows), scan, it.attempts > 0)
+    found, rest = _page(connection, _WITH_ATTEMPTS, wanted, after, limit - len(rows), scan, *tried)
     complete: list[Row] = []
     for row in found:
         left = limit - len(rows) - sum(each["attempts"] for each in complete)
         if row["attempts"] >= left:
-            rows += _attempts(connection, complete) + _attempts(connection, [row], row["attempts"] + 1, left)
+            rows += _attempts(connection, complete, outcome)
+            rows += _attempts(connection, [row], outcome, row["attempts"] + 1, left)
             number = rows[-1]["number"] if rows and rows[-1]["delivery_id"] == row["id"] else 1
             return rows, (row["updated_at"], row["id"], number)
         complete.append(row)
-    return rows + _attempts(connection, complete), None if rest is None else (*rest, 1)
+    return rows + _attempts(connection, complete, outcome), None if rest is None else (*rest, 1)
 
 
 def receipts_of(connection: sa.Connection, source: str, run_id: str, limit: int) -> list[Row]:
@@ -125,13 +129,19 @@ def _completed(connection: sa.Connection, found: list[Row]) -> list[Row]:
 
 
 def _attempts(
-    connection: sa.Connection, of: Sequence[Row], below: int | None = None, limit: int | None = None
+    connection: sa.Connection,
+    of: Sequence[Row],
+    outcome: Sequence[str],
+    below: int | None = None,
+    limit: int | None = None,
 ) -> list[Row]:
-    """Return the attempts of these deliveries in their order, the newest of each first."""
+    """Return the attempts of these deliveries in their order, the newest of each first. `outcome`: () for all."""
     if not of:
         return []
     it = attempts.c
     query = sa.select(attempts).where(dialect.among(it.delivery_id, [each["id"] for each in of]))
+    if outcome:
+        query = query.where(it.outcome.in_(outcome))
     if below is not None:
         query = query.where(it.number < below)
     found: dict[str, list[Row]] = {each["id"]: [] for each in of}

@@ -41,6 +41,8 @@ SINKS, ROUTES = ["db", "ops"], ["all", "failed"]
 # What ids begin with: the second of a run, or nothing, of those that are hashes alone.
 SECONDS = ["", "g855e2ff", "g855e300", "vfffffff"]
 SUBMISSION_STATES = ["accepted", "rejected"]
+DISPOSITIONS = ["new", "repeat", "test"]
+OUTCOMES = ["refused", "accepted"]  # of an even number, and of an odd one
 STATES = ["delivered", "dead", "waiting", "queued"]
 TIMES = [1000.0, 1000.25, 1001.0, 1003.5]
 
@@ -84,7 +86,7 @@ def _rows() -> dict[str, list[dict[str, Any]]]:
     for seq in range(1, 41):
         second = pick(SECONDS)
         of_event = {"seq": seq, "run_type": pick(TYPES), "outcome": pick(STATUSES)}
-        of_event |= {"disposition": pick(["new", "repeat", "test"]), "problem": pick(["", "a timeout of a rule"])}
+        of_event |= {"disposition": pick(DISPOSITIONS), "problem": pick(["", "a timeout of a rule"])}
         event = event_row(some_id("evt", second), pick(SOURCES), pick([*RUN_IDS, ""]), pick(TIMES), **of_event)
         told.append(event)
         for sink in SINKS:
@@ -99,7 +101,7 @@ def _rows() -> dict[str, list[dict[str, Any]]]:
         state = {"state": pick(SUBMISSION_STATES), "reason": pick(["", "Timeout of Skyvern"]), "labels": labels()}
         asked.append(submission_row(f"sub_{number}", pick(SOURCES), pick(TIMES), **of_run, **state))
     tried = [
-        attempt_row(each["id"], number, receipt=pick([None, '{"id": "x"}']))
+        attempt_row(each["id"], number, outcome=OUTCOMES[number % 2], receipt=pick([None, '{"id": "x"}']))
         for each in sent
         # One that is being sent has no row of its newest attempt yet.
         for number in range(1, each["attempts"] + (each["state"] != "queued"))
@@ -153,6 +155,8 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "route": one_of(*ROUTES),
     "sink": one_of(*SINKS),
     "state": some_of([*STATES, *SUBMISSION_STATES]),
+    "disposition": some_of(DISPOSITIONS),
+    "outcome": some_of(OUTCOMES),
     "reason": one_of("timeout", "element", "s"),
     "since": st.sampled_from(TIMES),
     "until": st.sampled_from(TIMES),
@@ -242,6 +246,7 @@ def is_wanted_event(world: World, wanted: Filter, event: Mapping[str, Any]) -> b
     return (
         common(wanted, event, "recorded_at")
         and event["id"].startswith(wanted.event_id)
+        and (not wanted.disposition or event["disposition"] in wanted.disposition)
         and told(wanted, event)
         and of_run(wanted, run)
         and part(wanted.reason, event["problem"], reason_of(run))
@@ -354,6 +359,7 @@ def test_attempts(world: World, wanted: Filter, limit: int, number: int) -> None
         (each["id"], number)
         for each in wanted_deliveries(world, wanted)
         for number in range(each["attempts"] - (each["state"] == "queued"), 0, -1)
+        if not wanted.outcome or OUTCOMES[number % 2] in wanted.outcome
     ]
     found = pages(world, list_attempts, wanted, limit)
     assert [(row["delivery_id"], row["number"]) for row in found] == expected
