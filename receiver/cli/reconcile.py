@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,8 +23,7 @@ from receiver.domain.counting import counted
 from receiver.errors import ConfigError, UsageError
 from receiver.ledger import Connection, Ledger, audit, redis_losses
 from receiver.ledger.audit import AuditActor
-from receiver.reconcile.importer import ImportReport, import_runs
-from receiver.reconcile.intake import ResultIntake
+from receiver.reconcile.importer import ImportReport, find_missing
 from receiver.reconcile.poller import build
 from receiver.reconcile.source import PolledSource
 from receiver.status.problem import ago
@@ -64,13 +63,17 @@ def reconcile(
         polled = chosen_sources(reconciler.sources, source, loaded, settings)
         with progress("polls", reconciler.count_due()) as show:
             polls = reconciler.drain(seconds, show)
-        reports = [_imported(ledger, each, oldest, reconciler.intake if take else None) for each in polled]
+        grace = loaded.reconcile.paced(webhooks=settings.waits_for_webhooks).webhook_grace if take else None
+        reports = [_missing(ledger, each, oldest, grace) for each in polled]
         if take:
-            ledger.write(partial(_record_import, reports, source or "", oldest))
+            reconciler.drain_all()
+        imported = {each.source: each.imported(ledger) for each in reports}
+        if take:
+            ledger.write(partial(_record_import, reports, sum(map(len, imported.values())), source or "", oldest))
     if as_json:
-        print_json({"polls": polls, "sources": [_as_json(each) for each in reports]})
+        print_json({"polls": polls, "sources": [_as_json(each, imported) for each in reports]})
     else:
-        _print(reports, polls, oldest, take=take)
+        _print(reports, imported, polls, oldest, take=take)
     for each in reports:
         if each.trouble:
             warn(f"{each.source}: {each.trouble}")
@@ -78,9 +81,11 @@ def reconcile(
         raise typer.Exit(1)
 
 
-def _record_import(reports: Sequence[ImportReport], source: str, oldest: float, connection: Connection) -> None:
+def _record_import(
+    reports: Sequence[ImportReport], imported: int, source: str, oldest: float, connection: Connection
+) -> None:
     """Record an import in the audit. It failed if a missing result was not imported."""
-    imported, missing = sum(len(it.imported) for it in reports), sum(len(it.missing) for it in reports)
+    missing = sum(len(it.missing) for it in reports)
     complete = imported == missing and not any(it.trouble for it in reports)
     outcome, actor = audit.DONE if complete else audit.FAILED, Actor.local()
     audit.record(
@@ -113,13 +118,13 @@ def chosen_sources(
     return chosen
 
 
-def _imported(ledger: Ledger, source: PolledSource, oldest: float, intake: ResultIntake | None) -> ImportReport:
+def _missing(ledger: Ledger, source: PolledSource, oldest: float, grace: float | None) -> ImportReport:
     now = time.time()
     with progress(f"{source.name}: hours back", max(1, math.ceil((now - oldest) / 3600))) as show:
-        return import_runs(ledger, source, oldest, intake, lambda seen: show(int((now - seen) // 3600)))
+        return find_missing(ledger, source, oldest, grace, lambda seen: show(int((now - seen) // 3600)))
 
 
-def _as_json(report: ImportReport) -> dict[str, Any]:
+def _as_json(report: ImportReport, imported: Mapping[str, Collection[str]]) -> dict[str, Any]:
     return {
         "source": report.source,
         "final": report.final,
@@ -129,7 +134,7 @@ def _as_json(report: ImportReport) -> dict[str, Any]:
                 "run_type": run.run_type,
                 "status": run.status,
                 "created_at": iso(run.created_at),
-                "imported": run.run_id in report.imported,
+                "imported": run.run_id in imported[report.source],
                 "young": run.run_id in report.young,
             }
             for run in report.missing
@@ -139,8 +144,15 @@ def _as_json(report: ImportReport) -> dict[str, Any]:
     }
 
 
-def _print(reports: Sequence[ImportReport], polls: int, oldest: float, *, take: bool) -> None:
-    rows = [{**row, "source": each.source} for each in reports for row in _as_json(each)["missing"]]
+def _print(
+    reports: Sequence[ImportReport],
+    imported: Mapping[str, Collection[str]],
+    polls: int,
+    oldest: float,
+    *,
+    take: bool,
+) -> None:
+    rows = [{**row, "source": each.source} for each in reports for row in _as_json(each, imported)["missing"]]
     failed = any(each.trouble for each in reports)
     empty = "unknown whether results are missing" if failed else "no results are missing"
     columns = parse_columns("source run=run_id type=run_type status created=created_at")
@@ -149,14 +161,14 @@ def _print(reports: Sequence[ImportReport], polls: int, oldest: float, *, take: 
     if any(not each.trouble or each.final for each in reports):
         final, missing = sum(each.final for each in reports), sum(len(each.missing) for each in reports)
         summary += f"{final} final runs since {show_time(oldest)}, {missing} of them missing"
-        summary += f", {sum(len(each.imported) for each in reports)} imported." if take else "; --import imports them."
+        summary += f", {sum(map(len, imported.values()))} imported." if take else "; --import imports them."
     else:
         summary += "Skyvern's list of runs could not be read, see below."
     if young := sum(len(each.young) for each in reports):
         again = max(each.again_at or 0.0 for each in reports)
         summary += (
             f"\nLeft out: {counted(young, 'run', 'runs')} that ended within webhook_grace, whose webhook may still"
-            f" come. Import again in {ago(again - time.time())}, or now with --import --now."
+            f" come. The clock imports them in {ago(again - time.time())}; --import --now imports them now."
         )
     out().print(summary)
 

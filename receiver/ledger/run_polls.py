@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,7 +21,8 @@ from receiver.ledger.schema import runs, submissions
 from receiver.ledger.submissions.polls import LEASE, count_due_of, lease_due_of
 from receiver.ledger.submissions.records import change
 
-# Seconds by which an existing poll may be later than requested. Longer than a lease, even one that began later.
+# Seconds by which an existing poll may be later than requested: it may be the lease of a running poll. Longer than a
+# lease, even one that began later.
 SOON = 2 * LEASE
 # Marks runs found by a walk of Skyvern's list: their event has `via: import`.
 IMPORT = "import"
@@ -132,7 +134,7 @@ def ask(
         for run_id in ids
         if run_id not in owned
     ]
-    made = dialect.insert_many(connection, runs, rows, _put, (runs.c.run_id,))
+    made = dialect.insert_many(connection, runs, rows, partial(_put, soon=soon), (runs.c.run_id,))
     for row in polled:
         due_at = wanted[row.run_id]
         if row.due_at > due_at + soon:  # else soon enough; checked again, since a poll may have begun
@@ -140,15 +142,10 @@ def ask(
     return len(made) + len(owned)
 
 
-def _earlier(there: sa.ColumnElement[float | None], new: sa.ColumnElement[float]) -> sa.ColumnElement[float]:
-    """Return the earlier of two times, but `there` if that may be the lease of a running poll."""
-    return sa.case((there.is_(None), new), (there > new + SOON, new), else_=there)
-
-
-def _put(insert: Any) -> Any:
-    new = insert.excluded
+def _put(insert: Any, soon: float) -> Any:
+    there, new = runs.c.due_at, insert.excluded
     changes = {
-        "due_at": _earlier(runs.c.due_at, new.due_at),
+        "due_at": sa.case((there.is_(None), new.due_at), (there > new.due_at + soon, new.due_at), else_=there),
         "noted_at": sa.func.coalesce(runs.c.noted_at, new.noted_at),
         "found_by": sa.case((new.found_by != "", new.found_by), else_=runs.c.found_by),
     }

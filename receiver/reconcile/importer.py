@@ -1,17 +1,16 @@
-"""Imports runs of the account whose end the ledger does not know, as GET /v1/runs lists them. Called by hand."""
+"""Finds runs of the account whose end the ledger does not know, as GET /v1/runs lists them. Called by hand."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from receiver.domain.callback_url import token_of
-from receiver.domain.run import FINAL, parse
-from receiver.ledger import Ledger, runs
-from receiver.reconcile.intake import ResultIntake, RunAge
+from receiver.domain.run import FINAL
+from receiver.ledger import Ledger, run_polls, runs
 from receiver.reconcile.listing import read_back
 from receiver.reconcile.source import PolledSource
-from receiver.skyvern.responses import Answered, ListedRun
+from receiver.reconcile.watcher import due_at
+from receiver.skyvern.responses import ListedRun
 
 
 @dataclass(slots=True)
@@ -22,23 +21,28 @@ class ImportReport:
     source: str
     final: int = 0
     missing: list[ListedRun] = field(default_factory=list)
-    imported: list[str] = field(default_factory=list)
     young: list[str] = field(default_factory=list)
     again_at: float | None = None
     trouble: str = ""
 
+    def imported(self, ledger: Ledger) -> set[str]:
+        """Return the ids of the missing runs whose end the ledger knows by now. Raises LedgerUnavailable."""
+        keys = [(self.source, row.run_id) for row in self.missing]
+        known = ledger.read(lambda connection: runs.final_runs(connection, keys))
+        return {run_id for _, run_id in known}
 
-def import_runs(
+
+def find_missing(
     ledger: Ledger,
     source: PolledSource,
     since: float,
-    intake: ResultIntake | None = None,
+    grace: float | None = None,
     show: Callable[[float], None] = lambda _: None,
 ) -> ImportReport:
     """List final runs, the newest first, back to `since` (epoch seconds), and report those that the ledger lacks.
 
-    With `intake` each of them is fetched and taken in. `show` gets the time reached so far, in epoch seconds.
-    Raises LedgerUnavailable.
+    With `grace`, the seconds that their webhooks have, polls are scheduled that import them. `show` gets the time
+    reached so far, in epoch seconds. Raises LedgerUnavailable.
     """
     report = ImportReport(source.name)
     seen: set[str] = set()
@@ -52,9 +56,15 @@ def import_runs(
         report.final += len(fresh)
         missing = [row for row in fresh if (source.name, row.run_id) not in known]
         report.missing += missing
-        if intake is not None:
-            for row in missing:
-                _import(report, intake, source, row, newest)
+        if grace is not None:
+            now = ledger.now()
+            wanted = {row.run_id: due_at(row, now, newest, grace) for row in missing}
+            ledger.write(
+                lambda it: run_polls.ask(it, source.name, wanted, now, found_by=run_polls.IMPORT, grace=grace, soon=0.0)
+            )
+            late = {run_id: at for run_id, at in wanted.items() if at > now}
+            report.young += late
+            report.again_at = max(filter(None, [report.again_at, *late.values()]), default=None)
         if times:
             show(min(times))
 
@@ -63,19 +73,3 @@ def import_runs(
     if not listing.reached and not listing.trouble:
         report.trouble = "Skyvern's list ends before that time: runs may be missing; --since a later one shows all"
     return report
-
-
-def _import(
-    report: ImportReport, intake: ResultIntake, source: PolledSource, row: ListedRun, newest: float | None
-) -> None:
-    source.wait_for_budget()
-    answer = source.reader.get_run(row.run_id)
-    if not isinstance(answer, Answered) or not answer.ok:
-        return
-    run = parse(answer.body)
-    taken = intake.take(source, answer.body, run, "import", RunAge(listed_at=newest), token_of(run.data))
-    if taken.taken:
-        report.imported.append(row.run_id)
-    elif taken.again_at is not None:
-        report.young.append(row.run_id)
-        report.again_at = max(report.again_at or 0.0, taken.again_at)

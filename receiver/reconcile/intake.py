@@ -43,13 +43,11 @@ log = logging.getLogger("runhook.reconcile")
 
 @dataclass(frozen=True, slots=True)
 class RunAge:
-    """What dates a run: when it was submitted, first heard of, first seen final, all by our clock; and when another run
-    of the same list was created, by Skyvern's. None: not known."""
+    """What dates a run: when it was submitted, first heard of, first seen final, all by our clock. None: not known."""
 
     submitted_at: float | None = None
     first_seen_at: float | None = None
     noted_at: float | None = None
-    listed_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +94,7 @@ class ResultIntake:
         return Intake(True)
 
     def _ended_for(self, source: str, run: Run, age: RunAge, now: float) -> float:
-        ended = ended_for(run, now, noted_at=age.noted_at, submitted_at=age.submitted_at, listed_at=age.listed_at)
+        ended = ended_for(run, now, noted_at=age.noted_at, submitted_at=age.submitted_at)
         if ended >= self._settings.webhook_grace:
             return ended
         noted_at = self._ledger.write(lambda connection: run_polls.note_end(connection, source, run.run_id, now))

@@ -38,10 +38,10 @@ from receiver.ledger.run_polls import DueRun
 from receiver.ledger.submissions import lifecycle, polls, records
 from receiver.ledger.submissions.records import Submission
 from receiver.reconcile import poll_hints
-from receiver.reconcile.intake import Intake, ResultIntake, RunAge
+from receiver.reconcile.intake import BUDGET_WAIT, Intake, ResultIntake, RunAge
 from receiver.reconcile.resolver import Proof, Resolver
 from receiver.reconcile.run_polls import RunPolls
-from receiver.reconcile.source import PolledSource
+from receiver.reconcile.source import BUDGET_PAUSE, PolledSource
 from receiver.reconcile.watcher import Watcher
 from receiver.runtime.redis_client import connect
 from receiver.runtime.throttle import RateLimits, TokenBucket
@@ -290,6 +290,12 @@ class Reconciler:
     def _due(self, now: float, most: int) -> list[dict[str, int]]:
         """Return how many polls of each kind are due, by source."""
         return self._ledger.read(lambda it: [kind.count_due(it, now, self._sources, most) for kind, _ in self._kinds])
+
+    def drain_all(self) -> None:
+        """Poll all that is due, as fast as the budget allows."""
+        while self.count_due():
+            self.drain(BUDGET_WAIT)
+            time.sleep(BUDGET_PAUSE)
 
     def drain(self, seconds: float, show: Callable[[int], None] = lambda _: None) -> int:
         """Poll all that is due, within the budget and `seconds`. Returns the number of polls; `show` gets

@@ -24,6 +24,8 @@ from receiver.config.models import ReconcileConfig
 from receiver.domain.agent_url import shown
 from receiver.domain.attention import ACTIVE, PAUSED
 from receiver.domain.poll_schedule import LONGEST_FIRST
+from receiver.domain.run import Run
+from receiver.domain.webhook_grace import ended_for
 from receiver.ledger import Connection, Ledger, account, run_polls, runs, watches
 from receiver.ledger.watches import ActiveRun, Watch
 from receiver.reconcile.connect import list_agents
@@ -44,6 +46,14 @@ _CHECK_EVERY: Final = 1.0
 _AFTER_TROUBLE: Final = 30.0
 
 log = logging.getLogger("runhook.watch")
+
+
+def due_at(run: ListedRun, now: float, newest: float | None, grace: float) -> float:
+    """Return when to poll an ended run: `grace` seconds after its end, as far as that is known.
+
+    `newest`: when the newest listed run was created.
+    """
+    return now + grace - ended_for(Run(finished_at=run.finished_at), now, listed_at=newest)
 
 
 class Watcher:
@@ -203,19 +213,12 @@ class _Walk:
                 connection, source, [ActiveRun(each.run_id, each.status, each.created_at, now) for each in active], now
             )
             watches.forget(connection, source, list(ended))
-            wanted = {each.run_id: self._due_at(each, now, newest) for each in missing}
+            wanted = {each.run_id: due_at(each, now, newest, grace) for each in missing}
             return run_polls.ask(connection, source, wanted, now, found_by=run_polls.IMPORT, grace=grace)
 
         self._seen += len(rows)
         self._asked += self._ledger.write(work)
         self._asked += self._ask_for_attention(active, now)
-
-    def _due_at(self, run: ListedRun, now: float, newest: float | None) -> float:
-        """Return when to poll an ended run: now, if a run that was created `webhook_grace` after its end is listed."""
-        ended_for = 0.0
-        if newest is not None and run.finished_at is not None:
-            ended_for = max(0.0, newest - run.finished_at)
-        return now + self._settings.webhook_grace - ended_for
 
     def _ask_for_attention(self, active: Sequence[ListedRun], now: float) -> int:
         """Schedule polls of runs whose state needs a person and is not reported yet. Returns their number.

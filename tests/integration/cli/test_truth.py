@@ -135,7 +135,7 @@ def test_import_names_runs_that_it_leaves_out(
     shown = runhook("reconcile", "--import", "--for", "0")
     assert shown.exit_code == 0
     assert "Left out: 1 run that ended within webhook_grace" in shown.stdout
-    assert re.search(r"Import again in \d+ s, or now with --import --now", shown.stdout)
+    assert re.search(r"The clock imports them in \d+ s; --import --now imports them now", shown.stdout)
     # And --now takes it
     assert "1 imported" in runhook("reconcile", "--import", "--now", "--for", "0").stdout
     assert run_id in runhook("runs").stdout

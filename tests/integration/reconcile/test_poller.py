@@ -20,7 +20,7 @@ from receiver.ledger.schema import events, runs
 from receiver.ledger.submissions import lifecycle, polls
 from receiver.ledger.submissions.records import NewSubmission, Submission
 from receiver.reconcile import poller
-from receiver.reconcile.importer import import_runs
+from receiver.reconcile.importer import find_missing
 from receiver.reconcile.poll_hints import KEY as HINTS
 from receiver.skyvern.responses import Answered, Unreachable
 from simulator.bodies import webhook
@@ -330,12 +330,14 @@ def test_import_takes_final_runs_without_a_submission(rigged: Rigged) -> None:
     it.take(sim.client.get(f"/v1/runs/{runs[0]}").content)
     (source,) = it.reconciler.sources
 
-    seen = import_runs(it.ledger, source, 0.0)
-    assert (seen.final, len(seen.missing), seen.imported) == (120, 119, [])
+    seen = find_missing(it.ledger, source, 0.0)
+    it.reconciler.drain_all()
+    assert (seen.final, len(seen.missing), seen.imported(it.ledger)) == (120, 119, set())
     since = sim.run(runs[-10]).created_at.replace(tzinfo=UTC).timestamp()
-    taken = import_runs(it.ledger, source, since, it.reconciler.intake)
-    assert sorted(taken.imported) == sorted(runs[-10:])
-    assert import_runs(it.ledger, source, since, it.reconciler.intake).missing == []
+    taken = find_missing(it.ledger, source, since, 0.0)
+    it.reconciler.drain_all()
+    assert taken.imported(it.ledger) == set(runs[-10:])
+    assert find_missing(it.ledger, source, since, 0.0).missing == []
     assert sorted(it.events()) == sorted([(runs[0], "poll", "new"), *((each, "import", "new") for each in runs[-10:])])
     assert it.deliveries() == 11
 
