@@ -12,6 +12,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from secrets import token_hex
 from typing import Final
@@ -163,7 +164,8 @@ def run(
     Ledger(settings.database_url).close()  # raises what a person wrote wrong; opens nothing
     check_url(settings.redis_url)
     raise_file_limit()  # each send may be an open socket
-    works = plan(config, only)
+    limits = " ".join(f"--only {name}" for name in only)
+    works = {name: replace(work, only=limits) for name, work in plan(config, only).items()}
     preload(config)
     if trouble := in_child(lambda: prepare(settings, config, patience)):
         raise NotStarted(trouble)
@@ -179,6 +181,9 @@ def run(
 
     split = _Split(make)
     log.info("worker.started processes=%s", ",".join(works))
+    served = {sink for work in works.values() for sink in work.sinks}
+    if left := [sink for sink in config.destinations if sink not in served]:
+        log.warning("worker.limited not_served=%s", ",".join(left))
     supervisor = Supervisor(
         [make(name, work) for name, work in works.items()],
         lambda name, text: log.error("%s: %s", name, text),

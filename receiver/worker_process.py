@@ -66,11 +66,13 @@ _QUIET: Final = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """The work of one process. `apart`: why it does not share a process although it could, or ""."""
+    """The work of one process. `apart`: why it does not share a process although it could, or "". `only`: what
+    the worker is limited to, or ""."""
 
     sinks: tuple[str, ...]
     dispatches: bool = False
     apart: str = ""
+    only: str = ""
 
 
 def take_place(data: Path, place: str) -> list[str]:
@@ -199,7 +201,7 @@ class WorkerProcess:
     def _details(self) -> dict[str, Any]:
         """Return what the heartbeat reports."""
         failing = [f"sink {each.name}: {each.trouble}" for each in list(self._runners.values()) if each.trouble]
-        found = {"apart": self._work.apart, "failing": "; ".join(failing)}
+        found = {"apart": self._work.apart, "only": self._work.only, "failing": "; ".join(failing)}
         return {name: value for name, value in found.items() if value}
 
     def _finish_sends(self) -> bool:

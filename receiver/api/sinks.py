@@ -16,10 +16,12 @@ from receiver.domain import callback
 from receiver.domain.api_key import OPERATE, VIEW
 from receiver.domain.breaker import Lane
 from receiver.domain.callback import CALLBACK
+from receiver.domain.parts import deliver
 from receiver.errors import Invalid, NotFound
-from receiver.ledger import Connection, names, stats
+from receiver.ledger import Connection, heartbeats, names, stats
 from receiver.ledger.database_clock import database_now
 from receiver.ledger.deliveries import lanes, orphans
+from receiver.status import board
 
 # The type that lists show for the sink of callers' webhooks.
 CALLBACK_TYPE: Final = "callers' webhooks"
@@ -56,6 +58,7 @@ class SinkRow(Result):
     opened_at: Moment | None = Field(description="Since when it is not closed.")
     probe_at: Moment | None = Field(description="When the next probe is due.")
     reason: str = Field(description="Why it is open.")
+    worker: bool | None = Field(None, description="Whether a worker that serves it is running.")
     deliveries: dict[str, int] | None = Field(
         description=f"Deliveries by state, without delivered and cancelled ones, up to {stats.COUNT_LIMIT} of each."
     )
@@ -108,6 +111,7 @@ def _rows(connection: Connection, config: Config, source: str) -> list[SinkRow]:
         return [SinkRow(name=name, type=kind, **_state(known.get(name)) | bare) for name, kind in types.items()]
     now, counted = database_now(connection), stats.counts(connection)
     known = {lane.lane: lane for lane in lanes.not_closed(connection)}
+    served = {seen.beat.part for seen in board.merged(heartbeats.every(connection)) if seen.alive}
     due, removed = stats.oldest_due(connection, now), orphans.orphaned(counted, types)
     backlog = any(state == "queued" and count >= stats.BACKLOG for (_, state), count in counted.items())
     paces = stats.paces(connection, counted, now) if backlog else {}
@@ -122,6 +126,7 @@ def _rows(connection: Connection, config: Config, source: str) -> list[SinkRow]:
                 name=name,
                 type=types.get(name, ""),
                 **state,
+                worker=deliver(name) in served,
                 deliveries=counts,
                 more=sorted(state for state, count in counts.items() if count >= stats.COUNT_LIMIT),
                 drained_in=paces[name].drained_in if name in paces else None,

@@ -49,7 +49,7 @@ def _state(row: Mapping[str, Any]) -> str:
     lane = LaneRow.model_validate(
         {"lane": row["name"], "sink": row["name"], "failures": 0, "until": row["probe_at"], **row}
     )
-    state = lane_state(lane, now)
+    state = lane_state(lane, now, row["worker"])
     return f"{counted(len(shut), 'breaker', 'breakers')} open" if shut and state == READY else state
 
 

@@ -15,6 +15,7 @@ from receiver.cli.options import Json, Output, chosen_form
 from receiver.cli.output import Form, clean, out, print_json, print_rows, print_table, show_counts
 from receiver.cli.parameters import with_client
 from receiver.domain.counting import counted
+from receiver.domain.parts import deliver
 from receiver.errors import RunhookError
 from receiver.ledger.stats import COUNT_LIMIT
 from receiver.status.problem import ago, size
@@ -22,6 +23,7 @@ from receiver.status.survey import survey
 
 # The state of a sink that is neither paused nor removed, and whose breaker is closed; the console has the same word.
 READY: Final = "ready"
+NO_WORKER: Final = "no worker"
 _FINDING: Final = ("check", "ok", "note", "what", "todo")
 
 
@@ -115,7 +117,8 @@ def _of_config(count: int | None) -> str:
 
 def _sink(found: Status, sink: str, now: float) -> list[str]:
     lane = next((each for each in found.ledger.lanes if each.lane == sink), None)
-    state = READY if lane is None else lane_state(lane, now)
+    served = any(each.part == deliver(sink) and each.state == "running" for each in found.parts)
+    state = lane_state(lane, now, served)
     if sink in found.ledger.orphans:
         state = "removed from the config"
     due = found.ledger.oldest_due_at.get(sink)
@@ -134,12 +137,12 @@ def show_drained(counts: Mapping[str, int], seconds: float | None) -> str:
     return f"drained in {least}{ago(seconds)} at this rate" if seconds else ""
 
 
-def lane_state(lane: LaneRow, now: float) -> str:
-    """Return whether a sink is paused, or its breaker open."""
-    states = []
-    if lane.paused:
+def lane_state(lane: LaneRow | None, now: float, served: bool | None) -> str:
+    """Return whether a sink is paused, its breaker open, or no worker serves it. `served`: None if that is unknown."""
+    states = [NO_WORKER] if served is False else []
+    if lane and lane.paused:
         states.append("paused" + (f" for {ago(now - lane.paused_at)}" if lane.paused_at else ""))
-    if lane.breaker != "closed":
+    if lane and lane.breaker != "closed":
         since = f" for {ago(now - lane.opened_at)}" if lane.opened_at else ""
         probe = f"in {ago(lane.until - now)}" if lane.until and lane.until > now else "due"
         states.append(f"breaker {lane.breaker}{since}, next probe {probe}")

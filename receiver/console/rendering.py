@@ -46,7 +46,7 @@ _TONES: Final = {
     "bad": "failed terminated timed_out dead refused lost missing stuck stopped silent open orphaned error rejected",
     "wait": "waiting held queued sending canceled cancelled unavailable paused probing pending unknown lapsed begun",
 }
-_TONE_OF: Final = {word: tone for tone, words in _TONES.items() for word in words.split()}
+_TONE_OF: Final = {word: tone for tone, words in _TONES.items() for word in words.split()} | {"no worker": "bad"}
 _BACKTICKS: Final = re.compile("`([^`]+)`")
 
 

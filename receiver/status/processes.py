@@ -13,6 +13,8 @@ from receiver.status.report import StatusReport
 
 # Seconds for which a lost process counts as news.
 SILENT_NEWS: Final = 3_600.0
+# Seconds after its start within which a worker builds its sinks.
+STARTING: Final = 15.0
 # Seconds by which the clocks of hosts may differ.
 SKEW: Final = 3.0
 
@@ -30,6 +32,8 @@ def problems(report: StatusReport) -> Iterator[Problem]:
             yield problem("part_unknown", "processes on other hosts are unknown: the ledger is unavailable")
         gone = {part: last for part, last in gone.items() if last is not None}
     running = [each for each in report.parts if each.state in ("running", "stuck")]
+    if any(map(_starts, running)):
+        gone = {part: last for part, last in gone.items() if not parts.sink_of(part)}
     old = _other_config(report, running)
     # A worker that runs another file sends to that file's sinks: it must be restarted, and a second one would not help.
     restart = any(_of_worker(each.beat.part) for each in old)
@@ -41,7 +45,7 @@ def problems(report: StatusReport) -> Iterator[Problem]:
         if not _of_worker(part):
             yield problem("part_missing", f"no {part} is running: {_last(last)}", effect=_EFFECTS[part])
     if workers := {part: last for part, last in dead.items() if _of_worker(part)}:
-        yield _missing_workers(workers, report.expected)
+        yield _missing_workers(workers, report.expected, running)
     yield from _lost(report, gone)
     split = {each.beat.host: why for each in report.parts if each.alive and (why := each.beat.details.get("apart"))}
     for host, why in split.items():
@@ -78,7 +82,13 @@ def _stuck(seen: PartSeen) -> Problem:
     return problem("part_stuck", what, pid=seen.beat.pid)
 
 
-def _missing_workers(missing: dict[str, PartSeen | None], expected: list[str]) -> Problem:
+def _starts(seen: PartSeen) -> bool:
+    """Return whether this is a worker of all sinks that may not have built them yet."""
+    age = seen.beat.sent_at - seen.beat.started_at + seen.age
+    return seen.beat.part == DISPATCH and age < STARTING and not seen.beat.details.get("only")
+
+
+def _missing_workers(missing: dict[str, PartSeen | None], expected: list[str], running: Iterable[PartSeen]) -> Problem:
     """Return one problem for all missing roles of a worker, however many sinks they serve."""
     last = min(filter(None, missing.values()), key=lambda each: each.age, default=None)
     everything = len(missing) > 1 and set(missing) == {part for part in expected if _of_worker(part)}
@@ -86,7 +96,11 @@ def _missing_workers(missing: dict[str, PartSeen | None], expected: list[str]) -
     effects = ["events stay in the inbox"] if DISPATCH in missing else []
     effects += [f"nothing is sent to {sinks}"] if sinks else []
     what = f"no {'worker' if everything else _named_parts(missing)} is running: {_last(last)}"
-    return problem("part_missing", what, effect=f"{', and '.join(effects)}; start `runhook worker`")
+    limits = dict.fromkeys(
+        f"{each.beat.host} (`{only}`)" for each in running if (only := each.beat.details.get("only"))
+    )
+    start = f"; the worker on {', '.join(limits)} is limited: start another, or that one without it" if limits else ""
+    return problem("part_missing", what, effect=f"{', and '.join(effects)}; start `runhook worker`{start}")
 
 
 def _of_worker(part: str) -> bool:

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -449,3 +450,19 @@ def test_signal_while_idle_ends_every_process_by_itself(hooked: Callable[..., Ho
     worker.send_signal(signal.SIGINT)
     assert worker.wait(PATIENCE) == 0  # 1 where a process had to be killed
     watch.at_most(MOMENT)
+
+
+def test_limited_worker_logs_which_sinks_it_leaves_out(deployment: Deploy, redis_url: str, tmp_path: Path) -> None:
+    files = {name: {"type": "files", "path": str(tmp_path / name)} for name in ("one", "two")}
+    it = deployment(redis_url, sinks=files, spool={"reserve_bytes": 0})
+    it.start()
+    it.run("worker", "--only", "dispatch", "--only", "one")
+    ready(it, "dispatch", "deliver:one")
+    assert "worker.limited not_served=two" in it.log_of("worker")
+    limits = "is limited: start another, or that one without it"
+
+    def advice() -> str:
+        return it.call("status").stdout
+
+    eventually(lambda: "no deliver:two is running" in advice())
+    assert f"(`--only dispatch --only one`) {limits}" in advice()

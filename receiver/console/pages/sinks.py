@@ -71,7 +71,9 @@ def state_of(row: SinkRow) -> str:
         return "orphaned"
     if row.paused:
         return "paused"
-    return "ready" if row.breaker == "closed" else row.breaker
+    if row.breaker == "closed":
+        return "no worker" if row.worker is False else "ready"
+    return row.breaker
 
 
 def _chart(buckets: Buckets, rows: Sequence[TotalRow]) -> Chart:

@@ -16,8 +16,9 @@ from typer.testing import CliRunner
 from receiver.cli import build_app
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
+from receiver.domain.parts import PartBeat
 from receiver.errors import RunhookError
-from receiver.ledger import Ledger
+from receiver.ledger import Ledger, heartbeats
 from receiver.ledger.deliveries import lanes
 from receiver.ledger.stats import COUNT_LIMIT
 from tests.servers.skyvern import KEY, SkyvernSimulator
@@ -81,9 +82,18 @@ def test_status_shows_the_limits_of_the_inbox(runhook: Runhook) -> None:
     assert line.endswith("of 100,000 events, 512.0 MiB")
 
 
-def test_sink_without_trouble_is_ready(runhook: Runhook) -> None:
-    line, _ = row_of(runhook, "ops")
-    assert re.match(r"ops +http +ready", line)
+def test_sink_without_trouble_is_ready_if_a_worker_serves_it(book: Ledger, runhook: Runhook) -> None:
+    record(book, new_event("tsk_1", "ops"))
+
+    def states() -> list[str]:
+        shown = (row_of(runhook, "ops")[0], *runhook("status").stdout.splitlines()[-1:])
+        return [re.sub(r"^ops +(http +)?|  .*", "", line) for line in shown]
+
+    assert states() == ["no worker", "no worker"]
+
+    beat = PartBeat("w", "deliver:ops", "elsewhere", 7, "0", "", time.time(), sent_at=time.time())
+    book.write(lambda connection: heartbeats.put(connection, beat))
+    assert states() == ["ready", "ready"]
 
 
 def test_backlog_says_when_it_is_cut_and_sent(book: Ledger, runhook: Runhook) -> None:

@@ -129,6 +129,12 @@ CASES: list[tuple[str, StatusReport, str, bool]] = [
         "no deliver:ops is running",
         False,
     ),
+    (
+        "part_missing",
+        without("deliver:ops", seen("deliver:crm", details={"only": "--only dispatch --only crm"})),
+        "no deliver:ops is running",
+        False,
+    ),
     ("part_stuck", without("clock", seen("clock", stalled=100.0)), "made no progress for 100 s", False),
     ("part_stuck", but(parts=[*WELL.parts, seen("clock", "b", stalled=100.0)]), "clock on b", False),
     ("part_silent", but(parts=[*WELL.parts, seen("clock", "b", age=100.0)]), "clock on b (process 7)", True),
@@ -439,6 +445,23 @@ def test_left_spool_is_reported_until_a_receiver_has_it(stopped: bool, words: st
     assert "spool_left" not in {problem.code for problem in find(but(parts=[*WELL.parts, gone, back]))}
     assert "spool_left" not in {problem.code for problem in find(but(parts=[*WELL.parts, gone, drained]))}
     assert "spool_left" in {problem.code for problem in find(but(parts=[*WELL.parts, gone, other]))}
+
+
+def test_sink_without_a_worker_names_the_limits_of_running_ones() -> None:
+    (problem,) = find(without("deliver:ops", seen("deliver:crm", details={"only": "--only dispatch --only crm"})))
+    limits = "the worker on a (`--only dispatch --only crm`) is limited: start another, or that one without it"
+    assert problem.todo == f"nothing is sent to ops; start `runhook worker`; {limits}"
+
+
+@pytest.mark.parametrize(("seconds", "codes"), [(14.0, []), (16.0, ["part_missing"])])
+def test_worker_gets_some_seconds_to_build_its_sinks(seconds: float, codes: list[str]) -> None:
+    workers = ("dispatch", "deliver:ops")
+    parts = [
+        *(each for each in WELL.parts if each.beat.part not in workers),
+        seen("dispatch", started_at=NOW - seconds),
+    ]
+
+    assert [problem.code for problem in find(but(parts=parts))] == codes
 
 
 def test_missed_heartbeat_says_nothing_about_a_clock() -> None:
