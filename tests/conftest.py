@@ -14,6 +14,9 @@ from pathlib import Path
 
 import pytest
 
+# A shell has the programs in its background ignore it, and what these start ignores it too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # Collecting makes millions of objects and no garbage: looking for it takes two fifths of the time.
 gc.disable()
 

@@ -99,11 +99,9 @@ def test_nothing_is_used_of_a_dev_that_has_ended(start: Start, folder: Path, kil
     else:
         dev.end()
 
-    found = run(folder, "runs")
-
     assert (folder / dev_session.FILE).exists() is killed
     eventually(lambda: "var/ledger.db" in run(folder, "runs").stderr)
-    assert found.returncode == 3
+    assert run(folder, "runs").returncode == 3
 
 
 def test_commands_that_name_another_service_do_not_use_dev(start: Start, folder: Path, tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ from tests.support.waiting import PATIENCE
 # A busy machine is no failure: what a property costs is not what it says. CI draws the same examples each time, as
 # Hypothesis's own profile for it does: what it finds is about the change, and a person's runs look further.
 settings.register_profile("runhook", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+if not os.access(ROOT, os.W_OK):  # what was found is kept there for the next run
+    settings.register_profile("runhook", settings.get_profile("runhook"), database=None)
 settings.register_profile("ci", settings.get_profile("runhook"), derandomize=True, database=None, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "runhook")
 

@@ -78,7 +78,8 @@ def test_socket_folder_that_is_not_private_is_refused(data: Path, taken: str) ->
     elif taken == "file":
         folder.touch()
     else:
-        folder.mkdir(mode=0o755 if taken == "open" else 0o700)
+        folder.mkdir()
+        folder.chmod(0o755 if taken == "open" else 0o700)
     if taken == "of another user":
         os.chown(folder, 65534, 65534)
     try:
