@@ -21,7 +21,7 @@ from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import SubmitOutcome, WhenLate
 from receiver.ledger.submissions.records import Submission
 from receiver.runtime.background import awaited
-from receiver.skyvern.responses import Answered, Created, Lost, Unreachable, submitted
+from receiver.skyvern.responses import Answer, Answered, Created, Lost, Unreachable, submitted
 from receiver.submit.endpoints import SubmitCall
 from receiver.submit.lost_answer import DISCONNECTED, IsDisconnected, LostAnswers, json_reply, redacted
 from receiver.submit.prepare import Prepared, prepare
@@ -108,34 +108,41 @@ class Submitter:
         return await asyncio.shield(task)
 
     async def _send(self, source: Source, prepared: Prepared, is_disconnected: IsDisconnected) -> Reply:
+        """Send the request, record how it ended, and return the reply."""
         new = prepared.new
         answer = await source.api.send(prepared.call)
         size = len(answer.body) if isinstance(answer, Answered) else 0
-        reply = await off_loop(size, submit_reply, answer, source.secrets, prepared.replacing)
-        reply = await off_loop(size, for_submission, reply, new.id)
-        result, now = await off_loop(size, submitted, answer), self._ledger.now()
-        unread, body = False, reply.body
-        if isinstance(result, Created):
-            due_at = first_poll(prepared.fields, prepared.call.headers, now, self._poll_after)
-            outcome = SubmitOutcome(SubmissionMove.ACCEPT, result.run_id, result.run_type, due_at=due_at)
-            unread = await is_disconnected()
-            body = await off_loop(size, redacted, self._redactor, reply.body)
-        elif isinstance(result, Lost):
-            outcome = SubmitOutcome(SubmissionMove.MISS, reason=result.reason, due_at=now)
-        else:
-            reason = answer.reason if isinstance(answer, Unreachable) else f"status {result.status}"
-            outcome = SubmitOutcome(SubmissionMove.REJECT, reason=reason, release=not keeps_idempotency_key(answer))
-        outcome = replace(outcome, status=DISCONNECTED if unread else reply.status, body=None if unread else body)
+        reply, outcome = await off_loop(size, self._read_answer, source, prepared, answer, self._ledger.now())
+        created = outcome.move is SubmissionMove.ACCEPT
+        if unread := created and await is_disconnected():
+            outcome = replace(outcome, status=DISCONNECTED, body=None)
         submission = await self._record_outcome_in_time(new.id, outcome)
-        if isinstance(result, Created) and not unread:
+        if created and not unread:
             await self._lost.withdraw_if_unread(new.id, is_disconnected)
         log.info(
             "submit.%s submission=%s source=%s call=%s run=%s status=%d",
             outcome.move.value.replace(" ", "_"), new.id, new.source, new.call, outcome.run_id, reply.status,
         )  # fmt: skip
-        if isinstance(result, Lost) and submission is not None:
+        if outcome.move is SubmissionMove.MISS and submission is not None:
             return await self._lost.resolve(source, submission, is_disconnected) or reply
         return reply
+
+    def _read_answer(
+        self, source: Source, prepared: Prepared, answer: Answer, now: float
+    ) -> tuple[Reply, SubmitOutcome]:
+        """Return the reply that Skyvern's answer makes, and what is recorded of it."""
+        reply = for_submission(submit_reply(answer, source.secrets, prepared.replacing), prepared.new.id)
+        result = submitted(answer)
+        if isinstance(result, Created):
+            due_at = first_poll(prepared.fields, prepared.call.headers, now, self._poll_after)
+            outcome = SubmitOutcome(SubmissionMove.ACCEPT, result.run_id, result.run_type, due_at=due_at)
+            return reply, replace(outcome, status=reply.status, body=redacted(self._redactor, reply.body))
+        if isinstance(result, Lost):
+            outcome = SubmitOutcome(SubmissionMove.MISS, reason=result.reason, due_at=now)
+        else:
+            reason = answer.reason if isinstance(answer, Unreachable) else f"status {result.status}"
+            outcome = SubmitOutcome(SubmissionMove.REJECT, reason=reason, release=not keeps_idempotency_key(answer))
+        return reply, replace(outcome, status=reply.status, body=reply.body)
 
     async def _record_outcome_in_time(self, submission_id: str, outcome: SubmitOutcome) -> Submission | None:
         """Record how a submit ended. Returns None if that takes longer than the caller may wait; it then continues."""
