@@ -134,9 +134,7 @@ class _Api:
         redactor = Redactor(config.redact)
         late = LateBinding(partial(make_router, config), redactor).tell
         watches: dict[str, RunWatch] = {}
-        self._states: LongPoll[RunKey, WaitedRun] = LongPoll(
-            WaitedRuns(ledger, watches).query, context.background, "submit.waits_for_runs"
-        )
+        self._states: LongPoll[RunKey, WaitedRun] = LongPoll(WaitedRuns(ledger, watches).query, context.background)
         grace = config.reconcile.paced(webhooks=settings.waits_for_webhooks).webhook_grace
         kept = config.retention.events
         self._results = Results(ledger, self._states, self._places, late, limits, grace, kept)
@@ -213,6 +211,8 @@ class _Api:
                 return await handler(request, Caller(self._source_of(key), key))
             except Refusal as refusal:
                 return to_response(refusal.reply)
+            except TooManyWaiters as problem:
+                return to_response(error(503, str(problem), retry_after="5"))
             except LedgerUnavailable as trouble:
                 if self._log_limit.take(1, time.monotonic()):
                     log.warning("submit.unavailable ledger=%s", trouble)
@@ -276,10 +276,8 @@ class _Api:
 
     async def events(self, request: Request, caller: Caller) -> Response:
         """Return the server-sent events of a run."""
-        found = await self._streams.open(caller, request.path_params["run_id"])
-        if isinstance(found, Reply):
-            return to_response(found)
-        return StreamedResponse(self._while_valid(found, caller.key), 200, sse.HEADERS)
+        events = await self._streams.open(caller, request.path_params["run_id"])
+        return StreamedResponse(self._while_valid(events, caller.key), 200, sse.HEADERS)
 
     async def _while_valid(self, events: AsyncGenerator[bytes, None], key: Key) -> AsyncGenerator[bytes, None]:
         """Return `events`, until the key is revoked: a stream may last for as long as its run."""

@@ -14,7 +14,7 @@ from receiver.submit.run_watch import WaitedRun
 from receiver.submit.source import Caller
 from receiver.web import sse
 from receiver.web.limits import TooManyWaiters, WaiterLimit
-from receiver.web.responses import Reply, error
+from receiver.web.responses import Refusal, Reply
 from receiver.web.work import off_loop
 
 
@@ -30,10 +30,10 @@ class EventStreams:
         self._states = states
         self._places = places
 
-    async def open(self, caller: Caller, run_id: str) -> AsyncGenerator[bytes, None] | Reply:
-        """Return the run's events until it has ended; or a Reply when there is no such run, or no place for a stream.
+    async def open(self, caller: Caller, run_id: str) -> AsyncGenerator[bytes, None]:
+        """Return the run's events until it has ended.
 
-        Raises LedgerUnavailable.
+        Raises LedgerUnavailable, Refusal when there is no such run, and TooManyWaiters.
         """
         last = await self._results.last_of_chain((caller.source.name, run_id))
         first = await self._results.from_ledger(caller, last)
@@ -42,13 +42,10 @@ class EventStreams:
             if first.status != 200 and not await self._results.is_known(caller.source, last):
                 own = await self._results.from_ledger(caller, run_id) if last != run_id else None
                 if own is None:
-                    return first
+                    raise Refusal(first)
                 last, first = run_id, own
-        try:
-            with self._places.place(caller.key.id):
-                pass  # the place is held from the first event on: an unread stream never begins
-        except TooManyWaiters as problem:
-            return error(503, str(problem), retry_after="5")
+        with self._places.place(caller.key.id):
+            pass  # the place is held from the first event on: an unread stream never begins
         return self._held(caller, last, first)
 
     async def _held(self, caller: Caller, run_id: str, first: Reply) -> AsyncGenerator[bytes, None]:

@@ -18,28 +18,22 @@ V = TypeVar("V")
 
 
 class LongPoll(Generic[K, V]):
-    """`query`: the current values of all these keys; it may raise LedgerUnavailable. `name`: of its task. `pause`:
-    seconds between two queries; `retry_pause`: when the ledger was unavailable."""
+    """`query`: the current values of all these keys; it may raise LedgerUnavailable. `pause`: seconds
+    between two queries; `retry_pause`: when the ledger was unavailable."""
 
     def __init__(
         self,
         query: Callable[[Collection[K]], Awaitable[Mapping[K, V]]],
         background: Background | None = None,
-        name: str = "submit.waits",
         pause: float = 0.3,
         retry_pause: float = 1.0,
     ) -> None:
         self._background = background or Background()
-        self._name = name
         self._pause, self._retry_pause = pause, retry_pause
         self._query = query
         self._waiting: dict[K, dict[asyncio.Future[V | None], V | None]] = {}
-        self._count = 0
         self._task: asyncio.Task[None] | None = None
         self.stopped = False
-
-    def __len__(self) -> int:
-        return self._count
 
     async def wait_for_change(self, key: K, known: V | None, seconds: float) -> V | None:
         """Return the value of `key` once it is another than `known`; None after `seconds`, or when it is stopped."""
@@ -47,16 +41,14 @@ class LongPoll(Generic[K, V]):
             return None
         future: asyncio.Future[V | None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(key, {})[future] = known
-        self._count += 1
         if self._task is None or self._task.done():
-            self._task = self._background.keep(self._name, self._run)
+            self._task = self._background.keep("submit.waits_for_runs", self._run)
         try:
             async with asyncio.timeout(seconds):
                 return await future
         except TimeoutError:
             return None
         finally:
-            self._count -= 1
             futures = self._waiting.get(key, {})
             futures.pop(future, None)
             if not futures:
@@ -81,7 +73,7 @@ class LongPoll(Generic[K, V]):
             except LedgerUnavailable:
                 values, pause = {}, self._retry_pause
             except Exception:  # else all who wait would hang until their time is up
-                log.exception("submit.query waiting=%d", self._count)
+                log.exception("submit.query runs=%d", len(self._waiting))
                 values, pause = {}, self._retry_pause
             for key, value in values.items():
                 for future, known in list(self._waiting.get(key, {}).items()):

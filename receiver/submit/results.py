@@ -46,7 +46,7 @@ from receiver.submit.replies import (
 )
 from receiver.submit.run_watch import WaitedRun
 from receiver.submit.source import Caller, Source
-from receiver.web.limits import TooManyWaiters, WaiterLimit
+from receiver.web.limits import WaiterLimit
 from receiver.web.responses import Reply, error
 from receiver.web.work import SingleFlight, off_loop
 
@@ -84,7 +84,8 @@ class Results:
         self._fetch_once: SingleFlight[RunKey, Answer] = SingleFlight()
 
     async def get(self, caller: Caller, run_id: str, wait: float = 0.0) -> Reply:
-        """Return the run. `wait`: seconds to wait until it has ended; only then LedgerUnavailable may be raised."""
+        """Return the run. `wait`: seconds to wait until it has ended; only then LedgerUnavailable may be raised, and
+        TooManyWaiters."""
         if wait <= 0:
             try:
                 found = await self.from_ledger(caller, run_id)
@@ -100,11 +101,8 @@ class Results:
             elif reply.status != 200 or (await _parsed(reply.body)).final:
                 return reply
         if found is None:
-            try:
-                with self._places.place(caller.key.id):
-                    last, state = await self.wait(caller.source, last, wait)
-            except TooManyWaiters as problem:
-                return error(503, str(problem), retry_after="5")
+            with self._places.place(caller.key.id):
+                last, state = await self.wait(caller.source, last, wait)
             found = await self.after_wait(caller, last, state)
             if found.status == HTTPStatus.NOT_FOUND and last != run_id:  # how it ended itself is known
                 last, found = run_id, await self.from_ledger(caller, run_id) or found

@@ -15,10 +15,6 @@ from tests.support.events import body
 UNUSED: Any = None
 
 
-async def unheard(_: object) -> None:
-    """Wakes nobody."""
-
-
 DAY = 86_400.0
 
 
@@ -37,7 +33,7 @@ class CountingLedger:
 async def test_end_older_than_retention_is_not_noted(days: float, kept: float | None, noted: bool) -> None:
     # Given a run that ended long ago, and events that are kept for so long; clocks may differ by hours
     ledger: Any = CountingLedger()
-    results = Results(ledger, UNUSED, UNUSED, unheard, LIMITS, 120.0, kept)
+    results = Results(ledger, UNUSED, UNUSED, UNUSED, LIMITS, 120.0, kept)
     ended_at = (datetime.now(UTC) - timedelta(days=days)).isoformat()
 
     # When a GET shows it
