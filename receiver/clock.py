@@ -171,8 +171,8 @@ class Clock:
         """Make steps of the operations that are running, each in a short transaction."""
         began, more = time.monotonic(), self._agenda.operations
         while more:
-            made = self._ledger.write(lambda connection: actions.step(connection, self._ledger.now()))
-            more = made.more and time.monotonic() - began < STEPS
+            step = self._ledger.write(lambda connection: actions.step(connection, self._ledger.now()))
+            more = step.more and time.monotonic() - began < STEPS
 
     def slow(self) -> None:
         """Correct times written while the database's clock was ahead; queue held deliveries that were left behind; end

@@ -59,17 +59,17 @@ class FileLock:
 
 
 def is_locked(path: Path) -> bool:
-    """Return whether a process holds the lock of this file. It is found out by taking the lock for a moment."""
+    """Return whether a process holds the lock of this file: it is taken for a moment. True if that can't be tried."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        finally:
+            os.close(handle)
+    except FileNotFoundError:
         return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return True
-    finally:
-        os.close(handle)
     return False
 
 

@@ -63,12 +63,12 @@ class CallbackSink(Sink[SinkOptions]):
         except LedgerUnavailable:
             why = "the ledger is unavailable, so the caller's webhook URL is not known"
             raise Unavailable(why, dependency=True) from None
-        wanted = target or (submission.webhook_url if submission else "")
-        if submission is None or not wanted or owner is None:
+        address = target or (submission.webhook_url if submission else "")
+        if submission is None or not address or owner is None:
             raise Refused("no webhook was requested for this run")
         key = self._key(owner.id, owner.hash)
         try:
-            url, authorization = split_userinfo(wanted.strip())
+            url, authorization = split_userinfo(address.strip())
         except ValueError:
             raise Refused("the caller's webhook URL is invalid") from None
         # A server at a URL that was given with retry_webhook may not see the submission's own.

@@ -55,8 +55,8 @@ class Settlement:
         self, connection: Connection, tasks: Sequence[SendTask], now: float, unstarted: Sequence[Claimed] = ()
     ) -> tuple[list[str], bool, Results]:
         """Record what `settle` does, in a transaction at a given time; return also what there is to log."""
-        its = {self._sink, *(each.lane for task in tasks for each in task.claimed)} if tasks else ()
-        rows = lanes.named(connection, its) if its else {}
+        names = {self._sink, *(each.lane for task in tasks for each in task.claimed)} if tasks else ()
+        rows = lanes.named(connection, names) if names else {}
         parked = self._move_breakers(connection, rows, tasks, now)
         results = [(task, self._results(task, parked, now)) for task in tasks]
         settled = [result for _, found in results for result in found]

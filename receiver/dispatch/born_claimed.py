@@ -63,7 +63,7 @@ def claimed(
 def left(events: Sequence[NewEvent], claimed: Mapping[str, Collection[Claimed]]) -> set[str]:
     """Return the sinks that have something due of these events which no runner has claimed."""
     due = Counter(new.sink for item in events for new in item.deliveries if not new.after)
-    return set(due - Counter({sink: len(those) for sink, those in claimed.items()}))
+    return set(due - Counter({sink: len(claims) for sink, claims in claimed.items()}))
 
 
 def _due(events: Sequence[NewEvent]) -> Iterator[tuple[NewEvent, NewDelivery]]:

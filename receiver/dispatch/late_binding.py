@@ -52,16 +52,16 @@ class LateBinding:
         """
         page = [self._read(old, submission, in_order) for old in reroutes.of_run(connection, run)]
         _complete(connection, run, page, now)
-        made = _made(connection, page)
-        told = reroutes.sinks_of(connection, [each.old for each in page])
+        existing = _made(connection, page)
+        reached = reroutes.sinks_of(connection, [each.old for each in page])
         submission = records.for_callers(connection, {run: submission})[run]
         try:
             router = self._router()
-            wanted = [*_lacking(router, page, told, submission), *_again(router, page, made, submission)]
+            new = [*_lacking(router, page, reached, submission), *_again(router, page, existing, submission)]
         except Exception:  # the run is bound all the same
             log.exception("late.failed source=%s run=%s submission=%s", *run, submission.id)
             return ()
-        added, sinks = reroutes.add(connection, wanted, now)
+        added, sinks = reroutes.add(connection, new, now)
         log.info("late.told source=%s run=%s submission=%s deliveries=%d", *run, submission.id, added)
         return sinks
 
@@ -121,10 +121,10 @@ def _is_whole(run: Run) -> bool:
 
 
 def _lacking(
-    router: Router, page: Sequence[_LateEvent], told: Mapping[ResultKey, set[str]], submission: Submission
+    router: Router, page: Sequence[_LateEvent], has: Mapping[ResultKey, set[str]], submission: Submission
 ) -> Iterable[AddedDelivery]:
-    """Yield the deliveries that the results of these events lack. `told`: sinks with a delivery, by result."""
-    reached = {key: set(sinks) for key, sinks in told.items()}
+    """Yield the deliveries that the results of these events lack. `has`: sinks with a delivery, by result."""
+    reached = {key: set(sinks) for key, sinks in has.items()}
     for old, parsed, *_ in page:
         if is_old_news(old):
             continue
@@ -141,15 +141,15 @@ def _lacking(
 def _again(
     router: Router,
     page: Sequence[_LateEvent],
-    made: Mapping[str, Sequence[MadeDelivery]],
+    existing: Mapping[str, Sequence[MadeDelivery]],
     submission: Submission,
 ) -> Iterable[AddedDelivery]:
     """Yield the deliveries to sinks that got a result without the current data of its event.
 
-    `made`: existing deliveries by event. If a sink got several events of a result, the newest counts."""
+    `existing`: deliveries by event. If a sink got several events of a result, the newest counts."""
     seen: set[tuple[ResultKey, str]] = set()
     for old, _, _, more in page:
-        for it in made.get(old.id, ()):
+        for it in existing.get(old.id, ()):
             if (old.result, it.sink) in seen:
                 continue
             seen.add((old.result, it.sink))

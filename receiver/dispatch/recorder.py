@@ -161,8 +161,8 @@ class EventRecorder:
         for source, run_id in restarted:
             if self.may_ask(source):  # no submission is polled for that run
                 run_polls.ask(connection, source, {run_id: now + poll_schedule.AFTER_RESTART}, now)
-        told = [self._late.tell(connection, key, bound[key], now, deciding) for key in sorted(late)]
-        return Recorded(written.events, claimed, born_claimed.left(written.events, claimed).union(*told))
+        late_sinks = [self._late.tell(connection, key, bound[key], now, deciding) for key in sorted(late)]
+        return Recorded(written.events, claimed, born_claimed.left(written.events, claimed).union(*late_sinks))
 
     def _to_poll(
         self, new: Sequence[NewEvent], submitted: Collection[RunKey], now: float, allowed: set[RunKey]
@@ -174,10 +174,10 @@ class EventRecorder:
         found: dict[RunKey, float] = {}
         for item in new:
             if item.key in submitted:
-                wanted, due_at = _may_be_restarted(item), now + poll_schedule.AFTER_RESTART
+                polls, due_at = _may_be_restarted(item), now + poll_schedule.AFTER_RESTART
             else:
-                wanted, due_at = _lacks_request(item), now + poll_schedule.FOR_MORE
-            if wanted and item.key not in found and (item.key in allowed or self.may_ask(item.event.source)):
+                polls, due_at = _lacks_request(item), now + poll_schedule.FOR_MORE
+            if polls and item.key not in found and (item.key in allowed or self.may_ask(item.event.source)):
                 found[item.key] = due_at
         allowed.update(found)
         return found

@@ -100,12 +100,12 @@ class Rerouter:
 
 
 def apply(ledger: Ledger, page: ReroutePage) -> int:
-    """Make the deliveries of a page, a step a transaction. Returns how many were made. Raises LedgerUnavailable."""
-    made = 0
+    """Create the deliveries of a page, STEP in each transaction. Returns how many. Raises LedgerUnavailable."""
+    created = 0
     for start in range(0, len(page.deliveries), STEP):
         step = page.deliveries[start : start + STEP]
-        made += ledger.write(lambda connection: reroutes.add(connection, step, ledger.now())).made  # noqa: B023
-    return made
+        created += ledger.write(lambda connection: reroutes.add(connection, step, ledger.now())).made  # noqa: B023
+    return created
 
 
 @dataclass(frozen=True, slots=True)

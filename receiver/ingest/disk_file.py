@@ -73,9 +73,11 @@ class DiskFile:
             yield None
             return
         try:
-            with closing(sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY)) as found:
-                made = found.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (self.table,)).fetchone()
-                yield found if made else None
+            with closing(
+                sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY)
+            ) as connection:
+                exists = connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (self.table,)).fetchone()
+                yield connection if exists else None
         except sqlite3.Error as error:
             raise OSError(errno.EIO, str(error), str(self.path)) from None
 

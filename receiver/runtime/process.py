@@ -44,11 +44,11 @@ def freeze_imports() -> None:
 def raise_file_limit(most: int = MAX_FILES) -> int:
     """Let this process open as many files as the system allows it, up to `most`. Returns how many that are."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = most if hard == resource.RLIM_INFINITY else min(hard, most)
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
+    target = most if hard == resource.RLIM_INFINITY else min(hard, most)
+    if soft == resource.RLIM_INFINITY or soft >= target:
         return min(soft, most) if soft != resource.RLIM_INFINITY else most
     with contextlib.suppress(OSError, ValueError):  # macOS says "infinity", and takes less
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 

@@ -164,15 +164,15 @@ def family(kind: Any, name: str, labels: str, text: str, values: float | Mapping
 
     `values`: by the label's value, or by a tuple of them.
     """
-    made = kind(f"runhook_{name}", text, labels=labels.split())
+    samples = kind(f"runhook_{name}", text, labels=labels.split())
     for key, value in values.items() if isinstance(values, Mapping) else [((), values)]:
-        made.add_metric([key] if isinstance(key, str) else key, float(value))
-    return made
+        samples.add_metric([key] if isinstance(key, str) else key, float(value))
+    return samples
 
 
 def histogram(name: str, label: str, text: str, rows: Iterable[tuple[Sequence[str], Any, float]]) -> Any:
     """Return the histograms of `runhook_<name>`. `rows`: the label's value, cumulative buckets and sum of each."""
-    made = HistogramMetricFamily(f"runhook_{name}", text, labels=label.split())
+    samples = HistogramMetricFamily(f"runhook_{name}", text, labels=label.split())
     for labels, buckets, total in rows:
-        made.add_metric(labels, buckets, total)
-    return made
+        samples.add_metric(labels, buckets, total)
+    return samples

@@ -63,3 +63,9 @@ def test_each_dead_worker_is_known_and_no_live_one(tmp_path: Path, worker: Calla
 def test_unusable_data_folder_knows_no_dead_worker(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert take_place(tmp_path / "file" / "data", "host.1") == dead_places(tmp_path / "file") == []
+
+
+def test_worker_whose_file_cannot_be_opened_counts_as_live(tmp_path: Path) -> None:
+    (tmp_path / "workers").mkdir()
+    (tmp_path / "workers" / "host.1").symlink_to("host.1")  # as with one of another user
+    assert dead_places(tmp_path) == []
