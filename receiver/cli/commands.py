@@ -112,7 +112,7 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "reconcile": ("--since 7d", "--since 24h --import"),
     "quarantine verify": ("", "0123456789abcdef"),
     "inbox accept": ("1764064800000-0 1764064800000-1",),
-    "spool send": ("--data /mnt/old-host/var",),
+    "spool send": ("--data /mnt/old-host/var --dry-run", "--data /mnt/old-host/var"),
     "trigger": ("failed", "all --url https://hooks.example.com"),
     "init": ("", "--yes --with slack,s3"),
     "check": ("config/runhook.yaml", "--against workflow_run.failed body.json"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -17,14 +18,16 @@ from receiver.cli.output import clean, out, parse_columns, print_rows, progress
 from receiver.cli.profiles import here_only
 from receiver.config.models import Config
 from receiver.config.settings import Settings
+from receiver.domain.counting import counted
 from receiver.domain.event import Event
 from receiver.domain.frame import EntryKeys, read_entry
+from receiver.domain.run import parse
 from receiver.domain.trouble import redis_todo
 from receiver.errors import NotStarted, UsageError
 from receiver.inbox.aside import AsideEntry, drop_all, drop_aside, fields_of, list_aside
 from receiver.inbox.writer import InboxUnavailable, InboxWriter, append_each
 from receiver.ingest import durability
-from receiver.ingest.spool import Spool
+from receiver.ingest.spool import Spool, list_events
 from receiver.ledger.filters import LIMIT
 from receiver.runtime.redis_client import connect, unusable
 
@@ -137,14 +140,28 @@ def _group() -> None:
 
 @spool_app.command()
 @here_only
-def send(config: ConfigFile = None, data: DataDirectory = None) -> None:
+def send(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs only.")] = False,
+    config: ConfigFile = None,
+    data: DataDirectory = None,
+) -> None:
     """Send spooled events to Redis after their receiver's host is gone and its disk is mounted here.
 
     A running receiver sends its own. An event that is sent twice is recognised by its id.
     """
+    runs: Counter[str] = Counter()
     directory = Settings.from_env(config=config, data=data).data / "spool"
     if not directory.is_dir():  # first: a wrong folder may lack what else the config needs
         raise UsageError(f"spool not found in {directory.parent}: set --data to the receiver's data directory")
+    if dry_run:
+        try:
+            runs.update(map(_run_of, list_events(directory)))
+        except OSError as error:
+            raise NotStarted(f"the spool cannot be read: {error.strerror}") from None
+        out().print(f"{_events_of(runs)} to send" if runs else "the spool is empty")
+        for run in filter(None, runs):
+            out().print(clean(run))
+        return
     settings, loaded = load_config(config, data)
     server = loaded.server
     durability.check_at_start(
@@ -154,10 +171,10 @@ def send(config: ConfigFile = None, data: DataDirectory = None) -> None:
     spool = Spool(directory, 0, 0)  # nothing is added to it
     spool.open()
     try:
-        sent = asyncio.run(_send(settings, loaded, spool))
+        asyncio.run(_send(settings, loaded, spool, runs))
     finally:
         spool.close()
-    out().print(f"{sent} sent." if sent else "the spool is empty")
+    out().print(f"{_events_of(runs)} sent" if runs else "the spool is empty")
     if running:
         out().print(f"A receiver is running on {settings.data}; it sends what it adds.")
 
@@ -166,12 +183,23 @@ def _unavailable(reason: str) -> None:
     raise NotStarted(f"Redis unavailable: {reason.rstrip('.')}; set REDIS_URL to the server that gets the events")
 
 
-async def _send(settings: Settings, config: Config, spool: Spool) -> int:
-    """Append all events of the spool to the inbox, and remove each once it is there. Returns how many.
+def _run_of(event: Event) -> str:
+    return parse(event.body).run_id
+
+
+def _events_of(runs: Counter[str]) -> str:
+    """Return the number of events and runs in words. `runs`: events by run id; "" where it cannot be read."""
+    known, unknown = sum(map(bool, runs)), runs[""]
+    unread = f" ({counted(unknown, 'event names', 'events name')} no run)" if unknown else ""
+    return f"{counted(runs.total(), 'event', 'events')} of {counted(known, 'run', 'runs')}{unread}"
+
+
+async def _send(settings: Settings, config: Config, spool: Spool, runs: Counter[str]) -> None:
+    """Append all events of the spool to the inbox, count them in `runs`, and remove each once it is there.
 
     Raises NotStarted.
     """
-    total, sent = spool.bytes, 0
+    total = spool.bytes
     keys = EntryKeys({name: source.signing_secrets for name, source in config.sources.items()})
     writer = InboxWriter(settings.redis_url, timeout=30.0, keys=keys)
     try:
@@ -179,12 +207,13 @@ async def _send(settings: Settings, config: Config, spool: Spool) -> int:
             while (batch := spool.peek()).events:
                 await writer.append(batch.events)
                 spool.done(batch)
-                sent += len(batch.events)
+                runs.update(map(_run_of, batch.events))
                 show(total - spool.bytes)
     except InboxUnavailable as error:
-        raise NotStarted(f"Redis does not accept events ({error}); {sent} sent, the others stay in the spool") from None
+        raise NotStarted(
+            f"Redis does not accept events ({error}); {_events_of(runs)} sent, the others stay in the spool"
+        ) from None
     except OSError as error:
-        raise NotStarted(f"the spool cannot be read or changed: {error.strerror}; {sent} sent") from None
+        raise NotStarted(f"the spool cannot be read or changed: {error.strerror}; {_events_of(runs)} sent") from None
     finally:
         await writer.close()
-    return sent

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import shutil
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -61,8 +61,6 @@ class Spool:
             self.count()
         except OSError as error:
             raise NotStarted(f"can't use the spool {self.directory}: {error.strerror}; set RUNHOOK_DATA") from None
-        if self.events:
-            log.warning("spool.found events=%d bytes=%d", self.events, self.bytes)
 
     def count(self) -> None:
         """Count what waits: other processes append and drain as well. Raises OSError."""
@@ -151,6 +149,15 @@ class SpoolUsage(NamedTuple):
     bytes: int = 0
     left: int = 0
     set_aside: int = 0
+
+
+def list_events(directory: Path) -> Iterator[Event]:
+    """Yield the spooled events, oldest first, without the damaged ones. Changes nothing. Raises OSError."""
+    with DiskFile(directory, _NAME, ()).look() as connection:
+        rows = connection.execute("SELECT frame FROM events WHERE id > 0 ORDER BY id") if connection else ()
+        for (frame,) in rows:
+            with suppress(ValueError):
+                yield read_frame(frame)
 
 
 def find(directory: Path, beginning: str) -> tuple[str, str, float, int] | None:

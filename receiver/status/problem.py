@@ -62,7 +62,7 @@ _NOTES: Final = {
     "config_doubtful": "`runhook check` shows where",
     "disk_low": "free disk space soon",
     "part_unknown": "see above",
-    "part_silent": "it ended unexpectedly, or its host can't reach the ledger: look there",
+    "part_silent": "it ended unexpectedly, or its host can't reach the ledger: look there{look}",
     "spool_damaged": "inspect them: their events were acknowledged",
     "webhooks_missed": "Skyvern sends a webhook three times: `runhook reconcile --since 1d` lists missing results",
     "event_trouble": "`runhook explain {event}` shows it; `runhook events` lists them",

@@ -70,7 +70,13 @@ def _lost(report: StatusReport, gone: Mapping[str, PartSeen | None]) -> Iterator
         together = f"{_named_parts(each.beat.part for each in (first, *others))} on {first.beat.host} have"
         quiet = ago(min(each.age for each in (first, *others)))
         who, work = (together, "their work") if others else (f"{name_of(first)} has", "its work")
-        yield problem("part_silent", f"{who} been silent for {quiet}; others do {work}")
+        what, look = f"{who} been silent for {quiet}; others do {work}", ""
+        if first.beat.part == RECEIVER:
+            held, data = first.beat.details.get("spool_events", 0), first.beat.details.get("data")
+            what += f", but do not send its spool, which may hold acknowledged events: {data}/spool ({held} when it "
+            what += "last reported)"
+            look = '. If it does not return, see "A spool whose host is gone" in docs/how-to/operations.md'
+        yield problem("part_silent", what, look=look)
 
 
 def _stuck(seen: PartSeen) -> Problem:

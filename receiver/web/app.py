@@ -85,6 +85,8 @@ def check_at_start(settings: Settings, config: Config) -> str:
     full = ""
     spool = _spool(settings, config)
     spool.open()
+    if spool.events:
+        log.warning("spool.found events=%d bytes=%d", spool.events, spool.bytes)
     try:
         spool.check()
     except (SpoolFull, OSError) as error:

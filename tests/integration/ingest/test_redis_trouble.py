@@ -101,7 +101,7 @@ def test_a_spool_whose_host_is_gone_is_sent_from_its_disk(
 ) -> None:
     # Given a receiver that acked while Redis was away, and stopped, saying where they are
     receiver = receiver_factory(f"redis://127.0.0.1:{free_port()}/0")
-    acked = receiver.acked(*(body(number) for number in range(20)))
+    acked = receiver.acked(*(body(number) for number in range(18)), body(0, status="failed"), b"not JSON")
     elsewhere = receiver.call("spool", "send")
     assert elsewhere.returncode == 3
     assert elsewhere.stderr.startswith("runhook: Redis unavailable")
@@ -112,9 +112,15 @@ def test_a_spool_whose_host_is_gone_is_sent_from_its_disk(
     shutil.copytree(receiver.data / "spool", tmp_path / "disk" / "spool")
     server = valkey_factory()
     receiver.redis_url = server.url
+    # Then a dry run counts them and lists their runs, and sends nothing
+    shown = receiver.call("spool", "send", "--data", str(tmp_path / "disk"), "--dry-run")
+    runs = [f"tsk_{number:06d}" for number in range(18)]
+    assert shown.stdout.splitlines() == ["20 events of 18 runs (1 event names no run) to send", *runs]
+    assert ids_in_inbox(server) == []
+    # And without it all of them arrive, once, and nothing is left
     sent = receiver.call("spool", "send", "--data", str(tmp_path / "disk"))
-    # Then all of them arrive, once, and nothing is left
-    assert sent.stdout == "20 sent.\n", sent.stderr
+    assert sent.stdout == "20 events of 18 runs (1 event names no run) sent\n"
+    assert "spool.found" not in shown.stderr + sent.stderr
     assert sorted(ids_in_inbox(server)) == sorted(acked)
     assert receiver.call("spool", "send", "--data", str(tmp_path / "disk")).stdout == "the spool is empty\n"
     nowhere = receiver.call("spool", "send", "--data", str(tmp_path / "nothing"))

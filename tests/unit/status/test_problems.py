@@ -139,6 +139,12 @@ CASES: list[tuple[str, StatusReport, str, bool]] = [
     ("part_stuck", but(parts=[*WELL.parts, seen("clock", "b", stalled=100.0)]), "clock on b", False),
     ("part_silent", but(parts=[*WELL.parts, seen("clock", "b", age=100.0)]), "clock on b (process 7)", True),
     (
+        "part_silent",
+        but(parts=[*WELL.parts, seen("receiver", "b", age=100.0, details={"data": "/var/lib/r", "spool_events": 0})]),
+        "its spool, which may hold acknowledged events: /var/lib/r/spool (0 when it last reported)",
+        True,
+    ),
+    (
         "worker_split",
         without("deliver:ops", seen("deliver:ops", details={"apart": "it ended three times: killed by signal 6"})),
         "each sink have their own process on a: it ended three times: killed by signal 6",
