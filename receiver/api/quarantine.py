@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Final
@@ -55,6 +56,13 @@ class QuarantineRow(Result):
         return cls(received_at=refused.at, **{name: getattr(refused, name) for name in names})
 
 
+class ListedRequest(QuarantineRow):
+    """A request in quarantine, as the list shows it."""
+
+    run_id: str = Field(description="The run that its body names. Unverified: anybody can have sent it.")
+    identical: int = Field(description="Requests of this source in quarantine with the same body, itself included.")
+
+
 class QuarantinedBody(Result):
     """A request in quarantine with its body. `data`: null, and `problem` says why, for one that can't be shown."""
 
@@ -84,13 +92,20 @@ def kept(store: Quarantine, source: str) -> list[QuarantinedRequest]:
     return sorted(found, key=lambda each: (each.at, each.file))
 
 
-def list_quarantine(service: Service, _actor: Actor, wanted: PageParameters) -> Page[QuarantineRow]:
+def list_quarantine(service: Service, _actor: Actor, wanted: PageParameters) -> Page[ListedRequest]:
     """List requests in quarantine on this receiver's host, oldest first. Needs no ledger."""
     after = cursor.decode("quarantine", wanted.after, (float, str))
-    there = [each for each in kept(store_of(service), wanted.source) if after is None or (each.at, each.file) > after]
+    store = store_of(service)
+    found = kept(store, wanted.source)
+    there = [each for each in found if after is None or (each.at, each.file) > after]
     shown = there[: wanted.limit]
     place = (shown[-1].at, shown[-1].file) if len(there) > wanted.limit else None
-    return Page(items=[QuarantineRow.of(each) for each in shown], next=cursor.encode("quarantine", place))
+    same = Counter(each.id for each in found)  # of source and body
+    rows = [
+        ListedRequest(**dict(QuarantineRow.of(each)), run_id=store.run_named(each), identical=same[each.id])
+        for each in shown
+    ]
+    return Page(items=rows, next=cursor.encode("quarantine", place))
 
 
 def get_quarantined(service: Service, _actor: Actor, wanted: QuarantinedParameters) -> QuarantinedBody:

@@ -36,7 +36,7 @@ def list_(client: Client, output: Output = None, as_json: ListJson = False) -> N
     form = chosen_form(output, as_json)
     _require_data(client)
     rows = rows_of(client, LIST_QUARANTINE, LIST_QUARANTINE.validated({}), sys.maxsize)
-    columns = parse_columns("id source received=received_at bytes=size signature")
+    columns = parse_columns("id source run_(unverified)=run_id identical received=received_at bytes=size signature")
     print_rows((each.model_dump() for each in rows), columns, _EMPTY, form)
 
 

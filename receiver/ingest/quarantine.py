@@ -24,7 +24,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -194,15 +194,21 @@ class Quarantine:
                 for source, signature, sub, at, size, is_run, file in rows
             ]
 
-    def body(self, refused: QuarantinedRequest) -> bytes:
-        """Return the body of a kept request. Raises FileNotFoundError when it was dropped meanwhile, OSError."""
+    def body(self, refused: QuarantinedRequest, most: int = 1 << 30) -> bytes:
+        """Return the body of a kept request, up to `most` bytes. Raises FileNotFoundError when it was dropped
+        meanwhile, OSError."""
+        query = "SELECT substr(body, 1, ?) FROM refused WHERE file = ?"
         with self._file.look() as connection:
-            found = (
-                connection and connection.execute("SELECT body FROM refused WHERE file = ?", (refused.file,)).fetchone()
-            )
+            found = connection and connection.execute(query, (most, refused.file)).fetchone()
             if not found:
                 raise FileNotFoundError(refused.file)
             return bytes(found[0])
+
+    def run_named(self, refused: QuarantinedRequest) -> str:
+        """Return the id of the run that a kept request claims to be about, or "". Raises OSError."""
+        with suppress(FileNotFoundError):
+            return scan_run_id(self.body(refused, _BEGINNING))
+        return ""
 
     def remove(self, refused: Iterable[QuarantinedRequest]) -> None:
         """Drop requests. Raises OSError."""

@@ -56,6 +56,11 @@ def test_what_is_there_is_shown_redacted(service: Service, tmp_path: Path) -> No
     assert shown["data"]["password"] == "[redacted]"
     assert "hunter2" not in json.dumps(shown)
 
+    # And each with the run that it names, and how often its body is there
+    put(tmp_path, "skyvern", "tsk_1", "worse", password="hunter2", title="half \ud800")
+    rows = call(service, "list_quarantine")["items"]
+    assert [(row["run_id"], row["identical"]) for row in rows] == [("tsk_1", 2), ("tsk_2", 1), ("tsk_1", 2)]
+
     # And one of one source sees its own
     mine = actor("other")
     assert [row["source"] for row in call(service, "list_quarantine", mine)["items"]] == ["other"]
