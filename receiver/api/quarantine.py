@@ -59,7 +59,7 @@ class QuarantineRow(Result):
 class ListedRequest(QuarantineRow):
     """A request in quarantine, as the list shows it."""
 
-    run_id: str = Field(description="The run that its body names. Unverified: anybody can have sent it.")
+    run_id: str = Field(description="The run that its body names. Unverified: the signature fits no secret.")
     identical: int = Field(description="Requests of this source in quarantine with the same body, itself included.")
 
 
