@@ -300,20 +300,36 @@ def load_without_secrets(path: Path, environ: Mapping[str, str]) -> Config:
 
 
 def file_sections(path: Path) -> dict[str, str]:
-    """Return a short hash of each section of the config file, and of each source and sink; {} if it is unreadable.
+    """Return two hashes of each section of the config file, and of each source and sink; {} if it is unreadable.
 
-    Variables that have no default count as missing.
+    8 hex digits each; the second, which `portable` returns, ignores what may differ between hosts: `server` and
+    absolute paths. Variables that have no default count as missing.
     """
     try:
         value = parse(path.read_text(encoding="utf-8"), path, {}).value
         entries = {name: value[name] for name in value if name not in ("sources", "sinks")}
         entries |= {f"{name}.{key}": each for name in ("sources", "sinks") for key, each in value.get(name, {}).items()}
         return {
-            name: hashlib.sha256(json.dumps(each, sort_keys=True, default=str).encode()).hexdigest()[:8]
+            name: _hash(each) + _hash("" if name == "server" else _without_paths(each))
             for name, each in entries.items()
         }
     except (OSError, ValueError, TypeError, AttributeError, ConfigError):
         return {}
+
+
+def portable(sections: Mapping[str, str]) -> dict[str, str]:
+    """Return the hashes of `file_sections` that do not depend on the host."""
+    return {name: both[-8:] for name, both in sections.items() if name != "server"}
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:8]
+
+
+def _without_paths(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_paths(each) for name, each in value.items()}
+    return "" if isinstance(value, str) and value.startswith(("/", "sqlite:////")) else value
 
 
 def file_hash(path: Path) -> str:

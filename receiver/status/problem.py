@@ -21,7 +21,8 @@ _PROBLEMS: Final = {
     "webhooks_refused": "free disk space there, or start Redis. Skyvern sends a webhook three times; then Runhook "
     "polls for results of runs submitted here, and of sources with `watch: true`",
     "config_old": "restart them{effect}. Changed routes apply to earlier events by `runhook reroute --since TIME`",
-    "configs_differ": "copy the right file to each host, and restart the processes there{effect}",
+    "configs_differ": "copy the right file to each host, and restart the processes there{effect}. "
+    "`runhook reroute --since TIME` applies its routes to what they took",
     "redis_full": "start the ledger so that the inbox drains, raise maxmemory, or remove other data. Until then "
     "{until}, and sinks with a rate wait",
     "redis_away": "{start}. Until then {until}, deliveries are slower, and sinks with a rate wait",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
+from receiver.config.loader import portable
 from receiver.domain import parts
 from receiver.domain.counting import counted
 from receiver.domain.parts import BEAT_EVERY, CLOCK, DISPATCH, RECEIVER, PartSeen
@@ -38,7 +39,7 @@ def problems(report: StatusReport) -> Iterator[Problem]:
     # A worker that runs another file sends to that file's sinks: it must be restarted, and a second one would not help.
     restart = any(_of_worker(each.beat.part) for each in old)
     unserved = [part for part, last in gone.items() if restart and last is None and parts.sink_of(part)]
-    yield from _old_config(report, running, old, unserved)
+    yield from _old_config(report, old, unserved)
     gone = {part: last for part, last in gone.items() if part not in unserved}
     dead = {part: last for part, last in gone.items() if last is None or last.state != "stuck"}
     for part, last in dead.items():
@@ -152,19 +153,36 @@ def _left_spools(seen: list[PartSeen]) -> Iterator[Problem]:
 
 
 def _other_config(report: StatusReport, running: Iterable[PartSeen]) -> list[PartSeen]:
-    """Return the processes whose config file differs from the one here in more than its layout."""
-    here = report.config_sections
+    """Return the processes whose config file differs from the one here in more than its layout.
+
+    On hosts without a process of the file here, paths and addresses of the host may differ.
+    """
+    sections = {(it.beat.host, it.beat.pid): found for it in running if (found := it.beat.details.get("sections"))}
 
     def differs(each: PartSeen) -> bool:
-        theirs = each.beat.details.get("sections")
-        return each.beat.config not in ("", report.config_hash) and not (theirs and theirs == here)
+        theirs = sections.get((each.beat.host, each.beat.pid))
+        return each.beat.config not in ("", report.config_hash) and not (theirs and not _names(report, each, theirs))
 
     return [each for each in running if report.config_hash and differs(each)]
 
 
-def _old_config(
-    report: StatusReport, running: Iterable[PartSeen], old: list[PartSeen], unserved: list[str]
-) -> Iterator[Problem]:
+def _here(report: StatusReport) -> set[str]:
+    """Return the hosts with a process of the config file here."""
+    return {it.beat.host for it in report.parts if it.alive and it.beat.config == report.config_hash}
+
+
+def _names(report: StatusReport, seen: PartSeen, theirs: Any) -> list[str]:
+    """Return the names of the sections that differ between this process and the config file here."""
+    here = report.config_sections
+    if not isinstance(theirs, Mapping):
+        return ["all"]
+    current = _here(report)
+    if current and seen.beat.host not in current:
+        here, theirs = portable(here), portable(theirs)
+    return [name for name in sorted({*theirs, *here}) if theirs.get(name) != here.get(name)]
+
+
+def _old_config(report: StatusReport, old: list[PartSeen], unserved: list[str]) -> Iterator[Problem]:
     """Yield one problem for all processes that run another config file; a note if each sink has a worker."""
     if not old:
         return
@@ -173,7 +191,7 @@ def _old_config(
         hosts.setdefault(each.beat.host, []).append(each)
     where = "; ".join(f"{_roles(theirs)} on {host}{_changed(report, theirs)}" for host, theirs in hosts.items())
     effect = f"; until then nothing is sent to {', '.join(map(parts.sink_of, unserved))}" if unserved else ""
-    current = {each.beat.host for each in running if each.beat.config == report.config_hash}
+    current = _here(report)
     if current and not current & hosts.keys():
         here = f"{report.config_file} is in effect on {', '.join(sorted(current))}"
         yield problem("configs_differ", f"hosts run different configs: {here}, and not for {where}", effect=effect)
@@ -188,11 +206,10 @@ def _roles(seen: Iterable[PartSeen]) -> str:
 
 def _changed(report: StatusReport, seen: Iterable[PartSeen]) -> str:
     """Return in which sections the config of these processes differs from the one here."""
-    theirs: Any = next((found for each in seen if (found := each.beat.details.get("sections"))), None)
-    here = report.config_sections
-    if not isinstance(theirs, Mapping) or not here:
+    first = next((each for each in seen if isinstance(each.beat.details.get("sections"), Mapping)), None)
+    if first is None or not report.config_sections:
         return ""
-    names = [name for name in sorted({*theirs, *here}) if theirs.get(name) != here.get(name)]
+    names = _names(report, first, first.beat.details["sections"])
     return f" (changed: {', '.join(names[:5])}{' …' if len(names) > 5 else ''})"
 
 

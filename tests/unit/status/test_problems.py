@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from receiver.config.loader import file_sections
 from receiver.domain.breaker import Lane
 from receiver.domain.parts import PartBeat, PartSeen, expected
 from receiver.inbox.state import InboxState
@@ -422,6 +425,34 @@ def test_two_hosts_with_different_files_are_both_named() -> None:
         "hosts run different configs: config/runhook.yaml is in effect on a, and not for receiver, worker, "
         "clock on b (changed: routes)"
     )
+
+
+@pytest.mark.parametrize(("folder", "port", "route", "changed"), [("/b", 9000, "", ""), ("/a", 8000, "x", "routes")])
+def test_hosts_may_differ_in_paths_and_addresses(
+    tmp_path: Path, folder: str, port: int, route: str, changed: str
+) -> None:
+    def sections(folder: str, port: int, route: str) -> dict[str, str]:
+        sink = {"type": "files", "path": f"{folder}/out"}
+        file = {"server": {"port": port}, "sinks": {"archive": sink}, "routes": [route]}
+        (tmp_path / "c.yaml").write_text(json.dumps(file))
+        return file_sections(tmp_path / "c.yaml")
+
+    here, there = sections("/a", 8000, ""), {"sections": sections(folder, port, route)}
+    other = seen("clock", "b", config="other", details=there)
+
+    found = find(but(parts=[*WELL.parts, other], config_sections=here))
+    assert [changed in each.what for each in found] == ([True] if changed else [])
+    # But on one host, where the file was edited, all of it counts
+    (problem,) = find(
+        but(
+            parts=[
+                each if each.beat.part != "clock" else replace(other, beat=replace(other.beat, host="a"))
+                for each in WELL.parts
+            ],
+            config_sections=here,
+        )
+    )
+    assert problem.code == "config_old"
 
 
 def test_lost_processes_are_named_once_and_for_an_hour() -> None:
