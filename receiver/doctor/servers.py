@@ -45,8 +45,8 @@ _USED: Final = {
     "rq:*": """
     BLMOVE KEY KEY LEFT RIGHT 1; DEL KEY; EXISTS KEY; EXPIRE KEY 1; HGET KEY field; HGETALL KEY;
     HINCRBY KEY field 1; HMGET KEY field; HSET KEY field value; LLEN KEY; LRANGE KEY 0 1; LREM KEY 0 value;
-    RPUSH KEY value; SADD KEY member; SMEMBERS KEY; SREM KEY member; TYPE KEY; ZADD KEY 1 member; ZRANGE KEY 0 1;
-    ZRANGEBYSCORE KEY 0 1; ZREM KEY member; ZREMRANGEBYSCORE KEY 0 1
+    PERSIST KEY; RPUSH KEY value; SADD KEY member; SMEMBERS KEY; SREM KEY member; TYPE KEY; ZADD KEY 1 member;
+    ZRANGE KEY 0 1; ZRANGEBYSCORE KEY 0 1; ZREM KEY member; ZREMRANGEBYSCORE KEY 0 1
     """,
 }
 # Commands whose subcommands an ACL allows separately.
@@ -142,7 +142,7 @@ def clock_of(check: str, name: str, theirs: float, began: float, took: float) ->
 
 def commands() -> list[str]:
     """Return the names of all commands that are tried, each once: XADD, or XGROUP CREATE."""
-    return sorted({"MULTI", "EXEC", "DISCARD", *(_name(command) for _, command in _used())})
+    return sorted({"WATCH", "MULTI", "EXEC", "DISCARD", *(_name(command) for _, command in _used())})
 
 
 def of_redis_user(client: redis.Redis) -> Finding:
@@ -162,7 +162,8 @@ def of_redis_user(client: redis.Redis) -> Finding:
         return False
 
     try:
-        refused = [command for command in ("MULTI", "EXEC") if is_refused(command)]
+        begun = ("WATCH", "rq:doctor"), ("MULTI",), ("EXEC",)
+        refused = [command[0] for command in begun if is_refused(*command)]
         if not refused and not is_refused("MULTI"):
             refused = [
                 _name(command) + (f" on {keys}" if keys else "") for keys, command in _used() if is_refused(*command)
