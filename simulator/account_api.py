@@ -1,4 +1,4 @@
-"""The simulated API over HTTP, about what an account has besides runs: agents, schedules, uploads, the Test button."""
+"""The simulated API over HTTP: agents, schedules, uploads, the Test button."""
 
 from __future__ import annotations
 
@@ -15,21 +15,16 @@ from simulator.requests import (
     Handler,
     PressedTest,
     Rejection,
-    apply_faults,
+    called,
     json_of,
-    key_of,
     validated,
-    world_of,
 )
 from simulator.runs import now
 from simulator.world import World
 
 
 async def _called(request: Request) -> World:
-    """Return the World, once the key is checked and the faults of this call have had their way."""
-    world, _ = world_of(request), key_of(request)
-    world.stats["account_calls"] += 1
-    await apply_faults(world)
+    world, *_ = await called(request, "account_calls")
     return world
 
 
@@ -86,7 +81,7 @@ async def _update_agent(request: Request) -> Response:
 
 
 async def _definition(request: Request) -> tuple[dict[str, Any], AgentDefinition]:
-    """Return the definition in the request. Raises Rejection (422) for none, and for one in the form of an answer."""
+    """Return the definition in the request. Raises Rejection (422) if it is missing or has the form of an answer."""
     given = await json_of(request)
     if request.method == "POST":
         given = given.get("json_definition") or {}

@@ -1,4 +1,4 @@
-"""The simulated API over HTTP, about runs: Skyvern's paths, answers and errors. What is behind it is in world.py."""
+"""The simulated API over HTTP, about runs: Skyvern's paths, answers and errors. The state is in world.py."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from starlette.types import Receive, Scope, Send
 
 from simulator import agents, bodies
 from simulator.account_api import ACCOUNT_ROUTES
-from simulator.artifacts import byte_range
 from simulator.control import CONTROL_ROUTES
 from simulator.faults import Fault, chance
 from simulator.options import Options
@@ -36,6 +35,7 @@ from simulator.requests import (
     apply_faults,
     base_of,
     callback_of,
+    called,
     caller_gone,
     http_error,
     json_of,
@@ -169,9 +169,7 @@ def _answer(body: Any, faults: frozenset[Fault]) -> Response:
 
 
 async def _get_run(request: Request) -> Response:
-    world, _ = world_of(request), key_of(request)
-    world.stats["polls"] += 1
-    faults = await apply_faults(world)
+    world, _, faults = await called(request, "polls")
     run = run_of(request)
     run.polls += 1
     return _answer(bodies.answer(run, world.storage.link), faults)
@@ -179,9 +177,7 @@ async def _get_run(request: Request) -> Response:
 
 async def _get_whole(request: Request) -> Response:
     """Answer one of the calls of Skyvern's own UI about a run: each knows runs of its own kind only."""
-    world, _ = world_of(request), key_of(request)
-    world.stats["looks"] += 1
-    faults = await apply_faults(world)
+    world, _, faults = await called(request, "looks")
     path = request.url.path
     kind = "workflows" if "/workflows/" in path else "v2" if path.startswith("/api/v2/") else "v1"
     run = run_of(request)
@@ -194,9 +190,7 @@ async def _get_whole(request: Request) -> Response:
 
 
 async def _list_runs(request: Request) -> Response:
-    world, _ = world_of(request), key_of(request)
-    world.stats["lists"] += 1
-    await apply_faults(world)
+    world, *_ = await called(request, "lists")
     query = request.query_params
     given: dict[str, Any] = {name: query[name] for name in ("page", "page_size", "search_key") if name in query}
     several = ("status", "run_type", "workflow_permanent_id")
@@ -214,17 +208,13 @@ async def _list_runs(request: Request) -> Response:
 
 
 async def _cancel_run(request: Request) -> Response:
-    world, key = world_of(request), key_of(request)
-    world.stats["cancels"] += 1
-    await apply_faults(world)
+    world, key, _ = await called(request, "cancels")
     await world.cancel(run_of(request, "Run not found {}"), key)
     return JSONResponse(None)
 
 
 async def _cancel_runs(request: Request) -> Response:
-    world, key = world_of(request), key_of(request)
-    world.stats["cancels"] += 1
-    await apply_faults(world)
+    world, key, _ = await called(request, "cancels")
     run_ids = dict.fromkeys(validated(BulkCancel, await json_of(request)).run_ids)
     known = [world.runs[run_id] for run_id in run_ids if run_id in world.runs]
     await asyncio.gather(*(world.cancel(run, key) for run in known))
@@ -234,9 +224,7 @@ async def _cancel_runs(request: Request) -> Response:
 
 
 async def _retry_webhook(request: Request) -> Response:
-    world, key = world_of(request), key_of(request)
-    world.stats["webhook_retries"] += 1
-    await apply_faults(world)
+    world, key, _ = await called(request, "webhook_retries")
     given = await json_of(request) if await request.body() else {}
     run = run_of(request, "Run {} not found")
     if run.type == "yutori_navigator":
@@ -255,9 +243,7 @@ async def _retry_webhook(request: Request) -> Response:
 
 
 async def _list_artifacts(request: Request) -> Response:
-    world, _ = world_of(request), key_of(request)
-    world.stats["artifact_lists"] += 1
-    await apply_faults(world)
+    world, *_ = await called(request, "artifact_lists")
     run = world.artifact_owner(request.path_params["run_id"])
     wanted = request.query_params.getlist("artifact_type")
     return JSONResponse(
@@ -283,15 +269,8 @@ async def _artifact_content(request: Request) -> Response:
         raise Rejection(404, f"Artifact not found {artifact_id}")
     world.stats["contents"] += 1
     disposition = f'attachment; filename="{stored.name}"' if stored.name else "inline"
-    headers = {"Content-Disposition": disposition, "Accept-Ranges": "bytes", "X-Content-Type-Options": "nosniff"}
-    length = len(stored.content)
-    part = byte_range(request.headers.get("range"), length)
-    if part == "unsatisfiable":
-        return Response(status_code=416, headers={**headers, "Content-Range": f"bytes */{length}"})
-    if part is None:
-        return Response(stored.content, media_type=stored.content_type, headers=headers)
-    headers["Content-Range"] = f"bytes {part[0]}-{part[1]}/{length}"
-    return Response(stored.content[part[0] : part[1] + 1], 206, headers, stored.content_type)
+    headers = {"Content-Disposition": disposition, "X-Content-Type-Options": "nosniff"}
+    return Response(stored.content, media_type=stored.content_type, headers=headers)
 
 
 async def _heartbeat(_: Request) -> Response:

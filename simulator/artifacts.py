@@ -6,7 +6,6 @@ import hashlib
 import struct
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Literal
 
 from simulator.samples.artifacts import CONTENTS
 
@@ -58,25 +57,6 @@ class StoredArtifact:
     def announced(self) -> StoredArtifact:
         """Return the seed under a record that already has the whole size: Skyvern changes the record, then uploads."""
         return replace(self.seed(), size=self.size)
-
-
-def byte_range(header: str | None, length: int) -> tuple[int, int] | Literal["unsatisfiable"] | None:
-    """Return (first, last) byte of a Range header; None when it is to be ignored: several ranges, or none of bytes."""
-    unit, _, spec = (header or "").strip().partition("=")
-    first, dash, last = spec.strip().partition("-")
-    if unit.strip().lower() != "bytes" or not dash or not all(_digits(part) for part in (first, last) if part):
-        return None
-    if not first:
-        if not last or int(last) == 0:
-            return None
-        start, end = max(length - int(last), 0), length - 1
-    else:
-        start, end = int(first), min(int(last), length - 1) if last else length - 1
-    return (start, end) if start < length and end >= start else "unsatisfiable"
-
-
-def _digits(text: str) -> bool:
-    return text.isascii() and text.isdigit()
 
 
 def content(type_: str, run_id: str) -> bytes:

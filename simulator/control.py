@@ -1,4 +1,4 @@
-"""What only a simulation has: calls that look into it and that make things happen, under /_sim. No key is needed."""
+"""Calls that only a simulation has, under /_sim: show its state, start runs and schedules. They need no key."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class OutsideRun(BaseModel):
 
 
 class ControlledAgent(BaseModel):
-    """The body of POST /_sim/agents: an agent with an id of one's own."""
+    """The body of POST /_sim/agents: an agent with a chosen id."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -52,7 +52,7 @@ class ControlledAgent(BaseModel):
 
 
 class ControlledSchedule(BaseModel):
-    """The body of POST /_sim/schedules: a schedule as it could have been made at any time, however short its pauses."""
+    """The body of POST /_sim/schedules: a schedule, with any creation time and interval."""
 
     model_config = ConfigDict(extra="forbid")
 

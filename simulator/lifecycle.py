@@ -1,8 +1,8 @@
 """How a simulated run proceeds: its statuses, its files, its webhooks. Knows no API.
 
 What Skyvern 1.0.56 does at the end of a run, in this order: the final status is set; the recording is written out,
-its record first; uploads end; downloads are saved; the webhook goes out. Who asks in between sees a final run with a
-part of its files, or with none.
+its record first; uploads end; downloads are saved; the webhook goes out. A poll in between sees a final run with some
+or none of its files.
 """
 
 from __future__ import annotations

@@ -165,6 +165,13 @@ async def apply_faults(world: World, text: str = "") -> frozenset[Fault]:
     return faults
 
 
+async def called(request: Request, counter: str) -> tuple[World, str | None, frozenset[Fault]]:
+    """Check the key, count the call, and apply its faults. Returns the World, the key and the faults."""
+    world, key = world_of(request), key_of(request)
+    world.stats[counter] += 1
+    return world, key, await apply_faults(world)
+
+
 async def json_of(request: Request) -> dict[str, Any]:
     """Return the request's body. Raises Rejection (422) unless it is a JSON object."""
     try:
@@ -230,7 +237,7 @@ async def rejection(_: Request, error: Exception) -> Response:
 
 
 async def http_error(_: Request, error: Exception) -> Response:
-    """Return the answer to a request for a path or method that there is not."""
+    """Return the answer to a request for an unknown path or method."""
     assert isinstance(error, HTTPException)
     return JSONResponse({"detail": error.detail}, error.status_code, error.headers)
 
