@@ -64,7 +64,9 @@ def init(
         chosen = chosen or _ask_destinations()
         for name in chosen:
             each = DESTINATIONS[name]
-            values[each.variable] = _ask(f"{each.question}; empty: later", _value_check(name), hidden=each.hidden)
+            values[each.variable] = _ask(
+                f"{each.question}; Enter to set it later", _value_check(name), hidden=each.hidden
+            )
     values["SKYVERN_BASE_URL"] = base
     later = [name for name in chosen if not values.get(DESTINATIONS[name].variable)]
     schema = json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
@@ -115,7 +117,7 @@ def _ask(question: str, check: Callable[[str], str], *, hidden: bool = False) ->
 
 def _ask_key(base: str) -> str:
     """Return an API key that was tried, that the user keeps although it fails, or "" for later."""
-    while key := _ask("Skyvern API key (hidden; empty: later)", _text_problem, hidden=True):
+    while key := _ask("Skyvern API key (hidden; Enter to set it later)", _text_problem, hidden=True):
         problem = _key_problem(base, key)
         if not problem:
             typer.echo("  Skyvern accepts the key.")
@@ -154,7 +156,7 @@ def _ask_destinations() -> list[str]:
             return str(error)
         return ""
 
-    return _destinations(_ask("Numbers or names; empty: no more", check))
+    return _destinations(_ask("Numbers or names; Enter to finish", check))
 
 
 # --- What is right

@@ -196,8 +196,8 @@ def on_terminal(folder: Path, *arguments: str) -> Terminal:
 def test_a_person_can_leave_the_key_for_later(folder: Path) -> None:
     with on_terminal(folder) as terminal:
         terminal.answer("Do you run your own Skyvern server? [y/N]", "")
-        terminal.answer("Skyvern API key (hidden; empty: later)", "", hidden=True)
-        terminal.answer("Numbers or names; empty: no more", "")
+        terminal.answer("Skyvern API key (hidden; Enter to set it later)", "", hidden=True)
+        terminal.answer("Numbers or names; Enter to finish", "")
         assert terminal.end() == 0, terminal.shown
     assert written(folder) == FILES
     assert dotenv(folder) == {}
