@@ -13,25 +13,22 @@ since: only those that were created within the time are fetched, each of them on
 
 from __future__ import annotations
 
-import asyncio
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Sequence
-from concurrent.futures import Executor
-from contextlib import suppress
+from collections.abc import Callable, Collection, Sequence
 from typing import Final, NamedTuple
 
 from receiver.domain.callback_url import token_of
 from receiver.domain.run import Run, parse
-from receiver.domain.submission import OPEN, SubmissionMove
-from receiver.ledger import Connection, Ledger, LedgerUnavailable
-from receiver.ledger.submissions import lifecycle, polls, records
+from receiver.domain.submission import SubmissionMove
+from receiver.ledger import Connection, Ledger
+from receiver.ledger.submissions import lifecycle, polls
 from receiver.ledger.submissions.lifecycle import WhenLate
 from receiver.ledger.submissions.records import Submission
 from receiver.reconcile.listing import read_back
 from receiver.reconcile.source import PolledSource
-from receiver.skyvern.responses import Answered, ListedRun, Patience, listed_runs
+from receiver.skyvern.responses import Answered, ListedRun, listed_runs
 
 # Seconds by which Skyvern's clock may differ from ours.
 SKEW: Final = 120.0
@@ -41,14 +38,6 @@ TOKEN_SEARCHES: Final = 5
 _SEARCHABLE: Final = frozenset({"agents", "workflows", "login", "download_files", "legacy_workflow"})
 # Maximum runs of the same call that are fetched, to check that the list shows its tokens.
 REFERENCE_RUNS: Final = 3
-# Maximum runs that a search fetches while the caller of a submit waits.
-INLINE_READS: Final = 40
-# Pauses before the searches that are made while the caller of a submit still waits, in seconds.
-INLINE: Final = (0.5, 2.0, 4.0)
-# Seconds that those searches may take in all: a Skyvern that has just lost an answer may well hang.
-INLINE_FOR: Final = 25.0
-# Of one call in those searches.
-INLINE_PATIENCE: Final = Patience(tries=1, limit=8.0)
 _REMEMBERED: Final = 5000
 
 
@@ -213,34 +202,3 @@ class Resolver:
             while len(self._seen) > _REMEMBERED:
                 self._seen.popitem(last=False)
         return token, fetched
-
-    def still_open(self, submission_id: str) -> bool:
-        """Whether it is not known yet if the submission has a run. Raises LedgerUnavailable."""
-        found = self._ledger.read(lambda connection: records.one(connection, submission_id))
-        return found is not None and found.state in OPEN
-
-
-async def search_for_run(
-    resolver: Resolver,
-    submission: Submission,
-    due_at: Callable[[float], float],
-    pool: Executor | None,
-    pauses: Iterable[float] = INLINE,
-    within: float = INLINE_FOR,
-) -> Answered | None:
-    """Search for the run of a lost response a few times, while the caller of the submit waits. None if it is not found.
-
-    `pool`: whose threads search; where all are busy, the time may be up before one is free. `pauses`: before each
-    search. `within`: the seconds of all.
-    """
-    loop = asyncio.get_running_loop()
-    with suppress(LedgerUnavailable, TimeoutError):
-        async with asyncio.timeout(within):
-            for pause in pauses:
-                await asyncio.sleep(pause)
-                found = await loop.run_in_executor(pool, resolver.resolve, [submission], due_at)
-                if submission.id in found.runs:
-                    return found.runs[submission.id].answer
-                if not await loop.run_in_executor(pool, resolver.still_open, submission.id):
-                    return None
-    return None

@@ -11,7 +11,6 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final
@@ -34,7 +33,7 @@ from receiver.errors import ConfigError
 from receiver.ledger import Ledger, LedgerDataError, LedgerUnavailable
 from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import AsyncLedger, limit_waits
-from receiver.reconcile.resolver import INLINE_PATIENCE, INLINE_READS, Resolver, search_for_run
+from receiver.reconcile.resolver import Resolver
 from receiver.reconcile.source import PolledSource
 from receiver.runtime.redis_client import connect
 from receiver.runtime.throttle import RateLimits, TokenBucket
@@ -74,6 +73,9 @@ REPLY_LIMIT: Final = 3.5
 # Seconds in which an uploaded file must be received.
 UPLOAD_TIMEOUT: Final = 600.0
 UPLOADS: Final = frozenset({"/v1/upload_file", "/api/v1/upload_file"})
+# Of one call in the searches for the run of a lost answer, and maximum runs that one search fetches.
+SEARCH_PATIENCE: Final = Patience(tries=1, limit=8.0)
+SEARCH_READS: Final = 40
 # Of a look at a run that is waited for: the next look is the retry.
 LOOK_PATIENCE: Final = Patience(tries=1, limit=5.0)
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
@@ -142,8 +144,6 @@ class _Api:
         self._proxy = Proxy(ledger)
         self._retrier = WebhookRetrier(ledger, self._results, self._states, limits.retry_webhook)
 
-        searching = ThreadPoolExecutor(8, "submit-proof")  # of their own: they may all hang at once
-        self._closing.callback(searching.shutdown, wait=False, cancel_futures=True)
         look_budget, look_limits = parse_rate(config.submit.look_budget), RateLimits(redis)
 
         async def take_look(source: str) -> bool:
@@ -159,18 +159,12 @@ class _Api:
             if (account := configured.api(settings.skyvern_base_url)) is None:
                 continue
             try:
-                api, reader = SkyvernAPI(*account), SkyvernReader(*account, patience=INLINE_PATIENCE)
+                api, reader = SkyvernAPI(*account), SkyvernReader(*account, patience=SEARCH_PATIENCE)
             except ConfigError as problem:
                 raise ConfigError(*(f"{settings.config}: sources.{name}.{each}" for each in problem.problems)) from None
-            find_run = partial(
-                search_for_run,
-                Resolver(PolledSource(name, reader, lambda n: n, reads=INLINE_READS), blocking, late),
-                due_at=lambda now: now + config.reconcile.after,
-                pool=searching,
-                pauses=limits.searches,
-                within=limits.searching,
-            )
-            self.sources[name] = Source(name, api, hooks_of(settings.public_url, name), secrets, allowed, find_run)
+            polled = PolledSource(name, reader, lambda n: n, reads=SEARCH_READS)
+            resolver = Resolver(polled, blocking, late)
+            self.sources[name] = Source(name, api, hooks_of(settings.public_url, name), secrets, allowed, resolver)
             look_api = SkyvernAPI(*account, patience=LOOK_PATIENCE)
             note_end = partial(self._results.note_end, name)
             watches[name] = RunWatch(name, look_api, partial(take_look, name), note_end)
@@ -178,7 +172,7 @@ class _Api:
             self._closing.push_async_callback(api.aclose)
             self._closing.push_async_callback(watches[name].close)
         self._closing.push_async_callback(self._states.close)
-        self._submitter = Submitter(ledger, redactor, config.reconcile.after, late, limits.recording)
+        self._submitter = Submitter(ledger, redactor, config.reconcile.after, late, limits)
 
     def serve(self, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         """Return `handler` for authenticated callers, with a response for each error, and for a stop."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from receiver.reconcile.resolver import INLINE, INLINE_FOR
 from receiver.web import sse
 from receiver.web.limits import BODY_TIMEOUT, MAX_CALLS
 
@@ -13,19 +12,19 @@ class SubmitLimits(NamedTuple):
     """Limits of one process, in seconds unless noted.
 
     `calls`: that may be under way. `body`: in which the body of a call must come. `upload`: bytes of an uploaded file,
-    which is passed on while it comes, so submit.max_body need not bound it; Skyvern refuses over 30 MB.
-    `searches`: pauses before the searches for the run of a lost answer, while the caller waits, and `searching`: what
-    they may take in all. `recording`: that a reply waits until it is recorded; a ledger that hangs records it later.
-    `after_wait`: that Skyvern may take to say how a run is whose caller has waited for it; `after_stop`: when the
-    process stops. `retry_webhook`: that the call waits for the attempt; Skyvern takes up to 60, and SDKs wait that
-    long. `keep_alive`: between two signs of life in a stream of events.
+    which is passed on while it comes, so submit.max_body need not bound it; Skyvern refuses over 30 MB. `searches`:
+    pauses before the searches for the run of a lost answer, while the caller waits, and `searching`: what they may take
+    in all: a Skyvern that has just lost an answer may well hang. `recording`: that a reply waits until it is recorded;
+    a ledger that hangs records it later. `after_wait`: that Skyvern may take to say how a run is whose caller has
+    waited for it; `after_stop`: when the process stops. `retry_webhook`: that the call waits for the attempt; Skyvern
+    takes up to 60, and SDKs wait that long. `keep_alive`: between two signs of life in a stream of events.
     """
 
     calls: int = MAX_CALLS
     body: float = BODY_TIMEOUT
     upload: int = 64 << 20
-    searches: tuple[float, ...] = INLINE
-    searching: float = INLINE_FOR
+    searches: tuple[float, ...] = (0.5, 2.0, 4.0)
+    searching: float = 25.0
     recording: float = 4.0
     after_wait: float = 8.0
     after_stop: float = 3.0

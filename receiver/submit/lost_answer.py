@@ -1,19 +1,25 @@
-"""The reply to a submit whose answer was lost: made of its run, once that is known by its webhook or by a search."""
+"""The reply to a submit whose answer was lost: made of its run, once that is known by its webhook or by a search in
+Skyvern's API, which is repeated while the caller waits."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import parse
+from receiver.domain.submission import OPEN
 from receiver.ledger import LedgerDataError, LedgerUnavailable
 from receiver.ledger.async_ledger import AsyncLedger
 from receiver.ledger.submissions import lifecycle, records
 from receiver.ledger.submissions.records import Submission
 from receiver.skyvern.responses import Answer, Answered
 from receiver.submit.endpoints import short_answer
+from receiver.submit.limits import SubmitLimits
 from receiver.submit.replies import for_submission, relay
 from receiver.submit.source import Source
 from receiver.web.responses import Reply
@@ -36,11 +42,37 @@ def redacted(redactor: Redactor, body: bytes) -> bytes:
 
 
 class LostAnswers:
-    """Answers of all sources that did not come. `redactor`: masks what is kept of a reply."""
+    """Answers of all sources that did not come. `redactor`: masks what is kept of a reply. `poll_after`: seconds until
+    a run that was found is polled."""
 
-    def __init__(self, ledger: AsyncLedger, redactor: Redactor) -> None:
+    def __init__(self, ledger: AsyncLedger, redactor: Redactor, poll_after: float, limits: SubmitLimits) -> None:
         self._ledger = ledger
         self._redactor = redactor
+        self._poll_after = poll_after
+        self._limits = limits
+        self._pool = ThreadPoolExecutor(8, "submit-proof")  # of its own: the searches may all hang at once
+
+    async def find_run(self, source: Source, submission: Submission) -> Answered | None:
+        """Search for the run of a submission a few times. Returns the GET of it, or None if it is not found."""
+        if source.resolver is None:
+            return None
+        loop = asyncio.get_running_loop()
+        with suppress(LedgerUnavailable, TimeoutError):
+            async with asyncio.timeout(self._limits.searching):
+                for pause in self._limits.searches:
+                    await asyncio.sleep(pause)
+                    search = partial(source.resolver.resolve, [submission], lambda now: now + self._poll_after)
+                    found = await loop.run_in_executor(self._pool, search)
+                    if submission.id in found.runs:
+                        return found.runs[submission.id].answer
+                    current = await self.reload(submission)
+                    if current is None or current.state not in OPEN:
+                        return None
+        return None
+
+    def close(self) -> None:
+        """End the searches that have not begun."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def reload(self, submission: Submission) -> Submission | None:
         """Return the submission as it is now. Raises LedgerUnavailable."""
@@ -53,7 +85,7 @@ class LostAnswers:
         try:
             current = await self.reload(submission)
             if current is None or not current.run_id:
-                answer = await source.find_run(submission)
+                answer = await self.find_run(source, submission)
                 current = await self.reload(submission)
         except LedgerUnavailable:
             return None

@@ -6,7 +6,6 @@ words and without a name server. The checks are those of the call itself.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -17,29 +16,24 @@ from handlers.support.guarded_client import parse_url
 from handlers.support.url import MAX_URL, PORTS, split_userinfo
 from receiver.domain.agent_url import where
 from receiver.ledger.api_keys import Key
-from receiver.ledger.submissions.records import Submission
+from receiver.reconcile.resolver import Resolver
 from receiver.skyvern.client import SkyvernAPI
-from receiver.skyvern.responses import Answered
 from receiver.submit.replies import NO_SECRETS, SecretScan
 from receiver.web.responses import Refusal, error
-
-
-async def _nothing(_: Submission) -> None:
-    return None
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
     """`callback_base`: the URL at which its webhooks reach us, without the token, or "". `secrets`: what no answer may
-    hold, of all sources. `allowed`: the private addresses that callers' webhooks may have. `find_run`: searches Skyvern
-    for the run of a submission whose answer was lost, and returns the GET of it, or None."""
+    hold, of all sources. `allowed`: the private addresses that callers' webhooks may have. `resolver`: finds the
+    runs of submissions whose answers were lost."""
 
     name: str
     api: SkyvernAPI
     callback_base: str = ""
     secrets: SecretScan = NO_SECRETS
     allowed: AllowedAddresses = field(default_factory=lambda: AllowedAddresses(()))
-    find_run: Callable[[Submission], Awaitable[Answered | None]] = _nothing
+    resolver: Resolver | None = None
 
     def callback_url(self, submission_id: str) -> str:
         """Return Runhook's URL, which Skyvern calls for a submission; "" without a public URL."""

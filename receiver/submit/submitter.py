@@ -23,6 +23,7 @@ from receiver.ledger.submissions.records import Submission
 from receiver.runtime.background import awaited
 from receiver.skyvern.responses import Answer, Answered, Created, Lost, Unreachable, submitted
 from receiver.submit.endpoints import SubmitCall
+from receiver.submit.limits import SubmitLimits
 from receiver.submit.lost_answer import DISCONNECTED, IsDisconnected, LostAnswers, json_reply, redacted
 from receiver.submit.prepare import Prepared, prepare
 from receiver.submit.replies import (
@@ -67,18 +68,17 @@ async def _never() -> bool:
 
 
 class Submitter:
-    """Submits of all sources in this process. `poll_after`: seconds until a run without limits of its own is polled.
-    `recording`: seconds that a reply waits until it is recorded."""
+    """Submits of all sources in this process. `poll_after`: seconds until a run without limits of its own is polled."""
 
     def __init__(
-        self, ledger: AsyncLedger, redactor: Redactor, poll_after: float, when_late: WhenLate, recording: float
+        self, ledger: AsyncLedger, redactor: Redactor, poll_after: float, when_late: WhenLate, limits: SubmitLimits
     ) -> None:
         self._ledger = ledger
         self._when_late = when_late
         self._redactor = redactor
-        self._lost = LostAnswers(ledger, redactor)
+        self._lost = LostAnswers(ledger, redactor, poll_after, limits)
         self._poll_after = poll_after
-        self._recording = recording
+        self._recording = limits.recording
         self._tasks: dict[str, asyncio.Future[Reply]] = {}
         self._recordings: set[asyncio.Future[Submission | None]] = set()
 
@@ -204,7 +204,7 @@ class Submitter:
                 if time.monotonic() > resolve_at:
                     if submission.run_id:
                         break  # its run is known; that answer will do
-                    if await source.find_run(submission) is not None:
+                    if await self._lost.find_run(source, submission) is not None:
                         return await self._lost.reload(submission) or submission
                     resolve_at = time.monotonic() + RESOLVE_INTERVAL
             found = await self._lost.reload(submission)
@@ -235,3 +235,4 @@ class Submitter:
         left: list[asyncio.Future[Any]] = [*self._tasks.values(), *self._recordings]
         for task in left:
             task.cancel()
+        self._lost.close()
