@@ -60,6 +60,7 @@ class Receipt:
     `keys`: what was written (object keys, file paths), in a stable order.
     `urls`: lasting links by name ("run.json", "recording", "invoice.pdf"), for sinks that wait for this one.
     `files`: which key holds a file of the run, by its name in the event, where the key does not end in that name.
+    `sizes`: the bytes of each file of the run that was stored, by its name in the event.
     `note`: something an operator should see, such as an artifact that was over the size cap.
     """
 
@@ -67,6 +68,7 @@ class Receipt:
     keys: tuple[str, ...] = ()
     urls: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
+    sizes: Mapping[str, int] = field(default_factory=dict)
     note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -78,6 +80,8 @@ class Receipt:
             parts["urls"] = dict(self.urls)
         if self.files:
             parts["files"] = dict(self.files)
+        if self.sizes:
+            parts["sizes"] = dict(self.sizes)
         if self.note:
             parts["note"] = self.note
         return parts

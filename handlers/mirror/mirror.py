@@ -165,6 +165,7 @@ class Mirror:
             keys=tuple(places.values()),
             urls={name: url for name, url in urls.items() if url},
             files={name: place for name, place in places.items() if not place.endswith("/" + name)},
+            sizes={each.name: each.size for each in stored},
             note=_note(stored, skipped),
         )
 

@@ -56,7 +56,7 @@ class ArtifactRow(Result):
     url: str
     artifact_id: str | None
     sha256: str | None
-    size: int | None = Field(description="Bytes, where the sender says.")
+    size: int | None = Field(description="Bytes, where the sender or a sink that stored it says.")
     stored: list[StoredCopy]
 
 
@@ -134,12 +134,18 @@ def _files(connection: Connection, run: Mapping[str, Any], redactor: Redactor) -
             "url": without_query(file.url),
             "artifact_id": file.artifact_id,
             "sha256": file.sha256,
-            "size": file.size,
+            "size": file.size if file.size is not None else _stored_size(file, found),
             "stored": _copies(file, receipts),
         }
         for file in files
     ]
     return rows, len(body.raw)
+
+
+def _stored_size(file: Artifact, receipts: Sequence[Row]) -> int | None:
+    """Return the size of the file by the newest receipt that names it."""
+    sizes = (each["receipt"].get("sizes", {}).get(file.name) for each in receipts)
+    return next((size for size in sizes if size is not None), None)
 
 
 def _copies(file: Artifact, receipts: Sequence[tuple[Row, Mapping[str, str]]]) -> list[Row]:

@@ -59,12 +59,14 @@ def names_of(files: Sequence[ArtifactRow]) -> list[str]:
 
 def _fetch(client: Client, row: ArtifactRow, target: Path, pause: float, *, force: bool) -> str:
     """Download one file and return a description. Raises NotFound, Busy, NotStarted and _Rejected."""
-    if os.path.lexists(target) and not force:
-        if target.is_file() and row.sha256 and _digest(target) == row.sha256:
-            return "already downloaded"
-        raise _Rejected("skipped: the file exists; --force replaces it")
     if target.is_dir() and not target.is_symlink():
         raise _Rejected("skipped: a folder of this name exists")
+    if os.path.lexists(target) and not force:
+        if not row.sha256 or not target.is_file():
+            raise _Rejected("skipped: the file exists, and the run's checksum is not known; --force replaces it")
+        if _digest(target) == row.sha256:
+            return "up to date, checksum verified"
+        raise _Rejected("skipped: a different file of this name exists; --force replaces it")
     wanted = ContentParameters(run_id=row.run_id, name=row.name, source=row.source, skyvern=True)
     part = target.with_name(f".{target.name[:100]}.part")
     try:
@@ -78,8 +80,9 @@ def _fetch(client: Client, row: ArtifactRow, target: Path, pause: float, *, forc
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
-    checked = ", checksum verified" if row.sha256 and not encoding else ""
-    return f"{shown_size(size)}{checked}" + (f", encoded as {clean(encoding, 40)}: {target.name}" if encoding else "")
+    if encoding:
+        return f"{shown_size(size)}, encoded as {clean(encoding, 40)}, checksum not verified: {target.name}"
+    return f"{shown_size(size)}, checksum {'verified' if row.sha256 else 'not known'}"
 
 
 def _receive_with_retries(client: Client, wanted: ContentParameters, part: Path, pause: float) -> tuple[int, str]:

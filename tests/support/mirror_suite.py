@@ -60,6 +60,7 @@ class MirrorSuite:
         names = ["run.json", "invoice.pdf", "recording.webm", "screenshot.png", "screenshot.png", "manifest.json"]
         assert [plain(key) for key in receipt.keys] == names
         assert receipt.id.endswith(run + delivery.event_id + "/")
+        assert receipt.sizes == {name: len(content) for name, content in files_of(place.tree(), delivery).items()}
         assert receipt.note == ""
         assert sorted(server.paths()) == sorted(server.pages), "each file is fetched once"
 

@@ -46,5 +46,6 @@ def store_files(ledger: Ledger, folder: Path, run_id: str, sink: str, **body: An
     for name, content in FILES.items():
         (place / name).write_bytes(content)
     keys = [str(place / name) for name in FILES]
-    settle(ledger, claim(ledger, sink), DeliveryMove.ACCEPT, receipt={"id": str(folder), "keys": keys})
+    sizes = {name: len(content) for name, content in FILES.items()}
+    settle(ledger, claim(ledger, sink), DeliveryMove.ACCEPT, receipt={"id": str(folder), "keys": keys, "sizes": sizes})
     return place

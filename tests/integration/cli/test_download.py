@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -62,11 +63,18 @@ def test_download_overwrites_no_file(
 
     assert code == 0, shown
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == FILES
-    assert "recording.webm: 1000.0 KiB" in shown
+    assert "recording.webm: 1000.0 KiB, checksum not known\n" in shown
+    # And the run's page has the sizes that its sink stored
+    assert ["recording.webm", "recording", "1000.0", "KiB"] in [
+        line.split()[:4] for line in said("run", "tsk_1", *remote)[1].splitlines()
+    ]
     # And what is there stays, unless it may be replaced
     (folder / "notes.txt").write_text("mine")
     code, shown, error = said("run", "tsk_1", "--download", str(folder), *remote)
-    assert (code, "notes.txt: skipped: the file exists; --force replaces it" in shown) == (1, True)
+    assert (code, "notes.txt: skipped: the file exists, and the run's checksum is not known; --force" in shown) == (
+        1,
+        True,
+    )
     assert error.endswith("runhook: 6 of 6 files not downloaded\n")
     assert (folder / "notes.txt").read_text() == "mine"
     assert said("run", "tsk_1", "--download", str(folder), "--force", *remote)[0] == 0
@@ -139,6 +147,24 @@ def test_a_checksum_that_is_wrong_keeps_nothing(service: Submitting, said: Calla
     assert "notes.txt: discarded: the stored file does not match the run's checksum" in shown
     assert not (tmp_path / "got" / "notes.txt").exists()
     assert not list((tmp_path / "got").glob(".notes*"))
+
+
+def test_existing_file_is_compared_by_its_checksum(
+    service: Submitting, said: Callable[..., Said], tmp_path: Path
+) -> None:
+    # Given a run with a file whose checksum is known
+    digest = hashlib.sha256(FILES["notes.txt"]).hexdigest()
+    files = [{"url": "https://files.test/notes.txt", "filename": "notes.txt", "checksum": digest}]
+    alone = {"downloaded_files": files, "recording_url": None, "screenshot_urls": None}
+    store_files(service.ledger, tmp_path / "archive", "tsk_4", "archive", **alone)
+    download = ("run", "tsk_4", "--download", str(tmp_path / "got"))
+    # When it is downloaded twice, it is verified, and then up to date
+    assert said(*download)[:2] == (0, "notes.txt: 35 B, checksum verified\n")
+    assert said(*download)[:2] == (0, "notes.txt: up to date, checksum verified\n")
+    # And the file of another run stays, as an error
+    (tmp_path / "got" / "notes.txt").write_text("of another run")
+    code, shown, _ = said(*download)
+    assert (code, shown) == (1, "notes.txt: skipped: a different file of this name exists; --force replaces it\n")
 
 
 def test_one_blocked_file_stops_no_other_download(
