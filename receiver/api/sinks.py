@@ -1,4 +1,4 @@
-"""Sinks: breaker, lag and pause; pause and resume one."""
+"""Sinks: breaker, lag and pause; pause and resume one, and move the deliveries of a removed one."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, Final
 from pydantic import Field
 
 from receiver.api.audit import note
+from receiver.api.chosen import TakenResult, begin, begun, preview
 from receiver.api.endpoint import call
 from receiver.api.models import Moment, Page, Result, Scoped
 from receiver.api.service import Actor, Service
@@ -19,6 +20,7 @@ from receiver.domain.callback import CALLBACK
 from receiver.domain.parts import deliver
 from receiver.errors import Invalid, NotFound
 from receiver.ledger import Connection, heartbeats, names, stats
+from receiver.ledger.actions import MOVE, MOVE_BACK, Action, Selection
 from receiver.ledger.database_clock import database_now
 from receiver.ledger.deliveries import lanes, orphans
 from receiver.status import board
@@ -219,7 +221,47 @@ def resume_sink(service: Service, actor: Actor, wanted: SinkParameters) -> Resum
     return ResumeResult(sink=get_sink(service, actor, wanted), was_paused=paused, probed=probed)
 
 
+class MoveParameters(SinkParameters):
+    """Which sink's deliveries go to which other sink. `sink`: one that left the config."""
+
+    into: str = Field(max_length=200, description="New sink of its deliveries.")
+    delivered: bool = Field(False, description="Also move successful deliveries; they are not sent again.")
+    undo: bool = Field(False, description="Return what `into` got from `sink` and has not delivered.")
+    dry_run: bool = Field(False, description="Change nothing: return the count, and some of the deliveries.")
+
+
+def move_sink(service: Service, actor: Actor, wanted: MoveParameters) -> TakenResult:
+    """Move the deliveries of a removed or renamed sink to another, with the same idempotency keys.
+
+    Pending ones are due at once; dead and cancelled ones stay so. Skips results that the other sink has already. The
+    clock does it step by step, as an operation.
+    """
+    _check_move(service.config, wanted)
+    giver, taker = (wanted.into, wanted.sink) if wanted.undo else (wanted.sink, wanted.into)
+    action = Action(MOVE_BACK if wanted.undo else MOVE, Selection(sink=giver), taker, force=wanted.delivered)
+    found = service.ledger.read(lambda it: preview(it, action))
+    if not found.count:
+        raise Invalid(f"{giver} has no such deliveries, so there is nothing to move")
+    if wanted.dry_run:
+        return found
+    return begun(service.ledger.write(lambda it: begin(it, actor, action, name="sink.move")))
+
+
+def _check_move(config: Config, wanted: MoveParameters) -> None:
+    """Raise Invalid for a move that makes no sense."""
+    old, new, sinks = wanted.sink, wanted.into, config.destinations
+    if CALLBACK in (old, new):
+        raise Invalid(f"{CALLBACK}: callers' webhooks go to the address of each caller, and to no other sink")
+    if old == new:
+        raise Invalid(f"{old} and {new} are one sink")
+    if not wanted.undo and old in sinks:
+        raise Invalid(f"{old} is still in the config, and would keep getting deliveries: remove it first")
+    if not wanted.undo and new not in sinks:
+        raise Invalid(f"no sink is called {new}; the config has {', '.join(sinks) or 'none'}")
+
+
 LIST_SINKS: Final = call("GET", "/sinks", VIEW, list_sinks)
 GET_SINK: Final = call("GET", "/sinks/{sink}", VIEW, get_sink)
 PAUSE_SINK: Final = call("POST", "/sinks/{sink}/pause", OPERATE, pause_sink, all_sources=True)
 RESUME_SINK: Final = call("POST", "/sinks/{sink}/resume", OPERATE, resume_sink, all_sources=True)
+MOVE_SINK: Final = call("POST", "/sinks/{sink}/move", OPERATE, move_sink, all_sources=True)

@@ -96,7 +96,7 @@ def save_view(service: Service, actor: Actor, wanted: SaveViewParameters) -> Sav
     owner = _owner(actor)
 
     def save(connection: Connection) -> SavedView:
-        before = saved_views.named(connection, owner, wanted.source, wanted.name)
+        before = saved_views.find(connection, owner=owner, source=wanted.source, name=wanted.name)
         if before is None and saved_views.count(connection, owner) >= MOST_OF_ONE:
             raise Conflict(f"{MOST_OF_ONE} views are the most that one may have; remove one first")
         view = SavedView(
@@ -120,7 +120,7 @@ def rename_view(service: Service, actor: Actor, wanted: RenameViewParameters) ->
 
     def rename(connection: Connection) -> SavedView:
         view = _changeable(connection, actor, wanted)
-        other = saved_views.named(connection, view.owner, view.source, wanted.name)
+        other = saved_views.find(connection, owner=view.owner, source=view.source, name=wanted.name)
         if other is not None and other.id != view.id:
             raise Conflict(f"there is another view called {wanted.name}")
         renamed = replace(view, name=wanted.name)
@@ -150,7 +150,7 @@ def _owner(actor: Actor) -> str:
 def _changeable(connection: Connection, actor: Actor, wanted: ViewParameters) -> SavedView:
     """Return a view that `actor` may change: their own, or with operate a shared one that they see. Raises NotFound,
     and Forbidden."""
-    view = saved_views.find(connection, wanted.id)
+    view = saved_views.find(connection, id=wanted.id)
     own = view is not None and view.owner == _owner(actor)
     if view is None or not (own or view.shared) or wanted.source not in ("", view.source):
         raise NotFound(f"view {wanted.id}: not found")

@@ -9,9 +9,8 @@ from typing import Annotated, Any, Final
 import typer
 
 from handlers import SinkError
-from receiver.api.sink_moves import MOVE_SINK
 from receiver.api.sink_samples import TEST_SINK
-from receiver.api.sinks import LIST_SINKS, PAUSE_SINK, RESUME_SINK, require_sink
+from receiver.api.sinks import LIST_SINKS, MOVE_SINK, PAUSE_SINK, RESUME_SINK, require_sink
 from receiver.api.status import LaneRow
 from receiver.cli.actions import watch
 from receiver.cli.client import Client

@@ -5,19 +5,17 @@ Events that were acknowledged and not recorded yet are missing then, until a rec
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import sqlalchemy as sa
 
-from receiver.ledger import audit, heartbeats
+from receiver.ledger import audit, heartbeats, stats
 from receiver.ledger.audit import AuditActor
-from receiver.ledger.schema import events
 
 # The actions in the audit: a loss, and an import of missing results.
 LOSS: Final = "redis.lost"
 IMPORT: Final = "reconcile.import"
-# Newest events among which one that came by webhook is searched.
-_NEWEST: Final = 1_000
 
 
 def record_loss(connection: sa.Connection) -> bool:
@@ -25,8 +23,7 @@ def record_loss(connection: sa.Connection) -> bool:
 
     A process that started before the last webhook was recorded shows that: a copied ledger has no processes yet.
     """
-    newest = sa.select(events.c.via, events.c.recorded_at).order_by(events.c.seq.desc()).limit(_NEWEST).subquery()
-    last = connection.scalar(sa.select(sa.func.max(newest.c.recorded_at)).where(newest.c.via == "webhook"))
+    last = stats.newest(connection, math.inf).webhook_at
     if last is None or all(each.beat.started_at > last for each in heartbeats.every(connection)):
         return False
     audit.record(connection, AuditActor("process", "dispatch"), LOSS, {}, 0, detail="Redis had no inbox")

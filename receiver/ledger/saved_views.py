@@ -38,18 +38,9 @@ def seen_by(connection: sa.Connection, owner: str, source: str) -> Sequence[Save
     return [SavedView(**row._mapping) for row in found]
 
 
-def find(connection: sa.Connection, view_id: str) -> SavedView | None:
-    """Return a view."""
-    row = connection.execute(sa.select(saved_views).where(saved_views.c.id == view_id)).first()
-    return None if row is None else SavedView(**row._mapping)
-
-
-def named(connection: sa.Connection, owner: str, source: str, name: str) -> SavedView | None:
-    """Return the owner's view with a name, of one source or of all (`source` is "")."""
-    it = saved_views.c
-    row = connection.execute(
-        sa.select(saved_views).where(it.owner == owner, it.source == source, it.name == name)
-    ).first()
+def find(connection: sa.Connection, **which: str) -> SavedView | None:
+    """Return the view with these values: its `id`, or its `owner`, `source` ("" is that of all) and `name`."""
+    row = connection.execute(sa.select(saved_views).filter_by(**which)).first()
     return None if row is None else SavedView(**row._mapping)
 
 

@@ -11,9 +11,8 @@ from receiver.api.deliveries import LIST_ATTEMPTS
 from receiver.api.models import Page, Scoped
 from receiver.api.rows import AttemptRow
 from receiver.api.service import Actor, Service
-from receiver.api.sink_moves import MOVE_SINK
 from receiver.api.sink_samples import TEST_SINK, SinkTestResult
-from receiver.api.sinks import GET_SINK, LIST_SINKS, PAUSE_SINK, RESUME_SINK, ResumeResult, SinkRow
+from receiver.api.sinks import GET_SINK, LIST_SINKS, MOVE_SINK, PAUSE_SINK, RESUME_SINK, ResumeResult, SinkRow
 from receiver.api.totals import GET_TOTALS, TotalRow
 from receiver.console.action import ConsoleAction
 from receiver.console.charts import Buckets, Chart, Values, window_links, window_of
