@@ -86,7 +86,8 @@ class _End(asyncio.Protocol):
         """Send FIN: nothing more goes out here."""
         if not self.is_shut and self.transport is not None and not self.transport.is_closing():
             self.is_shut = True
-            self.transport.write_eof()
+            with contextlib.suppress(OSError):  # its peer has reset it, which the loop has not seen yet
+                self.transport.write_eof()
 
     def reset(self) -> None:
         """End by RST."""
