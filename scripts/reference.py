@@ -146,7 +146,7 @@ def _filters(name: str) -> bool:
 
 def _covers(shared: dict[str, str], name: str, text: str) -> bool:
     """Whether the list of shared names describes this option or parameter too."""
-    return shared.get(name) == text or (name in shared and name.strip("`-") in VARYING)
+    return shared.get(name) == text or (name in shared and name.strip("`-") in VARYING and text.startswith("Filter by"))
 
 
 def _item(name: str, text: str | None) -> str:

@@ -81,6 +81,7 @@ class TakenResult(Result):
     left: dict[str, int] = Field(
         default_factory=dict, description="Of a dry run without matches: by state, the deliveries that match otherwise."
     )
+    sinks: dict[str, int] = Field(default_factory=dict, description="Of a dry run: the count by sink.")
     orphaned: int = Field(0, description="Of a dry run: more that match, whose sinks are not in the config.")
 
 
@@ -173,11 +174,13 @@ def preview(connection: Connection, action: Action) -> TakenResult:
     if not wanted.named:
         wanted = replace(wanted, until=until)
         action = replace(action, selection=wanted)
-    count = action.count(connection)
+    sinks = action.by_sink(connection)
+    count = sum(sinks.values())
     every = replace(action, selection=replace(wanted, sinks=())).count(connection) if wanted.sinks else count
     return TakenResult(
         dry_run=True,
         count=count,
+        sinks=dict(sorted(sinks.items())),
         examples=action.examples(connection, EXAMPLES),
         until=until,
         operation=None,

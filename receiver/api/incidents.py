@@ -79,7 +79,9 @@ class MarkParameters(Scoped):
     only if the config has several."""
 
     id: str = Field(pattern=r"^inc_[0-9a-f]{16}$", description="The incident's id.")
-    state: MarkState = Field(description="open, acknowledged or resolved.")
+    state: MarkState = Field(
+        description="acknowledged: stays so while more runs fail alike; resolved: opens again at the next; or open."
+    )
     note: str = Field("", max_length=500, description="Such as its cause, a ticket, or who works on it.")
 
 

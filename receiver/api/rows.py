@@ -89,6 +89,7 @@ class DeliveryRow(Result):
     via: str
     received_at: Moment
     receipt: dict[str, Any] | None
+    response: str = Field("", description="Of a dead letter: the last response, as in its attempts.")
 
 
 class AttemptRow(Result):

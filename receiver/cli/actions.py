@@ -219,9 +219,10 @@ def act(
                 f"skipped: {_deliveries(preview.orphaned)} of removed sinks; `runhook sink list` shows them and "
                 "`runhook sink move OLD NEW` moves them to another sink"
             )
+        sinks = f": {', '.join(f'{count} of {clean(sink)}' for sink, count in preview.sinks.items())}"
         nothing = "" if preview.count else _nothing(verb, preview.left)
         if how.dry_run:
-            out().print(f"{_deliveries(preview.count)} to {verb}{'' if nothing else note}\n{nothing}".rstrip())
+            out().print(f"{_deliveries(preview.count)} to {verb}{'' if nothing else note + sinks}\n{nothing}".rstrip())
         if how.expect not in (None, preview.count):
             raise RunhookError(f"--expect {how.expect}: {preview.count} match now; nothing changed")
         if how.dry_run:

@@ -63,7 +63,8 @@ def create(
         typer.Option(
             "--scope",
             metavar="SCOPE",
-            help="submit, read, operate, view or resubmit; repeatable. Default: the first three.",
+            help="submit, read (its runs and results), operate, view (all that this CLI lists), resubmit or erase; "
+            "repeatable. Default: the first three.",
         ),
     ] = None,
     source: Annotated[
@@ -158,7 +159,7 @@ def revoke(client: Client, ids: Annotated[list[str], typer.Argument(metavar="NAM
         count = client.call(REVOKE_KEYS, REVOKE_KEYS.validated({"ids": ids})).count
     except NotFound as problem:
         raise UsageError(clean(problem.message)) from None
-    out().print(f"{count} revoked.")
+    out().print(f"revoked: {', '.join(map(clean, ids))}; refused everywhere within 5 s" if count else "revoked already")
 
 
 @console_app.callback()

@@ -101,7 +101,7 @@ def list_command(
         help_ = "Its id. Default: all."
         id_ = typer.Argument(metavar=argument[0], help=help_, autocompletion=completer("run"), show_default=False)
         kinds["identifier"] = Annotated[str | None, id_]
-    if note is not None:
+    if endpoint is GET_TOTALS:
         kinds["everything"] = None
     command.__doc__ = doc or endpoint.summary
     made = with_filter(endpoint.parameters, without={"limit", "after", *fixed})(command)
@@ -149,9 +149,15 @@ def _result(row: Row) -> str:
 
 
 def _attempt_result(row: Row) -> str:
-    """Return what came of an attempt, and how a refusing server's response begins."""
+    """Return what came of an attempt or a dead letter, and how a refusing server's response begins."""
     response = " ".join(row["response"].split())
     return _result(row) + (f" · {clean(response, 200)}" if response else "")
+
+
+def _who(row: Row) -> str:
+    """Return who did an action: the name, and what it is the name of."""
+    kind = {"user": "console user", "cli": "command line", "process": ""}.get(row["actor_kind"], row["actor_kind"])
+    return f"{clean(row['actor'])} ({kind})" if kind else clean(row["actor"])
 
 
 def stored_at(file: Row) -> str:
@@ -203,7 +209,8 @@ deliveries = list_command(
 )
 dead = list_command(
     LIST_DELIVERIES,
-    "delivery=id run=run_id status sink attempts why=reason",
+    "delivery=id run=run_id status sink attempts since=updated_at",
+    {"why": _attempt_result},
     empty="no dead letters found",
     doc="List dead letters with their reasons. `runhook replay` sends them again.",
     fixed={"state": (DeliveryState.DEAD,)},
@@ -226,10 +233,11 @@ submissions = list_command(
 )
 incidents = list_command(
     LIST_INCIDENTS,
-    "incident=id state count before last=last_at workflow reason note",
+    "incident=id state count before first=first_at last=last_at workflow reason note by=marked_by",
     empty="no failed runs found",
     doc="List failed runs by workflow and reason. `runhook api mark_incident` acknowledges one.",
     most=500,
+    note=lambda found: "`runhook api mark_incident id=ID state=acknowledged note=…` marks one" if found.items else "",
 )
 operations = list_command(
     LIST_OPERATIONS,
@@ -244,7 +252,10 @@ artifacts = list_command(
     argument=("RUN", of_run),
 )
 audit = list_command(
-    LIST_AUDIT, "when=at who=actor did=action count outcome selection detail", empty="no actions recorded"
+    LIST_AUDIT,
+    "when=at",
+    {"who": _who, **parse_columns("did=action count outcome selection detail")},
+    empty="no actions recorded",
 )
 stats = list_command(
     GET_TOTALS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from itertools import pairwise
@@ -15,6 +16,7 @@ from rich.tree import Tree
 from receiver.api.artifacts import LIST_ARTIFACTS
 from receiver.api.events import GET_EVENT, GET_EVENT_BODY
 from receiver.api.outline import Node, outline
+from receiver.api.rows import RunRow
 from receiver.api.runs import GET_RUN, RunDetails
 from receiver.api.timeline import TimelineEntry, Tone
 from receiver.cli.client import Client, rows_of
@@ -30,6 +32,8 @@ from receiver.status.problem import after
 FILES: Final = 50
 NODES: Final = 300
 _MARKS: Final[dict[Tone, str]] = {"good": "✓", "bad": "✗", "wait": "…", "info": ""}
+# A text that reads as another value, and so is shown in quotes.
+_NOT_TEXT: Final = re.compile(r"true|false|null|[-+.,\d]*\d(e[-+]?\d+)?|", re.IGNORECASE)
 _VALUES: Final = {"text": "green", "number": "cyan", "true": "cyan", "false": "cyan", "null": "dim"}
 
 
@@ -104,7 +108,7 @@ def _print_head(found: RunDetails) -> None:
     out().print(line.append(f"  {clean(row.title)}" if row.title else "", style=""))
     _print_facts(
         {
-            "at Skyvern": row.status if row.outcome not in ("", row.status) else "",
+            "at Skyvern": _status_there(row),
             "why": row.failure_reason,
             "type": row.run_type,
             "source": row.source,
@@ -120,6 +124,12 @@ def _print_head(found: RunDetails) -> None:
     out().print("")
 
 
+def _status_there(row: RunRow) -> str:
+    """Return the status at Skyvern, if Runhook counts it as another one."""
+    why = ": only its webhook failed, so it counts as completed" if row.outcome == "completed" else ""
+    return "" if row.outcome in ("", row.status) else row.status + why
+
+
 def _print_facts(facts: dict[str, Any]) -> None:
     for name, value in facts.items():
         if shown := show_value("id", value):
@@ -128,7 +138,8 @@ def _print_facts(facts: dict[str, Any]) -> None:
 
 def tree(name: str, node: Node) -> Tree:
     """Return a value as a tree of labels."""
-    label = Text(f"{clean(name)}: ", style="bold").append(clean(node.text), style=_VALUES.get(node.kind, "dim"))
+    text = f'"{node.text}"' if node.kind == "text" and _NOT_TEXT.fullmatch(node.text) else node.text
+    label = Text(f"{clean(name)}: ", style="bold").append(clean(text), style=_VALUES.get(node.kind, "dim"))
     top = Tree(label, guide_style="dim")
     for child in node.children:
         top.add(tree(child.name, child))

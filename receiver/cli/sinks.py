@@ -77,7 +77,8 @@ def pause(client: Client, name: Name) -> None:
     """Pause a sink; its deliveries wait."""
     client.announce = True
     client.call(PAUSE_SINK, PAUSE_SINK.validated({"sink": name}))
-    out().print(f"{name} paused; `runhook sink resume {name}` resumes delivery")
+    out().print(f"{name} paused, also across restarts: its deliveries wait, and their time limits do not run")
+    out().print(f"`runhook sink resume {name}` resumes delivery")
 
 
 @app.command()

@@ -119,6 +119,13 @@ class Action:
         """Count what it would select now."""
         return connection.execute(sa.select(sa.func.count()).select_from(self.taken().subquery())).scalar_one()
 
+    def by_sink(self, connection: sa.Connection) -> dict[str, int]:
+        """Count by sink what it would select now."""
+        if self.kind == BACKFILL:
+            return {self.sink: self.count(connection)}
+        it = self.taken().with_only_columns(deliveries.c.sink).subquery()
+        return {row[0]: row[1] for row in connection.execute(sa.select(it.c.sink, sa.func.count()).group_by(it.c.sink))}
+
     def examples(self, connection: sa.Connection, limit: int) -> list[dict[str, Any]]:
         """Return the first deliveries, or events of a backfill, that it would select now."""
         it, event = deliveries.c, events.c

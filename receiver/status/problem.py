@@ -67,7 +67,7 @@ _NOTES: Final = {
     "spool_damaged": "inspect them: their events were acknowledged",
     "webhooks_missed": "Skyvern sends a webhook three times: `runhook reconcile --since 1d` lists missing results",
     "event_trouble": "`runhook explain {event}` shows it; `runhook events` lists them",
-    "delivery_dead": "`runhook dead` shows the reasons, `runhook replay` sends them again",
+    "delivery_dead": "`runhook dead` shows the reasons, `runhook replay{sinks}` sends them again",
     "versions_differ": "finish the upgrade",
     "callers_down": "no action needed; `runhook sink list` shows them",
     "operations": "`runhook operations`",

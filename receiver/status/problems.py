@@ -236,7 +236,8 @@ def _deliveries(report: StatusReport) -> Iterator[Problem]:
     dead = {sink: n for (sink, state), n in sorted(counts.items()) if state == DeliveryState.DEAD}
     if dead:
         each_sink = ", ".join(f"{_amount(count)} of {sink}" for sink, count in dead.items())
-        yield problem("delivery_dead", f"dead letters: {each_sink}")
+        sinks = "".join(f" --sink {sink}" for sink in dead) if len(dead) == 1 else " --sink NAME"
+        yield problem("delivery_dead", f"dead letters: {each_sink}", sinks=sinks)
     if running := report.ledger.operations:
         yield problem("operations", counted(running, "operation is running", "operations are running"))
 

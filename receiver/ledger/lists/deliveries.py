@@ -117,12 +117,16 @@ def _completed(connection: sa.Connection, found: list[Row]) -> list[Row]:
     query = sa.select(it.delivery_id, it.receipt).where(dialect.among(it.delivery_id, [each["id"] for each in found]))
     query = query.where(it.receipt.is_not(None)).order_by(it.number)
     receipts = {row.delivery_id: row.receipt for row in connection.execute(query)} if found else {}
+    dead = [each["id"] for each in found if each["state"] == DeliveryState.DEAD]
+    query = sa.select(it.delivery_id, it.response).where(dialect.among(it.delivery_id, dead)).order_by(it.number)
+    responses = {row.delivery_id: row.response for row in connection.execute(query)} if dead else {}
     return [
         {
             **each,
             **facts[each["event_id"]],
             "after": json.loads(each["after"]),
             "receipt": json.loads(receipts.get(each["id"], "null")),
+            "response": responses.get(each["id"], ""),
         }
         for each in found
     ]

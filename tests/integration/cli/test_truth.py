@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import re
 import time
@@ -114,6 +115,47 @@ def test_backlog_says_when_it_is_cut_and_sent(book: Ledger, runhook: Runhook) ->
     assert state["drained_in"]["ops"] == pytest.approx(row["drained_in"], rel=0.05)
 
 
+def test_run_says_why_a_failed_run_counts_as_completed(book: Ledger, runhook: Runhook) -> None:
+    record(book, new_event("tsk_1", status="failed", failure_reason="Failed to send webhook: refused"))
+
+    shown = runhook("run", "tsk_1").stdout
+
+    assert "at Skyvern: failed: only its webhook failed, so it counts as completed" in shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("1450.00", '"1450.00"'),
+        ("true", '"true"'),
+        ("NULL", '"NULL"'),
+        ("", '""'),
+        (1450.0, "1450.0"),
+        ("1 EUR", "1 EUR"),
+    ],
+)
+def test_run_quotes_texts_that_look_like_other_values(
+    book: Ledger, runhook: Runhook, value: object, shown: str
+) -> None:
+    record(book, new_event("tsk_1", output={"total": value}))
+
+    assert runhook("run", "tsk_1").stdout.rstrip().endswith(f"total: {shown}")
+
+
+def test_audit_says_who_acted_and_how(runhook: Runhook) -> None:
+    assert "also across restarts" in runhook("sink", "pause", "ops").stdout
+    assert f"{getpass.getuser()} (command line)" in runhook("audit").stdout
+
+
+def test_incidents_say_how_to_mark_one(book: Ledger, runhook: Runhook) -> None:
+    record(book, new_event("tsk_1", status="failed", failure_reason="captcha"), now=time.time())
+
+    shown = runhook("incidents").output
+
+    assert re.search(r"count +before +first +last .* note +by$", shown, re.MULTILINE)
+    assert "`runhook api mark_incident id=ID state=acknowledged note=…` marks one" in shown
+
+
 def test_all_rows_are_listed_page_by_page(book: Ledger, runhook: Runhook) -> None:
     record(book, *(new_event(f"tsk_{number}") for number in range(1_200)))
 
@@ -124,11 +166,16 @@ def test_all_rows_are_listed_page_by_page(book: Ledger, runhook: Runhook) -> Non
 def test_replay_says_what_it_selects(book: Ledger, runhook: Runhook) -> None:
     record(book, new_event("tsk_1", "ops"))
     claimed = claim(book, "ops")
-    settle(book, claimed, DeliveryMove.DIE)
+    settle(book, claimed, DeliveryMove.DIE, response="tenant\n moved")
 
     shown = runhook("replay", "--sink", "ops", "--dry-run").stdout
 
-    assert shown == "1 delivery to replay (dead letters only; --state waiting, or --force, selects others)\n"
+    others = "(dead letters only; --state waiting, or --force, selects others)"
+    assert shown == f"1 delivery to replay {others}: 1 of ops\n"
+    # And the dead letter shows when it was given up, and the other side's words
+    (line,) = runhook("dead").stdout.splitlines()[1:]
+    assert re.search(r"tsk_1 .* ops .*Z +no · tenant moved$", line)
+    assert "`runhook replay --sink ops` sends them again" in runhook("status").stdout
     with pytest.raises(RunhookError, match="--state delivered would send results again that have arrived: add --force"):
         runhook("replay", "--sink", "ops", "--state", "delivered")
 
