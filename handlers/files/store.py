@@ -23,6 +23,7 @@ from handlers.files.disk import PARTS, READ, new_file, open_subfolder, sweep, tr
 from handlers.mirror.download import IncomingFile
 from handlers.mirror.store import MAX_DOCUMENT, ObjectTarget, Stored
 from handlers.support.deadline import Deadline
+from handlers.support.private_file import make_private_folder
 
 _CHUNK = 1 << 20  # bytes of a file that are read at once
 _CHECK_EVERY = 4 << 20  # bytes written between two checks of the free disk space
@@ -238,12 +239,7 @@ class LocalStore:
         except FileNotFoundError:
             if not make:
                 return None
-        self._root.mkdir(mode=0o755, parents=True, exist_ok=True)
-        for parent in self._root.parents:
-            with suppress(OSError):  # a folder that we may not open is not one that we made
-                descriptor = os.open(parent, flags)
-                os.fsync(descriptor)
-                os.close(descriptor)
+        make_private_folder(self._root, 0o755)
         return os.open(self._root, flags)
 
 

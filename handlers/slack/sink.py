@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from ipaddress import ip_address
 from typing import ClassVar
 
 from pydantic import Field, SecretStr, field_validator, model_validator
@@ -19,6 +18,7 @@ from handlers.slack.incidents import ThreadBy, topic_of
 from handlers.slack.screenshot import ScreenshotUploader, linked_artifacts
 from handlers.slack.templates import ShortTemplate, Templates, When
 from handlers.slack.threads import CHANNEL_ID, ThreadPoster, WebhookPoster
+from handlers.support.address_policy import literal_addresses
 from handlers.support.deadline import Deadline
 from handlers.support.duration import Seconds
 from handlers.support.guarded_client import ANY_ADDRESS, GuardedClient, parse_url
@@ -96,17 +96,9 @@ def _check_address(url: str, like: str) -> None:
         raise ValueError(f"must be an address like {like}") from None
     if not url.isascii() or " " in url:
         raise ValueError(f"must be an address like {like}")
-    if parts.scheme == "http" and not _is_loopback(parts.host):
+    addresses = literal_addresses(parts.host)
+    if parts.scheme == "http" and not (addresses and all(address.is_loopback for address in addresses)):
         raise ValueError(f"must begin with https://, for it carries a secret; it looks like {like}")
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 class SlackSink(Sink[SlackOptions]):

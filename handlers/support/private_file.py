@@ -12,15 +12,17 @@ from typing import Final
 _NOT_SYNCED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EINVAL})
 
 
-def make_private_folder(path: Path) -> None:
+def make_private_folder(path: Path, mode: int = 0o700) -> None:
     """Make the folder `path`, and those around it, for their owner only; one that exists is left. Raises OSError.
+
+    `mode`: for folders that others may read.
 
     The names of those that it makes are on disk then: what is synced in a folder is lost with its name.
     """
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     for folder in reversed(missing):
         with suppress(FileExistsError):
-            folder.mkdir(mode=0o700)
+            folder.mkdir(mode=mode)
         try:
             sync_folder(folder.parent)
         except OSError as error:
