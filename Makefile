@@ -4,9 +4,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Enough workers to use the time in which tests wait, which is more than half of it. Each costs five seconds of a core
-# before its first test.
-JOBS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 3)))
+# Enough workers to use the time in which tests wait, which is more than half of it. Each costs ten seconds of a core:
+# half of them before its first test, half for its own servers.
+JOBS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 5)))
 
 # Where the environment forbids it, each of many processes would compile all that it imports anew.
 export PYTHONDONTWRITEBYTECODE =

@@ -134,25 +134,30 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     }.get(config.option.markexpr) or None
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Share the tests that take long over the workers of xdist, and have these begin with them.
 
     Each worker is given a run of the list, and one that is done takes from the end of another's: so what is left for
     the end is short, and none waits for the last one. What takes long waits most of the time: where it is little beside
-    the rest, half of the workers begin with that, and use the cores meanwhile. Tests of one module stay together, for
-    its fixtures.
+    the rest, two workers begin with the long ones that compute, and use the cores meanwhile. Tests of one module stay
+    together, for its fixtures.
     """
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     modules = [list(tests) for _, tests in groupby(items, lambda item: item.path)]
-    long = [tests for tests in modules if tests[0].path.parent.name == "acceptance"]
-    short = [item for tests in modules if tests not in long for item in tests]
+    waiting = [tests for tests in modules if tests[0].path.parent.name == "acceptance"]
+    sharing = max(1, workers - 2) if 10 * sum(map(len, waiting)) < len(items) else workers
+    others = [tests for tests in modules if tests not in waiting]
+    long = [tests for tests in others if sharing < workers and tests[0].get_closest_marker("long")]
+    short = [item for tests in others if tests not in long for item in tests]
+    first: list[list[pytest.Item]] = [[] for _ in range(workers)]
+    for number, tests in enumerate(waiting):
+        first[number % sharing] += tests
+    for number, tests in enumerate(long):
+        first[-1 - number % (workers - sharing or 1)] += tests
     ordered: list[pytest.Item] = []
-    little = 10 * sum(map(len, long)) < len(items)
-    sharing = (workers + 1) // 2 if little else workers
-    for number in range(workers):
-        mine = [item for tests in long[number::sharing] for item in tests] if number < sharing else []
-        until = len(items) * (number + 1) // workers
-        room = max(0, until - len(ordered) - len(mine))
+    for number, mine in enumerate(first, 1):
+        room = max(0, len(items) * number // workers - len(ordered) - len(mine))
         ordered += [*mine, *short[:room]]
         del short[:room]
     items[:] = [*ordered, *short]
