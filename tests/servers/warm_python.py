@@ -116,6 +116,8 @@ def run(arguments: Sequence[str], *, env: Mapping[str, str], cwd: Path = ROOT) -
 def _become(arguments: list[str], outputs: list[Path], environ: dict[str, str], cwd: Path, session: bool) -> NoReturn:
     """Be the program that is wanted."""
     die_with_parent(os.getppid())
+    # The parent ends when its last copy is closed: else both would outlive a worker of the tests that is killed.
+    os.close(forkserver._forkserver._forkserver_alive_fd)  # type: ignore[attr-defined]
     if session:
         os.setsid()
     for number, path in enumerate(outputs, 1):
