@@ -216,7 +216,10 @@ class Link:
         self.port = self._server.sockets[0].getsockname()[1]
 
     def accepted(self, client: _End) -> None:
-        """Connect a new client to the server."""
+        """Connect a new client to the server, unless nobody listens by now."""
+        if self._server is None:
+            client.reset()
+            return
         task = asyncio.get_running_loop().create_task(self._connect(client))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
