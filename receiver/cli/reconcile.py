@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
@@ -67,13 +67,13 @@ def reconcile(
         reports = [_missing(ledger, each, oldest, grace) for each in polled]
         if take:
             reconciler.drain_all()
-        imported = {each.source: each.imported(ledger) for each in reports}
-        if take:
-            ledger.write(partial(_record_import, reports, sum(map(len, imported.values())), source or "", oldest))
+            for each in reports:
+                each.check(ledger)
+            ledger.write(partial(_record_import, reports, source or "", oldest))
     if as_json:
-        print_json({"polls": polls, "sources": [_as_json(each, imported) for each in reports]})
+        print_json({"polls": polls, "sources": [_as_json(each) for each in reports]})
     else:
-        _print(reports, imported, polls, oldest, take=take)
+        _print(reports, polls, oldest, take=take)
     for each in reports:
         if each.trouble:
             warn(f"{each.source}: {each.trouble}")
@@ -81,11 +81,9 @@ def reconcile(
         raise typer.Exit(1)
 
 
-def _record_import(
-    reports: Sequence[ImportReport], imported: int, source: str, oldest: float, connection: Connection
-) -> None:
+def _record_import(reports: Sequence[ImportReport], source: str, oldest: float, connection: Connection) -> None:
     """Record an import in the audit. It failed if a missing result was not imported."""
-    missing = sum(len(it.missing) for it in reports)
+    imported, missing = sum(len(it.imported) for it in reports), sum(len(it.missing) for it in reports)
     complete = imported == missing and not any(it.trouble for it in reports)
     outcome, actor = audit.DONE if complete else audit.FAILED, Actor.local()
     audit.record(
@@ -124,7 +122,7 @@ def _missing(ledger: Ledger, source: PolledSource, oldest: float, grace: float |
         return find_missing(ledger, source, oldest, grace, lambda seen: show(int((now - seen) // 3600)))
 
 
-def _as_json(report: ImportReport, imported: Mapping[str, Collection[str]]) -> dict[str, Any]:
+def _as_json(report: ImportReport) -> dict[str, Any]:
     return {
         "source": report.source,
         "final": report.final,
@@ -134,7 +132,7 @@ def _as_json(report: ImportReport, imported: Mapping[str, Collection[str]]) -> d
                 "run_type": run.run_type,
                 "status": run.status,
                 "created_at": iso(run.created_at),
-                "imported": run.run_id in imported[report.source],
+                "imported": run.run_id in report.imported,
                 "young": run.run_id in report.young,
             }
             for run in report.missing
@@ -144,15 +142,8 @@ def _as_json(report: ImportReport, imported: Mapping[str, Collection[str]]) -> d
     }
 
 
-def _print(
-    reports: Sequence[ImportReport],
-    imported: Mapping[str, Collection[str]],
-    polls: int,
-    oldest: float,
-    *,
-    take: bool,
-) -> None:
-    rows = [{**row, "source": each.source} for each in reports for row in _as_json(each, imported)["missing"]]
+def _print(reports: Sequence[ImportReport], polls: int, oldest: float, *, take: bool) -> None:
+    rows = [{**row, "source": each.source} for each in reports for row in _as_json(each)["missing"]]
     failed = any(each.trouble for each in reports)
     empty = "unknown whether results are missing" if failed else "no results are missing"
     columns = parse_columns("source run=run_id type=run_type status created=created_at")
@@ -161,7 +152,7 @@ def _print(
     if any(not each.trouble or each.final for each in reports):
         final, missing = sum(each.final for each in reports), sum(len(each.missing) for each in reports)
         summary += f"{final} final runs since {show_time(oldest)}, {missing} of them missing"
-        summary += f", {sum(map(len, imported.values()))} imported." if take else "; --import imports them."
+        summary += f", {sum(len(each.imported) for each in reports)} imported." if take else "; --import imports them."
     else:
         summary += "Skyvern's list of runs could not be read, see below."
     if young := sum(len(each.young) for each in reports):

@@ -15,21 +15,22 @@ from receiver.skyvern.responses import ListedRun
 
 @dataclass(slots=True)
 class ImportReport:
-    """What GET /v1/runs lists. `missing`: final runs whose end the ledger does not know. `young`: those of them that
+    """What GET /v1/runs lists. `missing`: final runs whose end the ledger did not know; `imported`: ids of those whose
+    end it knows at the last `check`. `young`: those of them that
     ended so recently that their webhook may still come; `again_at`: from when on all of these can be imported."""
 
     source: str
     final: int = 0
     missing: list[ListedRun] = field(default_factory=list)
+    imported: set[str] = field(default_factory=set)
     young: list[str] = field(default_factory=list)
     again_at: float | None = None
     trouble: str = ""
 
-    def imported(self, ledger: Ledger) -> set[str]:
-        """Return the ids of the missing runs whose end the ledger knows by now. Raises LedgerUnavailable."""
+    def check(self, ledger: Ledger) -> None:
+        """Find out whose end the ledger knows by now. Raises LedgerUnavailable."""
         keys = [(self.source, row.run_id) for row in self.missing]
-        known = ledger.read(lambda connection: runs.final_runs(connection, keys))
-        return {run_id for _, run_id in known}
+        self.imported = {run_id for _, run_id in ledger.read(lambda it: runs.final_runs(it, keys))}
 
 
 def find_missing(

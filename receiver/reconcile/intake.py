@@ -42,15 +42,6 @@ log = logging.getLogger("runhook.reconcile")
 
 
 @dataclass(frozen=True, slots=True)
-class RunAge:
-    """What dates a run: when it was submitted, first heard of, first seen final, all by our clock. None: not known."""
-
-    submitted_at: float | None = None
-    first_seen_at: float | None = None
-    noted_at: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Intake:
     """What became of a body. `taken`: it is an event now. `again_at`: when to ask again for an end that is too young,
     in seconds since the epoch. `reason`: why it was not taken."""
@@ -70,16 +61,32 @@ class ResultIntake:
         self._dispatching = threading.Lock()  # the router is not made for two threads at once
 
     def take(
-        self, source: PolledSource, body: bytes, run: Run, via: Via, age: RunAge, submission_id: str = ""
+        self,
+        source: PolledSource,
+        body: bytes,
+        run: Run,
+        via: Via,
+        submission_id: str = "",
+        *,
+        submitted_at: float | None = None,
+        first_seen_at: float | None = None,
+        noted_at: float | None = None,
     ) -> Intake:
-        """Take in what the API said of a run. Raises LedgerUnavailable."""
+        """Take in what the API said of a run. Raises LedgerUnavailable.
+
+        `submitted_at`, `first_seen_at`, `noted_at`: when the run was submitted, first heard of, and first seen final.
+        """
         now = self._ledger.now()
         key = source.name, run.run_id
         known = self._ledger.read(lambda connection: runs.run_statuses(connection, [key])).get(key)
         if not run.final:
-            return self._interim(source.name, body, run, via, age, known.status if known else None, submission_id)
+            since = first_seen_at if submitted_at is None else submitted_at
+            return self._interim(source.name, body, run, via, since, known.status if known else None, submission_id)
         if known is None or not known.final:
-            left = self._settings.webhook_grace - self._ended_for(source.name, run, age, now)
+            ended = ended_for(run, now, noted_at=noted_at, submitted_at=submitted_at)
+            if (left := self._settings.webhook_grace - ended) > 0:
+                first = self._ledger.write(lambda connection: run_polls.note_end(connection, *key, now))
+                left = self._settings.webhook_grace - max(ended, now - first)
             if left > 0:
                 return Intake(False, now + left, f"the run is {run.status}; its webhook may still come")
         details: Details = {}
@@ -93,17 +100,9 @@ class ResultIntake:
         self._dispatch(source.name, body, run, via, submission_id, details)
         return Intake(True)
 
-    def _ended_for(self, source: str, run: Run, age: RunAge, now: float) -> float:
-        ended = ended_for(run, now, noted_at=age.noted_at, submitted_at=age.submitted_at)
-        if ended >= self._settings.webhook_grace:
-            return ended
-        noted_at = self._ledger.write(lambda connection: run_polls.note_end(connection, source, run.run_id, now))
-        return max(ended, now - noted_at)
-
     def _interim(
-        self, source: str, body: bytes, run: Run, via: Via, age: RunAge, known: str | None, submission_id: str
+        self, source: str, body: bytes, run: Run, via: Via, since: float | None, known: str | None, submission_id: str
     ) -> Intake:
-        since = age.submitted_at if age.submitted_at is not None else age.first_seen_at
         seconds = self._ledger.now() - since if since is not None else 0.0
         if (
             run.run_id

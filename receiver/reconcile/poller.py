@@ -38,8 +38,8 @@ from receiver.ledger.run_polls import DueRun
 from receiver.ledger.submissions import lifecycle, polls, records
 from receiver.ledger.submissions.records import Submission
 from receiver.reconcile import poll_hints
-from receiver.reconcile.intake import BUDGET_WAIT, Intake, ResultIntake, RunAge
-from receiver.reconcile.resolver import Proof, Resolver
+from receiver.reconcile.intake import BUDGET_WAIT, Intake, ResultIntake
+from receiver.reconcile.resolver import Resolver
 from receiver.reconcile.run_polls import RunPolls
 from receiver.reconcile.source import BUDGET_PAUSE, PolledSource
 from receiver.reconcile.watcher import Watcher
@@ -180,8 +180,9 @@ class Reconciler:
         now = self._ledger.now()
         found = Intake(False)
         if isinstance(answer, Answered) and run:
-            age = RunAge(submitted_at=submission.created_at)
-            found = self.intake.take(source, answer.body, run, "poll", age, submission.id)
+            found = self.intake.take(
+                source, answer.body, run, "poll", submission.id, submitted_at=submission.created_at
+            )
         if found.taken:
             log.info("reconcile.found source=%s run=%s submission=%s", source.name, submission.run_id, submission.id)
             still = self._ledger.read(lambda connection: records.one(connection, submission.id))
@@ -237,19 +238,21 @@ class Reconciler:
             if each.state is SubmissionState.UNKNOWN and each.created_at < now - within
         }
         due = {each.id for each in leased}
-        self._search(source, [each for each in wanted.values() if each.id not in old], due, None)
+        self._search(source, [each for each in wanted.values() if each.id not in old], due)
         if old and self._searching[source.name].acquire(blocking=False):  # one at a time: it may read a long list
             try:
-                self._search(source, list(old.values()), due, Proof(within, lambda: self._closed))
+                self._search(source, list(old.values()), due, within)
             finally:
                 self._searching[source.name].release()
 
     def _search(
-        self, source: PolledSource, wanted: Sequence[Submission], due: Collection[str], proof: Proof | None
+        self, source: PolledSource, wanted: Sequence[Submission], due: Collection[str], within: float | None = None
     ) -> None:
-        """Search for the runs of submissions, and end or postpone the search for those that are due."""
+        """Search for the runs of submissions, and end or postpone the search for those that are due. `within`: see
+        `Resolver.resolve`."""
+        stopped = (lambda: True) if within is None else lambda: self._closed
         resolver = self._resolvers[source.name]
-        runs_found, absent = resolver.resolve(wanted, lambda moment: moment + polls.LEASE, proof)
+        runs_found, absent = resolver.resolve(wanted, lambda moment: moment + polls.LEASE, within, stopped)
         for submission_id, fetched in runs_found.items():
             log.info("reconcile.resolved source=%s submission=%s", source.name, submission_id)
             found = self._ledger.read(lambda connection, key=submission_id: records.one(connection, key))  # type: ignore[misc]

@@ -48,22 +48,6 @@ class FetchedRun(NamedTuple):
     run: Run
 
 
-class Resolved(NamedTuple):
-    """What a search found. `runs`: what was fetched, by the id of the submission that the run is now recorded for.
-    `absent`: ids of submissions that certainly have no run."""
-
-    runs: dict[str, FetchedRun]
-    absent: Collection[str]
-
-
-class Proof(NamedTuple):
-    """Terms of a search that proves absence. `within`: seconds after a submission in which Skyvern has created its run,
-    if ever; they must be over. `stopped`: whether to break off: the search waits for the budget."""
-
-    within: float
-    stopped: Callable[[], bool]
-
-
 class Resolver:
     """Searches for the runs of submissions of one source. Threads may share it."""
 
@@ -75,14 +59,20 @@ class Resolver:
         self._lock = threading.Lock()
 
     def resolve(
-        self, wanted: Sequence[Submission], due_at: Callable[[float], float], proof: Proof | None = None
-    ) -> Resolved:
-        """Search for runs, and record whose they are. Raises LedgerUnavailable.
+        self,
+        wanted: Sequence[Submission],
+        due_at: Callable[[float], float],
+        within: float | None = None,
+        stopped: Callable[[], bool] = lambda: True,
+    ) -> tuple[dict[str, FetchedRun], set[str]]:
+        """Search for runs, and record whose they are. Returns what was fetched, by submission id, and the submissions
+        that certainly have no run. Raises LedgerUnavailable.
 
-        `due_at`: when they are polled next, given the present time. Without `proof` the search ends when the budget is
-        used up, and nothing counts as absent.
+        `due_at`: when runs are polled next, given the present time. `within`: seconds after a submission in which
+        Skyvern has created its run, if ever; they must be over. None: nothing counts as absent. `stopped`: whether to
+        break off, rather than wait, when the budget is used up.
         """
-        found, absent = self._find(wanted, proof) if wanted else ({}, set())
+        found, absent = self._find(wanted, within, stopped) if wanted else ({}, set())
         now = self._ledger.now()
         due = due_at(now)
 
@@ -104,25 +94,24 @@ class Resolver:
             return {submission_id: sinks for submission_id, sinks in resolved.items() if sinks is not None}
 
         bound = self._ledger.write(work) if found else {}
-        return Resolved({submission_id: found[submission_id][1] for submission_id in bound}, absent)
+        return {submission_id: found[submission_id][1] for submission_id in bound}, absent
 
     def _find(
-        self, wanted: Sequence[Submission], proof: Proof | None
+        self, wanted: Sequence[Submission], within: float | None, stopped: Callable[[], bool]
     ) -> tuple[dict[str, tuple[str, FetchedRun]], set[str]]:
         """Return the runs with tokens of submissions (id, and what was fetched), and the submissions without one."""
-        stopped = proof.stopped if proof else lambda: True
         found = self._by_token(wanted, stopped)
         missing = {each.id: each for each in wanted if each.id not in found}
         if not missing:
             return found, set()
         since = min(each.created_at for each in missing.values()) - SKEW
-        latest = max(each.created_at for each in missing.values()) + proof.within + SKEW if proof else math.inf
+        latest = max(each.created_at for each in missing.values()) + SKEW + (math.inf if within is None else within)
         listed: dict[str, ListedRun] = {}
         listing = read_back(
             self._source,
             since,
             lambda rows, _: listed.update((row.run_id, row) for row in rows),
-            to_the_end=proof is not None,
+            to_the_end=within is not None,
             stopped=stopped,
         )
         owners = self._ledger.read(lambda connection: polls.owners(connection, self._source.name, list(listed)))
@@ -144,7 +133,7 @@ class Resolver:
                     found[token] = run.run_id, read[1]
                     del missing[token]
             tokens.add(token)
-        if proof is None or listing.trouble or not listing.reached or None in tokens:
+        if within is None or listing.trouble or not listing.reached or None in tokens:
             return found, set()
 
         def shows(call: str) -> bool:

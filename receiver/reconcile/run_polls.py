@@ -18,7 +18,7 @@ from receiver.domain.members import WORKFLOW
 from receiver.domain.run import RESTARTABLE, parse
 from receiver.ledger import Ledger, run_polls, runs, watches
 from receiver.ledger.run_polls import DueRun
-from receiver.reconcile.intake import ResultIntake, RunAge
+from receiver.reconcile.intake import ResultIntake
 from receiver.reconcile.source import PolledSource
 from receiver.skyvern.responses import Answered, listed_runs
 
@@ -67,9 +67,9 @@ class RunPolls:
             first_seen_at = min([first_seen_at, *(each.first_seen_at for each in active)])
             if due.noted_at is not None:
                 self._ledger.write(lambda connection: run_polls.clear_note(connection, source.name, due.run_id))
-        age = RunAge(first_seen_at=first_seen_at, noted_at=due.noted_at)
         via: Via = "import" if due.found_by == run_polls.IMPORT and not due.final else "poll"
-        taken = self._intake.take(source, answer.body, run, via, age, token_of(run.data))
+        ages = {"first_seen_at": first_seen_at, "noted_at": due.noted_at}
+        taken = self._intake.take(source, answer.body, run, via, token_of(run.data), **ages)
         if taken.taken:
             log.info("reconcile.found source=%s run=%s via=%s", source.name, due.run_id, via)
             self._stop(due, "")

@@ -32,20 +32,14 @@ class ScheduleCheck:
         return self.due_at if self.ran is False else None
 
 
-def list_schedules(source: PolledSource) -> tuple[list[ListedSchedule], str]:
-    """Return all schedules of a source, and what was wrong, or "". A Skyvern without schedules has none."""
-    found, broken = source.all_pages(source.reader.list_schedules, listed_schedules, _MOST_PAGES)
-    if broken is None or (isinstance(broken, Answered) and broken.status in (404, 405, 501)):
-        return found, ""
-    return found, f"schedules: {failure(broken)}"
-
-
 def check_schedules(
     source: PolledSource, now: float, stopped: Callable[[], bool] = lambda: False
 ) -> tuple[list[ScheduleCheck], str]:
     """Return each schedule with whether its last due run happened, and what was wrong, or "". A call for each that is
-    due, and another where that finds no run."""
-    found, trouble = list_schedules(source)
+    due, and another where that finds no run. A Skyvern without schedules has none."""
+    found, broken = source.all_pages(source.reader.list_schedules, listed_schedules, _MOST_PAGES)
+    lacks = isinstance(broken, Answered) and broken.status in (404, 405, 501)
+    trouble = "" if broken is None or lacks else f"schedules: {failure(broken)}"
     checks = []
     for each in found:
         try:

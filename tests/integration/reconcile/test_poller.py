@@ -332,11 +332,13 @@ def test_import_takes_final_runs_without_a_submission(rigged: Rigged) -> None:
 
     seen = find_missing(it.ledger, source, 0.0)
     it.reconciler.drain_all()
-    assert (seen.final, len(seen.missing), seen.imported(it.ledger)) == (120, 119, set())
+    seen.check(it.ledger)
+    assert (seen.final, len(seen.missing), seen.imported) == (120, 119, set())
     since = sim.run(runs[-10]).created_at.replace(tzinfo=UTC).timestamp()
     taken = find_missing(it.ledger, source, since, 0.0)
     it.reconciler.drain_all()
-    assert taken.imported(it.ledger) == set(runs[-10:])
+    taken.check(it.ledger)
+    assert taken.imported == set(runs[-10:])
     assert find_missing(it.ledger, source, since, 0.0).missing == []
     assert sorted(it.events()) == sorted([(runs[0], "poll", "new"), *((each, "import", "new") for each in runs[-10:])])
     assert it.deliveries() == 11
