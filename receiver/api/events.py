@@ -25,6 +25,7 @@ from receiver.domain.redaction import Redactor
 from receiver.errors import NotFound, TooLarge
 from receiver.inbox import state as inbox
 from receiver.ingest import spool
+from receiver.ingest.quarantine import Quarantine
 from receiver.ledger.filters import Filter, id_trouble
 from receiver.ledger.lists import events as lists
 from receiver.ledger.lists.bodies import EventBody, read_body
@@ -126,6 +127,9 @@ def _waiting(service: Service, wanted: EventParameters) -> str:
         with suppress(OSError):
             spooled = spool.find(service.settings.data / "spool", wanted.event_id)
             found = None if spooled is None else inbox.WaitingEvent(*spooled)
+            refused = Quarantine(service.settings.data / "quarantine", 0, 0).list() if found is None else ()
+            if any(it.id.startswith(wanted.event_id) and wanted.source in ("", it.source) for it in refused):
+                return "its signature was refused, and it is in the quarantine here: see `runhook quarantine list`"
     if found is None or wanted.source not in ("", found.source):
         return unknown
     ahead = counted(f"{found.ahead:,}", "event is", "events are")

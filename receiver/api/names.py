@@ -23,7 +23,8 @@ _KINDS: Final = {"evt_": "event", "dlv_": "delivery", "sub_": "submission", "op_
 _REMOVED: Final = "what is older than retention.events has been removed"
 # Why something may be missing although its id was valid.
 _WHY: Final = {
-    "run": f"no webhook of it is recorded. One that was refused is in the quarantine; {_REMOVED}",
+    "run": "no webhook of it is recorded. One that was refused is in the quarantine, and `runhook events --disposition "
+    f"unreadable` lists bodies that cannot be read: `runhook reconcile --import --now` fetches the results; {_REMOVED}",
     "event": _REMOVED,
     "delivery": _REMOVED,
 }

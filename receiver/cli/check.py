@@ -186,7 +186,10 @@ def print_trial(trial: Mapping[str, Any], sink: str = "") -> None:
     """Print what happens to a body. `sink`: the only one whose routes are listed."""
     typer.echo("")
     if trial["problem"]:
-        typer.echo(f"{trial['body']}: unreadable: {trial['problem']}. Such a body is stored and listed, never routed.")
+        typer.echo(
+            f"{trial['body']}: unreadable: {trial['problem']}. Such a body is stored and listed, never routed. "
+            "`runhook reconcile --since 1d --import --now` fetches the run's result"
+        )
         return
     outcome = trial["outcome"] + (f" (sent as {trial['status']})" if trial["status"] != trial["outcome"] else "")
     what = f"{trial['run_type'] or 'run'} {clean(trial['run_id'])} {clean(outcome)}"

@@ -38,6 +38,7 @@ from receiver.cli.parameters import check_times, named_options, with_filter
 from receiver.domain.delivery import DeliveryState
 from receiver.domain.event import short_id
 from receiver.errors import UsageError
+from receiver.ledger import audit as audit_log
 from receiver.ledger.filters import LIMIT
 from receiver.status.problem import size
 
@@ -154,12 +155,6 @@ def _attempt_result(row: Row) -> str:
     return _result(row) + (f" · {clean(response, 200)}" if response else "")
 
 
-def _who(row: Row) -> str:
-    """Return who did an action: the name, and what it is the name of."""
-    kind = {"user": "console user", "cli": "command line", "process": ""}.get(row["actor_kind"], row["actor_kind"])
-    return f"{clean(row['actor'])} ({kind})" if kind else clean(row["actor"])
-
-
 def stored_at(file: Row) -> str:
     """Return where a file of a run is stored."""
     places = [f"{each['sink']}: {relative_path(each['key'] or each['url'])}" for each in file["stored"]]
@@ -254,7 +249,10 @@ artifacts = list_command(
 audit = list_command(
     LIST_AUDIT,
     "when=at",
-    {"who": _who, **parse_columns("did=action count outcome selection detail")},
+    {
+        "who": lambda row: clean(audit_log.who(row["actor"], row["actor_kind"])),
+        **parse_columns("did=action count outcome selection detail"),
+    },
     empty="no actions recorded",
 )
 stats = list_command(

@@ -52,6 +52,12 @@ class AuditedAction:
     ended_at: float | None
 
 
+def who(actor: str, kind: str) -> str:
+    """Return an actor for people: its name, and whether that is of a key, a console user or the command line."""
+    what = {"user": "console user", "cli": "command line", "process": ""}.get(kind, kind)
+    return f"{actor} ({what})" if what else actor
+
+
 def record(
     connection: sa.Connection,
     actor: AuditActor,

@@ -19,7 +19,8 @@ _PROBLEMS: Final = {
     "redis_lost": "`runhook reconcile --since {hours}h --import --now` fetches their results from Skyvern",
     "config_wrong": "fix it (`runhook check` lists all errors); processes cannot start",
     "webhooks_refused": "free disk space there, or start Redis. Skyvern sends a webhook three times; then Runhook "
-    "polls for results of runs submitted here, and of sources with `watch: true`",
+    "polls for runs submitted here, and of sources with `watch: true`; `runhook reconcile --since 1d --import --now` "
+    "fetches others",
     "config_old": "restart them{effect}. Changed routes apply to earlier events by `runhook reroute --since TIME`",
     "configs_differ": "copy the right file to each host, and restart the processes there{effect}. "
     "`runhook reroute --since TIME` applies its routes to what they took",
@@ -47,7 +48,7 @@ _PROBLEMS: Final = {
     "inbox_late": "the dispatcher is stopped, too slow, or can't reach the ledger: see the worker's log",
     "spool_full": "start Redis, or raise spool.max_bytes; at the limit, webhooks get 503",
     "spool_left": "start a receiver on that data directory; or bring its disk here: `runhook spool send --data DIR`",
-    "sink_paused": "`runhook audit` shows who paused it; `runhook sink resume {sink}` resumes delivery",
+    "sink_paused": "`runhook sink resume {sink}` resumes delivery",
     "sink_down": "{remedy}",
     "sink_refuses": "`runhook attempts --sink {sink}` shows its responses; once fixed, `runhook replay --sink {sink}`",
     "sink_gone": "`runhook sink move {sink} NEW`, `runhook cancel --sink {sink}`, or restore it in the config",
@@ -65,8 +66,10 @@ _NOTES: Final = {
     "part_unknown": "see above",
     "part_silent": "it ended unexpectedly, or its host can't reach the ledger: look there{look}",
     "spool_damaged": "inspect them: their events were acknowledged",
-    "webhooks_missed": "Skyvern sends a webhook three times: `runhook reconcile --since 1d` lists missing results",
-    "event_trouble": "`runhook explain {event}` shows it; `runhook events` lists them",
+    "webhooks_missed": "Skyvern sends a webhook three times: `runhook reconcile --since 1d --import --now` fetches "
+    "missing results",
+    "event_trouble": "`runhook explain {event}` shows it. `runhook events --disposition unreadable` lists bodies that "
+    "cannot be read; `runhook reconcile --since 1d --import --now` fetches their results",
     "delivery_dead": "`runhook dead` shows the reasons, `runhook replay{sinks}` sends them again",
     "versions_differ": "finish the upgrade",
     "callers_down": "no action needed; `runhook sink list` shows them",

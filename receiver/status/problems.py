@@ -33,12 +33,14 @@ REFUSED_IN_A_ROW: Final = 5
 _RUNS_FOR: Final = 24
 # Fraction of spool.max_bytes above which the spool counts as nearly full.
 SPOOL_FULL: Final = 0.8
+# Seconds for which a pause is only a note.
+PAUSE_NEWS: Final = 3600.0
 # What the reason of an open breaker means: a pattern, what the sink does, and the fix.
 _CAUSES: Final = (
     (
         r"(?i)\b429\b|too many|slow ?down|throttl|rate.?limit",
         "limits its rate",
-        "set `rate` of this sink, such as `20/m`, below the limit that `runhook attempts --sink {sink}` shows",
+        "{rate} below the limit that `runhook attempts --sink {sink}` shows, or ask for a higher one",
     ),
     (
         r"(?i)disk.* (is )?full|no space|bytes free",
@@ -194,10 +196,11 @@ def _sinks(report: StatusReport) -> Iterator[Problem]:
         wait = counted(_amount(waiting), "delivery waits", "deliveries wait")
         if lane.paused:
             since = f" {ago(now - lane.paused_at)} ago" if lane.paused_at else ""
+            by = f" by {who}" if (who := report.ledger.paused_by.get(sink)) else ""
             yield problem(
                 "sink_paused",
-                f"{sink} was paused{since}; {wait}",
-                note=not waiting,
+                f"{sink} was paused{since}{by}; {wait}",
+                note=not waiting or now - lane.paused_at < PAUSE_NEWS,
                 sink=sink,
             )
         if lane.breaker != "closed" and lane.lane == sink != CALLBACK:
@@ -207,7 +210,9 @@ def _sinks(report: StatusReport) -> Iterator[Problem]:
             does, remedy = next((does, todo) for pattern, does, todo in _CAUSES if re.search(pattern, why))
             what = f"{sink} {does}{since}: {why}; {wait}, and the next probe is {probe}"
             # Without a delivery nothing probes it.
-            yield problem("sink_down", what, note=not waiting, remedy=remedy.format(sink=sink))
+            limit = report.rates.get(sink)
+            rate = f"lower `rate` of this sink, now `{limit}`," if limit else "set `rate` of this sink, such as `20/m`,"
+            yield problem("sink_down", what, note=not waiting, remedy=remedy.format(sink=sink, rate=rate))
     shut = [lane for lane in report.ledger.lanes if lane.sink == CALLBACK != lane.lane and lane.breaker != "closed"]
     if shut:
         example = shut[0].lane.removeprefix(CALLBACK).strip()

@@ -36,8 +36,9 @@ class LedgerReport:
     `weak`: why it may lose committed data, if the config does not accept that, else "". `lanes`: those that are paused
     or not closed. `orphans`: number of deliveries by removed sink and state. `operations`: number of running
     operations, such as replays. `newest`: what the newest events and deliveries show.
-    `paces`: by sink, how fast it accepts. `corrected`: the last recent correction of rows dated ahead by a database
-    clock. `redis_lost`: when Redis lost its data within a day, if its results were not imported since.
+    `paused_by`: who paused a sink last, by sink. `paces`: by sink, how fast it accepts. `corrected`: the last
+    recent correction of rows dated ahead by a database clock. `redis_lost`: when Redis lost its data within a
+    day, if its results were not imported since.
     """
 
     url: str
@@ -51,6 +52,7 @@ class LedgerReport:
     operations: int = 0
     paces: dict[str, DeliveryPace] = field(default_factory=dict)
     corrected: Corrected | None = None
+    paused_by: dict[str, str] = field(default_factory=dict)
     redis_lost: float | None = None
 
 
@@ -82,6 +84,7 @@ class StatusReport:
 
     `config_problems`: why the config cannot be used. `warnings`: probable mistakes in it. `advice`: conflicts between
     settings and config, each with its fix. `config_sections`: hashes of the config's sections, sinks and sources.
+    `rates`: of the sinks that have one, from the config.
     """
 
     now: float
@@ -98,3 +101,4 @@ class StatusReport:
     disk: DiskReport
     parts: list[PartSeen]
     config_sections: dict[str, str] = field(default_factory=dict)
+    rates: dict[str, str] = field(default_factory=dict)

@@ -31,7 +31,17 @@ from receiver.inbox.state import examine
 from receiver.ingest import durability
 from receiver.ingest.quarantine import Quarantine
 from receiver.ingest.spool import usage
-from receiver.ledger import Connection, Ledger, LedgerUnavailable, actions, ahead, heartbeats, redis_losses, stats
+from receiver.ledger import (
+    Connection,
+    Ledger,
+    LedgerUnavailable,
+    actions,
+    ahead,
+    audit,
+    heartbeats,
+    redis_losses,
+    stats,
+)
 from receiver.ledger.deliveries import lanes, orphans
 from receiver.ledger.errors import remedy_for
 from receiver.ledger.migrate import schema_trouble
@@ -76,6 +86,7 @@ def survey(settings: Settings, ledger_wait: float | None = None) -> StatusReport
         disk=_disk(settings, config),
         parts=board.merged(ledger_parts, board.every_file(settings.data)),
         config_sections=file_sections(settings.config),
+        rates={name: sink.rate for name, sink in config.sinks.items() if sink.rate} if config is not None else {},
     )
 
 
@@ -120,11 +131,13 @@ def _ledger(settings: Settings, config: Config | None) -> tuple[LedgerReport, li
     sinks = config.destinations if config is not None else None
 
     def read(connection: Connection) -> tuple[LedgerReport, list[PartSeen]]:
-        gauges = stats.read(connection)
+        gauges, shut = stats.read(connection), lanes.not_closed(connection)
+        pauses = audit.list_actions(connection, 100, actions=["sink.pause"]) if any(it.paused for it in shut) else []
         report = LedgerReport(
             url,
             gauges=gauges,
-            lanes=lanes.not_closed(connection),
+            lanes=shut,
+            paused_by={str(it.selection.get("sink")): audit.who(it.actor, it.actor_kind) for it in reversed(pauses)},
             orphans=orphans.orphaned(gauges.counts, sinks) if sinks is not None else {},
             newest=stats.newest(connection, gauges.read_at - NEWS),
             paces=stats.paces(connection, gauges.counts, gauges.read_at),

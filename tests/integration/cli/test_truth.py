@@ -19,6 +19,7 @@ from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.parts import PartBeat
 from receiver.errors import RunhookError
+from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
 from receiver.ledger import Ledger, heartbeats
 from receiver.ledger.deliveries import lanes
 from receiver.ledger.stats import COUNT_LIMIT
@@ -145,6 +146,19 @@ def test_run_quotes_texts_that_look_like_other_values(
 def test_audit_says_who_acted_and_how(runhook: Runhook) -> None:
     assert "also across restarts" in runhook("sink", "pause", "ops").stdout
     assert f"{getpass.getuser()} (command line)" in runhook("audit").stdout
+
+
+def test_status_says_who_paused_a_sink(runhook: Runhook) -> None:
+    runhook("sink", "pause", "ops")
+    assert f"note: ops was paused 0 s ago by {getpass.getuser()} (command line)" in runhook("status").stdout
+
+
+def test_event_in_the_quarantine_says_so(book: Ledger, runhook: Runhook, tmp_path: Path) -> None:
+    refused = QuarantinedRequest.of("skyvern", "00", b"{}", "", time.time())
+    Quarantine(tmp_path / "quarantine", 10, 1 << 20).add(refused, b"{}")
+
+    with pytest.raises(RunhookError, match="its signature was refused, and it is in the quarantine here"):
+        runhook("event", refused.id)
 
 
 def test_incidents_say_how_to_mark_one(book: Ledger, runhook: Runhook) -> None:

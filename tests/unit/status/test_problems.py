@@ -207,6 +207,12 @@ CASES: list[tuple[str, StatusReport, str, bool]] = [
     ("sink_paused", ledger(lanes=[Lane("ops", "ops", True, paused_at=NOW - 7200)]), "2 h ago; 3 deliveries", False),
     ("sink_paused", ledger(lanes=[Lane("ops", "ops", True)], counts={}), "; 0 deliveries", True),
     (
+        "sink_paused",  # not in its first hour: an operator did it
+        ledger(lanes=[Lane("ops", "ops", True, paused_at=NOW - 60)], paused_by={"ops": "deploy-bot (key)"}),
+        "60 s ago by deploy-bot (key); 3 deliveries",
+        True,
+    ),
+    (
         "sink_down",
         ledger(
             lanes=[Lane("ops", "ops", breaker="open", until=NOW + 20, reason="503", opened_at=NOW - 7200)],
@@ -482,6 +488,14 @@ def test_left_spool_is_reported_until_a_receiver_has_it(stopped: bool, words: st
     assert "spool_left" not in {problem.code for problem in find(but(parts=[*WELL.parts, gone, back]))}
     assert "spool_left" not in {problem.code for problem in find(but(parts=[*WELL.parts, gone, drained]))}
     assert "spool_left" in {problem.code for problem in find(but(parts=[*WELL.parts, gone, other]))}
+
+
+@pytest.mark.parametrize(
+    ("rates", "advice"), [({}, "set `rate`"), ({"ops": "50/m"}, "lower `rate` of this sink, now `50/m`")]
+)
+def test_advice_for_429_depends_on_the_rate_in_force(rates: dict[str, str], advice: str) -> None:
+    (problem,) = find(replace(shut("crm.example answered 429"), rates=rates))
+    assert problem.todo.startswith(advice)
 
 
 def test_sink_without_a_worker_names_the_limits_of_running_ones() -> None:
