@@ -19,14 +19,16 @@ from receiver.submit.kept_request import CALL
 _REQUIRED: Final = ("run_id", "run_type", "status", "created_at", "modified_at")
 
 
-def polling_body(result: RunResult, body: bytes, callback: str, more: Mapping[str, object]) -> tuple[bytes, str | None]:
-    """Return the body of the answer, and the status that Skyvern gave; None for the latter when the run lacks what
-    each must have. Raises NotAnObject.
+def polling_body(result: RunResult, body: bytes, callback: str, more: Mapping[str, object]) -> tuple[bytes, str] | None:
+    """Return the body of the answer, and the status that Skyvern gave; None when the run lacks what each must have.
 
     `body`: of the result, or what Skyvern answers now. `callback`: the callback URL of its submission, or "". `more`:
     further members.
     """
-    came = parse_object(body)
+    try:
+        came = parse_object(body)
+    except NotAnObject:
+        return None
     data = parse(body).data
     run = shape.completed(data, _completion(result, data))
     request = result.request or {}
@@ -34,7 +36,7 @@ def polling_body(result: RunResult, body: bytes, callback: str, more: Mapping[st
     exact = {"proxy_location": request.get("proxy_location")} if older else {}
     members = {**polled(data, run, _answered(result), callback, **exact), **more}
     if any(members.get(name) is None for name in _REQUIRED):
-        return body, None
+        return None
     said = str(members["status"])
     if said != result.status.outcome:
         members["status"] = result.status.outcome

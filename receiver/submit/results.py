@@ -243,12 +243,10 @@ class Results:
             headers[RETRIED_BY_HEADER] = quote(last, safe="")
             more["retried_by_workflow_run_id"] = last
         callback = caller.source.callback_url(status.submission_id) if status.submission_id else ""
-        try:
-            body, said = await off_loop(len(body), polling_body, result, body, callback, more)
-        except NotAnObject:
+        found = await off_loop(len(body), polling_body, result, body, callback, more)
+        if found is None:
             return None
-        if said is None:
-            return None
+        body, said = found
         if status.submission_id:
             headers[SUBMISSION_HEADER] = status.submission_id
         if said != status.outcome:
