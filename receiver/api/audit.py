@@ -131,7 +131,7 @@ def list_audit(service: Service, _actor: Actor, wanted: AuditParameters) -> Page
         found = audit.list_actions(connection, limit, since=wanted.since, until=wanted.until, **which, **place)
         for each in () if found else wanted.action:
             if each not in ACTIONS and not audit.has_action(connection, each):
-                raise unknown("action", each, "there is no such action", ACTIONS)
+                raise unknown("action", each, "unknown action", ACTIONS)
         return found
 
     found, following = paged(service, "audit", wanted, read, id=int)

@@ -110,7 +110,7 @@ class Endpoint(Generic[P, R]):
         if error["type"] == "extra_forbidden":
             meant = suggest(name, self.parameters.model_fields)
             hint = f"did you mean {meant}?" if meant else f"there are {', '.join(sorted(self.parameters.model_fields))}"
-            return _problem(name, f"there is no such parameter; {hint}")
+            return _problem(name, f"unknown parameter; {hint}")
         if error["type"] == "enum":
             return _problem(name, f"must be {error['ctx']['expected'].replace(chr(39), '')}")
         text = str(error["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")

@@ -164,7 +164,7 @@ def _checked_source(service: Service, wanted: NewKeyParameters) -> str:
         if wrong := sorted(set(scopes) - {api_key.VIEW, OPERATE, api_key.ERASE}):
             raise Invalid(f"source '*': a key of all sources can view, operate and erase, but not {', '.join(wrong)}")
     elif chosen not in config.sources:
-        what = f"source {chosen}: there is no such source" if chosen else "source: say which"
+        what = f"unknown source {chosen}" if chosen else "source: say which"
         raise Invalid(f"{what}; there are {', '.join(config.sources)}")
     elif set(scopes) - {api_key.VIEW} and config.sources[chosen].api(settings.skyvern_base_url) is None:
         raise ConfigError(missing_api_key(settings, config, chosen))

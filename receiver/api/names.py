@@ -73,15 +73,15 @@ def check_config_names(service: Service, connection: Connection, wanted: Filter)
         return
     for name, value in given.items():
         if value not in known[name] and not (name == "sink" and names.has_sink(connection, value)):
-            raise unknown(name, value, f"there is no such {name}", known[name])
+            raise unknown(name, value, f"unknown {name}", known[name])
 
 
 def _no_run(connection: Connection, run_id: str, name: str, source: str) -> Invalid:
     """Return the error for an unknown run, with one of `source` whose id begins with this one."""
     if other := _kind_of(run_id):
-        return _wrong(name, run_id, f"there is no such run; it is the id of {_a(other)}")
+        return _wrong(name, run_id, f"unknown run; it is the id of {_a(other)}")
     guess = names.run_beginning(connection, run_id, source)
-    return _wrong(name, run_id, "there is no such run" + (f"; did you mean {guess}?" if guess else ""))
+    return _wrong(name, run_id, "unknown run" + (f"; did you mean {guess}?" if guess else ""))
 
 
 def check_id(connection: Connection, name: str, identifier: str, source: str, kind: str = "") -> None:
@@ -91,7 +91,7 @@ def check_id(connection: Connection, name: str, identifier: str, source: str, ki
     if kind == "run" and not names.has_run(connection, identifier, source):
         raise _no_run(connection, identifier, name, source)
     if kind != "run" and not names.ids_beginning(connection, kind, identifier, source):
-        raise _wrong(name, identifier, f"there is no such {kind}")
+        raise _wrong(name, identifier, f"unknown {kind}")
 
 
 def whole_id(connection: Connection, name: str, identifier: str, source: str) -> str:

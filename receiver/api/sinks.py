@@ -177,7 +177,7 @@ def require_sink(config: Config, name: str) -> None:
         return
     if name == CALLBACK:
         raise Invalid(f"{name} sends the webhooks of those who submit runs here; no source has an api_key to do so")
-    raise Invalid(f"no sink is called {name}; the config has {', '.join(config.destinations) or 'none'}")
+    raise Invalid(f"unknown sink {name}; the config has {', '.join(config.destinations) or 'none'}")
 
 
 def require_live_sink(service: Service, name: str) -> None:
@@ -257,7 +257,7 @@ def _check_move(config: Config, wanted: MoveParameters) -> None:
     if not wanted.undo and old in sinks:
         raise Invalid(f"{old} is still in the config, and would keep getting deliveries: remove it first")
     if not wanted.undo and new not in sinks:
-        raise Invalid(f"no sink is called {new}; the config has {', '.join(sinks) or 'none'}")
+        raise Invalid(f"unknown sink {new}; the config has {', '.join(sinks) or 'none'}")
 
 
 LIST_SINKS: Final = call("GET", "/sinks", VIEW, list_sinks)

@@ -41,9 +41,9 @@ def test_one_delivery_is_narrowed_by_the_rest_of_the_filter(ledger: Ledger, tmp_
     assert told == [3, 2, 1]
     # And not to who asks for anything else
     assert numbers(state=["delivered"]) == numbers(until="2001-01-01") == []
-    with pytest.raises(Invalid, match="sink: opps: there is no such sink; did you mean ops"):
+    with pytest.raises(Invalid, match="sink: opps: unknown sink; did you mean ops"):
         numbers(sink="opps")
     # And what is no delivery has none
     for thing in ("tsk_1", "evt_"):
-        with pytest.raises(Invalid, match="there is no such delivery"):
+        with pytest.raises(Invalid, match="unknown delivery"):
             call(it, "list_attempts", delivery=thing)

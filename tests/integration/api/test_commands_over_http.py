@@ -75,7 +75,7 @@ def test_an_operation_of_a_remote_service_is_watched_and_stopped(runhook: Runhoo
     assert "1 of 1" in runhook("replay", "tsk_2", "--wait")
     with pytest.raises(RunhookError, match="nothing to replay: 2 queued: they are sent soon"):
         runhook("replay", "--all")
-    with pytest.raises(UsageError, match="tsk_9: there is no such run"):
+    with pytest.raises(UsageError, match="tsk_9: unknown run"):
         runhook("replay", "tsk_9")
     assert set(states(api_server.ledger).values()) == {"queued"}
 
@@ -85,10 +85,10 @@ def test_an_operation_of_a_remote_service_is_watched_and_stopped(runhook: Runhoo
     ("arguments", "code", "told"),
     [
         # What is not known is a wrong call, alone or beside others
-        (["tsk_404"], 2, "tsk_404: there is no such run"),
-        (["tsk_1", "tsk_404"], 2, "tsk_404: there is no such run"),
-        (["evt_0123456789ab"], 2, "evt_0123456789ab: there is no such event"),
-        (["dlv_0123456789ab"], 2, "dlv_0123456789ab: there is no such delivery"),
+        (["tsk_404"], 2, "tsk_404: unknown run"),
+        (["tsk_1", "tsk_404"], 2, "tsk_404: unknown run"),
+        (["evt_0123456789ab"], 2, "evt_0123456789ab: unknown event"),
+        (["dlv_0123456789ab"], 2, "dlv_0123456789ab: unknown delivery"),
         # What is known, and has nothing to be replayed, is none
         (["tsk_3"], 1, "nothing to replay: nothing matches"),
         (["tsk_1", "tsk_3"], 1, "tsk_3: there is nothing to replay of it"),

@@ -91,16 +91,16 @@ def test_others_than_expected_are_not_replayed(service: Service) -> None:
     [
         ("replay", {}, Invalid, "expect: give the exact number"),
         ("replay", {"state": ["queued"], "expect": 1}, Invalid, "only dead, delivered and waiting"),
-        ("replay", {"sink": "slak", "expect": 1}, Invalid, "no sink is called slak; the config has ops"),
+        ("replay", {"sink": "slak", "expect": 1}, Invalid, "unknown sink slak; the config has ops"),
         ("replay", {"ids": ["tsk_3"]}, NotFound, "nothing to replay of it; what was delivered"),
-        ("replay", {"ids": ["tsk_1", "tsk_7"]}, Invalid, "ids: tsk_7: there is no such run"),
+        ("replay", {"ids": ["tsk_1", "tsk_7"]}, Invalid, "ids: tsk_7: unknown run"),
         ("cancel", {"ids": ["tsk_1", "dlv_123456789012"]}, NotFound, "tsk_1: there is nothing to cancel of it"),
         ("cancel", {"status": ["faild"], "dry_run": True}, Invalid, "unknown status; did you mean failed?"),
         (
             "restore",
             {"ids": ["evt_123456789012"], "dry_run": True},
             Invalid,
-            "ids: evt_123456789012: there is no such event",
+            "ids: evt_123456789012: unknown event",
         ),
         ("replay", {"ids": ["dlv_12"]}, Invalid, "12 to 32 digits and letters"),
         ("replay", {"ids": [" "]}, Invalid, "an id is empty"),
@@ -242,7 +242,7 @@ def test_a_key_of_one_source_acts_on_its_own(service: Service) -> None:
     mine, theirs = actor("skyvern"), actor("other")
     # What is another's is as if it were not there, and all that match are one's own
     for ids in (["tsk_9"], ["tsk_9", "tsk_1"]):
-        with pytest.raises(Invalid, match="tsk_9: there is no such run"):
+        with pytest.raises(Invalid, match="tsk_9: unknown run"):
             call(service, "replay", mine, ids=ids)
     assert call(service, "replay", mine, dry_run=True)["count"] == 2
     begun = call(service, "replay", theirs, expect=1)["operation"]

@@ -68,7 +68,7 @@ def test_a_run_that_is_not_there(api_server: Submitting) -> None:
 
 def test_a_parameter_that_is_misspelt(api_server: Submitting) -> None:
     answer = get(api_server, "/runs/tsk_9?sorce=skyvern", api_server.key("view"))
-    assert problem(answer)["detail"] == "sorce: there is no such parameter; did you mean source?"
+    assert problem(answer)["detail"] == "sorce: unknown parameter; did you mean source?"
     assert problem(answer)["errors"] == [{"name": "sorce", "message": problem(answer)["detail"]}]
     assert answer.status_code == 422
 

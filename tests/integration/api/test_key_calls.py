@@ -61,7 +61,7 @@ def test_a_key_is_shown_once_and_works(service: Service) -> None:
         (actor("skyvern", *SHOP), {"source": "*", "scopes": ["view"]}, Forbidden, "source skyvern only"),
         (actor("skyvern", VIEW), {"scopes": ["view"]}, Forbidden, "needs the scope operate"),
         (actor(), {"scopes": ["view"]}, Invalid, "source: say which; there are skyvern, other"),
-        (actor(), {"scopes": ["view"], "source": "third"}, Invalid, "there is no such source"),
+        (actor(), {"scopes": ["view"], "source": "third"}, Invalid, "unknown source"),
         (actor("", *SHOP), {"scopes": ["submit"], "source": "*"}, Invalid, "but not submit"),
         (actor(), {"scopes": ["all"], "source": "other"}, Forbidden, "no all"),
         (actor(), {"scopes": [], "source": "other"}, Invalid, "scopes"),

@@ -76,8 +76,8 @@ def test_one_sink_is_given_what_it_lacks(service: Service) -> None:
 def test_what_is_not_said_or_not_there_is_refused(service: Service) -> None:
     for given, problem in (
         ({}, "say which events"),
-        ({"since": "1h", "into": "opps"}, "no sink is called opps"),
-        ({"run": "tsk_404"}, "there is no such run"),
+        ({"since": "1h", "into": "opps"}, "unknown sink opps"),
+        ({"run": "tsk_404"}, "unknown run"),
         ({"since": "1h", "after": "x"}, "after"),
     ):
         with pytest.raises(Invalid, match=problem):

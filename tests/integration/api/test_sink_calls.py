@@ -126,7 +126,7 @@ def test_few_tests_are_made_at_once(ledger: Ledger, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["pause_sink", "resume_sink", "test_sink"])
 def test_a_sink_that_is_none(service: Service, name: str) -> None:
-    with pytest.raises(Invalid, match="no sink is called slak"):
+    with pytest.raises(Invalid, match="unknown sink slak"):
         call(service, name, sink="slak")
     assert done(service) == []
 

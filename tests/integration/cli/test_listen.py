@@ -77,7 +77,7 @@ def test_what_was_not_accepted_is_no_success(service: Submitting, mine: Scripted
         run_command("listen", port_of(mine), "--replay", "tsk_1")
     with pytest.raises(RunhookError, match="--replay tsk_nobody: it has no result"):
         run_command("listen", port_of(mine), "--replay", "tsk_nobody")
-    with pytest.raises(UsageError, match="--sink opps: there is no such sink"):
+    with pytest.raises(UsageError, match="--sink opps: unknown sink"):
         run_command("listen", port_of(mine), "--sink", "opps")
     with pytest.raises(UsageError, match="accepts no filter but --source"):
         run_command("listen", port_of(mine), "--replay", "tsk_1", "--status", "failed")

@@ -74,7 +74,7 @@ def test_deliveries_of_a_removed_sink_are_cancelled_and_restored(runhook: Runhoo
         runhook("cancel", "--sink", "old")
     assert runhook("cancel", "--sink", "old", "--undo").endswith(": 1 delivery to restore\n")
     assert states(book) == before
-    with pytest.raises(UsageError, match="--sink odl: there is no such sink; there are"):
+    with pytest.raises(UsageError, match="--sink odl: unknown sink; there are"):
         runhook("cancel", "--sink", "odl")
 
 
@@ -91,7 +91,7 @@ def test_a_replay_leaves_what_nobody_would_send_and_says_so(runhook: Runhook, bo
     for command in (["replay", "--sink", "old"], *(["sink", each, "old"] for each in ("resume", "pause"))):
         with pytest.raises((UsageError, Invalid), match=gone):
             runhook(*command)
-    with pytest.raises(Invalid, match="no sink is called odl; the config has new"):
+    with pytest.raises(Invalid, match="unknown sink odl; the config has new"):
         runhook("sink", "test", "odl")
 
 
@@ -123,7 +123,7 @@ def test_a_replay_of_nothing_makes_no_operation_and_says_why(runhook: Runhook, b
     ("old", "new", "problem"),
     [
         ("new", "old", "new is still in the config"),
-        ("old", "nwe", "no sink is called nwe; the config has new"),
+        ("old", "nwe", "unknown sink nwe; the config has new"),
         ("old", "old", "are one sink"),
         ("older", "new", "older has no such deliveries"),
         ("callback", "new", "to the address of each caller"),

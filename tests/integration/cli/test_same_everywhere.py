@@ -110,9 +110,9 @@ def test_a_service_is_listed_as_this_machines_ledger_is(
         assert here[0] == code, (arguments, here)
         empty = code != 0 or arguments == ["submissions", "-o", "jsonl"]
         assert (here[1] == "") == empty, (arguments, here)
-    assert "there is no such action; did you mean cancel?" in said("audit", "--action", "cancell")[2]
-    assert "--sink opps: there is no such sink; did you mean ops?" in said("tail", "--sink", "opps")[2]
-    assert "no such run; it is the id of a delivery" in said("events", "--run", "dlv_0123456789ab")[2]
+    assert "unknown action; did you mean cancel?" in said("audit", "--action", "cancell")[2]
+    assert "--sink opps: unknown sink; did you mean ops?" in said("tail", "--sink", "opps")[2]
+    assert "unknown run; it is the id of a delivery" in said("events", "--run", "dlv_0123456789ab")[2]
 
     # and by variables in place of options
     monkeypatch.setenv("RUNHOOK_URL", service.url)
@@ -192,6 +192,6 @@ def test_old_events_are_rerouted_by_the_rules_of_the_service(service: Submitting
         assert (here[0], here[1]) == (there[0], there[1])
         assert "3 events: 0 new deliveries" in there[1] + there[2]
     code, _, error = said("reroute", "--since", "2020-01-01", "--sink", "opps", *remote)
-    assert (code, "no sink is called opps" in error) == (2, True)
+    assert (code, "unknown sink opps" in error) == (2, True)
     code, _, error = said("reroute", "--since", "2020-01-01", "--url", service.url, "--key", service.key("view"))
     assert (code, "operate" in error) == (2, True), error

@@ -58,7 +58,7 @@ def test_sql_is_only_printed_without_apply(runhook: Runhook, tmp_path: Path) -> 
 def test_a_sink_without_a_table_is_an_error_in_words(runhook: Runhook) -> None:
     for arguments, words in (
         (["ops"], "ops: name one database sink of: results, away"),
-        (["nobody"], "no sink is called nobody"),
+        (["nobody"], "unknown sink nobody"),
         (["--apply"], "--apply: name one database sink of: results, away"),
     ):
         done = runhook("columns", *arguments)

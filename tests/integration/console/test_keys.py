@@ -75,7 +75,7 @@ def test_a_key_is_rotated(browser: Browser, console_server: Submitting) -> None:
 @pytest.mark.parametrize(
     ("form", "says"),
     [
-        ({"name": "x", "scopes": "view", "source": "nowhere"}, "there is no such source"),
+        ({"name": "x", "scopes": "view", "source": "nowhere"}, "nknown source nowhere"),
         ({"name": "x", "scopes": "submit", "source": "*"}, "a key of all sources can view, operate and erase"),
         ({"name": "x", "scopes": "fly"}, "fly"),
         ({"name": "\x07", "scopes": "view"}, "printable characters"),

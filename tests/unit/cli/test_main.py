@@ -148,7 +148,7 @@ def test_time_is_utc_unless_it_has_a_zone(text: str, seconds: float) -> None:
         (["deliveries", "--state", "deed"], "--state deed: must be held, queued, sending, waiting, "),
         (["attempts", "tsk_404"], "tsk_404: "),
         (["replay", "tsk_404"], "tsk_404: "),
-        (["replay", "--sink", "opps"], "no sink is called opps"),
+        (["replay", "--sink", "opps"], "unknown sink opps"),
         (["replay", "--rate", "x", "--all"], "--rate x: must be a valid number"),
         (["submissions", "--label", "team"], "--label team: write NAME=VALUE"),
         (["stats", "--by", "stauts"], "--by stauts: nothing can be counted by stauts; did you mean status?"),
