@@ -138,9 +138,7 @@ def status_of(report: StatusReport) -> Status:
             lanes=[_lane(lane) for lane in shut],
             orphans=report.ledger.orphans,
             rates={sink: pace.rate for sink, pace in report.ledger.paces.items()},
-            drained_in={
-                sink: pace.drained_in for sink, pace in report.ledger.paces.items() if pace.drained_in is not None
-            },
+            drained_in={sink: pace.drained_in for sink, pace in report.ledger.paces.items() if pace.drained_in},
             operations=report.ledger.operations,
             unindexed=gauges.search.unindexed,
             unindexed_since=gauges.search.since,

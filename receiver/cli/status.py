@@ -87,6 +87,9 @@ def _stores(found: Status, now: float) -> list[list[str]]:
     newest = (
         "no event yet" if ledger.newest_event_at is None else f"newest event {ago(now - ledger.newest_event_at)} ago"
     )
+    waiting = f"{counted(inbox['entries'], 'event', 'events')}, {size(inbox['size'])}"
+    most = redis["max_events"]
+    limit = _of_config(None) if most is None else f"{most:,} events, {size(redis['max_bytes'])}"
     index = "up to date"
     if ledger.unindexed_since is not None:
         index = f"{ledger.unindexed} changes, {ago(now - ledger.unindexed_since)} behind"
@@ -94,21 +97,12 @@ def _stores(found: Status, now: float) -> list[list[str]]:
         ["Redis", "down" if redis["trouble"] else "up", redis["trouble"] or f"{redis['durability']}; {redis['url']}"],
         ["ledger", "down" if ledger.trouble else "up", ledger.trouble or f"{newest}; {ledger.url}"],
         ["search", "unknown" if ledger.trouble else index, ""],
-        ["inbox", "unknown" if redis["trouble"] else _inbox(redis), inbox["trouble"] or _inbox_limit(redis)],
+        ["inbox", "unknown" if redis["trouble"] else waiting, inbox["trouble"] or f"of {limit}"],
         ["spool", size(disk["spool_bytes"]), f"of {_of_config(disk['spool_limit'])}, on this machine"],
         ["quarantine", str(disk["quarantine"]), "on this machine"],
         ["disk", "unknown" if disk["free"] is None else f"{size(disk['free'])} free", disk["directory"]],
         ["config", "invalid" if found.config.problems else "valid", f"{found.config.file} {found.config.hash}"],
     ]
-
-
-def _inbox(redis: Mapping[str, Any]) -> str:
-    return f"{counted(redis['inbox']['entries'], 'event', 'events')}, {size(redis['inbox']['size'])}"
-
-
-def _inbox_limit(redis: Mapping[str, Any]) -> str:
-    events = redis["max_events"]
-    return f"of {_of_config(events)}" if events is None else f"of {events:,} events, {size(redis['max_bytes'])}"
 
 
 def _of_config(count: int | None) -> str:
