@@ -72,7 +72,7 @@ def get_delivery(service: Service, _actor: Actor, wanted: DeliveryParameters) ->
     def read(connection: Connection) -> DeliveryDetails:
         which = Filter(source=wanted.source, delivery=wanted.delivery)
         found, _ = lists.list_deliveries(connection, which, None, 2)
-        row = DeliveryRow.model_validate(only("delivery", wanted.delivery, found))
+        row = DeliveryRow.model_validate(only("delivery", wanted.delivery, found), context=service.give_up_after)
         tried, _ = lists.list_attempts(connection, Filter(source=row.source, delivery=row.id), None, MOST)
         return DeliveryDetails(delivery=row, attempts=[AttemptRow.model_validate(each) for each in reversed(tried)])
 

@@ -59,7 +59,8 @@ def listed(
         return found, rest
 
     found, rest = service.ledger.read(read)
-    return Page(items=[row.model_validate(each) for each in found], next=cursor.encode(name, rest))
+    items = [row.model_validate(each, context=service.give_up_after) for each in found]
+    return Page(items=items, next=cursor.encode(name, rest))
 
 
 def paged(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, model_validator
 
 from receiver.api.models import Moment, Result
+from receiver.domain.delivery import DeliveryState
 
 
 class RunRow(Result):
@@ -81,6 +82,9 @@ class DeliveryRow(Result):
     attempts: int
     spent: int = Field(description="Attempts that count against the sink's budget.")
     due_at: Moment
+    give_up_at: Moment | None = Field(
+        None, description="When a waiting delivery is given up; later by the time for which its sink is paused."
+    )
     reason: str
     created_at: Moment
     updated_at: Moment
@@ -90,6 +94,15 @@ class DeliveryRow(Result):
     received_at: Moment
     receipt: dict[str, Any] | None
     response: str = Field("", description="Of a dead letter: the last response, as in its attempts.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _limited(cls, row: Any, info: ValidationInfo) -> Any:
+        """Add `give_up_at` to a row of the ledger. The context is the service's `give_up_after`."""
+        if info.context is None or row["state"] != DeliveryState.WAITING or row["tried_at"] is None:
+            return row
+        limit = info.context(row["sink"])
+        return row if limit is None else {**row, "give_up_at": row["tried_at"] + limit}
 
 
 class AttemptRow(Result):

@@ -80,7 +80,10 @@ def get_run(service: Service, _actor: Actor, wanted: RunParameters) -> RunDetail
         of_run = Filter(source=run.source, run_id=run.run_id)
 
         def rows(kind: type[M], listing: Listing) -> list[M]:
-            return [kind.model_validate(each) for each in listing(connection, of_run, None, MOST)[0]]
+            return [
+                kind.model_validate(each, context=service.give_up_after)
+                for each in listing(connection, of_run, None, MOST)[0]
+            ]
 
         events = sorted(rows(EventRow, event_lists.list_events), key=lambda each: each.seq)
         deliveries = sorted(rows(DeliveryRow, delivery_lists.list_deliveries), key=lambda each: each.created_at)

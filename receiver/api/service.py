@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import getpass
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
 from receiver.domain.api_key import ALL_SOURCES, ERASE, OPERATE, VIEW
-from receiver.errors import Forbidden
+from receiver.errors import ConfigError, Forbidden
 from receiver.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -80,3 +81,9 @@ class Service:
         from receiver.config.loader import load  # most commands need only the ledger
 
         return load(self.settings.config, self.settings.environ)
+
+    def give_up_after(self, sink: str) -> float | None:
+        """Return the seconds after which a delivery to `sink` is given up; None without a valid config that has it."""
+        with suppress(ConfigError, KeyError):
+            return self.config.retry_of(sink).give_up_after
+        return None

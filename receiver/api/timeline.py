@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from handlers.support.timestamps import iso
 from receiver.api.models import Moment, Result
 from receiver.api.rows import AttemptRow, DeliveryRow, EventRow, RunRow, SubmissionRow
 from receiver.domain.breaker import Lane
@@ -136,6 +137,7 @@ def _to_come(
         }
         if text := waiting.get(DeliveryState(each.state)):
             at, text = each.due_at, text + _because(each.reason)
+            text += f"; given up at {iso(each.give_up_at // 1)}" if each.give_up_at is not None else ""
             if (lane := lanes.get(each.sink)) and each.state in (DeliveryState.QUEUED, DeliveryState.WAITING):
                 last = f"; its last attempt{_because(each.reason)}" if each.reason not in ("", lane.reason) else ""
                 at, text = max(at, lane.until), _behind(lane) + last

@@ -14,6 +14,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from handlers.support.timestamps import iso
 from receiver.cli import build_app
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
@@ -286,3 +287,23 @@ def test_missing_api_key_names_the_line_to_add(
     path.write_text(source % f', "{name}": {value}')
     monkeypatch.setenv("SKYVERN_API_KEY", "sk-real")
     assert "rhk_" in runhook("keys", "create", "app").stdout
+
+
+def test_waiting_delivery_shows_when_it_is_given_up(book: Ledger, runhook: Runhook, tmp_path: Path) -> None:
+    # Given a delivery whose first attempt failed an hour ago, and one that was not tried yet
+    began = time.time() // 1 - 3600
+    record(book, new_event("tsk_1", "ops"))
+    settle(book, claim(book, "ops"), DeliveryMove.DEFER, now=began, due_at=time.time() + 60)
+    record(book, new_event("tsk_2", "ops"))
+
+    def rows() -> dict[str, float | None]:
+        return {row["run_id"]: row["give_up_at"] for row in json.loads(runhook("deliveries", "--json").stdout)}
+
+    # Then it is given up three days after that attempt
+    end = iso(began + 3 * 86_400)
+    assert rows() == {"tsk_1": end, "tsk_2": None}
+    assert f"; given up at {end}" in " ".join(runhook("run", "tsk_1").stdout.split())
+    assert "given up" not in runhook("run", "tsk_2").stdout
+    # And the list does not need a valid config
+    (tmp_path / "config" / "runhook.yaml").write_text("sinks: 1")
+    assert rows() == {"tsk_1": None, "tsk_2": None}

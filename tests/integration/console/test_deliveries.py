@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from handlers.support.timestamps import iso
 from receiver.domain.delivery import DeliveryMove, DeliveryState
 from receiver.ledger.schema import deliveries
 from tests.servers.submitting import Submitting
@@ -41,6 +42,16 @@ def test_deliveries_are_listed_filtered_and_told(operated: Submitting, as_person
     page = admin.get(f"/deliveries/{ids['tsk_1']}").text
     assert "refused" in page
     assert "/console/runs/tsk_1?source=skyvern" in page
+
+
+def test_pages_show_when_a_waiting_delivery_is_given_up(operated: Submitting, as_person: AsPerson) -> None:
+    now = time.time()
+    record(operated.ledger, new_event("tsk_1", "ops"), now=now)
+    (claimed,) = claim(operated.ledger, "ops", now=now)
+    settle(operated.ledger, [claimed], DeliveryMove.DEFER, now=now, due_at=now + 60)
+    end = iso(now + 3 * 86_400)
+    for path in ("/runs/tsk_1", f"/deliveries/{claimed.id}"):
+        assert re.search(rf'given up.*<time class="until" datetime="{end}"', as_person("admin").get(path).text)
 
 
 def test_receipt_that_repeats_the_id_is_not_shown(operated: Submitting, as_person: AsPerson, tmp_path: Path) -> None:
