@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from handlers.support.url import without_query
 from receiver.api.audit import audited
@@ -77,8 +77,10 @@ class ConnectedAgentRow(Result):
 
     source: str
     agent_id: str
-    before: str | None = Field(description="Where they went before; null: nowhere.")
-    after: str
+    before: Annotated[str, AfterValidator(without_query)] | None = Field(
+        description="Where they went before; null: nowhere."
+    )
+    after: Annotated[str, AfterValidator(without_query)]
     changed_at: Moment
 
 
@@ -113,34 +115,18 @@ def list_schedules(service: Service, _actor: Actor, wanted: PageParameters) -> P
 def list_agents(service: Service, _actor: Actor, wanted: PageParameters) -> Page[AgentRow]:
     """List the agents of watched sources, with where the results of their runs go."""
     found, following = paged(service, "agents", wanted, account.page_of_agents, source=str, agent_id=str)
-    rows = [
-        AgentRow(
-            source=each.source,
-            agent_id=each.agent_id,
-            title=each.title,
-            results=where(each.callback_url, hooks_of(service.settings.public_url, each.source)),
-            url=each.callback_url,
-            checked_at=each.checked_at,
-        )
-        for each in found
-    ]
-    return Page(items=rows, next=following)
+
+    def row(it: Any) -> AgentRow:
+        to = where(it.callback_url, hooks_of(service.settings.public_url, it.source))
+        return AgentRow(**it._mapping, url=it.callback_url, results=to)
+
+    return Page(items=[row(each) for each in found], next=following)
 
 
 def list_connected_agents(service: Service, _actor: Actor, wanted: PageParameters) -> Page[ConnectedAgentRow]:
     """List agents that `runhook connect` changed, with their previous URLs."""
     found, following = paged(service, "connected", wanted, account.page_of_changes, source=str, agent_id=str)
-    rows = [
-        ConnectedAgentRow(
-            source=each.source,
-            agent_id=each.agent_id,
-            before=without_query(each.before) if each.before else None,
-            after=without_query(each.after),
-            changed_at=each.changed_at,
-        )
-        for each in found
-    ]
-    return Page(items=rows, next=following)
+    return Page(items=[ConnectedAgentRow(**each._mapping) for each in found], next=following)
 
 
 class AgentParameters(Scoped):

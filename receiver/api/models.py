@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import time as clock
 from typing import Annotated, Any, Final, Generic, TypeVar
 
 from pydantic import (
@@ -39,16 +40,16 @@ _LAST: Final = 253_402_300_799.0
 _OFFSET: Final = 86_400.0
 # More digits than a time ago has.
 _MANY_DIGITS: Final = re.compile(r"[0-9]{11}")
+_CLOCK: Final = re.compile(r"([01]?[0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9])?")
 
 
 def clock_time(text: str, zone: tzinfo | None) -> datetime | None:
     """Return when clocks in `zone` (None: this host's) last showed `text`, such as 22:43; None for any other text."""
-    for form in ("%H:%M", "%H:%M:%S"):
-        with suppress(ValueError):
-            shown, now = datetime.strptime(text, form).replace(tzinfo=zone), datetime.now(zone)
-            today = shown.replace(year=now.year, month=now.month, day=now.day)
-            return (today if today <= now else today - timedelta(days=1)).astimezone(zone)
-    return None
+    if not _CLOCK.fullmatch(text):
+        return None
+    now = datetime.now(zone)
+    today = datetime.combine(now, clock.fromisoformat(text if text[1] != ":" else f"0{text}"), zone)
+    return (today if today <= now else today - timedelta(days=1)).astimezone(zone)
 
 
 def parse_moment(value: object, *, zone: tzinfo | None = UTC) -> float:
@@ -57,8 +58,8 @@ def parse_moment(value: object, *, zone: tzinfo | None = UTC) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     text = str(value).strip()
-    if (clock := clock_time(text, zone)) is not None:
-        return clock.timestamp()
+    if (shown := clock_time(text, zone)) is not None:
+        return shown.timestamp()
     if not _MANY_DIGITS.match(text):
         with suppress(ValueError):
             return time.time() - float(str(parse_duration(text)))
@@ -112,8 +113,8 @@ MomentParameter = Annotated[
     WithJsonSchema(
         {
             "anyOf": [
-                {"type": "string", "pattern": r"^([0-9]{1,5}(\.[0-9]+)? ?(ms|s|m|h|d)|[0-9]{1,10}(\.[0-9]+)?)$"},
-                {"type": "string", "pattern": "^([01]?[0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9])?$"},
+                {"type": "string", "pattern": r"^\s*([0-9]{1,5}(\.[0-9]+)?\s*(ms|s|m|h|d)|[0-9]{1,10}(\.[0-9]+)?)\s*$"},
+                {"type": "string", "pattern": rf"^\s*{_CLOCK.pattern}\s*$"},
                 {"type": "string", "format": "date"},
                 {"type": "string", "format": "date-time"},
             ],

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from enum import StrEnum
-from typing import Final
+from typing import Final, Literal
 
 from pydantic import Field
 
@@ -47,18 +46,12 @@ class OperationRow(Result):
         return cls(selection=kept, **{name: getattr(operation, name) for name in names})
 
 
-class OperationState(StrEnum):
-    """How far an operation is."""
-
-    RUNNING = "running"
-    DONE = "done"
-    CANCELLED = "cancelled"
-
-
 class OperationsParameters(PageParameters):
     """Which operations."""
 
-    state: tuple[OperationState, ...] = Field((), max_length=MAX_VALUES, description="Filter by state.")
+    state: tuple[Literal["running", "done", "cancelled"], ...] = Field(
+        (), max_length=MAX_VALUES, description="Filter by state."
+    )
 
 
 class OperationParameters(Scoped):

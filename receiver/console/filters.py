@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from enum import Enum
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple, get_args
+from typing import Any, Final, Literal, NamedTuple, get_args, get_origin
 
 from receiver.api.endpoint import Endpoint
 from receiver.api.service import Actor, Service
@@ -134,6 +134,8 @@ def list_page(
 def _values_of(annotation: Any) -> Sequence[str]:
     """Return what a parameter may be, if it is one of a few."""
     kind = next(iter(get_args(annotation)), None)
+    if get_origin(kind) is Literal:
+        return get_args(kind)
     return [each.value for each in kind] if isinstance(kind, type) and issubclass(kind, Enum) else ()
 
 

@@ -28,7 +28,7 @@ def test_clock_time_is_the_last_one_in_utc(ago: int) -> None:
     assert PARAMETER.validate_python(time.strftime("%H:%M:%S", time.gmtime(moment))) == moment
 
 
-@pytest.mark.parametrize("text", ["24:00", "9:60", "22:43Z", "22:43 yesterday", "22:4:3:1"])
+@pytest.mark.parametrize("text", ["24:00", "9:60", "22:43Z", "22:43 yesterday", "9:3", "٩:٣٠", "22:4:3:1"])
 def test_time_that_no_clock_shows_is_refused(text: str) -> None:
     with pytest.raises(ValidationError, match="22:43"):
         PARAMETER.validate_python(text)
