@@ -24,12 +24,14 @@ class Inspected:
     """What there is of a table. `usable`: the columns that can be written; all of them when there is no table yet.
 
     `missing`: those it lacks. `unlike`: "name (TYPE)" of standard columns of other types, which are not written.
+    `unfilled`: the names of others that need a value and have no default, so that rows are refused.
     """
 
     exists: bool
     usable: tuple[Column, ...]
     missing: tuple[Column, ...] = ()
     unlike: tuple[str, ...] = ()
+    unfilled: tuple[str, ...] = ()
 
 
 class TableInspection:
@@ -111,7 +113,8 @@ class TableInspection:
         table = self._whole.table
         if not inspector.has_table(table.name, table.schema):
             return Inspected(False, self._columns.all)
-        present = {each["name"].lower(): each["type"] for each in inspector.get_columns(table.name, table.schema)}
+        columns = inspector.get_columns(table.name, table.schema)
+        present = {each["name"].lower(): each["type"] for each in columns}
         missing = tuple(column for column in self._columns.all if column.name.lower() not in present)
         unlike = {
             column: f"{column.name} ({present[column.name.lower()]})"
@@ -122,7 +125,14 @@ class TableInspection:
             and not isinstance(present[column.name.lower()], _ALIKE[column.kind])
         }
         usable = tuple(column for column in self._columns.all if column not in missing and column not in unlike)
-        return Inspected(True, usable, missing, tuple(unlike.values()))
+        ours = {column.name.lower() for column in self._columns.all}
+        filled = ("default", "identity", "computed", "primary_key")
+        unfilled = tuple(
+            each["name"]
+            for each in columns
+            if not each["nullable"] and each["name"].lower() not in ours and not any(map(each.get, filled))
+        )
+        return Inspected(True, usable, missing, tuple(unlike.values()), unfilled)
 
 
 _ALIKE: dict[str, type | tuple[type, ...]] = {

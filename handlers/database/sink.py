@@ -101,6 +101,11 @@ class DatabaseSink(Sink[DatabaseOptions]):
         with self._database.transaction(time.monotonic() + self.options.timeout) as connection:
             return [sql for each in self._inspections for sql in each.plan(each.look(connection))]
 
+    def unfilled_columns(self) -> list[str]:
+        """Return the columns that need a value and have neither one of Runhook nor a default. Raises Unavailable."""
+        with self._database.transaction(time.monotonic() + self.options.timeout) as connection:
+            return [name for each in self._inspections for name in each.look(connection).unfilled]
+
     def add_columns(self) -> list[str]:
         """Add what the tables lack; return the statements. Raises Unavailable, and then nothing is changed."""
         done: list[str] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -52,9 +53,13 @@ class FilesSink(MirrorSink[FilesOptions]):
         return LocalStore(self._path, self.options.reserve)
 
     def check(self) -> str:
-        """Look at the folder, or at the one in which it would be made."""
+        """Look at the folder, or at the one in which it would be made, and at the free space of its disk."""
+        from handlers.files.store import no_room
+
         try:
             there = folder_for(self._path)
         except PermissionError as error:
             raise Unavailable(str(error)) from None
+        if trouble := no_room(self._path, shutil.disk_usage(there).free, self.options.reserve):
+            raise Unavailable(trouble)
         return f"{self._path} {'can be written' if there == self._path else 'is made with the first delivery'}"

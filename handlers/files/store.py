@@ -31,6 +31,13 @@ _SWEEP_EVERY = 3600.0  # seconds
 _CODING = re.compile(r"[\w!#$%&'*+.^`|~, -]{0,40}", re.ASCII)  # of a header; longer ones are cut before
 
 
+def no_room(root: Path, free: int, reserve: int) -> str:
+    """Return that less than the reserve is free on a disk; "" if more is."""
+    return f"the disk that holds {root} has {free:,} bytes free, less than the reserve of {reserve:,}" * (
+        free < reserve
+    )
+
+
 class LocalStore:
     """The Store protocol over a local folder. `root` may be a symbolic link; none below it is followed.
 
@@ -206,13 +213,10 @@ class LocalStore:
     def _check_room(self, folder: int, size: int, *, streamed: bool) -> None:
         """Raise Unavailable when `size` more bytes would leave less than the reserve on the folder's disk."""
         found = os.fstatvfs(folder)
-        room = found.f_bavail * found.f_frsize - self._reserve
-        if room < 0:
-            raise Unavailable(
-                f"the disk that holds {self._root} has less than the reserve of {self._reserve:,} bytes free",
-                dependency=streamed,
-            )
-        if size > room:
+        free = found.f_bavail * found.f_frsize
+        if trouble := no_room(self._root, free, self._reserve):
+            raise Unavailable(trouble, dependency=streamed)
+        if size > free - self._reserve:
             raise Unavailable(
                 f"a file of {size:,} bytes does not fit on the disk that holds {self._root}", dependency=True
             )

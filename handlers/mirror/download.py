@@ -201,7 +201,9 @@ class ArtifactFetcher:
     def _retry_if_pending(self, reason: str) -> None:
         """Raise Unavailable if the run has just ended: Skyvern may send the webhook before the recording is stored."""
         if may_look_again(self._delivery):
-            raise Unavailable(f"{reason}, and it may not be ready yet", retry_after=LOOK_AGAIN, dependency=True)
+            key = "the source's api_key may be refused"
+            why = key if reason.endswith((" 401", " 403")) else "it may not be ready yet"
+            raise Unavailable(f"{reason}, and {why}", retry_after=LOOK_AGAIN, dependency=True)
 
     def _from(self, artifact: Artifact, receive: Receive, *, trusted: bool = False) -> IncomingFile:
         if not artifact.url.lower().startswith(("http://", "https://")):

@@ -186,9 +186,9 @@ def _columns_of(config: Config, default_base: str, name: str, apply: bool) -> di
     chosen = config.sinks[name]
     sink = registry.build(name, chosen.type, chosen.options, SourceServices(config, default_base))
     assert isinstance(sink, DatabaseSink)
-    found: dict[str, Any] = {"sink": name, "missing": [], "applied": [], "error": ""}
+    found: dict[str, Any] = {"sink": name, "missing": [], "unfilled": [], "applied": [], "error": ""}
     try:
-        found["missing"] = sink.missing_columns()
+        found["missing"], found["unfilled"] = sink.missing_columns(), sink.unfilled_columns()
         if apply and found["missing"]:
             found["applied"] = sink.add_columns()
             found["missing"] = []
@@ -204,6 +204,9 @@ def _print_columns(found: Mapping[str, Any]) -> None:
     for statement in applied or missing:
         lines = statement.expandtabs(4).splitlines()  # recreating a table takes several lines
         out().print("\n".join(map(clean, lines)) + ";")
+    for column in found["unfilled"]:
+        why = "is NOT NULL without a default, and Runhook does not fill it"
+        out().print(f"{name}: {clean(column)} {why}: rows are refused until it has a default")
     if found["error"]:
         hint = "; the table's owner can run the statements above" if missing else ""
         out().print(f"{name}: {clean(found['error'])}{hint}")

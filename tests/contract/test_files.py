@@ -130,6 +130,11 @@ class TestFilesMirror(MirrorSuite):
         sink.close()
         assert len(tree_of(tmp_path / "real")) == 3
 
+    def test_check_applies_the_reserve_of_the_disk(self, place: Place) -> None:
+        assert "can be written" in place.sink(reserve=0).check() or "is made" in place.sink(reserve=0).check()
+        with pytest.raises(Unavailable, match=r"bytes free, less than the reserve of 1,152,921,504,606,846,976$"):
+            place.sink(reserve=1 << 60).check()
+
     def test_the_reserve_of_the_disk_is_left_alone(
         self, place: Place, server: ArtifactServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -146,7 +151,7 @@ class TestFilesMirror(MirrorSuite):
         body = b"x" * 15_000_000
         endless = entry(server.add("/e", body, no_length=True), body, "e", file_size=None, checksum=None)
         disk.grows = True
-        with pytest.raises(Unavailable, match="less than the reserve of 1,000,000 bytes free") as caught:
+        with pytest.raises(Unavailable, match=r"[0-9,]+ bytes free, less than the reserve of 1,000,000$") as caught:
             sink.send(make_delivery(sample_run("tsk_2", downloaded_files=[endless])))
         assert caught.value.dependency  # other deliveries go on
         assert not [key for key in place.tree() if "/files/" in key]

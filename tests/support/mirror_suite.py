@@ -308,6 +308,12 @@ class MirrorSuite:
         assert "no fresh address" in place.sink(services).send(make_delivery(strange)).note
         assert len(server.seen) == 1
 
+    def test_file_refused_with_403_points_to_the_key(self, place: Place, server: ArtifactServer) -> None:
+        refused = server.add("/v1/artifacts/a_8/content", b"", status=403)
+        sink = place.sink(Loopback([Artifact("recording", "r.mp4", refused, artifact_id="a_8")]))
+        with pytest.raises(Unavailable, match="403, and the source's api_key may be refused"):
+            sink.send(make_delivery(sample_run(recording_url=refused), received_at=datetime.now(UTC)))
+
     def test_a_file_that_is_not_there_yet_is_looked_for_once_more(self, place: Place, server: ArtifactServer) -> None:
         """Skyvern sends a cancelled run's webhook while it still turns the recording into a film of another name."""
         url = server.add("/v1/artifacts/a_9/content", b"", status=404)

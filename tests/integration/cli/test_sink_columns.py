@@ -55,6 +55,18 @@ def test_sql_is_only_printed_without_apply(runhook: Runhook, tmp_path: Path) -> 
         assert database.execute("SELECT downloaded_files FROM skyvern_runs").fetchall() == []
 
 
+def test_columns_that_need_a_value_are_named(runhook: Runhook, tmp_path: Path) -> None:
+    runhook("columns", "results", "--apply")
+    with closing(sqlite3.connect(tmp_path / "results.db")) as database, database:
+        database.execute("ALTER TABLE skyvern_runs ADD COLUMN team TEXT NOT NULL DEFAULT 'a'")
+        (table,) = database.execute("SELECT sql FROM sqlite_master WHERE name = 'skyvern_runs'").fetchone()
+        database.execute("DROP TABLE skyvern_runs")
+        database.execute(table.replace("DEFAULT 'a'", ""))
+
+    why = "team is NOT NULL without a default, and Runhook does not fill it: rows are refused until it has a default"
+    assert runhook("columns", "results").output.splitlines()[0] == f"results: {why}"
+
+
 def test_a_sink_without_a_table_is_an_error_in_words(runhook: Runhook) -> None:
     for arguments, words in (
         (["ops"], "ops: name one database sink of: results, away"),
