@@ -49,7 +49,8 @@ def _state(row: Mapping[str, Any]) -> str:
         {"lane": row["name"], "sink": row["name"], "failures": 0, "until": row["probe_at"], **row}
     )
     state = lane_state(lane, now, row["worker"])
-    return f"{counted(len(shut), 'breaker', 'breakers')} open" if shut and state == READY else state
+    opened = f"{counted(len(shut), 'breaker', 'breakers')} open"
+    return state if not shut else opened if state == READY else f"{state}; {opened}"
 
 
 def _deliveries(row: Mapping[str, Any]) -> str:
