@@ -43,7 +43,13 @@ class _Server(uvicorn.Server):
 
 def _server(app: Starlette) -> _Server:
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, timeout_graceful_shutdown=1, lifespan="on", server_header=False
+        app,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=1,
+        timeout_keep_alive=75,  # a client that keeps idle connections for as long as the server loses a request
+        lifespan="on",
+        server_header=False,
     )
     return _Server(config)
 
