@@ -102,9 +102,9 @@ def test_a_click_does_it(
         row.check()
     buttons = person.page.locator(f"form[action={target}] button, button[formaction={target}]")
     button = buttons.filter(visible=True).first
-    for details in person.page.locator("details:not([open]) > summary").filter(visible=True).all():
-        if not button.count():
-            details.click()
+    closed = person.page.locator("details:not([open]) > summary").filter(visible=True)
+    while not button.count():
+        closed.first.click()
     if person.page.locator(f"form[action={target}]").count():
         fill_in(person.page.locator(f"form[action={target}]").first)
     with person.page.expect_navigation():
