@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from pydantic import AfterValidator, Field
@@ -92,17 +93,10 @@ def list_watches(service: Service, _actor: Actor, wanted: Scoped) -> WatchesResu
     rows = []
     for name, source in service.config.sources.items():
         walk = walks.get(name, never)
-        row = WatchRow(
-            source=name,
-            api_key=source.api(service.settings.skyvern_base_url) is not None,
-            watched=source.watch,
-            walked_at=walk.walked_at,
-            due_at=walk.due_at or None,
-            gap_at=walk.gap_at,
-            trouble=walk.trouble,
-            missed=missed.get(name, 0),
-        )
-        rows += [row] if wanted.source in ("", name) else []
+        known = asdict(walk) | {"source": name, "due_at": walk.due_at or None, "missed": missed.get(name, 0)}
+        has_key = source.api(service.settings.skyvern_base_url) is not None
+        if wanted.source in ("", name):
+            rows.append(WatchRow(**known, api_key=has_key, watched=source.watch))
     return WatchesResult(items=rows)
 
 

@@ -99,15 +99,8 @@ def save_view(service: Service, actor: Actor, wanted: SaveViewParameters) -> Sav
         before = saved_views.find(connection, owner=owner, source=wanted.source, name=wanted.name)
         if before is None and saved_views.count(connection, owner) >= MOST_OF_ONE:
             raise Conflict(f"{MOST_OF_ONE} views are the most that one may have; remove one first")
-        view = SavedView(
-            id=before.id if before else f"view_{secrets.token_hex(8)}",
-            owner=owner,
-            source=wanted.source,
-            name=wanted.name,
-            path=wanted.path,
-            shared=wanted.shared,
-            saved_at=database_now(connection),
-        )
+        view_id = before.id if before else f"view_{secrets.token_hex(8)}"
+        view = SavedView(**wanted.model_dump(), id=view_id, owner=owner, saved_at=database_now(connection))
         saved_views.put(connection, view)
         _note(connection, actor, "view.save", view)
         return view
