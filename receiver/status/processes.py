@@ -33,9 +33,9 @@ def problems(report: StatusReport) -> Iterator[Problem]:
             yield problem("part_unknown", "processes on other hosts are unknown: the ledger is unavailable")
         gone = {part: last for part, last in gone.items() if last is not None}
     running = [each for each in report.parts if each.state in ("running", "stuck")]
-    if any(map(_starts, running)):
-        gone = {part: last for part, last in gone.items() if not parts.sink_of(part)}
     old = _other_config(report, running)
+    if any(_starts(each) for each in running if each not in old):
+        gone = {part: last for part, last in gone.items() if not parts.sink_of(part)}
     # A worker that runs another file sends to that file's sinks: it must be restarted, and a second one would not help.
     restart = any(_of_worker(each.beat.part) for each in old)
     unserved = [part for part, last in gone.items() if restart and last is None and parts.sink_of(part)]
