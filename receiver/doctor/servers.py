@@ -162,10 +162,10 @@ def of_redis_user(client: redis.Redis) -> Finding:
         return False
 
     try:
-        begun = ("WATCH", "rq:doctor"), ("MULTI",), ("EXEC",)
-        refused = [command[0] for command in begun if is_refused(*command)]
-        if not refused and not is_refused("MULTI"):
-            refused = [
+        begun = {"WATCH on rq:*": ("WATCH", "rq:doctor"), "MULTI": ("MULTI",), "EXEC": ("EXEC",)}
+        refused = [name for name, command in begun.items() if is_refused(*command)]
+        if not {"MULTI", "EXEC"} & {*refused} and not is_refused("MULTI"):
+            refused += [
                 _name(command) + (f" on {keys}" if keys else "") for keys, command in _used() if is_refused(*command)
             ]
             refused += ["DISCARD"] if is_refused("DISCARD") else []

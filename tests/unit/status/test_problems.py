@@ -513,6 +513,9 @@ def test_worker_gets_some_seconds_to_build_its_sinks(seconds: float, codes: list
     ]
 
     assert [problem.code for problem in find(but(parts=parts))] == codes
+    # But one that runs an older file does not build a new sink
+    old = [replace(each, beat=replace(each.beat, config="old")) for each in parts]
+    assert [(it.code, it.note) for it in find(but(parts=old))] == [("config_old", False)]
 
 
 def test_missed_heartbeat_says_nothing_about_a_clock() -> None:
