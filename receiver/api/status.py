@@ -17,6 +17,7 @@ from receiver.domain.breaker import Lane
 from receiver.domain.parts import PartSeen
 from receiver.errors import Busy
 from receiver.ledger import words
+from receiver.ledger.stats import NEWEST
 from receiver.status.problems import find
 from receiver.status.report import StatusReport
 from receiver.status.survey import survey
@@ -82,6 +83,9 @@ class LedgerState(Result):
     drained_in: dict[str, float] = Field(
         description="By sink with a backlog, seconds until it is sent at this rate; a minimum if not all was counted."
     )
+    last_sent_at: dict[str, Moment] = Field(
+        description=f"By sink, when it last accepted one of the {NEWEST // 10} deliveries that changed last in a day."
+    )
     operations: int
     unindexed: int = Field(description=f"Changes of runs that searches do not find yet, up to {words.COUNT_LIMIT}.")
     unindexed_since: Moment | None = Field(description="When the oldest of these was recorded; else null.")
@@ -139,6 +143,7 @@ def status_of(report: StatusReport) -> Status:
             orphans=report.ledger.orphans,
             rates={sink: pace.rate for sink, pace in report.ledger.paces.items()},
             drained_in={sink: pace.drained_in for sink, pace in report.ledger.paces.items() if pace.drained_in},
+            last_sent_at=dict(report.ledger.newest.sent_at),
             operations=report.ledger.operations,
             unindexed=gauges.search.unindexed,
             unindexed_since=gauges.search.since,

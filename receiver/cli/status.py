@@ -57,11 +57,14 @@ def _print_status(found: Status, now: float) -> None:
     out().print("")
     print_table(["what", "state", "details"], _stores(found, now), "")
     ledger = found.ledger
-    sinks = sorted({*ledger.deliveries, *ledger.orphans, *ledger.rates, *(lane.sink for lane in ledger.lanes)})
+    sent = {sink for sink in ledger.last_sent_at if deliver(sink) in found.expected}
+    sinks = sorted({*ledger.deliveries, *ledger.orphans, *ledger.rates, *sent, *(lane.sink for lane in ledger.lanes)})
     if sinks:
         out().print("")
         print_table(
-            ["sink", "state", "deliveries", "oldest due", "why"], [_sink(found, each, now) for each in sinks], ""
+            ["sink", "state", "deliveries", "last sent", "oldest due", "why"],
+            [_sink(found, each, now) for each in sinks],
+            "",
         )
 
 
@@ -122,7 +125,8 @@ def _sink(found: Status, sink: str, now: float) -> list[str]:
     open_ones = "; ".join(
         filter(None, [show_counts(counts, COUNT_LIMIT), f"{rate:.3g} sent/s" if rate else "", drained])
     )
-    return [sink, state, open_ones, "" if due is None else f"{ago(now - due)} ago", why]
+    moments = ("" if at is None else f"{ago(now - at)} ago" for at in (found.ledger.last_sent_at.get(sink), due))
+    return [sink, state, open_ones, *moments, why]
 
 
 def show_drained(counts: Mapping[str, int], seconds: float | None) -> str:

@@ -136,12 +136,14 @@ def paces(connection: sa.Connection, counts: Mapping[tuple[str, str], int], now:
 class Newest(NamedTuple):
     """What the newest NEWEST / 10 events and deliveries show. `webhook_at`: when the newest event by webhook was
     recorded. `troubled`: events with a problem, and the id and problem of the newest of them. `refused`: by sink, how
-    many deliveries in a row it refused for good until now, and why it refused the last one."""
+    many deliveries in a row it refused for good until now, and why it refused the last one. `sent_at`: by sink, when it
+    accepted the last one."""
 
     webhook_at: float | None = None
     troubled: int = 0
     example: tuple[str, str] = ("", "")
     refused: Mapping[str, tuple[int, str]] = MappingProxyType({})
+    sent_at: Mapping[str, float] = MappingProxyType({})
 
 
 def newest(connection: sa.Connection, since: float) -> Newest:
@@ -157,20 +159,20 @@ def newest(connection: sa.Connection, since: float) -> Newest:
     of, last_one = deliveries.c, attempts.c
     # A delivery that is dead because its attempts or its time ran out was not refused.
     changed = (
-        sa.select(of.sink, of.state, of.reason, last_one.outcome)
+        sa.select(of.sink, of.state, of.reason, last_one.outcome, of.updated_at)
         .outerjoin_from(deliveries, attempts, sa.and_(last_one.delivery_id == of.id, last_one.number == of.attempts))
         .where(of.updated_at > since)
         .order_by(of.updated_at.desc(), of.id.desc())
     )
     refused: dict[str, tuple[int, str]] = {}
-    accepted = set()
-    for sink, state, reason, outcome in connection.execute(changed.limit(most)):
+    accepted: dict[str, float] = {}
+    for sink, state, reason, outcome, at in connection.execute(changed.limit(most)):
         if state == DeliveryState.DELIVERED:
-            accepted.add(sink)
+            accepted.setdefault(sink, at)
         elif state == DeliveryState.DEAD and outcome == "refused" and sink not in accepted:
             count, why = refused.get(sink, (0, reason))
             refused[sink] = count + 1, why
-    return Newest(webhook_at, troubled, example, refused)
+    return Newest(webhook_at, troubled, example, refused, accepted)
 
 
 def _by_sink(connection: sa.Connection, states: Iterable[DeliveryState]) -> Iterator[tuple[str, DeliveryState]]:

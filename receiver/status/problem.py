@@ -41,7 +41,8 @@ _PROBLEMS: Final = {
     "receiver_spooling": "see its log: it can't reach Redis, or the inbox is over its limits",
     "task_failing": "it restarts automatically; if that does not help, see its log, and restart the process",
     "misdirected": "if Skyvern sent them, correct PUBLIC_URL, to which Runhook adds /webhooks/SOURCE, and restart the "
-    "receiver; or the callback URL in Skyvern. `runhook reconcile --import --now` fetches their results",
+    "receiver; or the callback URL in Skyvern. `runhook reconcile --import --now` fetches their results at once; "
+    "`runhook submissions` shows when those of runs submitted here are polled",
     "inbox_unreadable": "rename that key (RENAME) and find the program that wrote it; events are in the spools",
     "inbox_set_aside": "`runhook inbox list` shows the reasons; then correct the worker's config and restart it, or "
     "`runhook inbox accept` or `runhook inbox drop`",

@@ -171,6 +171,14 @@ def test_incidents_say_how_to_mark_one(book: Ledger, runhook: Runhook) -> None:
     assert "`runhook api mark_incident id=ID state=acknowledged note=…` marks one" in shown
 
 
+def test_status_shows_when_a_sink_was_last_sent_to(book: Ledger, runhook: Runhook) -> None:
+    now = time.time()
+    for run, age in (("tsk_1", 7200), ("tsk_2", 300)):
+        record(book, new_event(run, "ops"))
+        settle(book, claim(book, "ops"), DeliveryMove.ACCEPT, now=now - age)
+    assert runhook("status").stdout.splitlines()[-1].split() == ["ops", "no", "worker", "5", "min", "ago"]
+
+
 def test_all_rows_are_listed_page_by_page(book: Ledger, runhook: Runhook) -> None:
     record(book, *(new_event(f"tsk_{number}") for number in range(1_200)))
 
