@@ -7,6 +7,7 @@ wake-up to be found, so a server that hangs delays only what needs it. Another o
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import math
 import os
@@ -24,8 +25,8 @@ from typing import Any, Final
 import redis
 
 from handlers.contract import SinkError
-from handlers.support.file_lock import acquire, is_locked
-from handlers.support.private_file import make_private_file
+from handlers.support.file_lock import is_locked
+from handlers.support.private_file import make_private_file, make_private_folder
 from receiver import wakeups
 from receiver.config.loader import file_hash
 from receiver.config.models import Config
@@ -85,8 +86,11 @@ def take_place(data: Path, place: str) -> list[str]:
         for each in dead:
             (data / "workers" / each).unlink(missing_ok=True)
         path = data / "workers" / place
-        make_private_file(path)
-        acquire(os.open(path, os.O_RDWR | os.O_CLOEXEC), 1.0)
+        make_private_folder(path.parent)
+        new = data / f"worker.{place}"  # gets its name once it is locked: without a lock it is a dead worker's
+        make_private_file(new)
+        fcntl.flock(os.open(new, os.O_RDWR | os.O_CLOEXEC), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        new.rename(path)
         return dead
     return []
 
@@ -186,9 +190,10 @@ class WorkerProcess:
     def _release_dead(self) -> None:
         """Release, once, claims and inbox entries of dead processes with this work. What can't be released lapses."""
         beside = [f"{self._name}@{place}" for place in dead_places(self._settings.data)]
-        for owner in {*self._dead, *beside} - self._released:
+        owners = {*self._dead, *beside} - self._released
+        self._released |= owners  # before the first one: another thread must not release what this process claims next
+        for owner in owners:
             released, entries = 0, 0
-            self._released.add(owner)
             try:
                 while some := self._ledger.write(partial(release_claims, owner=owner, now=self._ledger.now())):
                     released += some

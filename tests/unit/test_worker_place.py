@@ -19,6 +19,14 @@ from receiver.worker_process import take_place
 print(*take_place(Path(sys.argv[1]), sys.argv[2]), flush=True)
 sys.stdin.read()
 """
+MANY = """
+import sys
+from pathlib import Path
+from receiver.worker_process import take_place
+before = [take_place(Path(sys.argv[1]), f"host.{number}") for number in range(100)]
+Path(sys.argv[1], "started").write_text(str(before))
+sys.stdin.read()
+"""
 
 
 class Worker:
@@ -58,6 +66,17 @@ def test_each_dead_worker_is_known_and_no_live_one(tmp_path: Path, worker: Calla
     assert worker("host.3").before == ["host.2"]
     first.end()
     assert dead_places(tmp_path) == ["host.1"]
+
+
+def test_starting_worker_never_counts_as_dead(tmp_path: Path) -> None:
+    # Given workers that start one after another, as one process here
+    dead = set[str]()
+    with subprocess.Popen([sys.executable, "-c", MANY, str(tmp_path)], stdin=subprocess.PIPE) as starting:
+        # When another worker looks all the time
+        while not (tmp_path / "started").exists() and starting.poll() is None:
+            dead.update(dead_places(tmp_path))
+        # Then it takes none of them for a dead one
+        assert (dead, starting.poll()) == (set(), None)
 
 
 def test_unusable_data_folder_knows_no_dead_worker(tmp_path: Path) -> None:
