@@ -310,9 +310,8 @@ class WorkerProcess:
 
     def _look_into_the_inbox(self) -> None:
         try:
-            if self._redis.xlen(STREAM) or not self._redis.exists(
-                STREAM
-            ):  # lost: the dispatcher creates and records it
+            # The dispatcher creates an inbox that is missing, and records that Redis lost its data.
+            if self._redis.xlen(STREAM) or not self._redis.exists(STREAM):
                 wakeups.wake(self._redis, DISPATCH)
         except (redis.ConnectionError, redis.TimeoutError) as error:
             if not self._redis_away:

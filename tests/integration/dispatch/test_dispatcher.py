@@ -525,7 +525,7 @@ def test_much_that_was_set_aside_delays_no_new_event(
         assert client.xlen(ASIDE) == 0
 
 
-def test_events_of_an_unknown_source_reach_a_worker_that_knows_it(
+def test_events_of_an_unknown_source_reach_a_worker_with_it(
     guarded: Dispatcher, make: Make, ledger: Ledger, redis_url: str
 ) -> None:
     # Given a worker that knows all sources and has looked at what was set aside, and one whose config lacks a source
