@@ -92,7 +92,7 @@ def list_command(
                 keys = dict.fromkeys(name for each in result.items for name in each.key)
                 names = [*keys, *(name for name in names if name != "key")]
                 dumped = ({**row, **row["key"]} for row in dumped)
-            print_rows(dumped, table, empty, form, names=names)
+            print_rows(dumped, table, empty.removesuffix(_YET) if asked else empty, form, names=names)
         if note is not None and (remark := note(result)):
             warn(remark)
 

@@ -120,11 +120,10 @@ def _sink(found: Status, sink: str, now: float) -> list[str]:
         state = "removed from the config"
     due = found.ledger.oldest_due_at.get(sink)
     why = lane.reason if lane and lane.breaker != "closed" else ""
-    counts, rate = found.ledger.deliveries.get(sink, {}), found.ledger.rates.get(sink)
+    counts, rate = found.ledger.deliveries.get(sink, {}), found.ledger.rates.get(sink, 0.0)
+    pace = f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
     drained = show_drained(counts, found.ledger.drained_in.get(sink))
-    open_ones = "; ".join(
-        filter(None, [show_counts(counts, COUNT_LIMIT), f"{rate:.3g} sent/s" if rate else "", drained])
-    )
+    open_ones = "; ".join(filter(None, [show_counts(counts, COUNT_LIMIT), f"{pace} sent/s" if rate else "", drained]))
     moments = ("" if at is None else f"{ago(now - at)} ago" for at in (found.ledger.last_sent_at.get(sink), due))
     return [sink, state, open_ones, *moments, why]
 

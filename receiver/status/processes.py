@@ -106,7 +106,7 @@ def _missing_workers(missing: dict[str, PartSeen | None], expected: list[str], r
     limits = dict.fromkeys(
         f"{each.beat.host} (`{only}`)" for each in running if (only := each.beat.details.get("only"))
     )
-    start = f"; the worker on {', '.join(limits)} is limited: start another, or that one without it" if limits else ""
+    start = f"; the worker on {', '.join(limits)} is limited: start another, or restart it without `--only`" if limits else ""
     return problem("part_missing", what, effect=f"{', and '.join(effects)}; start `runhook worker`{start}")
 
 

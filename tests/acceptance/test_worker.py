@@ -459,7 +459,7 @@ def test_limited_worker_logs_which_sinks_it_leaves_out(deployment: Deploy, redis
     it.run("worker", "--only", "dispatch", "--only", "one")
     ready(it, "dispatch", "deliver:one")
     assert "worker.limited not_served=two" in it.log_of("worker")
-    limits = "is limited: start another, or that one without it"
+    limits = "is limited: start another, or restart it without `--only`"
 
     def advice() -> str:
         return it.call("status").stdout

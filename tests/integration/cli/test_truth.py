@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from click.testing import Result
 from typer.testing import CliRunner
 
@@ -23,6 +24,7 @@ from receiver.errors import RunhookError
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
 from receiver.ledger import Ledger, heartbeats
 from receiver.ledger.deliveries import lanes
+from receiver.ledger.schema import deliveries
 from receiver.ledger.stats import COUNT_LIMIT
 from tests.servers.skyvern import KEY, SkyvernSimulator
 from tests.support.ledger import claim, every_lane, new_event, record, settle
@@ -115,6 +117,11 @@ def test_backlog_says_when_it_is_cut_and_sent(book: Ledger, runhook: Runhook) ->
     state = json.loads(runhook("status", "--json").stdout)["ledger"]
     assert state["rates"]["ops"] == pytest.approx(20 / 60, rel=0.05)
     assert state["drained_in"]["ops"] == pytest.approx(row["drained_in"], rel=0.05)
+
+    # And a high rate is a plain number
+    delivered = sa.update(deliveries).values(state="delivered", updated_at=time.time() - 3)
+    book.write(lambda connection: connection.execute(delivered))
+    assert re.search(r" \d,\d{3} sent/s", runhook("status").stdout)
 
 
 def test_run_says_why_a_failed_run_counts_as_completed(book: Ledger, runhook: Runhook) -> None:
@@ -315,3 +322,9 @@ def test_waiting_delivery_shows_when_it_is_given_up(book: Ledger, runhook: Runho
     # And the list does not need a valid config
     (tmp_path / "config" / "runhook.yaml").write_text("sinks: 1")
     assert rows() == {"tsk_1": None, "tsk_2": None}
+
+
+def test_only_lists_without_filters_suggest_a_first_webhook(runhook: Runhook) -> None:
+    assert runhook("events").stdout == "no events found; send a first webhook with `runhook trigger`\n"
+    assert runhook("events", "--disposition", "repeat").stdout == "no events found\n"
+    assert runhook("runs", "--since", "22:43").stdout == "no runs found\n"

@@ -500,7 +500,7 @@ def test_advice_for_429_depends_on_the_rate_in_force(rates: dict[str, str], advi
 
 def test_sink_without_a_worker_names_the_limits_of_running_ones() -> None:
     (problem,) = find(without("deliver:ops", seen("deliver:crm", details={"only": "--only dispatch --only crm"})))
-    limits = "the worker on a (`--only dispatch --only crm`) is limited: start another, or that one without it"
+    limits = "the worker on a (`--only dispatch --only crm`) is limited: start another, or restart it without `--only`"
     assert problem.todo == f"nothing is sent to ops; start `runhook worker`; {limits}"
 
 
