@@ -106,8 +106,10 @@ def _missing_workers(missing: dict[str, PartSeen | None], expected: list[str], r
     limits = dict.fromkeys(
         f"{each.beat.host} (`{only}`)" for each in running if (only := each.beat.details.get("only"))
     )
-    start = f"; the worker on {', '.join(limits)} is limited: start another, or restart it without `--only`" if limits else ""
-    return problem("part_missing", what, effect=f"{', and '.join(effects)}; start `runhook worker`{start}")
+    start = "start `runhook worker`"
+    if limits:
+        start += f"; the worker on {', '.join(limits)} is limited: start another, or restart it without `--only`"
+    return problem("part_missing", what, effect=f"{', and '.join(effects)}; {start}")
 
 
 def _of_worker(part: str) -> bool:
