@@ -133,6 +133,7 @@ class WorkerProcess:
             name=self._owner,
             details=self._details,
         )
+        self._dispatcher: dispatcher.Dispatcher | None = None
         self._runners: dict[str, SinkRunner] = {}
         self._building = threading.Lock()  # of the runners: none is added after a stop
 
@@ -176,10 +177,10 @@ class WorkerProcess:
             self._heartbeat.start()
             for sink in self._work.sinks:  # a constructor that hangs delays neither dispatch nor another sink
                 start_thread(f"build-{sink}", partial(self._keep_building, sink))
-            dispatch = dispatcher.build(
+            self._dispatcher = dispatcher.build(
                 self._settings, self._config, self._owner, ledger=self._ledger, runners=self._runners
             )
-            self._serve(DISPATCH, dispatch.run)
+            self._serve(DISPATCH, self._dispatcher.run)
         else:
             (sink,) = self._work.sinks
             if why := self._build(sink):
@@ -311,7 +312,8 @@ class WorkerProcess:
     def _look_into_the_inbox(self) -> None:
         try:
             # The dispatcher creates an inbox that is missing, and records that Redis lost its data.
-            if self._redis.xlen(STREAM) or not self._redis.exists(STREAM):
+            waits = self._redis.xlen(STREAM) or not self._redis.exists(STREAM)
+            if waits or (self._dispatcher is not None and self._dispatcher.has_new_aside(self._redis)):
                 wakeups.wake(self._redis, DISPATCH)
         except (redis.ConnectionError, redis.TimeoutError) as error:
             if not self._redis_away:

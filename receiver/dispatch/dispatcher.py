@@ -22,7 +22,7 @@ from receiver.dispatch.decider import OF_VALUES
 from receiver.dispatch.recorder import EventRecorder
 from receiver.domain.frame import EntryKeys
 from receiver.domain.redaction import Redactor
-from receiver.inbox.aside import put_back, set_aside
+from receiver.inbox.aside import has_from, put_back, set_aside
 from receiver.inbox.reader import Entry, InboxReader
 from receiver.inbox.recovery import KILLS, InboxRecovery, Taken
 from receiver.inbox.stream import spoilt
@@ -141,6 +141,11 @@ class Dispatcher(EventRecorder):
         self._process(entries)
         self._reader.flush()
         return bool(entries)
+
+    def has_new_aside(self, connection: redis.Redis) -> bool:
+        """Return whether entries were set aside that this process has not looked at. For any thread, which brings its
+        own connection. Raises redis.RedisError."""
+        return has_from(connection, self._put_back_from)
 
     def close(self) -> None:
         """Close the ledger and Redis, unless they belong to a process that closes them itself."""

@@ -48,6 +48,7 @@ redis.call('XADD', KEYS[1], '*', unpack(ARGV, 2))
 redis.call('XDEL', KEYS[2], ARGV[1])
 return 1
 """
+_HAS_FROM: Final = "return #redis.call('XRANGE', KEYS[1], ARGV[1], '+', 'COUNT', 1)"
 _LONGEST: Final = 200  # characters of a text that a list shows
 
 log = logging.getLogger("runhook.dispatch")
@@ -99,6 +100,11 @@ def put_back(client: redis.Redis, reader: InboxReader, begin: str, until: float)
     if count:
         log.warning("inbox.put_back entries=%d: signed by a key that is in the config now", count)
     return begin
+
+
+def has_from(client: redis.Redis, begin: str) -> bool:
+    """Return whether there are entries from `begin` on. Raises redis.RedisError."""
+    return bool(client.eval(_HAS_FROM, 1, ASIDE, begin))
 
 
 def _entries(client: redis.Redis, begin: str, page: int) -> Iterator[tuple[str, Mapping[bytes, bytes]]]:

@@ -10,7 +10,9 @@ import pytest
 import redis
 
 from receiver.doctor import servers
-from receiver.inbox.stream import GROUP, STREAM
+from receiver.domain.event import Event, event_id
+from receiver.domain.frame import FRAME, MACS, UNKNOWN_SOURCE, EntryKeys, frame_of, head_of
+from receiver.inbox.stream import ASIDE, GROUP, STREAM
 from tests.servers.deployment import Deployment
 from tests.servers.http import Reply, ScriptedServer
 from tests.servers.receiver import SECRET, body
@@ -145,6 +147,26 @@ def test_what_doctor_tries_is_all_that_the_parts_need(
     it.command("status")
     assert refused(admin) <= DISPENSABLE
     admin.close()
+
+
+def test_resting_worker_takes_back_what_another_set_aside(
+    deployment: Callable[..., Deployment], redis_url: str
+) -> None:
+    # Given a worker that rests
+    it = deployment(redis_url, sources={"skyvern": {"secrets": [SECRET]}}, sinks={}, routes=[])
+    with_tables(it.ledger)
+    it.run("worker")
+    with redis.Redis.from_url(redis_url) as client:
+        readers: Any = client
+        eventually(lambda: client.exists(STREAM) and readers.xinfo_consumers(STREAM, GROUP))
+        eventually(lambda: min(each["idle"] for each in readers.xinfo_consumers(STREAM, GROUP)) > 3000)
+        # When another one, whose config lacks its source, sets an event aside
+        event = Event(event_id("skyvern", body(1)), "skyvern", body(1), time.time())
+        macs = EntryKeys({"skyvern": [SECRET]}).macs("skyvern", head_of(event))
+        client.xadd(ASIDE, {FRAME: frame_of(event), MACS: macs, "why": UNKNOWN_SOURCE, "was": "1-1", "since": "1"})
+        # Then it records the event
+        eventually(lambda: len(it.json("events")) == 1)
+        assert client.xlen(ASIDE) == 0
 
 
 def lost(it: Deployment) -> str:
