@@ -9,6 +9,7 @@ their own; other runs are asked for in run_polls.py, and found by the walks of w
 from __future__ import annotations
 
 import logging
+import math
 import random
 import threading
 import time
@@ -38,7 +39,7 @@ from receiver.ledger.run_polls import DueRun
 from receiver.ledger.submissions import lifecycle, polls, records
 from receiver.ledger.submissions.records import Submission
 from receiver.reconcile import poll_hints
-from receiver.reconcile.intake import BUDGET_WAIT, Intake, ResultIntake
+from receiver.reconcile.intake import Intake, ResultIntake
 from receiver.reconcile.resolver import Resolver
 from receiver.reconcile.run_polls import RunPolls
 from receiver.reconcile.source import BUDGET_PAUSE, PolledSource
@@ -297,7 +298,7 @@ class Reconciler:
     def drain_all(self) -> None:
         """Poll all that is due, as fast as the budget allows."""
         while self.count_due():
-            self.drain(BUDGET_WAIT)
+            self.drain(math.inf)  # which ends when no poll is under way
             time.sleep(BUDGET_PAUSE)
 
     def drain(self, seconds: float, show: Callable[[int], None] = lambda _: None) -> int:

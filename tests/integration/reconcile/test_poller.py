@@ -323,6 +323,26 @@ def test_several_clocks_share_the_work(rigged: Rigged) -> None:
     another.close()
 
 
+def test_draining_ends_after_the_last_poll(rigged: Rigged) -> None:
+    # Given a missing run, whose poll waits a second for the budget of its other calls
+    it, sim = rigged(budget="1000/s")
+    run_id = sim.submit("slow import")["run_id"]
+    sim.wait_final(run_id)
+    (source,) = it.reconciler.sources
+    missing = find_missing(it.ledger, source, 0.0, 0.0)
+    began: list[float] = []
+
+    def budget(wanted: int) -> int:
+        began.append(time.monotonic())
+        return wanted if len(began) == 1 or began[-1] > began[0] + 1 else 0
+
+    source.budget = budget
+    # When all is polled, then the run is imported
+    it.reconciler.drain_all()
+    missing.check(it.ledger)
+    assert missing.imported == {run_id}
+
+
 def test_import_takes_final_runs_without_a_submission(rigged: Rigged) -> None:
     it, sim = rigged(budget="1000/s")
     runs = [sim.submit(f"invoice {number}")["run_id"] for number in range(120)]
