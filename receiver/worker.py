@@ -144,8 +144,10 @@ class _Split:
             return [ended]
         why = f"the process that they shared ended {_DEATHS} times within {_WITHIN / 60:.0f} minutes: {reason}"
         log.error("worker.split dispatch and each sink get their own process until the worker restarts: %s", why)
-        parts = {deliver(sink): Work((sink,), apart=why) for sink in work.sinks}
-        return [self._make(name, each) for name, each in {DISPATCH: Work((), True, why), **parts}.items()]
+        parts = {deliver(sink): replace(work, sinks=(sink,), dispatches=False, apart=why) for sink in work.sinks}
+        return [
+            self._make(name, each) for name, each in {DISPATCH: replace(work, sinks=(), apart=why), **parts}.items()
+        ]
 
 
 def run(

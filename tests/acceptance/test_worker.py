@@ -323,8 +323,8 @@ def test_hanging_process_is_killed_and_its_work_repeated(hooked: Callable[..., H
 
 
 def test_three_unexplained_ends_give_each_sink_its_own_process(hooked: Callable[..., Hooked]) -> None:
-    it = hooked(files=FILES)
-    it.it.run("worker")
+    it = hooked(files=FILES, other=FILES)
+    it.it.run("worker", "--only", "dispatch", "--only", "hook", "--only", "files")
     for _ in range(3):
         now = ready(it.it, "dispatch", "deliver:hook", "deliver:files")
         eventually(lambda: "main" not in it.it.log_of("worker") or alive(processes(it.it)["dispatch"]))
@@ -340,6 +340,9 @@ def test_three_unexplained_ends_give_each_sink_its_own_process(hooked: Callable[
     it.it.all_delivered(2)
     # And the status shows it
     eventually(lambda: "worker_split" in str(it.it.call("status", "--json").stdout))
+    # And it shows what the worker is still limited to
+    limited = "(`--only dispatch --only hook --only files`) is limited"
+    eventually(lambda: limited in it.it.call("status").stdout)
 
 
 def test_sigterm_to_a_child_never_splits_the_worker(hooked: Callable[..., Hooked]) -> None:
