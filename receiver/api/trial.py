@@ -32,7 +32,7 @@ LONGEST_BODY: Final = 512 << 10
 MOST_EVENTS: Final = 1000
 MOST_CHANGED: Final = 100
 # Seconds of CPU time after which the comparison ends.
-TIME: Final = 1.0
+TIME: Final = 0.5
 # Trials at once: their host also receives webhooks.
 _TRIALS: Final = threading.BoundedSemaphore(2)
 

@@ -21,7 +21,7 @@ from receiver.runtime.process import error_location
 PROCESSOR: Final = 4
 CLOCK: Final = 18.0
 MEMORY: Final = 768 << 20
-_NICE: Final = 10
+_NICE: Final = 5
 
 T = TypeVar("T")
 
