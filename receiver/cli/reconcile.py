@@ -152,7 +152,8 @@ def _print(reports: Sequence[ImportReport], polls: int, oldest: float, *, take: 
     if any(not each.trouble or each.final for each in reports):
         final, missing = sum(each.final for each in reports), sum(len(each.missing) for each in reports)
         summary += f"{final} final runs since {show_time(oldest)}, {missing} of them missing"
-        summary += f", {sum(len(each.imported) for each in reports)} imported." if take else "; --import imports them."
+        offer = "; --import imports them." if missing else "."
+        summary += f", {sum(len(each.imported) for each in reports)} imported." if take else offer
     else:
         summary += "Skyvern's list of runs could not be read, see below."
     if young := sum(len(each.young) for each in reports):

@@ -226,6 +226,8 @@ def test_import_names_runs_that_it_leaves_out(
     # And --now takes it
     assert "1 imported" in runhook("reconcile", "--import", "--now", "--for", "0").stdout
     assert run_id in runhook("runs").stdout
+    # And a list of no missing runs does not offer to import them
+    assert runhook("reconcile", "--for", "0").stdout.endswith("0 of them missing.\n")
 
 
 def test_check_takes_every_body_after_against(runhook: Runhook, tmp_path: Path) -> None:
