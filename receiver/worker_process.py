@@ -84,7 +84,8 @@ def take_place(data: Path, place: str) -> list[str]:
     with suppress(OSError):
         dead = dead_places(data)
         for each in dead:
-            (data / "workers" / each).unlink(missing_ok=True)
+            with suppress(OSError):
+                (data / "workers" / each).unlink()
         path = data / "workers" / place
         make_private_folder(path.parent)
         new = data / f"worker.{place}"  # gets its name once it is locked: without a lock it is a dead worker's
@@ -96,8 +97,11 @@ def take_place(data: Path, place: str) -> list[str]:
 
 
 def dead_places(data: Path) -> list[str]:
-    """Return the places of the workers with this data directory that have ended, unless their files were removed."""
-    return [each.name for each in (data / "workers").glob("*") if not is_locked(each)]
+    """Return the places of the workers with this data directory that have ended, unless their files were removed, or
+    the folder can't be read."""
+    with suppress(OSError):
+        return [each.name for each in (data / "workers").iterdir() if not is_locked(each)]
+    return []
 
 
 class WorkerProcess:

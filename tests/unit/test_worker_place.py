@@ -79,9 +79,10 @@ def test_starting_worker_never_counts_as_dead(tmp_path: Path) -> None:
         assert (dead, starting.poll()) == (set(), None)
 
 
-def test_unusable_data_folder_knows_no_dead_worker(tmp_path: Path) -> None:
+@pytest.mark.parametrize("folder", ["file", "x" * 300], ids=["a file", "an error of the file system"])
+def test_unusable_data_folder_knows_no_dead_worker(tmp_path: Path, folder: str) -> None:
     (tmp_path / "file").touch()
-    assert take_place(tmp_path / "file" / "data", "host.1") == dead_places(tmp_path / "file") == []
+    assert take_place(tmp_path / folder / "data", "host.1") == dead_places(tmp_path / folder) == []
 
 
 def test_worker_whose_file_cannot_be_opened_counts_as_live(tmp_path: Path) -> None:
