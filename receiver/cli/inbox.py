@@ -157,7 +157,8 @@ def send(
         try:
             runs.update(map(_run_of, list_events(directory)))
         except OSError as error:
-            raise NotStarted(f"the spool cannot be read: {error.strerror}") from None
+            fix = f"Check its permissions; `sqlite3 {error.filename} .recover` saves readable events of a damaged file"
+            raise NotStarted(f"{error.filename} cannot be read: {error.strerror}. {fix}") from None
         out().print(f"{_events_of(runs)} to send" if runs else "the spool is empty")
         for run in filter(None, runs):
             out().print(clean(run))

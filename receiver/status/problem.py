@@ -23,7 +23,7 @@ _PROBLEMS: Final = {
     "fetches others",
     "config_old": "restart them{effect}. Changed routes apply to earlier events by `runhook reroute --since TIME`",
     "configs_differ": "copy the right file to each host, and restart the processes there{effect}. "
-    "`runhook reroute --since TIME` applies its routes to what they took",
+    "`runhook reroute --since TIME` then applies its routes to earlier events",
     "redis_full": "start the ledger so that the inbox drains, raise maxmemory, or remove other data. Until then "
     "{until}, and sinks with a rate wait",
     "redis_away": "{start}. Until then {until}, deliveries are slower, and sinks with a rate wait",

@@ -312,6 +312,17 @@ def test_wrong_folder_or_host_is_one_line(runhook: Runhook, arguments: list[str]
     assert err.startswith(f"runhook: {message}")
 
 
+def test_unreadable_spool_is_named_with_a_fix(runhook: Runhook, tmp_path: Path) -> None:
+    (tmp_path / "var" / "spool").mkdir(parents=True)
+    (tmp_path / "var" / "spool" / "events.db").write_bytes(b"damaged" * 1000)
+
+    code, out, err = runhook("spool", "send", "--dry-run")
+
+    assert (code, out) == (3, "")
+    assert err.startswith("runhook: var/spool/events.db cannot be read: file is not a database. ")
+    assert "`sqlite3 var/spool/events.db .recover` saves readable events" in err
+
+
 def test_status_works_with_an_invalid_config(runhook: Runhook, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
     (tmp_path / "c.yaml").write_text("sources: {s: {secrets: [k], no_such_key: 1}}\n")
