@@ -12,19 +12,26 @@ import sqlalchemy as sa
 
 from receiver.ledger import audit, heartbeats, stats
 from receiver.ledger.audit import AuditActor
+from receiver.ledger.database_clock import database_now
 
 # The actions in the audit: a loss, and an import of missing results.
 LOSS: Final = "redis.lost"
 IMPORT: Final = "reconcile.import"
+# Seconds after which a loss is recorded again while the inbox is still missing.
+AGAIN: Final = 3600.0
 
 
 def record_loss(connection: sa.Connection) -> bool:
     """Record that Redis has no inbox, and return True, if this deployment has received webhooks before.
 
-    A process that started before the last webhook was recorded shows that: a copied ledger has no processes yet.
+    A process that started before the last webhook was recorded shows that: a copied ledger has no processes yet. For
+    AGAIN seconds a loss whose results are not imported is not recorded again, unless a webhook was: a Redis that is
+    full has no inbox until it has room.
     """
     last = stats.newest(connection, math.inf).webhook_at
     if last is None or all(each.beat.started_at > last for each in heartbeats.every(connection)):
+        return False
+    if last_loss(connection, max(last, database_now(connection) - AGAIN)) is not None:
         return False
     audit.record(connection, AuditActor("process", "dispatch"), LOSS, {}, 0, detail="Redis had no inbox")
     return True
