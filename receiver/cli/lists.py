@@ -55,7 +55,7 @@ def list_command(
     argument: tuple[str, Callable[[str], dict[str, Any]]] | None = None,
     fixed: Mapping[str, Any] | None = None,
     most: int = LIMIT,
-    note: Callable[[Any], str] | None = None,
+    note: Callable[[Any, Form], str] | None = None,
 ) -> Callable[..., None]:
     """Return the command that lists what `endpoint` returns, with an option for each parameter.
 
@@ -93,7 +93,7 @@ def list_command(
                 names = [*keys, *(name for name in names if name != "key")]
                 dumped = ({**row, **row["key"]} for row in dumped)
             print_rows(dumped, table, empty.removesuffix(_YET) if asked else empty, form, names=names)
-        if note is not None and (remark := note(result)):
+        if note is not None and (remark := note(result, form)):
             warn(remark)
 
     kinds = command.__annotations__
@@ -166,7 +166,7 @@ def size_of(file: Row) -> str:
     return "" if file["size"] is None else size(file["size"])
 
 
-def _note(found: Totals) -> str:
+def _note(found: Totals, _form: Form) -> str:
     notes = []
     if found.others:
         notes.append(f"{found.others} {found.of} are in smaller groups; --top shows more")
@@ -179,6 +179,7 @@ def _age(seconds: float | None) -> str:
     return "" if seconds is None else f"{seconds:.1f}s" if seconds < 10 else show_duration(seconds)
 
 
+_MARK: Final = "`runhook api mark_incident id=ID state=acknowledged note=…` marks one"
 _YET: Final = "; send a first webhook with `runhook trigger`"
 
 runs = list_command(
@@ -232,7 +233,7 @@ incidents = list_command(
     empty="no failed runs found",
     doc="List failed runs by workflow and reason. `runhook api mark_incident` acknowledges one.",
     most=500,
-    note=lambda found: "`runhook api mark_incident id=ID state=acknowledged note=…` marks one" if found.items else "",
+    note=lambda found, form: _MARK if found.items and form is Form.TABLE else "",
 )
 operations = list_command(
     LIST_OPERATIONS,

@@ -176,6 +176,8 @@ def test_incidents_say_how_to_mark_one(book: Ledger, runhook: Runhook) -> None:
 
     assert re.search(r"count +before +first +last .* note +by$", shown, re.MULTILINE)
     assert "`runhook api mark_incident id=ID state=acknowledged note=…` marks one" in shown
+    # And scripts get the rows only
+    assert runhook("incidents", "--json").stderr == ""
 
 
 def test_status_shows_when_a_sink_was_last_sent_to(book: Ledger, runhook: Runhook) -> None:
