@@ -16,6 +16,7 @@ from receiver.ledger import dialect, words
 from receiver.ledger.deliveries.fair_queue import ONE_OF_MANY
 from receiver.ledger.events import lock
 from receiver.ledger.schema import attempts, deliveries, events, lanes, runs, submissions, to_index
+from receiver.ledger.submissions.records import erased
 
 # Maximum events of one transaction: others wait for the ledger.
 BATCH = 500
@@ -134,11 +135,9 @@ def erase(connection: sa.Connection, key: RunKey, by: str, now: float) -> int:
     # The note keeps the response of a late result out, see deliveries/attempts.py.
     hold = sa.or_(attempts.c.response != "", attempts.c.outcome == "lapsed")
     connection.execute(sa.update(attempts).where(theirs, hold).values(response=ERASED))
-    # A repeated submit gets the answer that names the run, without asking Skyvern for it.
-    answer = json.dumps({"run_id": key[1]}).encode()
-    named: dict[str, Any] = {"title": None, "prompt": None, "labels": "{}", "due_at": None}
-    update(submissions, request=None, answer=answer, answer_status=200, **named)
-    update(runs, failure_reason=None, erased_at=now, erased_by=by, **named)
+    update(submissions, **erased(key[1]))
+    gone: dict[str, Any] = {"title": None, "prompt": None, "failure_reason": None, "labels": "{}", "due_at": None}
+    update(runs, **gone, erased_at=now, erased_by=by)
     connection.execute(sa.delete(to_index).where(dialect.of_runs(to_index, [key])))
     words.remove(connection, [key])
     return bodies

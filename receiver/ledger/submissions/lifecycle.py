@@ -19,7 +19,7 @@ from receiver.ledger import api_keys, dialect
 from receiver.ledger.errors import LedgerUnavailable, Outdated
 from receiver.ledger.runs import update_run
 from receiver.ledger.schema import runs, submissions
-from receiver.ledger.submissions.records import NewSubmission, Submission, change, from_row, one
+from receiver.ledger.submissions.records import NewSubmission, Submission, change, erased, from_row, one
 
 # Seconds after which a pending submission is overdue: longer than any submit call takes, so its process has died.
 PENDING_LIMIT = 180.0
@@ -144,10 +144,13 @@ def record_outcome(
             lost = {"state": SubmissionState.UNKNOWN, "run_id": "", "due_at": now, "reason": "its run was another's"}
             change(connection, other, **lost, updated_at=now)
             _set_owner(connection, before.source, answer.run_id, now, runs.c.submission_id == other)
-        _set_owner(connection, before.source, answer.run_id, now, owner=submission_id, labels=there.labels)
+        is_erased = known[answer.run_id].erased_at is not None
+        labels = "{}" if is_erased else there.labels
+        _set_owner(connection, before.source, answer.run_id, now, owner=submission_id, labels=labels)
         values |= {"state": SubmissionState.ACCEPTED, "run_id": answer.run_id, "reason": ""}
         values |= {"run_type": answer.run_type or there.run_type}
         values |= {"due_at": None if known[answer.run_id].final else answer.due_at}
+        values |= erased(answer.run_id) if is_erased else {}
         if state is not SubmissionState.ACCEPTED:
             after(state, SubmissionMove.ACCEPT)
     elif state is not SubmissionState.ACCEPTED:
@@ -164,9 +167,12 @@ def record_outcome(
 
 
 def set_answer(connection: sa.Connection, submission_id: str, status: int, body: bytes | None, now: float) -> None:
-    """Replace the response of an accepted submission. `body`: None if its caller got none after all."""
+    """Replace the response of an accepted submission, unless its run is erased. `body`: None if its caller got none
+    after all."""
     accepted = submissions.c.state == SubmissionState.ACCEPTED
-    change(connection, submission_id, accepted, answer_status=status, answer=body, updated_at=now)
+    same = runs.c.source == submissions.c.source, runs.c.run_id == submissions.c.run_id
+    is_erased = sa.select(runs.c.run_id).where(*same, runs.c.erased_at.is_not(None)).exists()
+    change(connection, submission_id, accepted, ~is_erased, answer_status=status, answer=body, updated_at=now)
 
 
 def _lock(
@@ -236,10 +242,13 @@ def resolve(
     values: dict[str, Any] = {"state": after(there.state, move), "run_id": run_id, "reason": reason, "updated_at": now}
     values |= {"run_type": run_type or there.run_type, "due_at": None if run_id and known[run_id].final else due_at}
     values |= {"idempotency_key": None} if release else {}
+    is_erased = bool(run_id) and known[run_id].erased_at is not None
+    values |= erased(run_id) if is_erased else {}
     if not change(connection, submission_id, submissions.c.state.in_(states_before(move)), **values):
         return None
     if run_id:
-        _set_owner(connection, there.source, run_id, now, owner=submission_id, labels=json.dumps(dict(there.labels)))
+        labels = "{}" if is_erased else json.dumps(dict(there.labels))
+        _set_owner(connection, there.source, run_id, now, owner=submission_id, labels=labels)
         if when_late and known[run_id].late:
             return when_late(connection, (there.source, run_id), there, now)
     return ()
@@ -252,6 +261,7 @@ class LockedRun(NamedTuple):
     final: bool
     events: int
     submission_id: str
+    erased_at: float | None
 
     @property
     def late(self) -> bool:
@@ -275,4 +285,4 @@ def _lock_rows(insert: Any) -> Any:
     return dialect.or_update(insert, {"updated_at": runs.c.updated_at})
 
 
-_LOCKED: Final = (runs.c.run_id, runs.c.final, runs.c.events, runs.c.submission_id)
+_LOCKED: Final = (runs.c.run_id, runs.c.final, runs.c.events, runs.c.submission_id, runs.c.erased_at)

@@ -87,6 +87,14 @@ def change(connection: sa.Connection, submission_id: str, *conditions: sa.Column
     return connection.execute(this.values(**values)).rowcount == 1
 
 
+def erased(run_id: str) -> dict[str, Any]:
+    """Return the values of a submission whose run is erased. Its answer names the run, so that a repeated submit gets
+    it without asking Skyvern."""
+    answer = json.dumps({"run_id": run_id}).encode()
+    gone = {"request": None, "title": None, "prompt": None, "labels": "{}", "due_at": None}
+    return {**gone, "answer": answer, "answer_status": 200}
+
+
 def one(connection: sa.Connection, submission_id: str) -> Submission | None:
     """Return the submission with this token, or None."""
     row = connection.execute(sa.select(submissions).where(submissions.c.id == submission_id)).first()

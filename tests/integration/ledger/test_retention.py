@@ -10,12 +10,16 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import ERASED
+from receiver.domain.submission import SubmissionMove
 from receiver.errors import Conflict
 from receiver.ledger import Connection, Ledger, actions, retention, stats
 from receiver.ledger.actions import Action, Selection
 from receiver.ledger.deliveries import creation, recovery, resend
 from receiver.ledger.deliveries.creation import AddedDelivery
-from receiver.ledger.schema import deliveries
+from receiver.ledger.schema import deliveries, runs
+from receiver.ledger.submissions import lifecycle, records
+from receiver.ledger.submissions.lifecycle import SubmitOutcome
+from receiver.ledger.submissions.records import NewSubmission
 from tests.support import queries
 from tests.support.ledger import NOW, beside, claim, event_body, lock_runs, new_event, record, settle, states
 
@@ -127,6 +131,36 @@ def test_row_of_an_erased_run_outlives_its_events(ledger: Ledger) -> None:
     # When an event of it comes after all, then it is known to be erased
     known = ledger.write(lambda connection: lock_runs(connection, [RUN], LATER + 2))
     assert known[RUN].erased
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["late answer", "lost answer"])
+def test_submission_bound_to_an_erased_run_keeps_no_content(ledger: Ledger, lost: bool) -> None:
+    # Given a submission whose answer has not come, and its run, which ended and was erased
+    secret = {
+        "title": "Jane Doe",
+        "prompt": "Call Jane Doe",
+        "request": {"prompt": "Jane Doe"},
+        "labels": {"a": "Jane"},
+    }
+    new = NewSubmission("sub_a", "skyvern", "k1", "tasks", "hash", **secret)  # type: ignore[arg-type]
+    ledger.write(lambda it: lifecycle.begin(it, new, NOW))
+    record(ledger, new_event("tsk_1"))
+    ledger.write(erase)
+    # When its answer comes, or a search finds the run, and the reply to its caller is kept
+    accepted = SubmitOutcome(SubmissionMove.ACCEPT, "tsk_1", status=200, body=b"Jane Doe")
+    if lost:
+        miss = SubmitOutcome(SubmissionMove.MISS, status=502, body=b"{}", due_at=NOW)
+        ledger.write(lambda it: lifecycle.record_outcome(it, "sub_a", miss, LATER))
+        ledger.write(lambda it: lifecycle.resolve(it, "sub_a", SubmissionMove.ACCEPT, LATER, run_id="tsk_1"))
+    else:
+        ledger.write(lambda it: lifecycle.record_outcome(it, "sub_a", accepted, LATER))
+    ledger.write(lambda it: lifecycle.set_answer(it, "sub_a", 200, b"Jane Doe", LATER))
+    # Then neither holds content, and a repeated submit gets the id of the run
+    found = ledger.read(lambda it: records.one(it, "sub_a"))
+    assert found is not None
+    assert (found.title, found.prompt, found.request, found.labels) == (None, None, None, {})
+    assert (found.run_id, found.answer_status, found.answer) == ("tsk_1", 200, b'{"run_id": "tsk_1"}')
+    assert ledger.read(lambda it: it.execute(sa.select(runs.c.labels)).scalar_one()) == "{}"
 
 
 def test_late_result_of_an_erased_run_keeps_no_response(ledger: Ledger) -> None:
