@@ -104,7 +104,7 @@ def put_back(client: redis.Redis, reader: InboxReader, begin: str, until: float)
 
 def has_from(client: redis.Redis, begin: str) -> bool:
     """Return whether there are entries from `begin` on. Raises redis.RedisError."""
-    return bool(client.eval(_HAS_FROM, 1, ASIDE, begin))
+    return bool(client.xlen(ASIDE) and client.eval(_HAS_FROM, 1, ASIDE, begin))
 
 
 def _entries(client: redis.Redis, begin: str, page: int) -> Iterator[tuple[str, Mapping[bytes, bytes]]]:
