@@ -323,6 +323,7 @@ def test_runs(world: World, wanted: Filter, limit: int, number: int) -> None:
 
 @each_filter
 @given(wanted=filters, limit=limits, number=numbers)
+@example(wanted=Filter(disposition=("new", "repeat")), limit=10, number=500)
 def test_events(world: World, wanted: Filter, limit: int, number: int) -> None:
     wanted = by_event(world, wanted, number)
     expected = [event for event in world.events if is_wanted_event(world, wanted, event)]
