@@ -48,6 +48,7 @@ redis.call('XADD', KEYS[1], '*', unpack(ARGV, 2))
 redis.call('XDEL', KEYS[2], ARGV[1])
 return 1
 """
+# A number, and not the entries: a body may have 16 MiB.
 _HAS_FROM: Final = "return #redis.call('XRANGE', KEYS[1], ARGV[1], '+', 'COUNT', 1)"
 _LONGEST: Final = 200  # characters of a text that a list shows
 
