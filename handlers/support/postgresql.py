@@ -115,11 +115,22 @@ class BoundedConnection(psycopg.Connection[Any]):
             return done.value
 
 
+# Integer parameters that libpq or psycopg checks only when a connection is made; a port for each host.
+_INTEGERS: Final = (
+    *("port", "connect_timeout", "tcp_user_timeout"),
+    *("keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count"),
+)
+
+
 def parameter_trouble(parameters: Mapping[str, Any]) -> str:
     """Return which of the connection parameters, by libpq's name, libpq does not know or take; or "".
 
     It checks most values before it connects, here to a socket that does not exist.
     """
+    for name in _INTEGERS:
+        value = str(parameters.get(name, ""))
+        if not value.strip().removeprefix("-").replace(",", "").isdecimal() and value:
+            return f'invalid integer value "{value}" for connection option "{name}"'
     elsewhere = {name: value for name, value in parameters.items() if name not in ("host", "hostaddr", "port")}
     try:
         attempt = pq.PGconn.connect_start(make_conninfo(**elsewhere, host="/dev/null").encode())

@@ -62,10 +62,12 @@ def _fetch(client: Client, row: ArtifactRow, target: Path, pause: float, *, forc
     if target.is_dir() and not target.is_symlink():
         raise _Rejected("skipped: a folder of this name exists")
     if os.path.lexists(target) and not force:
-        if not row.sha256 or not target.is_file():
-            raise _Rejected("skipped: the file exists, and the run's checksum is not known; --force replaces it")
-        if _digest(target) == row.sha256:
+        if target.is_file() and row.sha256 and _digest(target) == row.sha256:
             return "up to date, checksum verified"
+        if target.is_file() and not row.sha256 and target.stat().st_size == row.size:
+            return "exists with the same size, checksum not known; --force replaces it"
+        if not row.sha256:
+            raise _Rejected("skipped: the file exists, and the run's checksum is not known; --force replaces it")
         raise _Rejected("skipped: a different file of this name exists; --force replaces it")
     wanted = ContentParameters(run_id=row.run_id, name=row.name, source=row.source, skyvern=True)
     part = target.with_name(f".{target.name[:100]}.part")

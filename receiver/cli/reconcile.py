@@ -69,11 +69,11 @@ def reconcile(
             reconciler.drain_all()
             for each in reports:
                 each.check(ledger)
-            ledger.write(partial(_record_import, reports, source or "", oldest))
+            ledger.write(partial(_record_import, reports, source or "", oldest, later=loaded.reconcile.enabled))
     if as_json:
         print_json({"polls": polls, "sources": [_as_json(each) for each in reports]})
     else:
-        _print(reports, polls, oldest, take=take)
+        _print(reports, polls, oldest, take=take, later=loaded.reconcile.enabled)
     for each in reports:
         if each.trouble:
             warn(f"{each.source}: {each.trouble}")
@@ -81,10 +81,14 @@ def reconcile(
         raise typer.Exit(1)
 
 
-def _record_import(reports: Sequence[ImportReport], source: str, oldest: float, connection: Connection) -> None:
-    """Record an import in the audit. It failed if a missing result was not imported."""
-    imported, missing = sum(len(it.imported) for it in reports), sum(len(it.missing) for it in reports)
-    complete = imported == missing and not any(it.trouble for it in reports)
+def _record_import(
+    reports: Sequence[ImportReport], source: str, oldest: float, connection: Connection, *, later: bool
+) -> None:
+    """Record an import in the audit. It failed if a missing result was not imported, and is not imported `later` by the
+    clock, which polls the young runs."""
+    imported = sum(len(it.imported) for it in reports)
+    left = sum(len({row.run_id for row in it.missing} - it.imported - {*(it.young if later else ())}) for it in reports)
+    complete = not left and not any(it.trouble for it in reports)
     outcome, actor = audit.DONE if complete else audit.FAILED, Actor.local()
     audit.record(
         connection,
@@ -94,7 +98,7 @@ def _record_import(reports: Sequence[ImportReport], source: str, oldest: float, 
         imported,
         source=source,
         outcome=outcome,
-        detail="" if complete else f"{counted(missing - imported, 'run', 'runs')} not imported",
+        detail="" if complete else f"{counted(left, 'run', 'runs')} not imported",
     )
 
 
@@ -142,7 +146,7 @@ def _as_json(report: ImportReport) -> dict[str, Any]:
     }
 
 
-def _print(reports: Sequence[ImportReport], polls: int, oldest: float, *, take: bool) -> None:
+def _print(reports: Sequence[ImportReport], polls: int, oldest: float, *, take: bool, later: bool) -> None:
     rows = [{**row, "source": each.source} for each in reports for row in _as_json(each)["missing"]]
     failed = any(each.trouble for each in reports)
     empty = "unknown whether results are missing" if failed else "no results are missing"
@@ -160,7 +164,9 @@ def _print(reports: Sequence[ImportReport], polls: int, oldest: float, *, take: 
         again = max(each.again_at or 0.0 for each in reports)
         summary += (
             f"\nLeft out: {counted(young, 'run', 'runs')} that ended within webhook_grace, whose webhook may still"
-            f" come. The clock imports them in {ago(again - time.time())}; --import --now imports them now."
+            " come."
+            + (f" The clock imports them in {ago(again - time.time())};" if later else "")
+            + " --import --now imports them now."
         )
     out().print(summary)
 

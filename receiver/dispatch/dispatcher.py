@@ -71,6 +71,7 @@ class Dispatcher(EventRecorder):
         """`may_ask`, `runners`: see EventRecorder. `put_back_for`: see PUT_BACK_FOR."""
         super().__init__(ledger, router, redactor, WorkerCounter(connection), may_ask, runners)
         self._reader = reader
+        reader.on_missing = self._record_loss
         self._recovery = InboxRecovery(connection, reader)
         self._redis = connection
         self._pause = Pause(log, "dispatch")
@@ -84,6 +85,7 @@ class Dispatcher(EventRecorder):
     def run(self, stop: Callable[[], bool]) -> None:
         """Dispatch events until the inbox is quiet or `stop()`: the worker stops, or this job's time slice is over."""
         try:
+            self._look_for_loss()
             self._take_all(stop)
             self._counter.flush()
             until = time.monotonic() + self._put_back_for
@@ -103,6 +105,15 @@ class Dispatcher(EventRecorder):
             if self._cut_off > 1:  # they come back as those of a dead dispatcher do, at last alone
                 self._unfinished = []
             raise
+
+    def _look_for_loss(self) -> None:
+        read_at = self._reader.read_at()
+        if self._ledger.read(lambda connection: redis_losses.is_older(connection, read_at)):
+            self._record_loss()
+
+    def _record_loss(self) -> None:
+        if self._ledger.write(redis_losses.record_loss):
+            log.error("inbox.lost: Redis has lost its data: `runhook status` shows how to fetch what it held")
 
     def _take_all(self, stop: Callable[[], bool]) -> None:
         """Dispatch what the inbox holds, and what dead dispatchers had taken, until it is quiet or `stop()`. A Redis
@@ -265,16 +276,11 @@ def build(
     connection = connection or connect(settings.redis_url, timeout=IDLE_WAIT + 5, connect_timeout=2.0, retries=1)
     keys = EntryKeys({name: source.signing_secrets for name, source in config.sources.items()})
     ledger = ledger or Ledger(settings.database_url, require_durability=config.durable_ledger)
-
-    def record_loss() -> None:
-        if ledger.write(redis_losses.record_loss):
-            log.error("inbox.lost: Redis has lost its data: `runhook status` shows how to fetch what it held")
-
     return Dispatcher(
         ledger,
         make_router(config),
         Redactor(config.redact),
-        InboxReader(connection, owner, keys, on_missing=record_loss),
+        InboxReader(connection, owner, keys),
         connection,
         _asking(settings, config),
         runners,

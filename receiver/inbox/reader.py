@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -54,7 +55,6 @@ class InboxReader:
 
     `redis`: a client that leaves replies as bytes. `consumer`: the name of this process among the readers. `keys`: what
     entries must be signed with; None to check no signature. `read_bytes`: after which a read takes no more entries.
-    `on_missing`: called before a read creates the inbox, in a Redis that is new or has lost its data.
     """
 
     def __init__(
@@ -63,13 +63,13 @@ class InboxReader:
         consumer: str,
         keys: EntryKeys | None = None,
         read_bytes: int = READ_BYTES,
-        on_missing: Callable[[], None] = lambda: None,
     ) -> None:
         self._redis = redis
         self.consumer = consumer
         self._keys = keys
         self.read_bytes = read_bytes
-        self._on_missing = on_missing
+        # Called before a read creates the inbox, in a Redis that is new or has lost its data.
+        self.on_missing: Callable[[], None] = lambda: None
         self._finished: list[str] = []  # entries that are not acknowledged yet
 
     def ensure(self) -> None:
@@ -90,10 +90,19 @@ class InboxReader:
         except redis.ResponseError as error:
             if "NOGROUP" not in str(error):
                 raise
-            self._on_missing()
+            self.on_missing()
             self.ensure()
             reply = self._read(count, None)
         return self.entries(reply)
+
+    def read_at(self) -> float:
+        """Return when the newest entry that any reader has read was added, by Redis's clock; infinite for none."""
+        try:
+            groups: Any = self._redis.xinfo_groups(STREAM)
+        except redis.ResponseError:  # there is no inbox, or another key: `read` reports it
+            return math.inf
+        times = [int(each["last-delivered-id"].split(b"-")[0]) / 1000 for each in groups]
+        return max(times, default=0.0) or math.inf
 
     def _read(self, count: int, block_ms: int | None) -> Any:
         pipeline: Any = self._redis.pipeline(transaction=False)

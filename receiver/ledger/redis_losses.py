@@ -1,4 +1,4 @@
-"""When Redis lost its data: recorded in the audit by the dispatcher that has to create the inbox again.
+"""When Redis lost its data: recorded in the audit by a dispatcher that finds no inbox, or an older copy of it.
 
 Events that were acknowledged and not recorded yet are missing then, until a reconcile has imported their results.
 """
@@ -13,16 +13,33 @@ import sqlalchemy as sa
 from receiver.ledger import audit, heartbeats, stats
 from receiver.ledger.audit import AuditActor
 from receiver.ledger.database_clock import database_now
+from receiver.ledger.schema import events
 
 # The actions in the audit: a loss, and an import of missing results.
 LOSS: Final = "redis.lost"
 IMPORT: Final = "reconcile.import"
 # Seconds after which a loss is recorded again while the inbox is still missing.
 AGAIN: Final = 3600.0
+# Seconds by which an inbox must be older than the ledger: clocks of hosts differ.
+OLDER: Final = 300.0
+_NEWEST: Final = 100  # events in which the newest webhook is sought
+
+
+def is_older(connection: sa.Connection, read_at: float) -> bool:
+    """Return whether the inbox is an older copy, and no loss was recorded since the newest webhook.
+
+    `read_at`: when the newest entry that was ever read from it was added. Each recorded webhook was read from there.
+    """
+    it = events.c
+    newest = sa.select(it.via, it.received_at, it.recorded_at).order_by(it.seq.desc()).limit(_NEWEST)
+    webhooks = [row for row in connection.execute(newest) if row.via == "webhook"]
+    if max((row.received_at for row in webhooks), default=0.0) < read_at + OLDER:
+        return False
+    return not audit.list_actions(connection, actions=[LOSS], since=webhooks[0].recorded_at, limit=1)
 
 
 def record_loss(connection: sa.Connection) -> bool:
-    """Record that Redis has no inbox, and return True, if this deployment has received webhooks before.
+    """Record that Redis lost its data, and return True, if this deployment has received webhooks before.
 
     A process that started before the last webhook was recorded shows that: a copied ledger has no processes yet. For
     AGAIN seconds a loss whose results are not imported is not recorded again, unless a webhook was: a Redis that is
@@ -33,7 +50,7 @@ def record_loss(connection: sa.Connection) -> bool:
         return False
     if last_loss(connection, max(last, database_now(connection) - AGAIN)) is not None:
         return False
-    audit.record(connection, AuditActor("process", "dispatch"), LOSS, {}, 0, detail="Redis had no inbox")
+    audit.record(connection, AuditActor("process", "dispatch"), LOSS, {}, 0, detail="no inbox, or an older one")
     return True
 
 

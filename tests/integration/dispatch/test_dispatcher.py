@@ -16,11 +16,12 @@ import sqlalchemy as sa
 from receiver.dispatch.dispatcher import PART_BYTES, Dispatcher
 from receiver.domain.event import Event, event_id
 from receiver.domain.frame import FORGED, FRAME, MACS, NO_EVENT, UNKNOWN_SOURCE, EntryKeys, head_of, read_frame
+from receiver.domain.parts import DISPATCH, PartBeat
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import parse
 from receiver.inbox.reader import InboxReader
-from receiver.inbox.stream import ASIDE, STREAM
-from receiver.ledger import Ledger, LedgerDataError, events, retention, runs
+from receiver.inbox.stream import ASIDE, GROUP, STREAM
+from receiver.ledger import Ledger, LedgerDataError, audit, events, heartbeats, redis_losses, retention, runs
 from receiver.ledger.deliveries import claims
 from receiver.ledger.migrate import ensure_schema
 from receiver.routing.route import RouteConfig
@@ -131,6 +132,29 @@ def test_recorded_events_leave_the_inbox_and_wake_their_sinks(
         "billing": 0,
     }
     client.close()
+
+
+@pytest.mark.parametrize("age", [10, 3600])
+def test_older_copy_of_redis_is_recorded_as_a_loss(
+    dispatcher: Dispatcher, ledger: Ledger, redis_url: str, age: int
+) -> None:
+    # Given a process that ran before the newest webhook, and a Redis that last had one before that
+    now = time.time()
+    ledger.write(lambda it: heartbeats.put(it, PartBeat("d", DISPATCH, "host", 1, "1", "", now - 7200)))
+    dispatcher.dispatch([event(body("tsk_1"))])
+    with redis.Redis.from_url(redis_url) as client:
+        client.xgroup_create(STREAM, GROUP, id="0", mkstream=True)
+        client.xadd(STREAM, {"any": "entry"}, id=f"{int(now - age) * 1000}-0")
+        client.xreadgroup(GROUP, "d0", {STREAM: ">"})
+        client.xtrim(STREAM, maxlen=0)
+
+    # When the dispatcher starts, and starts again
+    dispatcher.run(once())
+    dispatcher.run(once())
+
+    # Then a loss is recorded once, but not for clocks that differ
+    losses = ledger.read(lambda it: audit.list_actions(it, actions=[redis_losses.LOSS]))
+    assert len(losses) == (age == 3600)
 
 
 def test_body_is_parsed_once_from_inbox_to_ledger(
