@@ -64,6 +64,8 @@ class EventRow(Result):
     submission_id: str
     received_at: Moment
     recorded_at: Moment
+    copies: int = Field(0, description="Webhooks with the same body that came after it; not recorded again.")
+    copied_at: Moment | None = Field(None, description="When the newest of them was received.")
     size: int = Field(description="Bytes of the body.")
 
 

@@ -99,6 +99,7 @@ def _events(events: Iterable[EventRow]) -> Iterator[TimelineEntry]:
         text += ", no route matches" if each.unrouted else ""
         late = each.recorded_at - each.received_at
         text += f", recorded {late:.0f} s later" if late > LATE else ""
+        text += f", came {each.copies + 1} times" if each.copies else ""
         tone = "bad" if each.problem else _TONES.get(each.outcome, "info")
         yield _entry(each.received_at, "event", text + _because(each.problem), tone, each.id)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated, Final
 
+import redis
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from handlers.support.duration import Seconds
@@ -15,17 +17,25 @@ from receiver.api.models import ByDelivery, Filtered, Moment, Result
 from receiver.api.names import check_names
 from receiver.api.service import Actor, Service
 from receiver.domain.api_key import VIEW
+from receiver.domain.delivery import ENDED
 from receiver.errors import Invalid, suggest
+from receiver.inbox import state as inbox
+from receiver.ingest import spool
+from receiver.ingest.quarantine import Quarantine
 from receiver.ledger import Connection, totals
 from receiver.ledger.totals import DELIVERY_DIMENSIONS, RUN_DIMENSIONS, Counted, Group, Span
+from receiver.runtime.redis_client import connect
 
 # Seconds that are counted when no time is given.
 DAY: Final = 86_400.0
+# Seconds of data below which a rate per hour would say nothing.
+_LEAST: Final = 3600.0
 # Maximum periods of a response.
 MAX_BUCKETS: Final = 1000
 
 _DIMENSIONS: Final = (*RUN_DIMENSIONS, *(name for name in DELIVERY_DIMENSIONS if name not in RUN_DIMENSIONS))
 # With one of these, deliveries are counted, else runs.
+_OF_ACCOUNT: Final = frozenset(("source", "since", "until", "top"))
 _OF_DELIVERIES: Final = frozenset(DELIVERY_DIMENSIONS) - frozenset(RUN_DIMENSIONS)
 
 
@@ -67,15 +77,44 @@ class TotalRow(Result):
     at: Moment | None = Field(None, description="When the period begins; null without `bucket`.")
     count: int
     good: int = Field(description="Runs that completed, or deliveries that were delivered.")
-    ended: int = Field(description="Runs that have ended, or deliveries that are delivered or dead.")
+    ended: int = Field(description="Runs that have ended, or deliveries delivered or dead: not what was cancelled.")
     success_rate: float | None = Field(description="`good` of `ended`, from 0 to 1; null if `ended` is 0.")
-    per_hour: float
+    per_hour: float = Field(
+        description="Of the period, or of all time counted since the ledger's first event, at least an hour."
+    )
     age_p50: float | None = Field(
         None,
         description="Seconds from the end of a run to the delivery of its result, of half of the newest 2,000; of "
         "everything together, and of each sink when it is counted by sink alone. What was replayed does not count.",
     )
     age_p95: float | None = Field(None, description="The same, of 95 % of them.")
+
+
+class Account(Result):
+    """What came in a time, and what became of it. `webhooks` + `fetched` = `same_again` + `recorded`; `recorded` =
+    `routed` + `unrouted` + `other`; `deliveries` = `delivered` + `pending` + `dead` + `cancelled`."""
+
+    webhooks: int = Field(description="Acknowledged webhooks of events that were recorded in this time.")
+    fetched: int = Field(description="Results that Runhook polled or imported.")
+    same_again: int = Field(
+        description="Webhooks with the body of a recorded event, however late they came. Only the event is kept."
+    )
+    recorded: int = Field(description="Events.")
+    routed: int = Field(description="Events with a delivery.")
+    unrouted: int = Field(description="Events with a new result, and no delivery: no route matched.")
+    other: dict[str, int] = Field(description="All others without a delivery, by disposition: repeat, superseded, …")
+    deliveries: int = Field(description="Of these events.")
+    delivered: int
+    pending: int = Field(description="Held, queued, waiting or being sent.")
+    dead: int
+    cancelled: int
+    refused: int | None = Field(
+        description="Requests of this time in the quarantine of the responding host; null if it can't be read."
+    )
+    waiting: int | None = Field(
+        description="Acknowledged events in inbox and spool now, not counted above; null with `source`, or without"
+        " Redis."
+    )
 
 
 class Totals(Result):
@@ -89,6 +128,9 @@ class Totals(Result):
     )
     items: list[TotalRow]
     others: int = Field(description="How many are in groups that are not shown.")
+    account: Account | None = Field(
+        None, description="Of webhooks, without grouping and filters but `source`, `since` and `until`; else null."
+    )
 
 
 def get_totals(service: Service, actor: Actor, wanted: TotalsParameters) -> Totals:
@@ -97,14 +139,18 @@ def get_totals(service: Service, actor: Actor, wanted: TotalsParameters) -> Tota
     of_deliveries = bool(_OF_DELIVERIES & set(wanted.by))
     count = totals.count_deliveries if of_deliveries else totals.count_runs
 
-    def read(connection: Connection) -> tuple[Counted, dict[str, list[float]]]:
+    plain = not wanted.model_fields_set - _OF_ACCOUNT
+
+    def read(connection: Connection) -> tuple[Counted, float, dict[str, list[float]], totals.Account | None]:
         counted = count(connection, wanted.filter(), span, wanted.by, wanted.bucket)
         check_names(service, actor, connection, wanted.filter(), empty=not counted.all.count)
-        return counted, totals.ages(connection, wanted.filter(), span)
+        account = totals.account(connection, wanted.source, span) if plain else None
+        return counted, totals.first_at(connection), totals.ages(connection, wanted.filter(), span), account
 
-    counted, ages = service.ledger.read(read)
+    counted, first, ages, account = service.ledger.read(read)
     groups = merged(counted.groups, wanted.by, wanted.top)
-    hours = (span.until - counted.since) / 3600
+    counted_for = span.until - max(counted.since, first)
+    hours = max(counted_for, min(span.until - span.since, _LEAST)) / 3600
     of_sinks = ages if wanted.by == ("sink",) and wanted.bucket is None else {}
     shown = [_row(each, wanted, (wanted.bucket or 0.0) / 3600 or hours, of_sinks.get(each.key[0])) for each in groups]
     everyone = sorted(age for each in ages.values() for age in each)
@@ -115,7 +161,43 @@ def get_totals(service: Service, actor: Actor, wanted: TotalsParameters) -> Tota
         counted_since=counted.since if counted.since > span.since else None,
         items=[_row(counted.all, wanted, hours, everyone), *shown],
         others=counted.all.count - sum(each.count for each in groups) if wanted.by else 0,
+        account=_account(service, account, wanted.source, span) if account else None,
     )
+
+
+def _account(service: Service, found: totals.Account, source: str, span: Span) -> Account:
+    other, by_state = dict(found.others), dict(found.deliveries)
+    unrouted = other.pop("new", 0) + other.pop("interim", 0)
+    ended = {state.value: by_state.pop(state, 0) for state in ENDED}
+    refused = None
+    with suppress(OSError):
+        kept = Quarantine(service.settings.data / "quarantine", 0, 0).list()
+        refused = sum(source in ("", each.source) and span.since <= each.at < span.until for each in kept)
+    return Account(
+        webhooks=found.webhooks + found.copies,
+        fetched=found.fetched,
+        same_again=found.copies,
+        recorded=found.webhooks + found.fetched,
+        routed=found.routed,
+        unrouted=unrouted,
+        other=other,
+        deliveries=sum(found.deliveries.values()),
+        **ended,
+        pending=sum(by_state.values()),
+        refused=refused,
+        waiting=None if source else _waiting(service),
+    )
+
+
+def _waiting(service: Service) -> int | None:
+    """Return how many events wait in the inbox and in the spool of this host; None without Redis."""
+    client = connect(service.settings.redis_url, timeout=2.0, connect_timeout=1.0, retries=0)
+    try:
+        return inbox.examine(client).entries + spool.usage(service.settings.data / "spool").events
+    except (redis.RedisError, OSError):
+        return None
+    finally:
+        client.close()
 
 
 def bucketed_span(service: Service, wanted: Filtered, bucket: float | None) -> Span:
@@ -160,7 +242,7 @@ def _row(group: Group, wanted: TotalsParameters, hours: float, ages: Sequence[fl
         good=group.good,
         ended=group.ended,
         success_rate=round(group.good / group.ended, 4) if group.ended else None,
-        per_hour=round(group.count / hours, 3) if hours > 0 else 0.0,
+        per_hour=round(group.count / hours, 3),
         age_p50=percentile(ages, 0.5) if ages else None,
         age_p95=percentile(ages, 0.95) if ages else None,
     )

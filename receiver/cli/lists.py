@@ -17,7 +17,7 @@ from receiver.api.incidents import LIST_INCIDENTS
 from receiver.api.operations import LIST_OPERATIONS
 from receiver.api.runs import LIST_RUNS
 from receiver.api.submissions import LIST_SUBMISSIONS
-from receiver.api.totals import GET_TOTALS, Totals
+from receiver.api.totals import GET_TOTALS, Account, Totals
 from receiver.cli.client import Client, rows_of
 from receiver.cli.completion import completer
 from receiver.cli.options import AllRows, Limit, ListJson, Output, check_id, chosen_form
@@ -26,9 +26,12 @@ from receiver.cli.output import (
     Form,
     clean,
     iso,
+    out,
     parse_columns,
     print_rows,
+    print_table,
     relative_path,
+    show_counts,
     show_duration,
     show_value,
     show_when,
@@ -61,7 +64,8 @@ def list_command(
 
     `columns`: of the table, each as MEMBER or HEADING=MEMBER; `computed` follow them. `empty`: what a table without
     rows prints. `argument`: the metavar of an id, and a function that returns its parameters. `fixed`: parameters that
-    are not options. `most`: rows by default. `note`: returns a remark on a list that comes in one piece.
+    are not options. `most`: rows by default. `note`: of a list that comes in one piece, prints what is not in its
+    rows, and returns a remark.
     """
     fixed = fixed or {}
     table = {**parse_columns(columns), **(computed or {})}
@@ -166,7 +170,39 @@ def size_of(file: Row) -> str:
     return "" if file["size"] is None else size(file["size"])
 
 
-def _note(found: Totals, _form: Form) -> str:
+# Lines of the account of webhooks: a member of it, how it reads, and what it does not contain.
+_ACCOUNT: Final = (
+    ("webhooks", "webhooks acknowledged", "without those that got 503"),
+    ("fetched", "polled or imported", ""),
+    ("same_again", "- the same body again", "each counts with its event; nothing is sent for it"),
+    ("recorded", "= events recorded", ""),
+    ("routed", "  with deliveries", ""),
+    ("unrouted", "  without a route", "`runhook explain RUN` says why"),
+    ("other", "  nothing new to send", ""),
+    ("deliveries", "deliveries of these", ""),
+    ("delivered", "  delivered", ""),
+    ("pending", "  not delivered yet", ""),
+    ("dead", "  dead", "`runhook dead` shows why"),
+    ("cancelled", "  cancelled", ""),
+    ("refused", "refused: quarantined here", "`runhook quarantine list`"),
+    ("waiting", "not recorded yet, now", "in the inbox, and in the spool here"),
+)
+
+
+def _print_account(account: Account) -> None:
+    rows = []
+    for name, text, note in _ACCOUNT:
+        value = getattr(account, name)
+        counts = value if isinstance(value, Mapping) else {}
+        shown = sum(counts.values()) if name == "other" else "unknown" if value is None else value
+        rows.append([text, shown, (note or show_counts(counts)) if value else ""])
+    out().print("")
+    print_table(["in this time", "count", ""], rows, "")
+
+
+def _note(found: Totals, form: Form) -> str:
+    if found.account and form is Form.TABLE:
+        _print_account(found.account)
     notes = []
     if found.others:
         notes.append(f"{found.others} {found.of} are in smaller groups; --top shows more")

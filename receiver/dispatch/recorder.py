@@ -75,12 +75,14 @@ class EventRecorder:
         Skyvern's API answered, by event id: see shape.of_details. Raises LedgerUnavailable; nothing of the batch is
         recorded then.
         """
-        unique = {event.id: event for event in accepted}.values()
+        unique: dict[str, Event] = {}
+        copies = [event for event in accepted if unique.setdefault(event.id, event) is not event]
         parse = self._decider.parse
-        return self.record([parse(event, parsed.get(event.id), details.get(event.id, {})) for event in unique])
+        batch = [parse(event, parsed.get(event.id), details.get(event.id, {})) for event in unique.values()]
+        return self.record(batch, copies)
 
-    def record(self, batch: Sequence[ParsedEvent]) -> list[str]:
-        """Do the same with events that are parsed."""
+    def record(self, batch: Sequence[ParsedEvent], copies: Sequence[Event] = ()) -> list[str]:
+        """Do the same with events that are parsed. `copies`: of events of the batch, which are only counted."""
         started = time.monotonic()
         recorded, due = self._record(batch) if batch else ([], set[str]())
         if batch:
@@ -95,6 +97,10 @@ class EventRecorder:
             if item.disposition == "test":
                 _log_test(item)
             self._counter.add_event(item.disposition, routed=bool(item.deliveries), unevaluated=item.failed_rules)
+        new = {item.event.id for item in recorded}
+        copies = [*copies, *(each.event for each in batch if each.event.id not in new)]
+        if webhooks := [each for each in copies if each.via == "webhook"]:
+            self._ledger.write(lambda connection: events.count_copies(connection, webhooks))
         self._counter.flush(least=1000)  # memory is bounded also where nothing else flushes
         runners = dict(self._runners)  # another thread adds to them
         for sink in due & runners.keys():

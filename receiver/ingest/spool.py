@@ -144,11 +144,12 @@ class Spool:
 
 class SpoolUsage(NamedTuple):
     """What the spool of a machine holds. `left`: bytes that no running receiver drains. `set_aside`: damaged events
-    and files that wait for a person."""
+    and files that wait for a person. `events`: that wait."""
 
     bytes: int = 0
     left: int = 0
     set_aside: int = 0
+    events: int = 0
 
 
 def list_events(directory: Path) -> Iterator[Event]:
@@ -181,8 +182,8 @@ def usage(directory: Path) -> SpoolUsage:
     with suppress(OSError), file.look() as connection:
         if connection is not None:
             (damaged,) = connection.execute("SELECT count(*) FROM events WHERE id < 0").fetchone()
-            _, size = file.extent(connection)
-            return SpoolUsage(size, 0 if is_locked(directory / "lock") else size, aside + damaged)
+            events, size = file.extent(connection)
+            return SpoolUsage(size, 0 if is_locked(directory / "lock") else size, aside + damaged, events)
     return SpoolUsage(set_aside=aside)
 
 

@@ -155,6 +155,21 @@ def record(
     return Written([item for item in batch if item.event.id in new], set(made_deliveries))
 
 
+_COPY: Final = (
+    sa.update(events)
+    .where(events.c.id == sa.bindparam("b_id"), events.c.received_at < sa.bindparam("b_at"))
+    .where(sa.func.coalesce(events.c.copied_at, 0.0) < sa.bindparam("b_at"))
+    .values(copies=events.c.copies + 1, copied_at=sa.bindparam("b_at"))
+)
+
+
+def count_copies(connection: sa.Connection, copies: Iterable[Event]) -> None:
+    """Count webhooks with the body of a recorded event. Reading an entry of the inbox again adds nothing: each has the
+    time at which it was received. A copy that was received before one that is counted is not counted."""
+    found = sorted({(each.id, each.received_at) for each in copies})
+    connection.execute(_COPY, [{"b_id": key, "b_at": at} for key, at in found])
+
+
 # Dispositions of events that never count as unrouted.
 _NEVER_UNROUTED = ("update", "repeat", "superseded", "test")
 

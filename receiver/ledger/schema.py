@@ -117,6 +117,8 @@ events = Table(
     Column("recorded_at", Double, nullable=False),
     Column("body", LargeBinary, nullable=False),
     Column("completion", Text, nullable=False, server_default=""),  # JSON object: members that the body lacks, or ""
+    Column("copies", Integer, nullable=False, server_default="0"),  # webhooks with the same body that came after it
+    Column("copied_at", Double),  # when the newest of them was received
     Index("uq_events_id", "id", unique=True),
     Index("ix_events_run_id", "run_id", "source"),
     Index("ix_events_recorded_at", "recorded_at", "seq"),
@@ -338,6 +340,7 @@ audit = Table(
     Column("outcome", Text, nullable=False),  # begun | done | failed
     Column("detail", Text, nullable=False),
     Column("ended_at", Double),  # null while it is begun
+    Column("address", Text, nullable=False, server_default=""),  # of the client; "": a command on a host
     Index(None, "at"),
     Index(None, "source", "id"),
 )

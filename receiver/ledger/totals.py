@@ -7,12 +7,14 @@ rows that changed last, up to a bound, and returns the time since which all were
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import sqlalchemy as sa
 
+from receiver.domain.deduplication import CANCELED
 from receiver.domain.delivery import DeliveryState
 from receiver.ledger.dialect import bucket_of
 from receiver.ledger.filters import Condition, Filter, in_states, of_deliveries, of_runs, same_run
@@ -60,7 +62,7 @@ class Span:
 class Group:
     """Rows that have `key` in common. `bucket`: its number, see `dialect.bucket_of`; None without buckets.
 
-    `good`: completed runs, delivered deliveries. `ended`: those that have a result, good or not.
+    `good`: completed runs, delivered deliveries. `ended`: those with a result, good or not; nothing that was cancelled.
     """
 
     key: tuple[str, ...]
@@ -86,7 +88,8 @@ def count_runs(
     it, columns = runs.c, [RUN_DIMENSIONS[name] for name in by]
     span = _bounded(connection, it.updated_at, span)
     rows = sa.select().select_from(runs).where(it.events > 0, *of_runs(timeless(wanted)))
-    return _count(connection, rows, it.updated_at, it.outcome == "completed", it.final, span, columns, bucket)
+    ended = sa.and_(it.final, it.outcome != CANCELED)
+    return _count(connection, rows, it.updated_at, it.outcome == "completed", ended, span, columns, bucket)
 
 
 def count_deliveries(
@@ -105,6 +108,47 @@ def count_deliveries(
     rows = sa.select().select_from(joined).where(*of_deliveries(timeless(wanted)))
     good, ended = it.state == DeliveryState.DELIVERED, it.state.in_((DeliveryState.DELIVERED, DeliveryState.DEAD))
     return _count(connection, rows, it.updated_at, good, ended, span, columns, bucket)
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Events of a time, and what became of them. `since`: from when on all were counted. `webhooks`: without `copies`,
+    the later ones with the same body. `fetched`: polled or imported. `routed`: events with deliveries. `others`: events
+    without, by disposition. `deliveries`: of these events, by state."""
+
+    since: float
+    webhooks: int
+    copies: int
+    fetched: int
+    routed: int
+    others: Mapping[str, int]
+    deliveries: Mapping[str, int]
+
+
+def account(connection: sa.Connection, source: str, span: Span) -> Account:
+    """Count the events that were recorded in a span, and their deliveries as they are now. `source`: "" for all."""
+    it, of = events.c, deliveries.c
+    span = _bounded(connection, it.recorded_at, span)
+    which = [it.recorded_at >= span.since, it.recorded_at < span.until, *([it.source == source] if source else [])]
+    routed = sa.select(1).where(of.event_id == it.id).correlate(events).exists()
+    counts = sa.func.count(), sa.func.sum(it.copies), sa.func.count().filter(routed)
+    rows = connection.execute(sa.select(it.via, it.disposition, *counts).where(*which).group_by(*_KINDS)).all()
+    joined = sa.select(of.state, sa.func.count()).select_from(events.join(deliveries, of.event_id == it.id))
+    others: Counter[str] = Counter()
+    for _, disposition, number, _, with_deliveries in rows:
+        others[disposition] += number - with_deliveries
+    return Account(
+        span.since,
+        webhooks=sum(row[2] for row in rows if row.via == "webhook"),
+        copies=sum(row[3] for row in rows),
+        fetched=sum(row[2] for row in rows if row.via != "webhook"),
+        routed=sum(row[4] for row in rows),
+        others={disposition: number for disposition, number in sorted(others.items()) if number},
+        deliveries={str(state): n for state, n in connection.execute(joined.where(*which).group_by(of.state))},
+    )
+
+
+_KINDS: Final = (events.c.via, events.c.disposition)
 
 
 def ages(connection: sa.Connection, wanted: Filter, span: Span) -> dict[str, list[float]]:
@@ -154,6 +198,12 @@ def _ages(connection: sa.Connection, wanted: Filter, span: Span, limit: int) -> 
 
 # Of a delivered one: a replay resets the count of failed attempts.
 _NOT_REPLAYED: Final = sa.or_(deliveries.c.attempts <= 1, deliveries.c.tried_at.is_not(None), deliveries.c.spent > 0)
+
+
+def first_at(connection: sa.Connection) -> float:
+    """Return when the oldest event was recorded; the beginning of time without events."""
+    found: float | None = connection.execute(sa.select(sa.func.min(events.c.recorded_at))).scalar()
+    return found or 0.0
 
 
 def timeless(wanted: Filter) -> Filter:

@@ -113,6 +113,24 @@ def test_unreadable_event_is_not_compared(dispatcher: Dispatcher, ledger: Ledger
     assert dispositions(ledger) == [("unreadable", True), ("new", False), ("repeat", False)]
 
 
+def test_same_body_again_is_counted_once_each(make: Make, ledger: Ledger) -> None:
+    # Given a result and the press of a test button
+    dispatcher = make(routes=WITH_TESTS)
+    for first in (event(body("tsk_1")), event(press())):
+        again = [dataclasses.replace(first, received_at=first.received_at + n) for n in (1, 2, 3)]
+        dispatcher.dispatch([first])
+
+        # When each comes again: together, once more, read from the inbox twice, and as the answer to a poll
+        dispatcher.dispatch([first, *again[:2]])
+        dispatcher.dispatch(again[:2])
+        dispatcher.dispatch([again[2]])
+        dispatcher.dispatch([dataclasses.replace(again[2], received_at=first.received_at + 4, via="poll")])
+
+    # Then the three webhooks are counted, and nothing else is recorded
+    rows = ledger.read(lambda connection: queries.list_events(connection, queries.Filter()))
+    assert [(row["copies"], row["copied_at"] - row["received_at"]) for row in rows] == [(3, 3.0), (3, 3.0)]
+
+
 def test_recorded_events_leave_the_inbox_and_wake_their_sinks(
     dispatcher: Dispatcher, ledger: Ledger, redis_url: str
 ) -> None:

@@ -51,7 +51,7 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     ledger, draw = with_tables(Ledger(url)), random.Random(3)
     made, told, sent = [], [], []
     for n in range(200):
-        outcome = draw.choice(["completed", "completed", "failed", "running"])
+        outcome = draw.choice(["completed", "completed", "failed", "running", "canceled"])
         changed = NOW - draw.randrange(0, 40) * HOUR / 4
         of_event = {
             "run_type": draw.choice(["task_v1", "workflow_run"]),
@@ -110,7 +110,7 @@ def test_runs_are_counted_by_what_they_have_in_common(world: World, by: tuple[st
     )
     assert (counted.all.count, counted.since) == (len(within), span.since)
     assert counted.all.good == sum(run["outcome"] == "completed" for run in within)
-    assert counted.all.ended == sum(run["final"] for run in within)
+    assert counted.all.ended == sum(run["final"] and run["outcome"] != "canceled" for run in within)
     assert sum(each.good for each in counted.groups) == counted.all.good
 
 

@@ -11,7 +11,7 @@ from sqlalchemy.dialects import postgresql
 from receiver.ledger import words
 from receiver.ledger.schema import metadata
 
-revision = "v8"
+revision = "v9"
 down_revision = None
 branch_labels = None
 depends_on = None
