@@ -73,7 +73,7 @@ def audited(
 
 
 def _auditable(actor: Actor) -> AuditActor:
-    return AuditActor(actor.kind, actor.name, actor.key_id)
+    return AuditActor(actor.kind, actor.name, actor.key_id, actor.address)
 
 
 class ActionRow(Result):
@@ -91,6 +91,7 @@ class ActionRow(Result):
     outcome: str = Field(description="begun, done or failed. One that stays begun was interrupted.")
     detail: str = Field(description="The operation that does it, or why it failed.")
     ended_at: Moment | None
+    address: str = Field("", description="Of the client, for calls of the API and the console.")
 
 
 class AuditParameters(PageParameters):

@@ -43,7 +43,7 @@ from receiver.runtime.throttle import TokenBucket
 from receiver.web.keys import Authenticator, ExpiredKey, presented_key
 from receiver.web.limits import CallLimits
 from receiver.web.part import Context, WebPart, pass_on
-from receiver.web.responses import Refusal, Reply
+from receiver.web.responses import Refusal, Reply, address_of
 
 # Bytes of the largest body of a call.
 MAX_BODY: Final = 1 << 20
@@ -123,7 +123,7 @@ class _Api:
                     return await self._content(request, Actor.of_key(key))
                 async with self._limits.body(request, key.id) as body:
                     encoded, etag = await self._pool.run(
-                        lambda: self._answer(endpoint, Actor.of_key(key), request, body)
+                        lambda: self._answer(endpoint, Actor.of_key(key, address_of(request)), request, body)
                     )
                 return _response(request, encoded, etag)
             except RequestError as error:
@@ -154,9 +154,8 @@ class _Api:
             raise _error_of(refusal.reply) from None
 
     async def _key(self, request: Request) -> Key:
-        address = request.client.host if request.client else ""
         try:
-            key = await self._authenticator.identify(request.headers, address)
+            key = await self._authenticator.identify(request.headers, address_of(request))
         except ExpiredKey:
             raise NoKey("the API key has expired; create another with `runhook keys create` or `rotate`") from None
         if key is None and presented_key(request.headers):

@@ -23,18 +23,21 @@ S = TypeVar("S", bound="Scoped")
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """The caller. `kind`: key, user or cli. `source`: the only one that it may see; "" for all. `key_id`: of a key."""
+    """The caller. `kind`: key, user or cli. `source`: the only one that it may see; "" for all. `key_id`: of a key.
+
+    `address`: of the client, as the first trusted proxy names it; "" for a command on this host."""
 
     kind: str
     name: str
     scopes: frozenset[str]
     source: str = ""
     key_id: str = ""
+    address: str = ""
 
     @classmethod
-    def of_key(cls, key: Key) -> Actor:
+    def of_key(cls, key: Key, address: str = "") -> Actor:
         """Return the holder of an API key."""
-        return cls("key", key.name, key.scopes, "" if key.source == ALL_SOURCES else key.source, key.id)
+        return cls("key", key.name, key.scopes, "" if key.source == ALL_SOURCES else key.source, key.id, address)
 
     @classmethod
     def local(cls) -> Actor:

@@ -141,7 +141,7 @@ def get_totals(service: Service, actor: Actor, wanted: TotalsParameters) -> Tota
 
     plain = not wanted.model_fields_set - _OF_ACCOUNT
 
-    def read(connection: Connection) -> tuple[Counted, float, dict[str, list[float]], totals.Account | None]:
+    def read(connection: Connection) -> tuple[Counted, float, dict[str, list[float]], totals.EventAccount | None]:
         counted = count(connection, wanted.filter(), span, wanted.by, wanted.bucket)
         check_names(service, actor, connection, wanted.filter(), empty=not counted.all.count)
         account = totals.account(connection, wanted.source, span) if plain else None
@@ -165,7 +165,7 @@ def get_totals(service: Service, actor: Actor, wanted: TotalsParameters) -> Tota
     )
 
 
-def _account(service: Service, found: totals.Account, source: str, span: Span) -> Account:
+def _account(service: Service, found: totals.EventAccount, source: str, span: Span) -> Account:
     other, by_state = dict(found.others), dict(found.deliveries)
     unrouted = other.pop("new", 0) + other.pop("interim", 0)
     ended = {state.value: by_state.pop(state, 0) for state in ENDED}

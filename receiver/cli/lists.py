@@ -288,7 +288,7 @@ audit = list_command(
     "when=at",
     {
         "who": lambda row: clean(audit_log.who(row["actor"], row["actor_kind"])),
-        **parse_columns("did=action count outcome selection detail"),
+        **parse_columns("from=address did=action count outcome selection detail"),
     },
     empty="no actions recorded",
 )

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
@@ -43,6 +44,7 @@ from receiver.ledger import Ledger, LedgerDataError, LedgerUnavailable
 from receiver.ledger.async_ledger import AsyncLedger, limit_waits
 from receiver.runtime.throttle import TokenBucket
 from receiver.web.part import Context, WebPart
+from receiver.web.responses import address_of
 
 if TYPE_CHECKING:
     from receiver.config.console import OidcConfig
@@ -286,7 +288,7 @@ class _Console:
             check_form_token(signed_in, own.get("form_token", ""))
             back = request.state.back = local_path(own.get("back", ""))
             form = [each for each in sent if each[0] not in _OWN_FIELDS]
-            actor, sure = signed_in.person.actor, "sure" in own
+            actor, sure = replace(signed_in.person.actor, address=address_of(request)), "sure" in own
             if "selected" in own and "ids" not in own:
                 # a call without ids would take all
                 return _said(request, back, signed_in, Notice("wait", "Select some rows first."))

@@ -27,6 +27,7 @@ from receiver.ledger import LedgerUnavailable, console_sessions
 from receiver.ledger.async_ledger import AsyncLedger
 from receiver.ledger.console_sessions import ConsoleSession
 from receiver.runtime.throttle import TokenBucket
+from receiver.web.responses import address_of
 
 # The name of the cookie, which only paths below /console get.
 COOKIE: Final = "runhook_console"
@@ -209,7 +210,8 @@ class SignIn:
 
 
 def _network(request: Request) -> str:
-    return network_of(request.client.host) if request.client else ""
+    address = address_of(request)
+    return network_of(address) if address else ""
 
 
 def set_cookie(request: Request, response: Response, name: str, content: str, lasts: float, path: str = PATH) -> None:

@@ -26,11 +26,14 @@ KEPT_FOR: Final = 400 * 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class AuditActor:
-    """Who acts. `kind`: cli, key, user …; `name`: the user or the key's name; `key_id`: of an API key, or ""."""
+    """Who acts. `kind`: cli, key, user …; `name`: the user or the key's name; `key_id`: of an API key, or "".
+
+    `address`: of the client that called the API or used the console, or ""."""
 
     kind: str
     name: str
     key_id: str = ""
+    address: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,7 @@ class AuditedAction:
     outcome: str
     detail: str
     ended_at: float | None
+    address: str
 
 
 def who(actor: str, kind: str) -> str:
@@ -86,6 +90,7 @@ def record(
         "outcome": outcome,
         "detail": storable(detail),
         "ended_at": None if outcome == BEGUN else now,
+        "address": actor.address,
     }
     return int(connection.execute(sa.insert(audit).values(row).returning(audit.c.id)).scalar_one())
 

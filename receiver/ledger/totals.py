@@ -111,7 +111,7 @@ def count_deliveries(
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class EventAccount:
     """Events of a time, and what became of them. `since`: from when on all were counted. `webhooks`: without `copies`,
     the later ones with the same body. `fetched`: polled or imported. `routed`: events with deliveries. `others`: events
     without, by disposition. `deliveries`: of these events, by state."""
@@ -125,7 +125,7 @@ class Account:
     deliveries: Mapping[str, int]
 
 
-def account(connection: sa.Connection, source: str, span: Span) -> Account:
+def account(connection: sa.Connection, source: str, span: Span) -> EventAccount:
     """Count the events that were recorded in a span, and their deliveries as they are now. `source`: "" for all."""
     it, of = events.c, deliveries.c
     span = _bounded(connection, it.recorded_at, span)
@@ -137,7 +137,7 @@ def account(connection: sa.Connection, source: str, span: Span) -> Account:
     others: Counter[str] = Counter()
     for _, disposition, number, _, with_deliveries in rows:
         others[disposition] += number - with_deliveries
-    return Account(
+    return EventAccount(
         span.since,
         webhooks=sum(row[2] for row in rows if row.via == "webhook"),
         copies=sum(row[3] for row in rows),

@@ -58,6 +58,7 @@ from receiver.web.responses import (
     Refusal,
     Reply,
     StreamedResponse,
+    address_of,
     chunks_of,
     error,
     path_of,
@@ -200,8 +201,7 @@ class _Api:
             limit_waits()
             try:
                 scope = scope_of(request.method, path_of(request))
-                address = request.client.host if request.client else ""
-                key = await self._authenticator.authenticate(request.headers, scope, address)
+                key = await self._authenticator.authenticate(request.headers, scope, address_of(request))
                 return await handler(request, Caller(self._source_of(key), key))
             except Refusal as refusal:
                 return to_response(refusal.reply)

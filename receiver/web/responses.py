@@ -56,6 +56,11 @@ def path_of(request: Request) -> str:
     return raw.split(b"?")[0].decode("latin-1")
 
 
+def address_of(request: Request) -> str:
+    """Return the client's address, as a trusted proxy names it; "" on a Unix socket."""
+    return request.client.host if request.client else ""
+
+
 def query_of(request: Request) -> str:
     """Return the query as it was on the wire: ASCII, for the server refuses all else."""
     query: bytes = request.scope["query_string"]

@@ -63,6 +63,17 @@ def test_all_that_were_counted_are_replayed_and_no_others(dead: Submitting) -> N
     assert row["key_id"]
 
 
+def test_audit_names_the_client_behind_a_trusted_proxy(dead: Submitting) -> None:
+    # Given a call from this host, and one that a proxy here passes on
+    key = dead.key(*OPERATOR)
+    post(dead, "/deliveries/replay", key, ids=["tsk_1"])
+    headers = {"authorization": f"Bearer {key}", "x-forwarded-for": "203.0.113.9"}
+    httpx2.post(f"{dead.url}/api/v1/deliveries/replay", json={"ids": ["tsk_2"]}, headers=headers, trust_env=False)
+
+    # Then the audit has both addresses
+    assert [row["address"] for row in get(dead, "/audit", key)["items"]] == ["203.0.113.9", "127.0.0.1"]
+
+
 def test_key_created_over_the_api_works_until_it_is_revoked(dead: Submitting) -> None:
     # Given a key of all sources that makes one for one source
     master = dead.key(*OPERATOR, source="*")

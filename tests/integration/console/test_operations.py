@@ -78,6 +78,7 @@ def test_the_audit_tells_who_did_what_to_whom_it_concerns(operated: Submitting, 
     # Then all of it is told to who sees all
     whole = admin.get("/audit").text
     assert "sink.pause" in whole
+    assert "user, 127.0.0.1" in whole
     assert "tsk_2" in whole
     assert "sink.pause" not in admin.get("/audit?actor=bo").text
     assert "No action matches" in admin.get("/audit?until=2h").text
