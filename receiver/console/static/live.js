@@ -12,6 +12,8 @@
   const OWN = "th.tick, output, #selection button, [data-copy], [data-still]";
   let timer = 0;
   let searching = false;
+  // Ids of details that the reader has opened. They may leave for one refresh: the overview of a slow ledger is short.
+  const opened = new Set();
 
   const keyOf = (node) => (node.nodeType === Node.ELEMENT_NODE ? node.dataset?.href || node.id || "" : "");
   const alike = (one, other) => one.nodeName === other.nodeName && keyOf(one) === keyOf(other);
@@ -72,7 +74,9 @@
   function show(html) {
     const fresh = new DOMParser().parseFromString(html, "text/html").getElementById("live");
     const focused = document.activeElement;
+    for (const { id, open } of part.querySelectorAll("details[id]")) opened[open ? "add" : "delete"](id);
     if (fresh) children(part, fresh);
+    for (const each of part.querySelectorAll("details[id]")) each.open ||= opened.has(each.id);
     if (focused !== document.activeElement && focused?.isConnected) focused.focus({ preventScroll: true });
     document.dispatchEvent(new Event("live"));
   }
