@@ -65,6 +65,8 @@ def copy_(
         if rows:
             out().print(f"{rows:>10,} {name}")
     out().print(
-        f"Copied to {hide_password(to)}. Next: set DATABASE_URL to it on every host, and start the processes. "
-        f"The old ledger, {where(settings)}, was not changed."
+        f"Copied to {hide_password(to)} and compared: all {sum(counts.values()):,} rows are the same. Next: set "
+        "DATABASE_URL to it on every host, start the processes, and run `runhook reconcile --since 1d --import --now` "
+        f"for results of the meantime. The old ledger, {where(settings)}, was not changed: keep it until then, and "
+        "start no process with it."
     )

@@ -1,17 +1,18 @@
 """Copy a whole ledger into an empty one, such as from SQLite to PostgreSQL: everything in one transaction, or nothing.
+Each table is read back and compared before the commit.
 
 What describes running processes stays behind, and the target's clock builds the search index again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy import exc as sa_exc
 
-from receiver.errors import NotStarted, UsageError
+from receiver.errors import NotStarted, RunhookError, UsageError
 from receiver.ledger import dialect, heartbeats, schema
 from receiver.ledger.engine import Ledger
 from receiver.ledger.errors import first_line
@@ -36,8 +37,8 @@ def copy(source: Ledger, target: Ledger, copied: Callable[[int], None]) -> dict[
     """Copy all rows of `source`, which no process uses, to `target`, which has the tables and no rows.
 
     `copied`: called with the number of rows so far. Returns the rows of each table. Raises NotStarted if `source` is in
-    use or cannot be read, UsageError if `target` contains rows, LedgerUnavailable and LedgerDataError for `target`;
-    nothing is in `target` then.
+    use or cannot be read, UsageError if `target` contains rows, RunhookError if it stores other ones than it was given,
+    LedgerUnavailable and LedgerDataError for it; nothing is in `target` then.
     """
 
     def work(connection: sa.Connection) -> dict[str, int]:
@@ -51,26 +52,45 @@ def _copy_tables(source: sa.Connection, target: sa.Connection, copied: Callable[
     dialect.serialize(target, "copy a ledger")
     _require_empty(target)
     counts = dict.fromkeys((table.name for table in TABLES), 0)
+    differ = []
     for table in TABLES:
-        for rows in _batches(source, table):
+        given = stored = (0, 0)
+        for rows in _batches(_readable(_rows(source, table)), table):
             dialect.insert_many(target, table, rows)
+            given = _add(given, rows)
             counts[table.name] += len(rows)
             copied(sum(counts.values()))
+        for rows in _batches(_rows(target, table), table):
+            stored = _add(stored, rows)
+        if given != stored:
+            differ.append(f"{table.name} ({given[0]:,} rows here, {stored[0]:,} there)")
         dialect.continue_numbers(target, table)
+    if differ:
+        raise RunhookError(
+            f"the copy differs in {', '.join(differ)}, so nothing was copied. Look for triggers and rules in the"
+            " target, or name another database"
+        )
     changes = sa.select(schema.runs.c.source, schema.runs.c.run_id, dialect.now(target))
     in_order = changes.order_by(schema.runs.c.updated_at, schema.runs.c.run_id)
     target.execute(sa.insert(schema.to_index).from_select(["source", "run_id", "queued_at"], in_order))
     return counts
 
 
-def _batches(connection: sa.Connection, table: sa.Table) -> Iterator[list[dict[str, Any]]]:
-    """Read a table in batches of at most _ROWS rows and about _BYTES bytes."""
-    found = sa.select(table).order_by(*table.primary_key).execution_options(yield_per=_FETCHED)
+def _add(contents: tuple[int, int], rows: Sequence[dict[str, Any]]) -> tuple[int, int]:
+    """Return the number of rows and the sum of their hashes, which are of this process alone, with these `rows`."""
+    return contents[0] + len(rows), contents[1] + sum(hash(tuple(row.values())) for row in rows)
+
+
+def _rows(connection: sa.Connection, table: sa.Table) -> Iterator[sa.Row[Any]]:
+    yield from connection.execute(sa.select(table).order_by(*table.primary_key).execution_options(yield_per=_FETCHED))
+
+
+def _batches(rows: Iterator[sa.Row[Any]], table: sa.Table) -> Iterator[list[dict[str, Any]]]:
+    """Yield rows of a table in batches of at most _ROWS rows and about _BYTES bytes."""
     batch: list[dict[str, Any]] = []
     size = 0
     names = [str(column.name) for column in table.columns]
-    rows = iter(connection.execute(found))
-    while row := _next(rows):
+    for row in rows:
         batch.append({name: _storable(value) for name, value in zip(names, row, strict=True)})
         size += sum(len(value) for value in row if isinstance(value, (bytes, str)))
         if len(batch) == _ROWS or size > _BYTES:
@@ -80,10 +100,10 @@ def _batches(connection: sa.Connection, table: sa.Table) -> Iterator[list[dict[s
         yield batch
 
 
-def _next(rows: Iterator[sa.Row[Any]]) -> sa.Row[Any] | None:
-    """Return the next row, or None. Its errors are the source's: the target's transaction must not repeat for them."""
+def _readable(rows: Iterator[sa.Row[Any]]) -> Iterator[sa.Row[Any]]:
+    """Yield the source's rows. For its errors the target's transaction must not repeat."""
     try:
-        return next(rows, None)
+        yield from rows
     except sa_exc.DBAPIError as error:
         raise NotStarted(f"the ledger can't be read: {first_line(error.orig or error)}") from None
 

@@ -81,6 +81,7 @@ def test_a_copy_has_each_row_of_each_table(old: Ledger, target: Ledger) -> None:
     # Then all rows are the same, and new events follow those that were copied
     assert code == 0, said
     assert "         3 deliveries\n" in said
+    assert f"and compared: all {3 * len(TABLES)} rows are the same" in said
     assert "was not changed" in said
     assert rows_of(target) == rows_of(old)
     record(target, new_event("tsk_new", "db"))
@@ -116,6 +117,27 @@ def test_a_value_that_does_not_fit_leaves_nothing_behind(old: Ledger, postgres_u
     assert code == 1
     assert "nothing was copied" in said
     target = Ledger(postgres_url)
+    assert not any(rows_of(target).values())
+    target.close()
+
+
+@pytest.mark.parametrize(
+    ("instead", "differs"), [("NULL", "runs (3 rows here, 0 there)"), ("NEW", "runs (3 rows here, 3 there)")]
+)
+def test_a_copy_that_differs_is_not_kept(old: Ledger, postgres_url: str, instead: str, differs: str) -> None:
+    # Given a database that stores no runs, or other titles
+    target = with_tables(Ledger(postgres_url))
+    change = f"BEGIN NEW.title := 'x'; RETURN {instead}; END"
+    make = f"CREATE FUNCTION other() RETURNS trigger LANGUAGE plpgsql AS $$ {change} $$"
+    for statement in (make, "CREATE TRIGGER other BEFORE INSERT ON runs FOR EACH ROW EXECUTE FUNCTION other()"):
+        target.write(lambda it: it.exec_driver_sql(statement))  # noqa: B023
+
+    # When a ledger is copied there
+    code, said = copy(old, postgres_url)
+
+    # Then it fails, says where they differ, and leaves nothing behind
+    assert code == 1
+    assert f"the copy differs in {differs}, so nothing was copied" in said
     assert not any(rows_of(target).values())
     target.close()
 
