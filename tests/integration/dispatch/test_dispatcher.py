@@ -152,14 +152,15 @@ def test_recorded_events_leave_the_inbox_and_wake_their_sinks(
     client.close()
 
 
-@pytest.mark.parametrize("age", [10, 3600])
+@pytest.mark.parametrize(("age", "ahead"), [(10, 0), (10, 3600), (3600, 0)])
 def test_older_copy_of_redis_is_recorded_as_a_loss(
-    dispatcher: Dispatcher, ledger: Ledger, redis_url: str, age: int
+    dispatcher: Dispatcher, ledger: Ledger, redis_url: str, age: int, ahead: int
 ) -> None:
-    # Given a process that ran before the newest webhook, and a Redis that last had one before that
+    # Given a process that ran before the newest webhook, whose receiver's clock may be ahead, and a Redis that last had
+    # one before that
     now = time.time()
     ledger.write(lambda it: heartbeats.put(it, PartBeat("d", DISPATCH, "host", 1, "1", "", now - 7200)))
-    dispatcher.dispatch([event(body("tsk_1"))])
+    dispatcher.dispatch([dataclasses.replace(event(body("tsk_1")), received_at=now + ahead)])
     with redis.Redis.from_url(redis_url) as client:
         client.xgroup_create(STREAM, GROUP, id="0", mkstream=True)
         client.xadd(STREAM, {"any": "entry"}, id=f"{int(now - age) * 1000}-0")
