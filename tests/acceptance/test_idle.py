@@ -35,14 +35,16 @@ def test_a_quiet_deployment_asks_redis_for_little(tmp_path: Path) -> None:
     dev = Dev(tmp_path, config=json.dumps(config))
     try:
         dev.ready()
-        time.sleep(SECONDS)  # what its start asks
         with redis.Redis(unix_socket_path=str(dev.data / "redis" / "valkey.sock")) as client:
-            before = commands(client)
-            time.sleep(SECONDS)
-            asked = commands(client) - before
+            for _ in range(6):  # what its start asks comes first, and lasts longer on a busy machine
+                before = commands(client)
+                time.sleep(SECONDS)
+                asked = commands(client) - before
+                # One that polls asks several times as much; all parts wait for jobs in two commands of five seconds.
+                quiet = asked.total() < 5 * SECONDS and asked["blmove"] + asked["blpop"] < SECONDS
+                if quiet:
+                    break
     finally:
         dev.end()
 
-    # A machine that is busy asks less; one that polls, several times as much.
-    assert asked.total() < 5 * SECONDS, asked
-    assert asked["blmove"] + asked["blpop"] < SECONDS, "twelve workers wait for jobs in two commands of five seconds"
+    assert quiet, asked

@@ -7,6 +7,7 @@ connection cut. Each test leaves the deployment as it found it.
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ import sqlalchemy as sa
 from receiver.domain.event import delivery_id, event_id
 from receiver.ledger import LedgerUnavailable
 from receiver.ledger.schema import deliveries
-from receiver.wakeups import DISPATCH, deliver_queue, flag_key
+from receiver.wakeups import DISPATCH, FLAG_TTL, deliver_queue, flag_key
 from tests.servers.deployment import Deployment
 from tests.servers.gate import Gate, Mode
 from tests.servers.postgres import PostgresProcess
@@ -213,11 +214,13 @@ def test_lost_commit_response_loses_and_doubles_nothing(running: Plant, first: b
 def test_send_that_ends_in_a_ledger_outage_is_settled_later(running: Plant) -> None:
     # Given a send under way, with nothing else to do for its sink
     content = running.content()
-    running.consumer.script += [Reply(delay=0.5)]
+    ends = threading.Event()
+    running.consumer.script += [Reply(until=ends)]
     running.acked(content)
     eventually(lambda: running.seen(content).total() == 1)
     # When the ledger is away as it ends, and then back
     with running.ledger_gate.shut():
+        ends.set()
         eventually(lambda: "deliver.paused sink=hook" in running.log_of("worker"))
     # Then it need not be sent a second time
     watch = running.arrives(content)
@@ -243,11 +246,13 @@ def test_lost_wake_ups_cost_seconds_only(running: Plant) -> None:
     with contextlib.closing(running.redis.connect()) as client:
         eventually(lambda: not any(client.exists(flag_key(queue)) for queue in QUEUES))
         for queue in QUEUES:
-            client.set(flag_key(queue), "a wake-up that was lost", ex=3)
+            client.set(flag_key(queue), "a wake-up that was lost", ex=FLAG_TTL)
         # When an event comes
         content = running.content()
         running.acked(content)
         assert client.exists(*map(flag_key, QUEUES)) == len(QUEUES)
+        for queue in QUEUES:
+            client.expire(flag_key(queue), 1)
     # Then the clock wakes for it as soon as the flags have lapsed
     watch = running.arrives(content)
     print(f"{watch.seconds:.1f} s with the wake-ups of both queues lost")

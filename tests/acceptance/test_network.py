@@ -16,16 +16,14 @@ from tests.servers.network import Link
 from tests.servers.receiver import Load, ReceiverProcess
 from tests.servers.valkey import ValkeyProcess
 from tests.support.inbox import all_arrive
-from tests.support.waiting import eventually, seconds_until
+from tests.support.waiting import Stopwatch, eventually
 
 pytestmark = pytest.mark.long
 
 SHORT = 0.04
 """Seconds of a fault that lasts."""
-SILENCE = 0.8
-"""Seconds of silence, longer than a commit may take."""
-ANSWER_WITHIN = 3.0
-"""Seconds within which /readyz answers whatever Redis does; a machine may have other things to do."""
+ANSWER_WITHIN = 8.0
+"""Seconds within which /readyz says so whatever Redis does: ten times what a commit may take."""
 
 
 @contextlib.contextmanager
@@ -86,7 +84,9 @@ def test_receiver_returns_to_redis_after_network_faults(
                 ]
             # And in silence that lasts, events go to the spool, /readyz says so in time, and all comes back
             with link.held():
-                assert seconds_until(lambda: store() == "spool", every=0.2) < ANSWER_WITHIN + SILENCE
+                watch = Stopwatch()
+                eventually(lambda: store() == "spool", every=0.2)
+                watch.at_most(ANSWER_WITHIN)
                 load.more(50)
             eventually(lambda: store() == "redis", every=0.2)
 

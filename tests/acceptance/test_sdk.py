@@ -26,7 +26,7 @@ def test_the_official_sdk_needs_no_change(
 ) -> None:
     scripted_server.default = Reply(200, b"ok")
     hook = scripted_server.url + "/hook"
-    sim = simulate_skyvern(run_seconds=60.0)  # three seconds: a cancel must find the run going on a busy machine
+    sim = simulate_skyvern(queued_seconds=6000.0)  # a cancel must find the run going on a busy machine
     rig = submitting(sim.url, delivering=True, allowed_addresses=["127.0.0.1"])
     environ = {name: value for name, value in os.environ.items() if not name.upper().endswith("_PROXY")}
     command = [str(sdk_python), str(Path(__file__).with_name("sdk_client.py")), rig.url, rig.whole_key, hook]

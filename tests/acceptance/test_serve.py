@@ -15,7 +15,7 @@ from tests.servers.deployment import Deployment
 from tests.servers.receiver import SECRET, Load, ReceiverProcess, body
 from tests.servers.valkey import ValkeyProcess, free_port
 from tests.support.inbox import all_arrive, ids_in_inbox, ids_in_spool
-from tests.support.waiting import Stopwatch, eventually
+from tests.support.waiting import PATIENCE, Stopwatch, eventually
 
 Receivers = Callable[..., ReceiverProcess]
 Valkeys = Callable[..., ValkeyProcess]
@@ -40,7 +40,8 @@ def test_sigterm_answers_what_it_has_accepted_and_exits_0(valkey_factory: Valkey
         load.more(100)
         assert receiver.stop() == 0
     assert load.statuses == []
-    assert set(load.acked) <= set(ids_in_inbox(server))
+    # (what a busy machine made Redis too slow for is in the spool)
+    assert set(load.acked) <= {*ids_in_inbox(server), *ids_in_spool(receiver)}
     with pytest.raises(httpx2.ConnectError):
         httpx2.get(f"{receiver.url}/healthz")
 
@@ -60,14 +61,15 @@ def test_sigterm_finishes_a_request_whose_body_is_still_coming(
         receiver.process.terminate()
         eventually(lambda: refuses(receiver))
         connection.sendall(content[10:])
+        connection.settimeout(PATIENCE)
         assert connection.recv(1000).startswith(b"HTTP/1.1 202")
     assert receiver.process.wait(120) == 0
-    assert len(ids_in_inbox(server)) == 2
+    assert len({*ids_in_inbox(server), *ids_in_spool(receiver)}) == 2
 
 
 def refuses(receiver: ReceiverProcess) -> bool:
     try:
-        socket.create_connection(("127.0.0.1", receiver.port), 1).close()
+        socket.create_connection(("127.0.0.1", receiver.port), 60).close()
     except ConnectionError:
         return True
     return False
@@ -185,7 +187,7 @@ def test_receiver_drains_the_spool_of_a_killed_one(valkey_factory: Valkeys, rece
     first.kill()
     server = valkey_factory(port)
     all_arrive(server, acked)
-    assert len(ids_in_inbox(server)) == len(acked)
+    assert set(ids_in_inbox(server)) == set(acked)
 
 
 def test_a_missing_config_is_one_line(receiver_factory: Receivers, redis_url: str) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 import sqlalchemy as sa
 
 from receiver.domain.time_limits import CLAIM
@@ -40,6 +41,13 @@ def ready(it: Deployment, *parts: str) -> dict[str, int]:
     """Wait until these parts have started; return their processes."""
     eventually(lambda: set(parts) <= processes(it).keys(), what=lambda: it.log_of("worker"))
     return processes(it)
+
+
+def wait_for_work(it: Deployment, pid: int) -> None:
+    """Wait until a main process has begun its work: only then does its end count."""
+    with redis.Redis.from_url(it.redis_url) as client:
+        names: Any = lambda: client.smembers("rq:workers:dispatch")  # noqa: E731
+        eventually(lambda: any(name.endswith(b".%d" % pid) for name in names()), what=lambda: it.log_of("worker"))
 
 
 def outcomes(it: Deployment) -> list[str]:
@@ -149,6 +157,7 @@ def test_sigterm_lets_a_send_end_and_exits_0(hooked: Callable[..., Hooked]) -> N
     ready(it.it, "deliver:hook")
     release = it.sending()
     worker.terminate()
+    eventually(lambda: "worker.stopping process=main" in it.it.log_of("worker"))
     it.order("tsk_later")
     time.sleep(0.5)
     release.set()
@@ -301,7 +310,8 @@ def test_second_signal_a_second_later_does_not_wait(hooked: Callable[..., Hooked
     worker.terminate()  # as a terminal and a process manager may do at once
     time.sleep(1.1)
     assert worker.poll() is None
-    worker.terminate()
+    # (again where a busy machine has heard of the first one late)
+    eventually(lambda: worker.terminate() or worker.poll() is not None, every=1.1)
     assert worker.wait(PATIENCE) == 1  # 0 after the send's end
     assert "main: a second signal came; killing process" in it.it.log_of("worker")
 
@@ -330,8 +340,8 @@ def test_three_unexplained_ends_give_each_sink_its_own_process(hooked: Callable[
         eventually(lambda: "main" not in it.it.log_of("worker") or alive(processes(it.it)["dispatch"]))
         eventually(lambda: len({alive(pid) for pid in processes(it.it).values()}) == 1)
         eventually(lambda pid=now["dispatch"]: processes(it.it)["dispatch"] == pid)
-        time.sleep(0.3)  # it must have begun its work for its end to count
-        os.kill(processes(it.it)["dispatch"], signal.SIGKILL)
+        wait_for_work(it.it, now["dispatch"])
+        os.kill(now["dispatch"], signal.SIGKILL)
         eventually(lambda pid=now["dispatch"]: processes(it.it)["dispatch"] != pid, what=lambda: it.it.log_of("worker"))
     eventually(lambda: len({processes(it.it)[part] for part in ("dispatch", "deliver:hook", "deliver:files")}) == 3)
     assert "worker.split" in it.it.log_of("worker")
@@ -350,7 +360,7 @@ def test_sigterm_to_a_child_never_splits_the_worker(hooked: Callable[..., Hooked
     it.it.run("worker")
     for _ in range(3):
         pid = ready(it.it, "dispatch")["dispatch"]
-        time.sleep(0.3)  # it must have begun its work for its end to count
+        wait_for_work(it.it, pid)
         os.kill(pid, signal.SIGTERM)
         eventually(lambda pid=pid: processes(it.it)["dispatch"] != pid, what=lambda: it.it.log_of("worker"))
     it.order("tsk_1")

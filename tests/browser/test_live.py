@@ -77,8 +77,9 @@ def test_run_refreshes_and_its_recording_plays_on(person: Visitor, deployment: C
     # Given somebody who looks at a run with a recording, and has folded a part of its output
     person.open("/console/runs/wr_512004417?source=skyvern")
     page, folded = person.page, person.page.locator(".tree details details").first
-    # (whose pictures are there: of the next result they are not, and what then asks for them gets a 404)
+    # (whose files are there: of the next result they are not, and what then asks for them gets a 404)
     page.evaluate("Promise.all([...document.images].map(each => { each.loading = 'eager'; return each.decode() }))")
+    page.wait_for_function("(it => it.readyState >= 1 && it.networkState === 1)(document.querySelector('video'))")
     page.evaluate("window.video = document.querySelector('video')")
     folded.locator("summary").first.click()
     assert folded.get_attribute("open") is None

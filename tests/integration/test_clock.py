@@ -31,6 +31,7 @@ from tests.servers.postgres import PostgresProcess
 from tests.support import api, queries
 from tests.support.backlog import fill
 from tests.support.ledger import claim, new_event, record, settle, states, with_tables
+from tests.support.waiting import eventually
 
 
 @pytest.fixture
@@ -76,8 +77,8 @@ def test_clock_rests_longer_only_while_nothing_is_due(clock: Clock, ledger: Ledg
     # When nothing is due for long, then it rests for longer
     assert rest_with("waiting", 600.0) == rest_with("sending", 600.0) == rest_with("dead", 0.0) == QUIET_TICK
     # When something is due before that, then until then
-    assert TICK < rest_with("waiting", 1.9) < QUIET_TICK
-    assert TICK < rest_with("sending", 1.9) < QUIET_TICK
+    for state in ("waiting", "sending"):  # in a tick that a busy machine has not made longer than the wait
+        eventually(lambda state=state: TICK < rest_with(state, 1.9) < QUIET_TICK)  # type: ignore[misc]
     # When something has come due, then it looks again soon
     assert rest_with("waiting", -1.0) == TICK
 

@@ -18,6 +18,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Literal, Self
 
+from tests.support.waiting import PATIENCE
+
 Mode = Literal["before", "after", "cut"]
 
 
@@ -36,7 +38,7 @@ class Caught:
     def done(self) -> None:
         self._done.set()
 
-    def wait(self, seconds: float = 60) -> None:
+    def wait(self, seconds: float = PATIENCE) -> None:
         """Until it has fired; fails after `seconds`."""
         assert self._done.wait(seconds), f"nothing with {self.pattern!r} came through within {seconds:g} s"
 

@@ -15,6 +15,7 @@ import ipaddress
 import socket
 import ssl
 import threading
+import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -49,7 +50,8 @@ class Reply:
 
 @dataclass(frozen=True)
 class Request:
-    """A request as it came. Header names are lower-case. `peer`: the client's port: one for each connection."""
+    """A request as it came, `at` a time of the monotonic clock. Header names are lower-case. `peer`: the client's port:
+    one for each connection."""
 
     method: str
     path: str
@@ -57,6 +59,7 @@ class Request:
     body: bytes
     peer: int
     certificate: dict[str, Any] | None
+    at: float = field(default_factory=time.monotonic)
 
 
 class _Server(ThreadingHTTPServer):

@@ -299,7 +299,7 @@ def test_what_is_held_behind_sends_that_hang_is_sent_by_others(ledger: Ledger, s
     # Given one place, of a sink that was fast, so that more is held than that, and then hangs once
     record(ledger, new_event("tsk_first", "ops"))
     release = threading.Event()
-    sink = ScriptedSink(accept, timeout=1)
+    sink = ScriptedSink(accept, timeout=2)
     it = start(sink, concurrency=1)
     eventually(lambda: it.idle and states(ledger) == {"delivered": 1})
     sink.answer = lambda delivery: (release.wait(PATIENCE) if len(sink.seen) == 2 else None, accept(delivery))[1]
@@ -307,7 +307,7 @@ def test_what_is_held_behind_sends_that_hang_is_sent_by_others(ledger: Ledger, s
     it.poke()
     eventually(lambda: len(it.owned()) == 4)
     # When that send is given up, then the others do not wait for its thread
-    eventually(lambda: states(ledger) == {"delivered": 4, "waiting": 1}, 30)
+    eventually(lambda: states(ledger) == {"delivered": 4, "waiting": 1})
     release.set()
 
 
@@ -315,7 +315,7 @@ def test_a_place_left_by_a_hung_send_is_used_once(ledger: Ledger, start: Start) 
     # Given one place, whose send hangs until after it was given up
     record(ledger, new_event("tsk_0", "ops"))
     release, counting = threading.Event(), Together()
-    sink = ScriptedSink(lambda delivery: (release.wait(PATIENCE), accept(delivery))[1], timeout=0.1)
+    sink = ScriptedSink(lambda delivery: (release.wait(PATIENCE), accept(delivery))[1], timeout=2)
     it = start(sink, concurrency=1)
     eventually(lambda: states(ledger) == {"waiting": 1})
     # When its thread comes back, and more is due
@@ -538,15 +538,13 @@ def test_runner_whose_errors_last_gives_up(
     record(ledger, new_event("tsk_1", "ops"))
     sink = ScriptedSink(accept)
     it = start(sink, on=buggy, fails_for=1.5)
-    eventually(lambda: it.trouble)
-    assert not it.gave_up
     # When they last, then it ends, says why, and takes no more
     eventually(lambda: it.gave_up)
     assert "sink ops could not be served" in it.gave_up
     assert "TypeError at test_runner.py" in it.gave_up
     assert it.room() == 0
     assert not it.join(time.monotonic() + PATIENCE)
-    assert buggy.writes <= 5, "it waits between two tries"
+    assert 2 < buggy.writes <= 5, "it tries more than once, and waits between two tries"
     # And logged that once, with its cause
     (line,) = (each.getMessage() for each in caplog.records if "deliver.paused" in each.getMessage())
     assert "sink=ops" in line
@@ -703,7 +701,7 @@ def test_a_stop_during_a_claim_hands_back_what_it_took(ledger: Ledger, start: St
     it.stop()
     stopped.set()
 
-    assert it.join(time.monotonic() + 5)
+    assert it.join(time.monotonic() + PATIENCE)
     assert it.owned() == []
     assert states(ledger) == {"queued": 3}
     slow.close()
@@ -713,11 +711,11 @@ def test_a_runner_ends_without_a_redis_that_hangs(ledger: Ledger, start: Start) 
     record(ledger, new_event("tsk_1", "ops"))
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
-        client = redis.Redis(port=port, socket_timeout=5)
+        client = redis.Redis(port=port, socket_timeout=60)
         it = SinkRunner(ledger, ScriptedSink(accept), RetryPolicy(), 1, client, "w")
         it.start()
         eventually(delivered(ledger, 1))
         watch = Stopwatch()
         assert end(it)
-        assert watch.seconds < 2
+        watch.at_most(10)
         client.close()

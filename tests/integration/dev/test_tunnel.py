@@ -101,9 +101,9 @@ def test_program_without_url_is_explained(
     install(tmp_path / "bin", name, output, then="exit 1" if ends else "exec sleep 60")
 
     with pytest.raises(NotStarted) as caught:
-        start(60.0 if ends else 0.5)
+        start(60.0 if ends else 2.0)
 
     first, *lines = str(caught.value).splitlines()
-    expected = f"{name} ended with code 1" if ends else f"{name} named no public URL within 0.5 s"
+    expected = f"{name} ended with code 1" if ends else f"{name} named no public URL within 2 s"
     assert first == f"{expected}; its last lines:"
     assert last in "\n".join(lines)

@@ -14,14 +14,15 @@ import httpx2
 import pytest
 import redis
 
-from receiver.domain.event import event_id
+from receiver.domain.event import Event, event_id
 from receiver.domain.signature import HEADER, sign
 from receiver.inbox.reader import InboxReader
 from receiver.inbox.stream import STREAM
 from receiver.reconcile.poll_hints import pop_poll_hints, pop_run_hints
+from receiver.web.health import READY_FOR
 from tests.servers.receiver import OLD_SECRET, SECRET, ReceiverProcess, body
 from tests.servers.valkey import ValkeyProcess
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 MAX_BODY = 1 << 20
 
@@ -37,13 +38,22 @@ def shared(valkey: ValkeyProcess, tmp_path_factory: pytest.TempPathFactory) -> A
     valkey.connect(8001).flushdb()
 
 
-def inbox(receiver: ReceiverProcess) -> dict[str, Any]:
-    """The events that are in the inbox, by id."""
-    client = redis.Redis.from_url(receiver.redis_url)
-    stored: Any = client.xrange(STREAM)
-    events = {entry.event.id: entry.event for entry in InboxReader(client, "test").entries(stored) if entry.event}
-    client.close()
-    return events
+def inbox(receiver: ReceiverProcess, *wanted: str) -> dict[str, Event]:
+    """The events that are in the inbox, by id, once these are: on a busy machine they come by the spool."""
+    with redis.Redis.from_url(receiver.redis_url) as client:
+
+        def events() -> dict[str, Event]:
+            stored: Any = client.xrange(STREAM)
+            entries = InboxReader(client, "test").entries(stored)
+            found = {entry.event.id: entry.event for entry in entries if entry.event}
+            assert found.keys() >= set(wanted)
+            return found
+
+        return dict(eventually(events))
+
+
+def kept(receiver: ReceiverProcess, event: str) -> Event:
+    return inbox(receiver, event)[event]
 
 
 def refused(answer: httpx2.Response, status: int, code: str) -> None:
@@ -54,7 +64,7 @@ def refused(answer: httpx2.Response, status: int, code: str) -> None:
     assert answer.headers["content-type"] == "application/json"
 
 
-def raw(receiver: ReceiverProcess, request: bytes, wait: float = 10) -> bytes:
+def raw(receiver: ReceiverProcess, request: bytes, wait: float = PATIENCE) -> bytes:
     """What the receiver answers to these bytes."""
     with socket.create_connection(("127.0.0.1", receiver.port), wait) as connection:
         connection.sendall(request)
@@ -82,7 +92,7 @@ def test_signed_body_is_in_the_inbox_byte_for_byte(shared: ReceiverProcess) -> N
     answer = shared.post(content)
     assert answer.status_code == 202
     assert answer.json() == {"event_id": event_id("skyvern", content)}
-    event = inbox(shared)[answer.json()["event_id"]]
+    event = kept(shared, answer.json()["event_id"])
     assert (event.body, event.source, event.via, event.submission_id) == (content, "skyvern", "webhook", "")
     assert before <= event.received_at <= time.time()
 
@@ -100,13 +110,13 @@ def test_the_same_body_again_gets_the_same_answer(shared: ReceiverProcess) -> No
 @pytest.mark.parametrize("path", ["/webhooks/skyvern/sub_42-A", "/webhooks/skyvern/sub_42-A/"])
 def test_the_submission_of_the_callback_url_comes_along(shared: ReceiverProcess, path: str) -> None:
     answer = shared.post(body(4, path=path), path=path)
-    assert inbox(shared)[answer.json()["event_id"]].submission_id == "sub_42-A"
+    assert kept(shared, answer.json()["event_id"]).submission_id == "sub_42-A"
 
 
 @pytest.mark.parametrize("path", ["/webhooks/skyvern/%00%ff", "/webhooks/skyvern/" + "a" * 500, "/webhooks/skyvern/"])
 def test_a_token_that_is_none_of_ours_is_no_reason_to_refuse(shared: ReceiverProcess, path: str) -> None:
     answer = shared.post(body(5, path=path), path=path)
-    assert inbox(shared)[answer.json()["event_id"]].submission_id == ""
+    assert kept(shared, answer.json()["event_id"]).submission_id == ""
 
 
 @pytest.mark.parametrize(
@@ -124,7 +134,7 @@ def test_a_token_that_is_none_of_ours_is_no_reason_to_refuse(shared: ReceiverPro
 )
 def test_an_authentic_body_is_kept_whatever_its_shape(shared: ReceiverProcess, content: bytes) -> None:
     (event,) = shared.acked(content)
-    assert inbox(shared)[event].body == content
+    assert kept(shared, event).body == content
 
 
 def test_query_timestamp_and_upper_case_hex_change_nothing(shared: ReceiverProcess) -> None:
@@ -138,10 +148,10 @@ def test_large_and_chunked_bodies_up_to_the_limit_are_kept(shared: ReceiverProce
     (event,) = shared.acked(content)
     pieces = (content[at : at + 50_000] for at in range(0, len(content), 50_000))
     answer = httpx2.post(
-        f"{shared.url}/webhooks/skyvern", content=pieces, headers={HEADER: sign(content, SECRET)}, timeout=20
+        f"{shared.url}/webhooks/skyvern", content=pieces, headers={HEADER: sign(content, SECRET)}, timeout=PATIENCE
     )
     assert (answer.status_code, answer.json()["event_id"]) == (202, event)
-    assert inbox(shared)[event].body == content
+    assert kept(shared, event).body == content
 
 
 def test_many_at_once_are_all_kept(shared: ReceiverProcess) -> None:
@@ -149,7 +159,7 @@ def test_many_at_once_are_all_kept(shared: ReceiverProcess) -> None:
     with ThreadPoolExecutor(16) as threads:
         answers = list(threads.map(shared.post, wanted))
     assert {answer.status_code for answer in answers} == {202}
-    assert {event_id("skyvern", each) for each in wanted} <= set(inbox(shared))
+    inbox(shared, *(event_id("skyvern", each) for each in wanted))
 
 
 def test_an_ack_wakes_the_dispatcher_once(shared: ReceiverProcess) -> None:
@@ -272,7 +282,7 @@ def test_clients_that_hang_up_do_no_harm(shared: ReceiverProcess) -> None:
     content = body(60)
     whole = head(shared, content, f"Content-Length: {len(content)}") + content
     for cut in (10, 60, len(whole) - len(content), len(whole) - 5, len(whole)):
-        with socket.create_connection(("127.0.0.1", shared.port), 10) as connection:
+        with socket.create_connection(("127.0.0.1", shared.port), PATIENCE) as connection:
             connection.sendall(whole[:cut])
     assert shared.post(body(61)).status_code == 202
 
@@ -282,23 +292,24 @@ def test_clients_that_hang_up_do_no_harm(shared: ReceiverProcess) -> None:
 
 def test_health_says_alive_and_ready_and_which_promise_holds(shared: ReceiverProcess) -> None:
     assert httpx2.get(f"{shared.url}/healthz").json() == {"status": "alive"}
-    ready = httpx2.get(f"{shared.url}/readyz")
+    ready = eventually(
+        lambda: it if (it := httpx2.get(f"{shared.url}/readyz")).json().get("store") == "redis" else None, every=0.3
+    )
     assert ready.status_code == 200
     assert ready.json()["on_disk_before_202"] is True
-    assert ready.json()["store"] == "redis"
     assert ready.json()["redis"] == "on disk before 202: yes"
 
 
 def test_readyz_cannot_be_used_to_make_many_writes(shared: ReceiverProcess) -> None:
     client = redis.Redis.from_url(shared.redis_url)
     writes = lambda: client.info("commandstats").get("cmdstat_set", {"calls": 0})["calls"]  # noqa: E731
-    before = writes()
+    before, began = writes(), time.monotonic()
     threads = [threading.Thread(target=httpx2.get, args=(f"{shared.url}/readyz",)) for _ in range(50)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert writes() - before <= 3
+    assert writes() - before <= 3 + (time.monotonic() - began) / READY_FOR
     client.close()
 
 
@@ -328,4 +339,4 @@ def test_white_space_around_a_field_loses_no_webhook(shared: ReceiverProcess, fi
 
 def test_a_client_that_sends_first_sees_its_413(shared: ReceiverProcess) -> None:
     head = b"POST /webhooks/skyvern HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (20 * MAX_BODY)
-    assert raw(shared, head + bytes(20 * MAX_BODY), 60).startswith(b"HTTP/1.1 413 ")
+    assert raw(shared, head + bytes(20 * MAX_BODY)).startswith(b"HTTP/1.1 413 ")

@@ -126,7 +126,7 @@ def test_concurrent_requests_with_one_key_make_one_run(submitting: Make, simulat
 def test_concurrent_identical_requests_make_one_run(
     submitting: Make, simulate_skyvern: Simulate, ledger_url: str
 ) -> None:
-    sim = simulate_skyvern(ratios={Fault.SLOW: 1.0}, slow_seconds=40.0)
+    sim = simulate_skyvern(ratios={Fault.SLOW: 1.0}, slow_seconds=100.0)  # 5 s, in which all are there
     rig = submitting(sim.url, database_url=ledger_url)
     ready = threading.Barrier(50)
 
@@ -350,11 +350,12 @@ def noted(rig: Submitting, run_id: str) -> tuple[bool, float | None]:
 
 
 def test_unknown_run_is_read_upstream_and_its_end_noted(submitting: Make, simulate_skyvern: Simulate) -> None:
-    skyvern_simulator = simulate_skyvern(run_seconds=40.0)  # 1 to 3 s at this speed
+    skyvern_simulator = simulate_skyvern(run_seconds=1000.0)
     rig = submitting(skyvern_simulator.url)
     run_id = skyvern_simulator.submit("elsewhere")["run_id"]
     assert rig.client.get(f"/v1/runs/{run_id}").json()["status"] in ("created", "queued", "running")
     unended = noted(rig, run_id)
+    skyvern_simulator.client.post(f"/v1/runs/{run_id}/cancel")
     skyvern_simulator.wait_final(run_id)
     began = time.time()
 

@@ -150,7 +150,7 @@ def test_joined_requests_share_retry_after(submitting: Make, scripted_server: Sc
         scripted_server.wait_for_calls(1)
         joined = [pool.submit(rig.task, "p") for _ in range(2)]
         eventually(lambda: len(rig.rows()) == 1)
-        threading.Timer(0.5, answering.set).start()
+        threading.Timer(2.0, answering.set).start()
 
     answers = [each.result() for each in (first, *joined)]
     assert {(each.status_code, each.headers["retry-after"]) for each in answers} == {(429, "17")}

@@ -120,7 +120,7 @@ def test_revoked_key_gets_nothing_while_waiting(submitting: Make, simulate_skyve
         with httpx2.Client(base_url=rig.url, headers={"x-api-key": key}, trust_env=False, timeout=30) as client:
             replies[path] = client.get(f"/v1/runs/{run_id}{path}")
 
-    waiting = [threading.Thread(target=ask, args=(path,)) for path in ("?wait=4", "/events")]
+    waiting = [threading.Thread(target=ask, args=(path,)) for path in ("?wait=8", "/events")]
     for each in waiting:
         each.start()
     eventually(lambda: rig.held() == 2)
@@ -130,7 +130,7 @@ def test_revoked_key_gets_nothing_while_waiting(submitting: Make, simulate_skyve
         each.join(PATIENCE)
 
     assert not waiting[1].is_alive()  # and the run goes on for long
-    assert (replies["?wait=4"].status_code, replies["?wait=4"].json()) == (403, {"detail": "Invalid credentials"})
+    assert (replies["?wait=8"].status_code, replies["?wait=8"].json()) == (403, {"detail": "Invalid credentials"})
     assert replies["/events"].status_code == 200
     assert "event: result" not in replies["/events"].text
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import httpx2
 import pytest
 
 from receiver.domain import members
@@ -64,14 +65,21 @@ def test_get_matches_skyvern_before_and_after_the_webhook(
     submitting: Make, simulate_skyvern: Simulate, kind: str, road: str
 ) -> None:
     lost = {Fault.LOSE: 1.0} if road == "poll" else {}
-    # A run that is still on when it is asked for first, and no gap between its end and its files: a poll in it would
-    # be taken for the result, since nothing waits for the webhook here.
+    # No gap between a run's end and its files: a poll in it would be taken for the result, since nothing waits for the
+    # webhook here.
     sim = simulate_skyvern(ratios=lost, run_seconds=20.0, gap_seconds=0.0)
     rig = submitting(sim.url, polling=road == "poll", reconcile={"webhook_grace": 0})
     path, request = REQUESTS[kind]
     url_field = "webhook_callback_url" if kind == "legacy" else "webhook_url"
-    told = rig.client.post(path, json={**request, url_field: HOOK}).json()
-    run_id = told.get("run_id") or told["task_id"]
+
+    def asked_for() -> tuple[str, httpx2.Response]:
+        told = rig.client.post(path, json={**request, url_field: HOOK}).json()
+        run_id = str(told.get("run_id") or told["task_id"])
+        before = rig.client.get(f"/v1/runs/{run_id}")
+        assert not sim.run(run_id).final
+        return run_id, before
+
+    run_id, before = eventually(asked_for)  # another run where a busy machine has asked after the end
 
     def direct() -> dict[str, Any]:
         answer = sim.get(f"/v1/runs/{run_id}")
@@ -79,7 +87,6 @@ def test_get_matches_skyvern_before_and_after_the_webhook(
         answer["run_request"]["webhook_url"] = HOOK
         return dict(answer)
 
-    before = rig.client.get(f"/v1/runs/{run_id}")
     sim.wait_final(run_id)
     rig.client.get(f"/v1/runs/{run_id}")
     after = eventually(

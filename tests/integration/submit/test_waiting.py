@@ -118,12 +118,13 @@ def test_one_key_takes_a_share_of_the_waiters(submitting: Make, simulate_skyvern
     run_id = rig.task().json()["run_id"]
     greedy, other = rig.key("read"), rig.key("read")
 
-    with held(rig, f"/v1/runs/{run_id}?wait=3", greedy, 4):
+    with held(rig, f"/v1/runs/{run_id}?wait=60", greedy, 4):
         eventually(lambda: rig.held() == 4)
         refused = [
             rig.client.get(f"/v1/runs/{run_id}{path}", headers={"x-api-key": greedy}) for path in ("?wait=3", "/events")
         ]
         served = rig.client.get(f"/v1/runs/{run_id}?wait=0.1", headers={"x-api-key": other})
+        rig.client.post(f"/v1/runs/{run_id}/cancel")  # which ends the waits
 
     for answer in refused:
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
