@@ -313,7 +313,7 @@ def test_schedule_fires_with_its_agents_callback(sim: SkyvernSimulator, hook: Sc
     for workflow_id, url in (("wpid_a", hook.url), ("wpid_b", None)):
         agent = {"workflow_id": workflow_id, "title": workflow_id, "webhook_callback_url": url}
         sim.client.post("/_sim/agents", json=agent)
-        soon = (datetime.now(UTC) + timedelta(seconds=0.3)).isoformat()
+        soon = (datetime.now(UTC) + timedelta(seconds=2)).isoformat()
         once = {"workflow_id": workflow_id, "run_at": soon, "parameters": {"n": 1}}
         sim.client.post("/_sim/schedules", json=once)
 
@@ -378,7 +378,7 @@ def has_no(said: dict[str, Any], *names: str) -> bool:
 def test_poll_before_the_webhook_has_no_files(
     fields: dict[str, str], simulate_skyvern: Simulate, hook: ScriptedServer
 ) -> None:
-    sim = simulate_skyvern(speed=10.0, long_gap_seconds=5.0)
+    sim = simulate_skyvern(speed=10.0, long_gap_seconds=30.0)  # 1.5 to 4.5 s, in which it is polled
 
     run_id = begin(sim, hook, "p [gap]", **fields)
     eventually(lambda: sim.run(run_id).final)
