@@ -47,7 +47,7 @@ def wait_for_work(it: Deployment, pid: int) -> None:
     """Wait until a main process has begun its work: only then does its end count."""
     with redis.Redis.from_url(it.redis_url) as client:
         names: Any = lambda: client.smembers("rq:workers:dispatch")  # noqa: E731
-        eventually(lambda: any(name.endswith(b".%d" % pid) for name in names()), what=lambda: it.log_of("worker"))
+        eventually(lambda: any(b".%d." % pid in name for name in names()), what=lambda: it.log_of("worker"))
 
 
 def outcomes(it: Deployment) -> list[str]:

@@ -158,7 +158,8 @@ def test_audit_says_who_acted_and_how(runhook: Runhook) -> None:
 
 def test_status_says_who_paused_a_sink(runhook: Runhook) -> None:
     runhook("sink", "pause", "ops")
-    assert f"note: ops was paused 0 s ago by {getpass.getuser()} (command line)" in runhook("status").stdout
+    who = re.escape(getpass.getuser())
+    assert re.search(rf"note: ops was paused \d+ s ago by {who} \(command line\)", runhook("status").stdout)
 
 
 def test_event_in_the_quarantine_says_so(book: Ledger, runhook: Runhook, tmp_path: Path) -> None:
