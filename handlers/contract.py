@@ -72,19 +72,16 @@ class Receipt:
     note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the receipt as JSON-ready values, without empty parts."""
-        parts: dict[str, Any] = {"id": self.id} if self.id else {}
-        if self.keys:
-            parts["keys"] = list(self.keys)
-        if self.urls:
-            parts["urls"] = dict(self.urls)
-        if self.files:
-            parts["files"] = dict(self.files)
-        if self.sizes:
-            parts["sizes"] = dict(self.sizes)
-        if self.note:
-            parts["note"] = self.note
-        return parts
+        """Return the receipt as JSON-ready values, without empty members."""
+        members: dict[str, Any] = {
+            "id": self.id,
+            "keys": list(self.keys),
+            "urls": dict(self.urls),
+            "files": dict(self.files),
+            "sizes": dict(self.sizes),
+            "note": self.note,
+        }
+        return {name: value for name, value in members.items() if value}
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,3 +256,18 @@ class Sink(ABC, Generic[O]):
 
     def close(self) -> None:
         """Close connections. Called once, when no send is running."""
+
+
+class BatchSink(Sink[O]):
+    """A sink that sends batches: it defines `send_many` and `batch_size`."""
+
+    def send(self, delivery: Delivery) -> Receipt:
+        """Send a batch of one delivery."""
+        (result,) = self.send_many([delivery])
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    @abstractmethod
+    def send_many(self, deliveries: Sequence[Delivery]) -> list[Receipt | Exception]:
+        """See Sink."""

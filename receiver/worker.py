@@ -120,8 +120,7 @@ def prepare(settings: Settings, config: Config, patience: float) -> None:
 
 def preload(config: Config) -> None:
     """Import what the processes need, before the fork, so that they share it."""
-    from handlers.mirror import mirror  # noqa: F401 - sinks import these when they are built, or first send
-    from handlers.support import template_sandbox  # noqa: F401
+    from handlers.support import guarded_client, template_sandbox  # noqa: F401 - imported at a first send otherwise
     from receiver.wakeups import worker  # noqa: F401
 
     for sink in config.sinks.values():

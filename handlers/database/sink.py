@@ -16,7 +16,7 @@ from typing import ClassVar, Final
 
 import sqlalchemy as sa
 
-from handlers.contract import Delivery, Receipt, Refused, Services, Sink, SinkOptions, Unavailable
+from handlers.contract import BatchSink, Delivery, Receipt, Refused, Services, SinkOptions, Unavailable
 from handlers.database import merge
 from handlers.database.columns import Columns, Row
 from handlers.database.inspection import Inspected, TableInspection
@@ -45,7 +45,7 @@ class _Tables:
     look_again: float | None
 
 
-class DatabaseSink(Sink[DatabaseOptions]):
+class DatabaseSink(BatchSink[DatabaseOptions]):
     """Writes rows to SQLite or PostgreSQL."""
 
     Options: ClassVar[type[SinkOptions]] = DatabaseOptions
@@ -73,15 +73,11 @@ class DatabaseSink(Sink[DatabaseOptions]):
         self._notice = ""  # of the tables, for the next receipt
         self._reported = ""
 
-    def send(self, delivery: Delivery) -> Receipt:
-        """Write the row. The receipt's id is table/run_id; a note reports when the row already holds a newer event."""
-        (answer,) = self.send_many([delivery])
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
     def send_many(self, deliveries: Sequence[Delivery]) -> list[Receipt | Exception]:
-        """Write the rows in one transaction, unless one of them makes it fail."""
+        """Write the rows in one transaction, unless one of them makes it fail.
+
+        A receipt's id is table/run_id; its note reports when the row already holds a newer event.
+        """
         deadline = time.monotonic() + self.options.timeout
         now = datetime.now(UTC)
         answers: Answers = [None] * len(deliveries)

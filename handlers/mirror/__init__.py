@@ -1,8 +1,8 @@
 """The mirror that the sinks `files` and `s3` share: it copies an event's body and its run's files into a store.
 
-sink        the sink: a mirror over a store
+sink        the sink over a store: in which order things are written, and the receipt
 options     the options of both sinks
-mirror      one delivery: in which order things are written, and what the receipt says
+transfer    one file of a delivery: stored, skipped or retried
 run_folder  where a run's files go, and what is stored already
 artifacts   which files belong to a run, and whether a recording is complete (pure)
 names       safe file names and key parts, content types by file ending (pure)

@@ -120,9 +120,6 @@ class IncomingFile:
         return f"a {self.artifact.kind} from {self._download.url.host}"
 
 
-Receive = Callable[[IncomingFile], None]
-
-
 class ArtifactFetcher:
     """Fetches the artifacts of one delivery, each of at most `cap` bytes, and all together of at most `total`.
 
@@ -173,25 +170,37 @@ class ArtifactFetcher:
                 )
             self._left -= 0 if announced else size
 
-    def fetch(self, artifact: Artifact, receive: Receive, *, trusted: bool = False) -> IncomingFile:
-        """Pass the artifact's bytes to `receive`. Raises SkipArtifact, Unavailable, and whatever `receive` raises.
+    @contextmanager
+    def open(self, artifact: Artifact, *, trusted: bool = False) -> Iterator[IncomingFile]:
+        """Open an artifact; iterate its bytes inside the block. Raises SkipArtifact and Unavailable.
 
-        `trusted`: the URL is the API's own, and no payload's.
+        `trusted`: the URL comes from the API, not from a payload.
         """
         if artifact.size is not None and artifact.size > self._cap:
             raise SkipArtifact(_over_cap(self._cap))
-        try:
-            return self._from(artifact, receive, trusted=trusted)
-        except _UrlFailed as error:
-            listed = self.listed(*(["recording"] if artifact.kind == "recording" else []))
-            fresh = renewed(artifact, listed) or self._by_id(artifact)
-            if fresh is None:
-                raise SkipArtifact(f"{error}, and no fresh address for it was given") from None
+        with ExitStack() as stack:
             try:
-                return self._from(fresh, receive, trusted=True)
-            except _UrlFailed as again:
-                self._retry_if_pending(str(again))
-                raise SkipArtifact(f"{again}, also at a fresh address") from None
+                incoming = stack.enter_context(self._request(artifact, trusted=trusted))
+            except _UrlFailed as error:
+                incoming = stack.enter_context(self._request_fresh(artifact, str(error)))
+            try:
+                yield incoming
+            except DeadlineExceeded as error:
+                raise Unavailable(str(error), dependency=True) from None
+
+    @contextmanager
+    def _request_fresh(self, artifact: Artifact, problem: str) -> Iterator[IncomingFile]:
+        """Open an artifact at a new URL from the API. `problem`: why its own URL failed."""
+        listed = self.listed(*(["recording"] if artifact.kind == "recording" else []))
+        fresh = renewed(artifact, listed) or self._by_id(artifact)
+        if fresh is None:
+            raise SkipArtifact(f"{problem}, and no fresh address for it was given")
+        try:
+            with self._request(fresh, trusted=True) as incoming:
+                yield incoming
+        except _UrlFailed as error:
+            self._retry_if_pending(str(error))
+            raise SkipArtifact(f"{error}, also at a fresh address") from None
 
     def _by_id(self, artifact: Artifact) -> Artifact | None:
         """Return the artifact at the API's own URL: the API does not list a task_v2's artifacts, yet serves them."""
@@ -205,7 +214,9 @@ class ArtifactFetcher:
             why = key if reason.endswith((" 401", " 403")) else "it may not be ready yet"
             raise Unavailable(f"{reason}, and {why}", retry_after=LOOK_AGAIN, dependency=True)
 
-    def _from(self, artifact: Artifact, receive: Receive, *, trusted: bool = False) -> IncomingFile:
+    @contextmanager
+    def _request(self, artifact: Artifact, *, trusted: bool) -> Iterator[IncomingFile]:
+        """Request an artifact at its URL. Raises _UrlFailed where a new URL may help."""
         if not artifact.url.lower().startswith(("http://", "https://")):
             raise _UrlFailed("the sender gave a local path" if artifact.url else "the sender gave no address")
         # Only artifact URLs are sent the key: a payload must not have us call other parts of the API.
@@ -221,11 +232,7 @@ class ArtifactFetcher:
             _raise_for_status(download)
             incoming = IncomingFile(download, artifact, self._cap, self._deadline, self.take)
             self.take(incoming.announced or 0, announced=True)
-            try:
-                receive(incoming)
-            except DeadlineExceeded as error:
-                raise Unavailable(str(error), dependency=True) from None
-            return incoming
+            yield incoming
 
 
 def may_look_again(delivery: Delivery) -> bool:

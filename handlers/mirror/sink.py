@@ -1,61 +1,189 @@
-"""What the sinks `files` and `s3` are: a mirror, over a store that each of them makes.
+"""What the sinks `files` and `s3` share: one delivery written into a store.
 
-Both are imported and made at the first use: receivers and clocks have the sink only to check its options.
+    <prefix><event id>/run.json, manifest.json      of this event alone
+    <prefix>files/                                  the run's files, each once, however many events name it
+    <prefix>latest.json                             moves to newer events only
+
+The body goes first, so a missing file never holds back the result. The manifest goes last, so a crash leaves a folder
+without one; the next attempt writes the same names and fetches only what is missing. This module knows neither S3 nor
+disks.
 """
 
 from __future__ import annotations
 
+import re
 import threading
 from abc import abstractmethod
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, TypeVar
+from urllib.parse import quote
 
-from handlers.contract import Delivery, ReadableFile, Receipt, Services, Sink
-from handlers.mirror.options import MirrorOptions
+from handlers.contract import Artifact, Delivery, ReadableFile, Receipt, Refused, Services, Sink, Unavailable
+from handlers.mirror.artifacts import artifacts_of, with_listed
+from handlers.mirror.download import ArtifactFetcher
+from handlers.mirror.manifest import (
+    SkippedFile,
+    StoredFile,
+    latest_document,
+    manifest_document,
+    manifest_path,
+    replaces_latest,
+)
+from handlers.mirror.names import JSON, safe_file_name
+from handlers.mirror.options import MAX_PREFIX, MirrorOptions, compile_prefix
+from handlers.mirror.run_folder import RunFolder
+from handlers.mirror.store import ObjectTarget, Store
+from handlers.mirror.transfer import Transfer, raise_most_severe, skipped_file
+from handlers.support import templating
+from handlers.support.daemon_pool import run_all
+from handlers.support.deadline import Deadline
+from handlers.support.guarded_client import GuardedClient
 
-if TYPE_CHECKING:
-    from handlers.mirror.mirror import Mirror
-    from handlers.mirror.store import Store
+# Ends the folder of a source. No value of a template contains it, so no run of another source can name that folder.
+SOURCE_MARK = "~"
+# Attempts to replace `latest.json` before the delivery is put off because other writers are faster.
+MAX_SWAPS = 8
 
 O = TypeVar("O", bound=MirrorOptions)  # noqa: E741 - as in the contract
 
 
 class MirrorSink(Sink[O]):
-    """Stores each event and its run's files."""
+    """Stores each event and its run's files. The store is made at the first use: boto3 is slow to import."""
 
     takes_updates: ClassVar[bool] = True
     erases: ClassVar[bool] = True
 
     def __init__(self, name: str, options: O, services: Services) -> None:
         super().__init__(name, options, services)
-        self._making = threading.Lock()
-        self._made: Mirror | None = None
+        # Folders that the template itself names first: all keys are below them, in case a key may write only there.
+        self._fixed_parts = re.split(r"\{[{%#]", options.prefix)[0].count("/")
+        # Folders of the first source have no mark: they had none while it was the only one.
+        self._unmarked = frozenset(services.sources()[:1])
+        self._client = GuardedClient(services.allowed_addresses())
+        self._prefix = compile_prefix(options.prefix)
+        self._lock = threading.Lock()
+        self._opened: Store | None = None
 
     @abstractmethod
     def make_store(self) -> Store:
-        """Make where it stores everything. Opens nothing."""
+        """Make the store. Opens no connection and no file."""
+
+    @property
+    def _store(self) -> Store:
+        with self._lock:
+            if self._opened is None:
+                self._opened = self.make_store()
+            return self._opened
 
     def send(self, delivery: Delivery) -> Receipt:
-        """Store the event. The receipt's id is the location of its folder, `keys` the files in it."""
-        return self._mirror().send(delivery)
+        """Store the event and its files. The receipt's id is the location of its folder, `keys` the files in it."""
+        options, deadline = self.options, Deadline(self.options.timeout)
+        folder = RunFolder(self._store, delivery, self._prefix_of(delivery), deadline)
+        body = folder.write_body()
+        cap, total = options.max_artifact_bytes, options.max_event_bytes
+        fetcher = ArtifactFetcher(self._client, self.services, delivery, deadline, cap=cap, total=total)
+        artifacts, skipped = self._artifacts(delivery, fetcher)
+        names = frozenset(artifact.name for artifact in artifacts)
+        transfer = Transfer(self._store, folder, fetcher, names, options.on_missing)
+        results = run_all(artifacts, transfer.store, options.parallel, deadline)
+        raise_most_severe([result for result in results if isinstance(result, Exception)])
+        stored = [body, *(result for result in results if isinstance(result, StoredFile))]
+        skipped = [*(result for result in results if isinstance(result, SkippedFile)), *skipped]
+        folder.write_manifest(manifest_document(delivery, stored, skipped))
+        if not delivery.test:
+            self._update_latest(folder)
+        return self._receipt(folder, stored, skipped)
 
     def find_file(self, location: str) -> ReadableFile | None:
-        """See Sink."""
-        return self._mirror().find_file(location)
+        """See Sink. None too for a location outside this store's root."""
+        key = self._key_at(location)
+        return self._store.find_file(key, Deadline(self.options.timeout)) if key else None
 
     def erase(self, receipt: Mapping[str, Any]) -> None:
-        """See Sink."""
-        self._mirror().erase(receipt)
+        """See Sink. Deletes `latest.json` too if it names the event.
+
+        Raises Refused, before anything is deleted, for a file outside the folders that the prefix begins with.
+        """
+        deadline = Deadline(self.options.timeout)
+        fixed = [part.strip() for part in self.options.prefix.split("/")[: self._fixed_parts]]
+        below = "".join(f"{part}/" for part in fixed if part)
+        keys = {each: self._key_at(each) for each in receipt.get("keys", ())}
+        if outside := [each for each, key in keys.items() if not key or not key.startswith(below)]:
+            raise Refused(f"{outside[0]} is not below {self._store.location(below)}. Delete it there by hand")
+        self._store.delete(list(keys.values()), deadline)
+        directory = self._key_at(str(receipt.get("id", "")).rstrip("/"))
+        prefix = directory[: directory.rfind("/") + 1]
+        latest = self._store.read(prefix + "latest.json", deadline) if directory else None
+        if latest is not None and prefix + manifest_path(latest.body) == f"{directory}/manifest.json":
+            self._store.delete([prefix + "latest.json"], deadline)
 
     def close(self) -> None:
         """Close connections and let idle threads end."""
-        if self._made is not None:
-            self._made.close()
+        if self._opened is not None:
+            self._opened.close()
+        self._client.close()
 
-    def _mirror(self) -> Mirror:
-        with self._making:
-            if self._made is None:
-                from handlers.mirror.mirror import Mirror
+    def _key_at(self, location: str) -> str:
+        """Return the key at a location of a receipt; "" for a location outside this store's root."""
+        root = self._store.location("").rstrip("/") + "/"
+        key = location.removeprefix(root)
+        outside = not location.startswith(root) or any(part in ("", ".", "..") for part in key.split("/"))
+        return "" if outside else key
 
-                self._made = Mirror(self.options, self.services, self.make_store())
-            return self._made
+    def _prefix_of(self, delivery: Delivery) -> str:
+        rendered = self._prefix.render(templating.context_of(delivery))
+        parts = [part.strip() for part in rendered.split("/") if part.strip()]
+        if any(part in (".", "..") or "\\" in part or min(part) < " " for part in parts):
+            raise Refused("the prefix template gives a part that is not a valid name")
+        if self._unmarked and delivery.source not in self._unmarked and "source" not in self._prefix.used:
+            parts.insert(self._fixed_parts, safe_file_name(delivery.source) + SOURCE_MARK)
+        prefix = "".join(part + "/" for part in parts)
+        if len(prefix.encode()) > MAX_PREFIX:
+            raise Refused(f"the prefix template gives more than {MAX_PREFIX} bytes")
+        return prefix
+
+    def _artifacts(self, delivery: Delivery, fetcher: ArtifactFetcher) -> tuple[list[Artifact], list[SkippedFile]]:
+        """Return the run's files to store, and those beyond `max_artifacts`."""
+        if delivery.test:  # Skyvern's test webhooks name files on example.com
+            return [], []
+        artifacts = artifacts_of(delivery.run)
+        if self.options.artifacts:
+            artifacts = with_listed(artifacts, fetcher.listed(), self.options.artifacts)
+        most = self.options.max_artifacts
+        return artifacts[:most], [skipped_file(artifact, f"more than {most} files") for artifact in artifacts[most:]]
+
+    def _update_latest(self, folder: RunFolder) -> None:
+        delivery, deadline = folder.delivery, folder.deadline
+        target = ObjectTarget(folder.prefix + "latest.json", JSON, delivery, deadline, mutable=True)
+        document = latest_document(delivery, folder.directory)
+        for _ in range(MAX_SWAPS):
+            current = self._store.read(target.key, deadline)
+            if current is not None and not replaces_latest(delivery, current.body):
+                return
+            if self._store.compare_and_swap(target, document, current.version if current else None):
+                return
+            deadline.remaining()
+        raise Unavailable("latest.json is being changed by others all the time")
+
+    def _receipt(self, folder: RunFolder, stored: list[StoredFile], skipped: list[SkippedFile]) -> Receipt:
+        keys, base = folder.keys(stored), self.options.public_url
+        urls = {name: base + quote(key) if base else self._store.url(key) for name, key in keys.items()}
+        places = {name: self._store.location(key) for name, key in keys.items()}
+        return Receipt(
+            id=self._store.location(folder.path),
+            keys=tuple(places.values()),
+            urls={name: url for name, url in urls.items() if url},
+            files={name: place for name, place in places.items() if not place.endswith("/" + name)},
+            sizes={each.name: each.size for each in stored},
+            note=_note(stored, skipped),
+        )
+
+
+def _note(stored: Sequence[StoredFile], skipped: Sequence[SkippedFile]) -> str:
+    """Return which files are missing or partial, and why, for operators."""
+    notes = []
+    if skipped:
+        reasons = "; ".join(dict.fromkeys(entry.reason for entry in skipped))
+        notes.append(f"{len(skipped)} of {len(stored) - 1 + len(skipped)} files are not kept ({reasons[:300]})")
+    notes += [f"{entry.name} may be only a part ({entry.incomplete})" for entry in stored if entry.incomplete]
+    return "; ".join([*notes, "see manifest.json"]) if notes else ""

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from handlers.contract import Delivery, Receipt, Services, Sink, SinkOptions
+from handlers.contract import BatchSink, Delivery, Receipt, Services, SinkOptions
 from handlers.queue.message import QueueMessage, as_bytes, as_text
 from handlers.support.duration import Seconds
 
@@ -133,7 +133,7 @@ def region_of(options: QueueOptions) -> str | None:
     return host[1] if host else None
 
 
-class QueueSink(Sink[QueueOptions]):
+class QueueSink(BatchSink[QueueOptions]):
     """Puts one message for each delivery into a queue."""
 
     Options: ClassVar[type[SinkOptions]] = QueueOptions
@@ -144,15 +144,8 @@ class QueueSink(Sink[QueueOptions]):
         super().__init__(name, options, services)
         self._backend, self._message = _build_backend(options)
 
-    def send(self, delivery: Delivery) -> Receipt:
-        """Put one message into the queue. The receipt's id is the queue's own id for it."""
-        (answer,) = self.send_many([delivery])
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
     def send_many(self, deliveries: Sequence[Delivery]) -> list[Receipt | Exception]:
-        """Put the messages into the queue, in as few calls as it allows."""
+        """Put the messages into the queue, in as few calls as it allows. A receipt's id is the queue's own id."""
         if not deliveries:
             return []
         return list(self._backend.put([self._message(delivery) for delivery in deliveries]))

@@ -12,7 +12,7 @@ from typing import Any
 
 from handlers.contract import Artifact, Delivery, Services, SinkError
 from handlers.mirror.artifacts import artifacts_of, url_identity
-from handlers.mirror.download import ArtifactFetcher, IncomingFile, SkipArtifact
+from handlers.mirror.download import ArtifactFetcher, SkipArtifact
 from handlers.slack.client import Api
 from handlers.support.deadline import Deadline
 from handlers.support.guarded_client import GuardedClient
@@ -74,13 +74,8 @@ class ScreenshotUploader:
 
 
 def _read(fetcher: ArtifactFetcher, shot: Artifact) -> bytes:
-    pieces: list[bytes] = []
-
-    def receive(incoming: IncomingFile) -> None:
-        pieces.extend(incoming)
-
-    fetcher.fetch(shot, receive)
-    picture = b"".join(pieces)
+    with fetcher.open(shot) as incoming:
+        picture = b"".join(incoming)
     if not picture.startswith(_SIGNATURES):
         raise SkipArtifact("its address does not give a picture")
     return picture

@@ -43,9 +43,7 @@ class _Fetched:
         self._version = self._encoding = ""
 
     def receive(self, incoming: IncomingFile) -> None:
-        """Write the file, from its beginning: the fetcher may try another address."""
-        self._file.seek(0)
-        self._file.truncate()
+        """Write the file."""
         self._file.writelines(incoming)
         self._file.flush()
         self.size, self._version, self._encoding = incoming.size, incoming.sha256, incoming.content_encoding
@@ -105,7 +103,8 @@ class SkyvernFiles:
             client, services = self._opened
         file = _Fetched()
         fetcher = ArtifactFetcher(client, services, _delivery_of(event), Deadline(FETCH_WITHIN), cap=MOST_BYTES)
-        fetcher.fetch(wanted, file.receive)
+        with fetcher.open(wanted) as incoming:
+            file.receive(incoming)
         return file
 
     def close(self) -> None:

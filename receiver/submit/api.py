@@ -145,35 +145,42 @@ class _Api:
         self._proxy = Proxy(ledger)
         self._retrier = WebhookRetrier(ledger, self._results, self._states, limits.retry_webhook)
 
-        look_budget, look_limits = parse_rate(config.submit.look_budget), RateLimits(redis)
-
-        async def take_look(source: str) -> bool:
-            """Return whether the budget of a source has a call left for a look at waited runs, and take it."""
-            return await asyncio.to_thread(look_limits.take, f"looks/{source}", look_budget) > 0
-
-        # Of all sources, for a server may know more than one; and what callers' keys are derived from.
-        known = [each for source in config.sources.values() for each in source.signing_secrets]
-        secrets = SecretScan((*known, settings.master_secret()))
+        # The secrets of all sources, since a server may know more than one; and what callers' keys are derived from.
+        signing = [secret for source in config.sources.values() for secret in source.signing_secrets]
+        secrets = SecretScan((*signing, settings.master_secret()))
         allowed = AllowedAddresses(config.allowed_addresses)
+        look_limit = partial(RateLimits(redis).take, limit=parse_rate(config.submit.look_budget))
         self.sources: dict[str, Source] = {}
         for name, configured in config.sources.items():
             if (account := configured.api(settings.skyvern_base_url)) is None:
                 continue
-            try:
-                api, reader = SkyvernAPI(*account), SkyvernReader(*account, patience=SEARCH_PATIENCE)
-            except ConfigError as problem:
-                raise ConfigError(*(f"{settings.config}: sources.{name}.{each}" for each in problem.problems)) from None
-            polled = PolledSource(name, reader, lambda n: n, reads=SEARCH_READS)
-            resolver = Resolver(polled, blocking, late)
+            api, reader = self._open_clients(f"{settings.config}: sources.{name}", account)
+            resolver = Resolver(PolledSource(name, reader, lambda n: n, reads=SEARCH_READS), blocking, late)
             self.sources[name] = Source(name, api, hooks_of(settings.public_url, name), secrets, allowed, resolver)
-            look_api = SkyvernAPI(*account, patience=LOOK_PATIENCE)
-            note_end = partial(self._results.note_end, name)
-            watches[name] = RunWatch(name, look_api, partial(take_look, name), note_end)
-            self._closing.callback(reader.close)
-            self._closing.push_async_callback(api.aclose)
-            self._closing.push_async_callback(watches[name].close)
+            watches[name] = self._open_watch(name, account, look_limit)
         self._closing.push_async_callback(self._states.close)
         self._submitter = Submitter(ledger, redactor, config.reconcile.after, late, limits)
+
+    def _open_clients(self, place: str, account: tuple[str, str]) -> tuple[SkyvernAPI, SkyvernReader]:
+        """Return the API clients of a source. `account`: base URL and key. Raises ConfigError, which names `place`."""
+        try:
+            api, reader = SkyvernAPI(*account), SkyvernReader(*account, patience=SEARCH_PATIENCE)
+        except ConfigError as error:
+            raise ConfigError(*(f"{place}.{problem}" for problem in error.problems)) from None
+        self._closing.callback(reader.close)
+        self._closing.push_async_callback(api.aclose)
+        return api, reader
+
+    def _open_watch(self, name: str, account: tuple[str, str], look_limit: Callable[[str], float]) -> RunWatch:
+        """Return the poller of a source. `look_limit`: takes a call out of a budget; not positive when none is left."""
+
+        async def take_look() -> bool:
+            return await asyncio.to_thread(look_limit, f"looks/{name}") > 0
+
+        note_end = partial(self._results.note_end, name)
+        watch = RunWatch(name, SkyvernAPI(*account, patience=LOOK_PATIENCE), take_look, note_end)
+        self._closing.push_async_callback(watch.close)
+        return watch
 
     def serve(self, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         """Return `handler` for authenticated callers, with a response for each error, and for a stop."""

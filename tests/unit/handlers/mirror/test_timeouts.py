@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from handlers.contract import Unavailable
+from handlers.files import FilesOptions, FilesSink
 from handlers.files.store import LocalStore
 from handlers.mirror.download import IncomingFile
-from handlers.mirror.mirror import Mirror
-from handlers.mirror.options import MirrorOptions
 from handlers.mirror.store import ObjectTarget
 from handlers.testing.conformance import make_delivery, sample_run
 from tests.servers.artifacts import ArtifactServer
@@ -27,11 +26,16 @@ class SlowStore(LocalStore):
             time.sleep(1)
 
 
+class SlowSink(FilesSink):
+    def make_store(self) -> LocalStore:
+        return SlowStore(self.options.path)
+
+
 def test_slow_store_out_of_time_fails_its_delivery_alone(tmp_path: Path) -> None:
     stop = threading.Event()
     with ArtifactServer() as server:
         run = sample_run(downloaded_files=[{"url": server.add("/slow", trickle=stop), "filename": "a.bin"}])
-        mirror = Mirror(MirrorOptions(timeout=0.8), Loopback(), SlowStore(tmp_path))
+        mirror = SlowSink("slow", FilesOptions(path=tmp_path, timeout=0.8), Loopback())
         with pytest.raises(Unavailable, match=r"not done within|did not answer in time") as caught:
             mirror.send(make_delivery(run))
         mirror.close()
