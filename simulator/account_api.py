@@ -51,8 +51,8 @@ async def _list_agents(request: Request) -> Response:
     world = await _called(request)
     page, size = _number(request, "page", 1), _number(request, "page_size", 10)
     sought = request.query_params.get("search_key", "").lower()
-    found = [each for each in reversed(world.agents.values()) if sought in each.title.lower()]
-    return JSONResponse([agents.body(each) for each in found[(page - 1) * size : page * size]])
+    matching = [each for each in reversed(world.agents.values()) if sought in each.title.lower()]
+    return JSONResponse([agents.body(each) for each in matching[(page - 1) * size : page * size]])
 
 
 async def _get_agent(request: Request) -> Response:
@@ -105,15 +105,15 @@ async def _list_schedules(request: Request) -> Response:
     world = await _called(request)
     page, size = _number(request, "page", 1), _number(request, "page_size", 10, 100)
     status, sought = request.query_params.get("status"), request.query_params.get("search", "").lower()
-    found = [
+    matching = [
         (each, world.agent(each.workflow_id).title)
         for each in reversed(world.schedules.values())
         if status is None or each.enabled == (status == "active")
     ]
-    found = [(each, title) for each, title in found if sought in f"{title}\n{each.name or ''}".lower()]
+    matching = [(each, title) for each, title in matching if sought in f"{title}\n{each.name or ''}".lower()]
     moment = datetime.now(UTC)
-    shown = [schedules.listed(each, title, moment) for each, title in found[(page - 1) * size : page * size]]
-    return JSONResponse({"schedules": shown, "total_count": len(found), "page": page, "page_size": size})
+    shown = [schedules.listed(each, title, moment) for each, title in matching[(page - 1) * size : page * size]]
+    return JSONResponse({"schedules": shown, "total_count": len(matching), "page": page, "page_size": size})
 
 
 # Uploads and the Test button.

@@ -200,11 +200,11 @@ async def _list_runs(request: Request) -> Response:
         raise Rejection(
             400, f"Search pagination is limited to the first {MOST_MATCHES} matches. Use a narrower search."
         )
-    found = world.search(page.status, page.run_type, page.search_key or "", page.workflow_permanent_id)
+    matching = world.search(page.status, page.run_type, page.search_key or "", page.workflow_permanent_id)
     if page.search_key or page.workflow_permanent_id:
-        found = found[:MOST_MATCHES]
+        matching = matching[:MOST_MATCHES]
     start = (page.page - 1) * page.page_size
-    return JSONResponse([bodies.listed(run) for run in found[start : start + page.page_size]])
+    return JSONResponse([bodies.listed(run) for run in matching[start : start + page.page_size]])
 
 
 async def _cancel_run(request: Request) -> Response:
@@ -245,12 +245,12 @@ async def _retry_webhook(request: Request) -> Response:
 async def _list_artifacts(request: Request) -> Response:
     world, *_ = await called(request, "artifact_lists")
     run = world.artifact_owner(request.path_params["run_id"])
-    wanted = request.query_params.getlist("artifact_type")
+    types = request.query_params.getlist("artifact_type")
     return JSONResponse(
         [
             bodies.artifact(stored, run, world.storage.link(stored))
             for stored in sorted(run.artifacts if run else (), key=lambda each: each.created_at)
-            if run and (not wanted or stored.type in wanted)
+            if run and (not types or stored.type in types)
         ]
     )
 

@@ -187,15 +187,15 @@ class Lifecycle:
         self.storage.show(run, recording)
 
     def _output(self, run: SimRun) -> Any:
-        found = samples.invoice(run.number)
+        output = samples.invoice(run.number)
         # A float that the API sends as 1500.0 and the webhook as 1500; text and a number that trip up careless code.
-        found |= {"total": float(round(found["total"])), "reference": 12345678901234567890 + run.number}
-        found["note"] = "line one\u2028line two </script>"
+        output |= {"total": float(round(output["total"])), "reference": 12345678901234567890 + run.number}
+        output["note"] = "line one\u2028line two </script>"
         if Fault.BIG in run.faults:
-            found["filling"] = "x" * BIG
+            output["filling"] = "x" * BIG
         if run.type == WORKFLOW:
-            return {"extract_invoice_output": {"extracted_information": found}, "extracted_information": [found]}
-        return found
+            return {"extract_invoice_output": {"extracted_information": output}, "extracted_information": [output]}
+        return output
 
     # Webhooks.
 

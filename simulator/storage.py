@@ -33,9 +33,9 @@ class Storage:
 
     def create(self, run: SimRun, type_: str, name: str = "") -> StoredArtifact:
         """Return a new, complete artifact of `run`. It is stored, but no answer names it before `run` has it."""
-        artifact_id, made = f"a_{self._first + len(self._stored) + 1}", content(type_, run.id)
-        checksum = hashlib.sha256(made).hexdigest() if type_ == "download" else None
-        stored = StoredArtifact(artifact_id, type_, name, run.id, now(), made, len(made), checksum, run.base)
+        artifact_id, data = f"a_{self._first + len(self._stored) + 1}", content(type_, run.id)
+        checksum = hashlib.sha256(data).hexdigest() if type_ == "download" else None
+        stored = StoredArtifact(artifact_id, type_, name, run.id, now(), data, len(data), checksum, run.base)
         self._stored[artifact_id] = stored
         return stored
 

@@ -75,10 +75,10 @@ class World:
         moment = now()
         agent = self.agent(workflow_id) if workflow_id else None
         faults = drawn(self.options.ratios, self.options.seed, number, marked(request)) - OF_CALLS
-        made = samples.run_number(time.time(), self._maker + number)
+        run_number = samples.run_number(time.time(), self._maker + number)
         run = SimRun(
             number=number,
-            id=f"{prefix}_{made}",
+            id=f"{prefix}_{run_number}",
             type=run_type,
             request=request,
             key=self._signing_key(run_type, key),
@@ -90,7 +90,7 @@ class World:
             title=agent.title if agent else request.get("title"),
             workflow_id=workflow_id,
             version_id=agent.version_id if agent else None,
-            workflow_run_id=f"wr_{made}" if run_type == TASK_V2 else None,
+            workflow_run_id=f"wr_{run_number}" if run_type == TASK_V2 else None,
             max_steps=max_steps,
             trigger=trigger,
             retried_from=again.id if again else None,
@@ -117,12 +117,12 @@ class World:
     def call_faults(self, text: str) -> frozenset[Fault]:
         """Draw the faults of one call of the API. A marker in `text` (of a submit) counts once."""
         self._calls += 1
-        found = drawn(self.options.ratios, self.options.seed, -self._calls) & OF_CALLS
+        faults = drawn(self.options.ratios, self.options.seed, -self._calls) & OF_CALLS
         for fault in OF_CALLS:
             if f"[{fault}]" in text and (fault, text) not in self._marked:
                 self._marked.add((fault, text))
-                found |= {fault}
-        return found
+                faults |= {fault}
+        return faults
 
     async def cancel(self, run: SimRun, key: str | None) -> None:
         """Cancel `run`; returns after its webhook was sent. For a cancelled run its webhook is sent once more."""
@@ -167,11 +167,11 @@ class World:
     ) -> list[SimRun]:
         """Return runs with one of these statuses, types and agents, and with `text` in what a search looks at, newest
         first: title, URL and ids of all runs, and inputs and callback URL of workflow runs."""
-        wanted, types, agents, sought = set(statuses), set(run_types), set(workflow_ids), text.lower()
+        wanted_statuses, types, agents, sought = set(statuses), set(run_types), set(workflow_ids), text.lower()
         return [
             run
             for run in reversed(self.runs.values())
-            if (not wanted or run.status in wanted)
+            if (not wanted_statuses or run.status in wanted_statuses)
             and (not types or run.type in types)
             and (not agents or run.workflow_id in agents)
             and (not sought or sought in _searched(run))

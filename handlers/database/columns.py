@@ -63,13 +63,13 @@ class Columns:
     def _map(self, delivery: Delivery, cells: dict[str, Any]) -> tuple[str, ...]:
         """Add the values of the operator's columns. Returns the names of those whose value did not fit."""
         unconverted: list[str] = []
-        for name, first, further, convert in self._mapped:
-            if first == "outcome":
+        for name, member, path, convert in self._mapped:
+            if member == "outcome":
                 value: Any = delivery.status
             else:
-                value = delivery.labels if first == "labels" else delivery.run.get(first)
-            if further:
-                value = values.value_at(value, further)
+                value = delivery.labels if member == "labels" else delivery.run.get(member)
+            if path:
+                value = values.value_at(value, path)
             try:
                 cells[name] = None if value is None else convert(value)
             except ConversionError:
@@ -149,10 +149,10 @@ def _others(delivery: Delivery, now: datetime) -> dict[str, Any]:
 
 def _links(delivery: Delivery) -> bytes | None:
     """Return the links in the receipts of the sinks waited for, by name; of two with one name, the last."""
-    found: dict[str, str] = {}
+    links: dict[str, str] = {}
     for receipt in delivery.receipts.values():
-        found.update((receipt or {}).get("urls") or {})
-    return values.to_json(found) if found else None
+        links.update((receipt or {}).get("urls") or {})
+    return values.to_json(links) if links else None
 
 
 def _output(run: Mapping[str, Any]) -> Any:

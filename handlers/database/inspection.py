@@ -62,45 +62,45 @@ class TableInspection:
 
         Raises Unavailable, with what would help, when rows could not be written.
         """
-        found = self.look(connection)
-        if not found.exists:
+        state = self.look(connection)
+        if not state.exists:
             if not create:
                 raise Unavailable(f"there is no table {self._name}, and create is false")
-            for statement in self.plan(found):
+            for statement in self.plan(state):
                 connection.exec_driver_sql(statement)
-            return found
-        if needed := [column.name for column in found.missing if column.name in REQUIRED]:
+            return state
+        if needed := [column.name for column in state.missing if column.name in REQUIRED]:
             raise Unavailable(
                 f"the table {self._name} lacks the columns {', '.join(needed)}, which every row needs: {self.remedy}"
             )
-        if unlike := [each for each in found.unlike if each.partition(" ")[0] in REQUIRED]:
+        if unlike := [each for each in state.unlike if each.partition(" ")[0] in REQUIRED]:
             raise Unavailable(
                 f"the table {self._name} has another type than every row needs in the columns {', '.join(unlike)}"
             )
-        own = [column for column in found.missing if column in self._columns.own]
+        own = [column for column in state.missing if column in self._columns.own]
         if own and not create:
             names = ", ".join(column.name for column in own)
             raise Unavailable(f"the table {self._name} lacks the columns {names}, and create is false: {self.remedy}")
         for column in own:
             connection.exec_driver_sql(self._whole.add_column(column))
-        missing = tuple(column for column in found.missing if column not in own)
-        return replace(found, usable=(*found.usable, *own), missing=missing)
+        missing = tuple(column for column in state.missing if column not in own)
+        return replace(state, usable=(*state.usable, *own), missing=missing)
 
-    def plan(self, found: Inspected) -> list[str]:
+    def plan(self, state: Inspected) -> list[str]:
         """Return the statements that add what the table lacks."""
-        if found.exists:
-            return [self._whole.add_column(column) for column in found.missing]
+        if state.exists:
+            return [self._whole.add_column(column) for column in state.missing]
         index = [] if self._key == RUN_KEY else [self._whole.create_index("run_id")]
         return [self._whole.create_table(), *index]
 
-    def notice(self, found: Inspected) -> str:
+    def notice(self, state: Inspected) -> str:
         """Return what an operator should know of the table, or ""."""
         parts = []
-        if found.missing:
-            names = ", ".join(column.name for column in found.missing)
+        if state.missing:
+            names = ", ".join(column.name for column in state.missing)
             parts.append(f"the table {self._name} lacks the columns {names}, which are not written: {self.remedy}")
-        if found.unlike:
-            parts.append(f"columns of {self._name} with another type are not written: {', '.join(found.unlike)}")
+        if state.unlike:
+            parts.append(f"columns of {self._name} with another type are not written: {', '.join(state.unlike)}")
         return "; ".join(parts)
 
     @property

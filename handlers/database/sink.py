@@ -121,10 +121,10 @@ class DatabaseSink(BatchSink[DatabaseOptions]):
                 raise Unavailable(str(error)) from None
             return f"{path} is made with the first row"
         with self._database.transaction(time.monotonic() + self.options.timeout) as connection:
-            found = [each.look(connection) for each in self._inspections]
-        if self.options.create and not any(each.exists for each in found):
+            states = [each.look(connection) for each in self._inspections]
+        if self.options.create and not any(each.exists for each in states):
             return f"connected to {self._database.dialect}; the table {self.options.table} is made with the first row"
-        missing = [sql for each, seen in zip(self._inspections, found, strict=True) for sql in each.plan(seen)]
+        missing = [sql for each, seen in zip(self._inspections, states, strict=True) for sql in each.plan(seen)]
         lacks = f"; its tables lack something: `runhook sink columns {self.name}`" if missing else ""
         return f"connected to {self._database.dialect}{lacks}"
 
@@ -177,22 +177,22 @@ class DatabaseSink(BatchSink[DatabaseOptions]):
         try:
             if self._tables is tables or self._tables is None:
                 with self._database.transaction(deadline) as connection:
-                    found = [each.prepare(connection, self.options.create) for each in self._inspections]
-                self._tables = self._as_found(found)
+                    states = [each.prepare(connection, self.options.create) for each in self._inspections]
+                self._tables = self._as_found(states)
             return self._tables
         except RowRejected as error:  # another process is creating the same table
             raise Unavailable(f"the table {self.options.table} could not be made: {error}") from None
         finally:
             self._preparing.release()
 
-    def _as_found(self, found: Sequence[Inspected]) -> _Tables:
-        pairs = list(zip(self._inspections, found, strict=True))
+    def _as_found(self, states: Sequence[Inspected]) -> _Tables:
+        pairs = list(zip(self._inspections, states, strict=True))
         tables = [each.table(seen.usable) for each, seen in pairs]
         notices = [each.notice(seen) for each, seen in pairs]
         notice = "; ".join(filter(None, notices))
         if notice != self._reported:
             self._reported = self._notice = notice
-        complete = not any(seen.missing for seen in found)
+        complete = not any(seen.missing for seen in states)
         return _Tables(
             tables[0],
             tables[1] if len(tables) > 1 else None,

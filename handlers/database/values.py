@@ -106,10 +106,10 @@ def to_boolean(value: Any) -> bool:
 
 def to_timestamp(value: Any) -> datetime:
     """Convert ISO 8601 text; without an offset it is UTC, as in Skyvern. Raises ConversionError."""
-    found = moment(value)
-    if found is None:
+    timestamp = moment(value)
+    if timestamp is None:
         raise ConversionError("no time")
-    return found
+    return timestamp
 
 
 def moment(value: Any) -> datetime | None:

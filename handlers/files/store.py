@@ -52,15 +52,15 @@ class LocalStore:
     def list_directory(self, directory: str, deadline: Deadline) -> Mapping[str, int]:
         """See Store. {} when there is no such folder; hidden files are left out."""
         deadline.remaining()
-        found = {}
+        sizes = {}
         with translated_errors(self._root), self._opened(directory, make=False) as folder:
             if folder is not None:
                 for name in os.listdir(folder):  # noqa: PTH208 - of an open folder
                     with suppress(FileNotFoundError):
                         status = os.stat(name, dir_fd=folder, follow_symlinks=False)
                         if stat.S_ISREG(status.st_mode) and not name.startswith("."):
-                            found[name] = status.st_size
-        return found
+                            sizes[name] = status.st_size
+        return sizes
 
     def identify(self, key: str, size: int, deadline: Deadline) -> tuple[str, str] | None:
         """See Store. Reads the whole file; None when it has another size or is missing."""
@@ -95,8 +95,8 @@ class LocalStore:
         """Return the content coding that is noted beside a file; "" without a valid one."""
         directory, slash, name = key.rpartition("/")
         with self._opened_file(directory + slash + _note_name(name)) as note:
-            said = note.read(41).decode("ascii", "replace") if note is not None else ""
-        return said if _CODING.fullmatch(said) else ""
+            encoding = note.read(41).decode("ascii", "replace") if note is not None else ""
+        return encoding if _CODING.fullmatch(encoding) else ""
 
     def _part(self, key: str, version: str, start: int, end: int) -> Iterator[bytes]:
         with self._opened_file(key) as file:
@@ -212,8 +212,8 @@ class LocalStore:
 
     def _check_room(self, folder: int, size: int, *, streamed: bool) -> None:
         """Raise Unavailable when `size` more bytes would leave less than the reserve on the folder's disk."""
-        found = os.fstatvfs(folder)
-        free = found.f_bavail * found.f_frsize
+        status = os.fstatvfs(folder)
+        free = status.f_bavail * status.f_frsize
         if trouble := no_room(self._root, free, self._reserve):
             raise Unavailable(trouble, dependency=streamed)
         if size > free - self._reserve:

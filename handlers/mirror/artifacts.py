@@ -47,7 +47,7 @@ def artifacts_of(run: Mapping[str, Any]) -> list[Artifact]:
     Names are safe and unique. A file that several fields name is listed once. `url` is as the sender wrote it, "" for
     null; whether it can be fetched is not checked here.
     """
-    found: list[Artifact] = []
+    artifacts: list[Artifact] = []
     known: set[tuple[str, str, str]] = set()
     taken = UsedNames(RESERVED)
     for artifact in _named(run):
@@ -56,10 +56,10 @@ def artifacts_of(run: Mapping[str, Any]) -> list[Artifact]:
             if identity in known:
                 continue
             known.add(identity)
-        found.append(replace(artifact, name=taken.reserve(safe_file_name(artifact.name))))
-        if len(found) == MAX_LISTED:
+        artifacts.append(replace(artifact, name=taken.reserve(safe_file_name(artifact.name))))
+        if len(artifacts) == MAX_LISTED:
             break
-    return found
+    return artifacts
 
 
 def with_listed(named: Sequence[Artifact], listed: Sequence[Artifact], types: Sequence[str]) -> list[Artifact]:
@@ -68,7 +68,7 @@ def with_listed(named: Sequence[Artifact], listed: Sequence[Artifact], types: Se
     Sizes in the API's list are left out where there is no checksum: Skyvern's record keeps the first size of a log that
     grows, and the size before compression of a HAR.
     """
-    found = list(named)
+    artifacts = list(named)
     taken = UsedNames((*RESERVED, *(artifact.name for artifact in named)))
     known = {_identity(artifact) for artifact in named}
     for artifact in listed:
@@ -77,8 +77,8 @@ def with_listed(named: Sequence[Artifact], listed: Sequence[Artifact], types: Se
         known.add(_identity(artifact))
         name = safe_file_name(artifact.name or artifact.artifact_id or artifact.kind)
         size = artifact.size if artifact.sha256 is not None else None
-        found.append(replace(artifact, name=taken.reserve(name), size=size))
-    return found[:MAX_LISTED]
+        artifacts.append(replace(artifact, name=taken.reserve(name), size=size))
+    return artifacts[:MAX_LISTED]
 
 
 def renewed(artifact: Artifact, listed: Sequence[Artifact]) -> Artifact | None:

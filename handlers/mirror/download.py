@@ -111,9 +111,9 @@ class IncomingFile:
         self._take(self.size)
 
     def _compare_size(self, size: int | None) -> None:
-        wanted = self.artifact.size
-        if None not in (size, wanted) and size != wanted:
-            raise NotAsAnnounced(f"{self._what} has {size:,} bytes, and {wanted:,} were announced")
+        announced = self.artifact.size
+        if None not in (size, announced) and size != announced:
+            raise NotAsAnnounced(f"{self._what} has {size:,} bytes, and {announced:,} were announced")
 
     @property
     def _what(self) -> str:

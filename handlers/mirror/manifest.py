@@ -68,16 +68,16 @@ def manifest_document(delivery: Delivery, stored: Sequence[StoredFile], skipped:
 def stored_files(document: bytes) -> dict[str, StoredFile]:
     """Return the files that a manifest lists, by name; {} for a document that can't be read."""
     names = {field.name for field in fields(StoredFile)}
-    found: dict[str, StoredFile] = {}
+    files: dict[str, StoredFile] = {}
     try:
         for entry in json.loads(document)["files"]:
             file = StoredFile(**{name: value for name, value in entry.items() if name in names})
             texts = (file.name, file.kind, file.sha256, file.path, file.incomplete)
             if isinstance(file.size, int) and all(isinstance(text, str) for text in texts) and _stays_in_run(file.path):
-                found[file.name] = file
+                files[file.name] = file
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
-    return found
+    return files
 
 
 def _event_fields(delivery: Delivery) -> dict[str, Any]:

@@ -53,8 +53,8 @@ class RunFolder:
         )
         self._list(self.path)
         if self.path + "manifest.json" in self._sizes:
-            found = self._store.read(self.path + "manifest.json", self.deadline)
-            self._manifest = found.body if found else b""
+            manifest = self._store.read(self.path + "manifest.json", self.deadline)
+            self._manifest = manifest.body if manifest else b""
             self._listed = stored_files(self._manifest)
         if not self.delivery.test:
             self._list(self._files)
@@ -78,8 +78,8 @@ class RunFolder:
         before = self._listed.get(artifact.name)
         if before is not None and _may_be(artifact, before):
             keys.insert(0, self._key_of(before))
-        found = (self._at(key, artifact) for key in keys)
-        return next((entry for entry in found if entry is not None and size in (None, entry.size)), None)
+        entries = (self._at(key, artifact) for key in keys)
+        return next((entry for entry in entries if entry is not None and size in (None, entry.size)), None)
 
     def stored(
         self, artifact: Artifact, target: ObjectTarget, size: int, sha256: str, *, encoding: str = "", why: str = ""
@@ -122,10 +122,10 @@ class RunFolder:
 
     def _identified(self, key: str, artifact: Artifact, size: int) -> StoredFile | None:
         """Return an entry for the object at `key`, by its digest in the store or in the newest event's manifest."""
-        found = self._store.identify(key, size, self.deadline)
-        if found is None:
+        identity = self._store.identify(key, size, self.deadline)
+        if identity is None:
             return next((each for each in self._newest if self._key_of(each) == key and each.size == size), None)
-        return replace(_entry(artifact, size, found[0], content_type(artifact.name)), content_encoding=found[1])
+        return replace(_entry(artifact, size, identity[0], content_type(artifact.name)), content_encoding=identity[1])
 
     @cached_property
     def _newest(self) -> Sequence[StoredFile]:

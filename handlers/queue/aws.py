@@ -83,8 +83,8 @@ class AwsQueue:
         with translated_errors(self._api.service, self._api.right):
             send = getattr(self._connected(), self._api.method)
             answer = send(**{self._api.address: self._address, self._api.entries: entries})
-        sent = {str(one.get("Id")): str(one.get("MessageId") or "") for one in answer.get("Successful") or ()}
-        failed = {str(one.get("Id")): one for one in answer.get("Failed") or ()}
+        sent = {str(result.get("Id")): str(result.get("MessageId") or "") for result in answer.get("Successful") or ()}
+        failed = {str(result.get("Id")): result for result in answer.get("Failed") or ()}
         return [
             self._receipt(sent[entry["Id"]], message)
             if entry["Id"] in sent
@@ -114,8 +114,9 @@ class AwsQueue:
     def _rejected(self, failed: Mapping[str, Any]) -> SinkError:
         """Return the error of one message of a request. `failed`: {} when AWS says nothing of it."""
         code = str(failed.get("Code") or "no reason")
-        said = f"{self._api.service} did not take the message ({code[:60] if code.isprintable() else '?'})"
-        return Refused(said) if failed.get("SenderFault") and (code in _REFUSED or refusal(code)) else Unavailable(said)
+        message = f"{self._api.service} did not take the message ({code[:60] if code.isprintable() else '?'})"
+        at_fault = failed.get("SenderFault") and (code in _REFUSED or refusal(code))
+        return Refused(message) if at_fault else Unavailable(message)
 
 
 def batches(messages: Sequence[QueueMessage], limit: int) -> Iterator[Sequence[QueueMessage]]:

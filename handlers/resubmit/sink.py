@@ -224,28 +224,28 @@ class ResubmitSink(Sink[ResubmitOptions]):
         status = answer.status
         if 200 <= status < 300:
             return
-        said = f"{self._host} answered {status}" + (f": {detail}" if (detail := _error_detail(answer)) else "")
-        said = said.replace(self._key, "…")
+        message = f"{self._host} answered {status}" + (f": {detail}" if (detail := _error_detail(answer)) else "")
+        message = message.replace(self._key, "…")
         if status in (401, 403):
-            said += f"; the key needs the scopes {SCOPES}"
+            message += f"; the key needs the scopes {SCOPES}"
         if status >= 500 or status in _RETRYABLE:
-            raise Unavailable(said, retry_after=retry_after(answer.headers, time.time()))
+            raise Unavailable(message, retry_after=retry_after(answer.headers, time.time()))
         if 300 <= status < 400:
-            raise Refused(f"{said}; redirects are not followed: write the last address into base_url")
+            raise Refused(f"{message}; redirects are not followed: write the last address into base_url")
         submission = answer.headers.get("x-runhook-submission-id")
-        raise Refused(f"{said} ({submission})" if submission else said)
+        raise Refused(f"{message} ({submission})" if submission else message)
 
 
 def _object(answer: Response) -> dict[str, Any]:
     if len(answer.body) >= MAX_ANSWER:
         raise Refused(f"the answer has more than {MAX_ANSWER:,} bytes")
     try:
-        found = json.loads(answer.body)
+        value = json.loads(answer.body)
     except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
+        value = None
+    if not isinstance(value, dict):
         raise Unavailable("the response is not a JSON object")
-    return found
+    return value
 
 
 def _error_detail(answer: Response) -> str:

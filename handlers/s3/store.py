@@ -75,13 +75,13 @@ class S3Store:
 
     def list_directory(self, directory: str, deadline: Deadline) -> Mapping[str, int]:
         """See Store. Reads as many pages as there are."""
-        found: dict[str, int] = {}
+        sizes: dict[str, int] = {}
         deadline.remaining()
         with self._errors():
             for page in self.client().get_paginator("list_objects_v2").paginate(Bucket=self._name, Prefix=directory):
-                found |= {each["Key"].removeprefix(directory): int(each["Size"]) for each in page.get("Contents", ())}
+                sizes |= {each["Key"].removeprefix(directory): int(each["Size"]) for each in page.get("Contents", ())}
                 deadline.remaining()
-        return found
+        return sizes
 
     def identify(self, key: str, size: int, deadline: Deadline) -> tuple[str, str] | None:
         """See Store. None when the object's metadata has no digest, or the object another size."""
@@ -157,8 +157,8 @@ class S3Store:
 
     def _abort_uploads(self, key: str) -> None:
         """Abort uploads of an object that a killed attempt left: their parts cost money and are not listed."""
-        found = self.client().list_multipart_uploads(Bucket=self._name, Prefix=key)
-        for upload in found.get("Uploads", ()):
+        listing = self.client().list_multipart_uploads(Bucket=self._name, Prefix=key)
+        for upload in listing.get("Uploads", ()):
             if upload["Key"] == key:
                 self.client().abort_multipart_upload(Bucket=self._name, Key=key, UploadId=upload["UploadId"])
 

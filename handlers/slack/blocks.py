@@ -66,9 +66,9 @@ def build(
     }
     blocks: list[dict[str, Any]] = [header(title or wording.headline(delivery)), section(run_line(delivery))]
     blocks += [section(piece) for piece in _split(body)]
-    for part, made in parts.items():
+    for part, part_blocks in parts.items():
         if part in show and not (body and part in ("why", "output", "facts")):
-            blocks += made
+            blocks += part_blocks
     return SlackMessage(fallback_text(delivery, title), blocks[:BLOCKS_MAX])
 
 
@@ -186,13 +186,13 @@ def _link_blocks(
     signed: list[str] = []
     if "signed" in link_to and not any(lasting):
         signed = [link(artifact.url, artifact.name) for artifact in artifacts]
-    made = [one for one in (*links, *lasting, *signed) if one]
+    links_shown = [text for text in (*links, *lasting, *signed) if text]
     line = ""
-    for count, one in enumerate(made):
-        if count == LINKS_MAX or utf16_length(line) + utf16_length(one) > SECTION_MAX - 60:
-            line += f" · and {len(made) - count} more"
+    for count, text in enumerate(links_shown):
+        if count == LINKS_MAX or utf16_length(line) + utf16_length(text) > SECTION_MAX - 60:
+            line += f" · and {len(links_shown) - count} more"
             break
-        line += (" · " if line else "🔗 ") + one
+        line += (" · " if line else "🔗 ") + text
     if line:
         yield section(line)
     kept_at = [f"kept by {code(sink, 60)} as {code(place, 300)}" for sink, place in wording.stored_places(delivery)[:5]]

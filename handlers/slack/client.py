@@ -91,19 +91,18 @@ class Webhook:
 
 def _is_ok(body: str) -> bool:
     """Whether the body accepts: Slack says `ok`; compatible servers (Rocket.Chat, Zulip) say it in JSON."""
-    said = _parsed(body)
-    return (
-        body.lower() == "ok" or said.get("ok") is True or said.get("success") is True or said.get("result") == "success"
-    )
+    answer = _parsed(body)
+    accepted = answer.get("ok") is True or answer.get("success") is True or answer.get("result") == "success"
+    return accepted or body.lower() == "ok"
 
 
 def _parsed(body: str | bytes) -> dict[str, Any]:
     """Return the JSON object in `body`; {} for anything else."""
     try:
-        said = json.loads(body)
+        value = json.loads(body)
     except (ValueError, RecursionError):
         return {}
-    return said if isinstance(said, dict) else {}
+    return value if isinstance(value, dict) else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,11 +131,11 @@ class Api:
             deadline=self.deadline,
             max_answer=MAX_RESPONSE,
         )
-        said = _parsed(answer.body)
-        if answer.status == 200 and said.get("ok") is True:
-            return said
+        result = _parsed(answer.body)
+        if answer.status == 200 and result.get("ok") is True:
+            return result
         with keep_response(answer.body, "", [self.token]):
-            raise failure(answer.status, answer.headers, str(said.get("error") or ""))
+            raise failure(answer.status, answer.headers, str(result.get("error") or ""))
 
     def upload(self, content: bytes, name: str, channel: str, thread: str, *, title: str, alt_text: str) -> None:
         """Post a file into a thread. Raises Refused or Unavailable."""
@@ -155,15 +154,15 @@ def failure(status: int, headers: Mapping[str, str], code: str) -> SinkError:
     """Return the error that a rejecting answer means. `code`: Slack's error code, or any body."""
     wait = retry_after(headers, time.time())
     known = code if _CODE.fullmatch(code) else ""
-    said = f"Slack answered {status}" + (f" {known}" if known else "")
+    message = f"Slack answered {status}" + (f" {known}" if known else "")
     if status == 429 or known in ("ratelimited", "rate_limited"):
-        return ApiError(f"{said}: too many messages", known or "ratelimited", retry_after=wait)
+        return ApiError(f"{message}: too many messages", known or "ratelimited", retry_after=wait)
     if 300 <= status < 400:
-        return Unavailable(f"{said}: a redirect, which is not followed; is the address right?")
+        return Unavailable(f"{message}: a redirect, which is not followed; is the address right?")
     if status >= 500 or status in (408, 425):
-        return Unavailable(said, retry_after=wait)
+        return Unavailable(message, retry_after=wait)
     if known in REFUSALS or status in (413, 414, 431):
-        return Refused(said)
+        return Refused(message)
     if status == 200 and not known:
         return Unavailable("Slack answered 200 but not as its API does; is the address right?")
-    return ApiError(f"{said}: {HINTS[known]}" if known in HINTS else said, known)
+    return ApiError(f"{message}: {HINTS[known]}" if known in HINTS else message, known)

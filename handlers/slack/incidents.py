@@ -122,7 +122,7 @@ class IncidentCount:
 
     def add(self, more: Mapping[str, SeenRun]) -> IncidentCount:
         """Return this count with the runs of `more` (by mark) that it has not counted yet."""
-        new = {one: seen for one, seen in more.items() if one not in self.marks}
+        new = {mark_: seen for mark_, seen in more.items() if mark_ not in self.marks}
         if not new:
             return self
         return replace(

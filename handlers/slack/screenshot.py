@@ -35,7 +35,7 @@ def linked_artifacts(run: Mapping[str, Any]) -> list[Artifact]:
     """Return the run's files to link to: downloads, recordings, and the final screenshot."""
     artifacts = artifacts_of(run)
     last = final_screenshot(artifacts, run)
-    return [one for one in artifacts if one is last or one.kind in ("download", "recording")]
+    return [artifact for artifact in artifacts if artifact is last or artifact.kind in ("download", "recording")]
 
 
 class ScreenshotUploader:

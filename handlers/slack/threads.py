@@ -90,8 +90,8 @@ class ThreadPoster:
                     thread.root, thread.count_at, thread.count = "", "", IncidentCount()
                 if not thread.root:
                     since, key = f"{topic.since:.6f}", topic.key
-                    found = self._find(api, "conversations.history", MESSAGE_EVENT, "topic", key, oldest=since)
-                    thread.root = found["ts"] if found else ""
+                    first = self._find(api, "conversations.history", MESSAGE_EVENT, "topic", key, oldest=since)
+                    thread.root = first["ts"] if first else ""
                 return self._post_in(api, delivery, message, topic, thread)
             finally:
                 with self._guard:  # before the next turn, which would count it again
@@ -131,10 +131,11 @@ class ThreadPoster:
         """Count the delivery, and all that wait for their turn, in the one reply under the first message."""
         if mark(delivery) not in thread.count.marks:
             # Another process may have counted meanwhile.
-            one = {"oldest": thread.count_at, "latest": thread.count_at, "inclusive": "true"} if thread.count_at else {}
-            found = self._find(api, "conversations.replies", COUNT_EVENT, "topic", topic.key, ts=thread.root, **one)
-            if found:
-                thread.count_at, thread.count = found["ts"], IncidentCount.from_metadata(payload_of(found, COUNT_EVENT))
+            at = thread.count_at
+            where = {"oldest": at, "latest": at, "inclusive": "true"} if at else {}
+            reply = self._find(api, "conversations.replies", COUNT_EVENT, "topic", topic.key, ts=thread.root, **where)
+            if reply:
+                thread.count_at, thread.count = reply["ts"], IncidentCount.from_metadata(payload_of(reply, COUNT_EVENT))
             with self._guard:
                 count = thread.count.add(thread.waiting)
             if count.repeats != thread.count.repeats:
@@ -159,8 +160,8 @@ class ThreadPoster:
         """Return the timestamp of the message that an earlier attempt of the delivery posted, or ""."""
         if delivery.attempt == 1:
             return ""
-        found = self._find(api, method, MESSAGE_EVENT, "delivery", mark(delivery), **where)
-        return str(found["ts"]) if found else ""
+        message = self._find(api, method, MESSAGE_EVENT, "delivery", mark(delivery), **where)
+        return str(message["ts"]) if message else ""
 
     def _find(self, api: Api, method: str, event: str, name: str, value: str, **where: Any) -> History | None:
         """Return the latest message whose metadata of `event` has this value. None too if the bot may not read it."""

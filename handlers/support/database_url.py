@@ -25,28 +25,28 @@ def url_problem(url: str, file: str) -> str:
 
     `file`: the example of a path.
     """
-    found = _URL.match(url)
+    parts = _URL.match(url)
     right = f"right would be sqlite:///{file} or postgresql://user:password@host/name"
-    if found is None or not (found["port"] is None or found["port"].isdecimal()):
+    if parts is None or not (parts["port"] is None or parts["port"].isdecimal()):
         return f"not a database URL; {right}"
-    kind, _, driver = found["driver"].partition("+")
-    kind = "postgresql" if found["driver"] == "postgres" else kind
+    kind, _, driver = parts["driver"].partition("+")
+    kind = "postgresql" if parts["driver"] == "postgres" else kind
     if kind not in _DRIVERS:
         return f"Runhook writes to SQLite and PostgreSQL, not to {kind}; {right}"
-    if found["driver"] not in _DRIVERS[kind]:
-        return f"the driver {driver} is not used here; write {kind}:// instead of {found['driver']}://"
+    if parts["driver"] not in _DRIVERS[kind]:
+        return f"the driver {driver} is not used here; write {kind}:// instead of {parts['driver']}://"
     if kind == "postgresql":  # SQLAlchemy ends a password at the first @, and takes the rest for a host
         if url.partition("?")[0].count("@") > 1:
             return "has several @; in a user or password write @ as %40 and / as %2F"
-        return _parameter_problem(found["query"]) if found["query"] else ""
-    if found["host"]:
+        return _parameter_problem(parts["query"]) if parts["query"] else ""
+    if parts["host"]:
         return (
             "names a host after two slashes, and SQLite has none: three begin a path from here, "
             f"sqlite:///{file}, and four one from the root"
         )
-    if found["database"] in (None, "", ":memory:"):
+    if parts["database"] in (None, "", ":memory:"):
         return f"a database in memory would lose everything; give a file: sqlite:///{file}"
-    if found["database"].startswith("file:") or "mode=" in (found["query"] or ""):  # its lock would be another file's
+    if parts["database"].startswith("file:") or "mode=" in (parts["query"] or ""):  # its lock would be another file's
         return f"names SQLite's file by a URI; give its path: sqlite:///{file}"
     return ""
 

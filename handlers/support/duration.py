@@ -15,10 +15,10 @@ def parse_duration(value: object) -> object:
     """Return the seconds of "90d", "1h", "5m" or "30s". Other types are left to the model. Raises ValueError."""
     if not isinstance(value, str):
         return reject_bool(value)
-    found = _DURATION.fullmatch(value.strip())
-    if not found:
+    match = _DURATION.fullmatch(value.strip())
+    if not match:
         raise ValueError("must be a duration such as 30s, 5m, 1h, 90d or a number of seconds")
-    return float(found[1]) * UNITS[found[2] or "s"]
+    return float(match[1]) * UNITS[match[2] or "s"]
 
 
 def reject_bool(value: object) -> object:

@@ -42,14 +42,14 @@ def credentials(header: str) -> set[str]:
     """Return the secrets in a header's value: all of it, what follows a scheme such as Bearer, long parts of it as of
     a cookie, and the password of Basic."""
     scheme, _, rest = header.partition(" ")
-    found = {header, rest, *(part for part in re.split(r'[\s;,="]+', header) if len(part) >= _HEADER_TOKEN)}
+    secrets = {header, rest, *(part for part in re.split(r'[\s;,="]+', header) if len(part) >= _HEADER_TOKEN)}
     if scheme.lower() == "basic":
         try:
             decoded = base64.b64decode(rest).decode(errors="replace")
         except ValueError:
-            return found
-        found |= {decoded, decoded.partition(":")[2]}
-    return found
+            return secrets
+        secrets |= {decoded, decoded.partition(":")[2]}
+    return secrets
 
 
 def _spellings(secrets: Iterable[str]) -> Iterator[str]:

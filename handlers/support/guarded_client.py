@@ -219,18 +219,18 @@ class GuardedClient:
     def _safe_addresses(self, host: str, port: int, deadline: Deadline) -> list[IPAddress]:
         """Return the addresses of `host` that may be called. Raises Refused or Unavailable when none may."""
         try:
-            found = [ipaddress.ip_address(host.strip("[]"))]
+            addresses = [ipaddress.ip_address(host.strip("[]"))]
         except ValueError:
             try:
                 answers = self._resolver(host, port, self._left(deadline))
-                found = [ipaddress.ip_address(answer) for answer in answers]
+                addresses = [ipaddress.ip_address(answer) for answer in answers]
             except TimeoutError:
                 raise Unavailable(f"{host}: its address was not found in time") from None
             except (OSError, ValueError):
                 raise Unavailable(f"{host}: its address was not found") from None
-        safe = [address for address in found if not self._allowed.check(host, address, port)]
-        if found and not safe:
-            why = self._allowed.check(host, found[0], port)
+        safe = [address for address in addresses if not self._allowed.check(host, address, port)]
+        if addresses and not safe:
+            why = self._allowed.check(host, addresses[0], port)
             raise Refused(f"{host} is {why}; list it under allowed_addresses if that is meant")
         if not safe:
             raise Unavailable(f"{host}: its address was not found")

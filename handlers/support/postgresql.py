@@ -104,13 +104,13 @@ class BoundedConnection(psycopg.Connection[Any]):
 
     def _until(self, gen: Any, until: float) -> Generator[Any, Any, Any]:
         try:
-            wanted = next(gen)
+            event = next(gen)
             while True:
-                ready = yield wanted
+                ready = yield event
                 if time.monotonic() > until:
                     self.close()  # in the middle of an answer, so it can't be used again
                     raise psycopg.OperationalError(LATE)
-                wanted = gen.send(ready)
+                event = gen.send(ready)
         except StopIteration as done:
             return done.value
 

@@ -12,14 +12,14 @@ FAILED: Final = frozenset({"failed", "terminated", "timed_out"})
 
 def titles(run: Mapping[str, Any]) -> list[str]:
     """Return the titles in a run's body, the likeliest first: of its workflow, of the run, of the request."""
-    found = (run.get("workflow_title"), run.get("title"), _asked(run, "title"))
-    return [title for title in found if isinstance(title, str)]
+    candidates = (run.get("workflow_title"), run.get("title"), _asked(run, "title"))
+    return [title for title in candidates if isinstance(title, str)]
 
 
 def prompts(run: Mapping[str, Any]) -> list[str]:
     """Return the prompts in a run's body, or in the request for a run, the likeliest first."""
-    found = (run.get("prompt"), _asked(run, "prompt"), run.get("navigation_goal"))
-    return [prompt for prompt in found if isinstance(prompt, str)]
+    candidates = (run.get("prompt"), _asked(run, "prompt"), run.get("navigation_goal"))
+    return [prompt for prompt in candidates if isinstance(prompt, str)]
 
 
 def _asked(run: Mapping[str, Any], name: str) -> Any:

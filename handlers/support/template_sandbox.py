@@ -222,16 +222,16 @@ def limited(tree: nodes.Template) -> nodes.Template:
 @functools.lru_cache(maxsize=32)
 def environment(finalize: Callable[[Any], str], to_json: Callable[[Any], str]) -> Sandbox:
     """Return the environment whose values become text by `finalize`. `to_json`: the filter `tojson`."""
-    made = Sandbox(
+    sandbox = Sandbox(
         undefined=jinja2.StrictUndefined,
         autoescape=False,  # no HTML is made here
         finalize=finalize,
         keep_trailing_newline=True,
         extensions=("jinja2.ext.loopcontrols",),
     )
-    made.globals = {name: made.globals[name] for name in GLOBALS}
+    sandbox.globals = {name: sandbox.globals[name] for name in GLOBALS}
     for dropped in _DROPPED_FILTERS:
-        made.filters.pop(dropped, None)
-    made.filters |= {"join": _join, "sum": _sum, "tojson": to_json}
-    made.filters = {name: _bounded(name, function) for name, function in made.filters.items()}
-    return made
+        sandbox.filters.pop(dropped, None)
+    sandbox.filters |= {"join": _join, "sum": _sum, "tojson": to_json}
+    sandbox.filters = {name: _bounded(name, function) for name, function in sandbox.filters.items()}
+    return sandbox

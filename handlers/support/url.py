@@ -162,12 +162,12 @@ def _hide_value(parameter: str) -> str:
 def _secrets_of(url: str) -> set[str]:
     """Return the password of `url`, and what of its query is not shown, as they are written and as they are meant."""
     _, mark, rest = url.partition("://")
-    found = {pair.group(2).strip("\"'") for pair in _PAIR.finditer(url)} if not mark else set()
+    secrets = {pair.group(2).strip("\"'") for pair in _PAIR.finditer(url)} if not mark else set()
     place, _, query = rest.partition("?")
     whole = place if "@" in place else rest
     password = whole.rpartition("@")[0].partition(":")[2]
-    found.add(password)
+    secrets.add(password)
     for name, equals, value in (each.partition("=") for each in query.split("&")):
         if equals and unquote_plus(name).lower() not in _SHOWN:
-            found.add(value)
-    return {each for secret in found for each in (secret, unquote(secret), unquote_plus(secret)) if each}
+            secrets.add(value)
+    return {each for secret in secrets for each in (secret, unquote(secret), unquote_plus(secret)) if each}

@@ -159,21 +159,21 @@ def failure_reason(delivery: Delivery) -> str:
 
 def stored_links(delivery: Delivery) -> list[tuple[str, str]]:
     """Return (name, URL) of everything that the sinks waited for have stored, in their order."""
-    found: dict[str, str] = {}
+    names: dict[str, str] = {}
     for receipt in delivery.receipts.values():
         urls = receipt.get("urls") if isinstance(receipt, Mapping) else None
         for name, url in urls.items() if isinstance(urls, Mapping) else ():
-            found.setdefault(str(url), str(name))
-    return [(name, url) for url, name in found.items()]
+            names.setdefault(str(url), str(name))
+    return [(name, url) for url, name in names.items()]
 
 
 def stored_places(delivery: Delivery) -> list[tuple[str, str]]:
     """Return (sink, receipt id) of the sinks waited for whose receipts have no link: a folder, a row."""
-    found = []
+    places = []
     for sink, receipt in delivery.receipts.items():
         place = receipt.get("id") if isinstance(receipt, Mapping) and not receipt.get("urls") else None
-        found += [(sink, place)] if isinstance(place, str) and place else []
-    return found
+        places += [(sink, place)] if isinstance(place, str) and place else []
+    return places
 
 
 def run_errors(delivery: Delivery) -> list[tuple[str, str]]:
@@ -184,7 +184,7 @@ def run_errors(delivery: Delivery) -> list[tuple[str, str]]:
     listed = delivery.run.get("errors")
     if not isinstance(listed, list) or delivery.status == "completed":
         return []
-    found: list[tuple[str, str]] = []
+    pairs: list[tuple[str, str]] = []
     for error in listed:
         if isinstance(error, Mapping):
             code = error.get("error_code") or error.get("code") or error.get("error_type")
@@ -192,8 +192,8 @@ def run_errors(delivery: Delivery) -> list[tuple[str, str]]:
         else:
             code, text = "", error
         pair = (code if isinstance(code, str) else "", text if isinstance(text, str) else "")
-        found += [pair] if any(pair) else []
-    return found
+        pairs += [pair] if any(pair) else []
+    return pairs
 
 
 def failure_categories(delivery: Delivery) -> list[str]:

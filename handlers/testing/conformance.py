@@ -86,12 +86,12 @@ def silent_port() -> Iterator[int]:
 
 def _open_files() -> set[str]:
     """Return what this process holds open; empty where the system has no /proc."""
-    found = set()
+    files = set()
     with contextlib.suppress(OSError):
         for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - Path.iterdir would need the same suppression each
             with contextlib.suppress(OSError):
-                found.add(f"{name} {Path('/proc/self/fd', name).readlink()}")
-    return {item for item in found if "/proc/" not in item}
+                files.add(f"{name} {Path('/proc/self/fd', name).readlink()}")
+    return {item for item in files if "/proc/" not in item}
 
 
 class SinkConformance:
@@ -267,7 +267,8 @@ class SinkConformance:
                 self.assert_clean(target, str(answer))
         if target.idempotent:
             again = [sink.send(delivery) for delivery in good[:4]]
-            assert [one.id for one in again] == [one.id for one in alone[:4] if isinstance(one, Receipt)]
+            first = [receipt.id for receipt in alone[:4] if isinstance(receipt, Receipt)]
+            assert [receipt.id for receipt in again] == first
 
     def test_an_empty_batch_has_no_answers(self, sink: Sink[Any]) -> None:
         """Check `send_many` of nothing."""
@@ -280,21 +281,21 @@ class SinkConformance:
     ) -> None:
         """Check that `check` describes a server that is there, or returns "", and raises for one that is down."""
         before = list(map(repr, target.seen()))
-        said = sink.check()
-        assert isinstance(said, str)
+        report = sink.check()
+        assert isinstance(report, str)
         assert list(map(repr, target.seen())) == before, "a check sends nothing"
         for trouble, options in target.away.items():
             away = self.build(target, options)
             try:
                 answer = away.check()
-                assert not (said and answer), f"{trouble}: {answer}"
+                assert not (report and answer), f"{trouble}: {answer}"
             except (Refused, Unavailable) as error:
                 answer = str(error)
-                assert said, "a sink that reports an unavailable server reports one that is available too"
+                assert report, "a sink that reports an unavailable server reports one that is available too"
             finally:
                 away.close()
             self.assert_clean(target, answer)
-        self.assert_clean(target, said + caplog.text)
+        self.assert_clean(target, report + caplog.text)
 
     def test_a_server_that_is_away_is_unavailable_in_time(
         self, target: SinkUnderTest, caplog: pytest.LogCaptureFixture

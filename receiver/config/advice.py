@@ -13,16 +13,16 @@ from receiver.domain.trouble import Trouble
 
 def warnings(settings: Settings, config: Config) -> list[str]:
     """Return what will probably not work as the operator expects, for start-up and `runhook check`."""
-    found = []
+    lines = []
     if missing := config.no_webhooks_warning(settings.skyvern_base_url, settings.public_url):
-        found.append(_sentences(missing))
+        lines.append(_sentences(missing))
     refused = refused_url(settings.public_url, settings.skyvern_base_url)
     if refused and not settings.local_key:  # only `runhook simulate` takes that
-        found.append(f"PUBLIC_URL: {_sentences(refused)}")
+        lines.append(f"PUBLIC_URL: {_sentences(refused)}")
     parts = urlsplit(settings.public_url)
     if parts.path and parts.scheme == "http" and parts.port not in (None, PORTS["http"]):  # a receiver, without a proxy
-        found.append(f"PUBLIC_URL: {_sentences(unserved_path(parts.path))}")
-    return found
+        lines.append(f"PUBLIC_URL: {_sentences(unserved_path(parts.path))}")
+    return lines
 
 
 def unserved_path(path: str) -> Trouble:

@@ -105,8 +105,8 @@ class SessionFile:
 
 def _check_owner(handle: int) -> None:
     """Raise PermissionError for anything but a regular file of this user that has no other name."""
-    found = os.fstat(handle)
-    if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_nlink > 1:
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_nlink > 1:
         raise PermissionError(0, "it is not a file that this user's `runhook dev` made. Remove it")
 
 

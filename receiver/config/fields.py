@@ -41,19 +41,19 @@ def parse_size(value: object) -> object:
     """Return the bytes of "16MiB" or "500kB". Other types are left to the model. Raises ValueError."""
     if not isinstance(value, str):
         return reject_bool(value)
-    found = _SIZE.fullmatch(value.strip())
-    if not found:
+    match = _SIZE.fullmatch(value.strip())
+    if not match:
         raise ValueError("must be a size such as 16MiB, 500kB or a number of bytes")
-    return int(float(found[1]) * _BYTES[found[2] or "B"])
+    return int(float(match[1]) * _BYTES[match[2] or "B"])
 
 
 def parse_rate(value: str) -> tuple[int, float]:
     """Return how many, in how many seconds: (10, 1.0) for "10/s". Raises ValueError."""
-    found = _RATE.fullmatch(value.strip())
-    if not found:
+    match = _RATE.fullmatch(value.strip())
+    if not match:
         meant = f"{value.strip()}/s" if re.fullmatch(r"[1-9][0-9]{0,6}", value.strip()) else "10/s, 100/m or 1000/h"
         raise ValueError(f"must be a rate such as {meant}")
-    return int(found[1]), UNITS[found[2]]
+    return int(match[1]), UNITS[match[2]]
 
 
 def parse_listen_address(value: object) -> object:
@@ -61,10 +61,10 @@ def parse_listen_address(value: object) -> object:
     ValueError."""
     if isinstance(value, ListenAddress):
         return value
-    found = _LISTEN.fullmatch(str(value).strip()) if isinstance(value, int | str) else None
-    if not found or int(found[2]) > 65535:
+    match = _LISTEN.fullmatch(str(value).strip()) if isinstance(value, int | str) else None
+    if not match or int(match[2]) > 65535:
         raise ValueError("must be a port such as 9000, or an address and a port such as 10.0.0.5:9000 or [::1]:9000")
-    return ListenAddress((found[1] or LOOPBACK).strip("[]"), int(found[2]))
+    return ListenAddress((match[1] or LOOPBACK).strip("[]"), int(match[2]))
 
 
 def _checked_rate(value: object) -> object:

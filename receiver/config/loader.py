@@ -256,26 +256,26 @@ def _warnings(config: Config, document: Document) -> list[str]:
     """Return what is allowed and yet probably a mistake."""
     used = {target.sink for route in config.routes for target in route.targets}
     unused = [name for name in config.sinks if name not in used]
-    found: list[tuple[Key, str]] = [
+    warnings: list[tuple[Key, str]] = [
         (("sinks", name), f"no route names the sink {name}, so nothing gets there") for name in unused
     ]
     if not config.routes:
-        found.append(((), "there are no routes: every event is kept, and goes nowhere"))
+        warnings.append(((), "there are no routes: every event is kept, and goes nowhere"))
     for name, source in config.sources.items():
         reason = "" if config.reconcile.enabled else "reconcile.enabled is false"
         if source.watch and (reason := reason if source.api_key else "it has no api_key"):
             watch: Key = ("sources", name, "watch")
-            found.append((watch, f"{spell(watch)}: its runs are not watched, for {reason}"))
-    found += _route_warnings(config)
-    return [f"{document.path}:{document.line(key)}: {document.masked(key, text)}" for key, text in found]
+            warnings.append((watch, f"{spell(watch)}: its runs are not watched, for {reason}"))
+    warnings += _route_warnings(config)
+    return [f"{document.path}:{document.line(key)}: {document.masked(key, text)}" for key, text in warnings]
 
 
 def _route_warnings(config: Config) -> list[tuple[Key, str]]:
-    found: list[tuple[Key, str]] = []
+    warnings: list[tuple[Key, str]] = []
     for index, route in enumerate(config.routes):
         key: Key = ("routes", index, "when")
-        found += [(key, f"{spell(key)}: {text}") for text in rule_warnings(route)]
-    return found + [(("routes", index), f"routes[{index}]: {text}") for index, text in order_warnings(config.routes)]
+        warnings += [(key, f"{spell(key)}: {text}") for text in rule_warnings(route)]
+    return warnings + [(("routes", index), f"routes[{index}]: {text}") for index, text in order_warnings(config.routes)]
 
 
 def load(path: Path, environ: Mapping[str, str]) -> Config:

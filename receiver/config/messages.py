@@ -48,21 +48,21 @@ _KINDS = {"string_type", "list_type", "dict_type", "model_type", "tuple_type", "
 
 def describe(error: ValidationError, model: type[BaseModel], value: Any) -> list[tuple[Key, str]]:
     """Return one problem for each key at which `model` refused `value`."""
-    found: dict[Key, list[ErrorDetails]] = {}
+    by_key: dict[Key, list[ErrorDetails]] = {}
     for detail in error.errors(include_url=False, include_input=False):
-        found.setdefault(_key(detail, value), []).append(detail)
+        by_key.setdefault(_key(detail, value), []).append(detail)
     guesses = {
         (*key[:-1], guess)
-        for key, details in found.items()
+        for key, details in by_key.items()
         if any(detail["type"] == "extra_forbidden" for detail in details)
         and (guess := suggest(str(key[-1]), fields_at(model, key[:-1])))
     }
     problems = []
-    for key, details in found.items():
+    for key, details in by_key.items():
         if all(detail["type"] == "missing" for detail in details) and key in guesses:
             continue  # it is there, misspelt, and that is reported
         # Of a union, the alternative that got further is the one that was meant.
-        deeper = any(other[: len(key)] == key and len(other) > len(key) for other in found)
+        deeper = any(other[: len(key)] == key and len(other) > len(key) for other in by_key)
         meant = [detail for detail in details if not (deeper and detail["type"] in _KINDS)]
         texts = dict.fromkeys(_text(detail, model, key, value) for detail in meant)
         if texts:
@@ -79,8 +79,8 @@ def unknown(name: str, known: Iterable[str]) -> str:
 
 def fields_at(model: type[BaseModel], key: Sequence[str | int]) -> list[str]:
     """Return the names of the fields below `key`, or [] where any name is allowed."""
-    found = _model_at(model, key)
-    return list(found.model_fields) if found else []
+    nested = _model_at(model, key)
+    return list(nested.model_fields) if nested else []
 
 
 def _model_at(model: type[BaseModel], key: Sequence[str | int]) -> type[BaseModel] | None:
@@ -92,8 +92,8 @@ def _model_at(model: type[BaseModel], key: Sequence[str | int]) -> type[BaseMode
 
 def _below(annotation: Any, part: str | int) -> Any:
     """Return the annotation of the value at `part` in one of type `annotation`."""
-    if (found := _model(annotation)) is not None and str(part) in found.model_fields:
-        return found.model_fields[str(part)].annotation
+    if (nested := _model(annotation)) is not None and str(part) in nested.model_fields:
+        return nested.model_fields[str(part)].annotation
     for each in _alternatives(annotation):
         origin, arguments = get_origin(each), get_args(each)
         if isinstance(origin, type) and issubclass(origin, Mapping) and len(arguments) == 2:
@@ -107,8 +107,8 @@ def model_in(annotation: Any) -> type[BaseModel] | None:
     """Return the model in an annotation, also as an element of its lists or a value of its mappings."""
     for each in _alternatives(annotation):
         for inner in (each, *get_args(each)):
-            if found := _model(inner):
-                return found
+            if nested := _model(inner):
+                return nested
     return None
 
 
@@ -166,8 +166,10 @@ def _text(detail: ErrorDetails, model: type[BaseModel], key: Key, value: Any) ->
 
 def _help(model: type[BaseModel], key: Key) -> str:
     """Return the first sentence of the field's description."""
-    found = _model_at(model, key[:-1])
-    described = found.model_fields[str(key[-1])].description if found and str(key[-1]) in found.model_fields else None
+    nested = _model_at(model, key[:-1])
+    described = (
+        nested.model_fields[str(key[-1])].description if nested and str(key[-1]) in nested.model_fields else None
+    )
     return (described or "").partition(". ")[0].rstrip(".")
 
 

@@ -84,8 +84,8 @@ class SourceConfig(Model):
     @property
     def signing_secrets(self) -> tuple[str, ...]:
         """All keys that may have signed a webhook: `api_key` signs the webhooks of the runs that we submit."""
-        found = [*self.secrets, *([self.api_key] if self.api_key else [])]
-        return tuple(dict.fromkeys(each.get_secret_value() for each in found if each.get_secret_value()))
+        keys = [*self.secrets, *([self.api_key] if self.api_key else [])]
+        return tuple(dict.fromkeys(each.get_secret_value() for each in keys if each.get_secret_value()))
 
     def api(self, default_base: str) -> tuple[str, str] | None:
         """Return base and key of the source's API, or None when it must not be called. `default_base` may be "".

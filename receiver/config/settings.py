@@ -95,8 +95,8 @@ class _VariablesSource(PydanticBaseSettingsSource):
     def __call__(self) -> dict[str, Any]:
         """Return the variables that are not empty."""
         fields = self.settings_cls.model_fields.items()
-        found = [self.get_field_value(item, name) for name, item in fields if item.validation_alias]
-        return {name: value for value, name, _ in found if value}
+        values = [self.get_field_value(item, name) for name, item in fields if item.validation_alias]
+        return {name: value for value, name, _ in values if value}
 
 
 def _public_url_problem(url: str) -> str:
@@ -202,8 +202,8 @@ class Settings(BaseSettings):
         try:
             settings = cls(environ=variables, session=session)
         except ValidationError as error:
-            found = error.errors(include_url=False, include_input=False)
-            problems = [each for each in found if each["type"] != "default_factory_not_called"]  # for the others
+            errors = error.errors(include_url=False, include_input=False)
+            problems = [each for each in errors if each["type"] != "default_factory_not_called"]  # for the others
             raise ConfigError(*(": ".join([*map(str, each["loc"]), _words(each)]) for each in problems)) from None
         # The config file may use ${RUNHOOK_DATA}, also where it is the default.
         if not variables.text("RUNHOOK_DATA"):
@@ -247,8 +247,8 @@ class Settings(BaseSettings):
         if self.embedded_redis and folder.name != "redis":
             with suppress(OSError):
                 folder.mkdir(mode=0o700)
-            found = folder.lstat() if folder.exists() else None
-            if found is None or (found.st_mode, found.st_uid) != (stat.S_IFDIR | 0o700, os.geteuid()):
+            status = folder.lstat() if folder.exists() else None
+            if status is None or (status.st_mode, status.st_uid) != (stat.S_IFDIR | 0o700, os.geteuid()):
                 raise ValueError(
                     f"RUNHOOK_DATA: {self.data} is too long for a unix socket, and {folder} is not a private folder of"
                     " this user: remove it, use a shorter directory, or set REDIS_URL"

@@ -45,11 +45,11 @@ class Variables(Mapping[str, str]):
     def __init__(self, environ: Mapping[str, str]) -> None:
         """Merge `environ` with `.env`, and list the secrets directory. Raises ConfigError."""
         self._found = {name: Variable(value, ENVIRONMENT) for name, value in environ.items()}
-        for name, found in _read_dotenv().items():
+        for name, variable in _read_dotenv().items():
             base = name.removesuffix(_FILE)
-            rivals = {environ.get(each, "").strip() for each in (base, base + _FILE)} - {"", found.value.strip()}
+            rivals = {environ.get(each, "").strip() for each in (base, base + _FILE)} - {"", variable.value.strip()}
             if not rivals:
-                self._found[name] = found
+                self._found[name] = variable
         self._secrets = self._list_secrets()
 
     def find(self, name: str) -> Variable | None:
@@ -80,9 +80,9 @@ class Variables(Mapping[str, str]):
         return changed
 
     def __getitem__(self, name: str) -> str:
-        if (found := self.find(name)) is None:
+        if (variable := self.find(name)) is None:
             raise KeyError(name)
-        return found.value
+        return variable.value
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._found)
@@ -125,15 +125,15 @@ def _read_dotenv() -> dict[str, Variable]:
         raise ConfigError(f"{DOTENV}: can't be read: {_reason(error)}") from None
     from dotenv.parser import parse_stream
 
-    found: dict[str, Variable] = {}
+    variables: dict[str, Variable] = {}
     for each in parse_stream(io.StringIO(text)):
         blank = len(each.original.string) - len(each.original.string.lstrip())
         line = each.original.line + each.original.string[:blank].count("\n")
         if each.error or (each.key and each.value is None) or "\0" in each.original.string:
             raise ConfigError(f"{DOTENV}:{line}: not a variable: write NAME=value, and quote a value with line breaks")
         if each.key:
-            found[each.key] = Variable(each.value or "", f"{DOTENV}:{line}")
-    return found
+            variables[each.key] = Variable(each.value or "", f"{DOTENV}:{line}")
+    return variables
 
 
 def _read_secret(variable: str, path: Path) -> str:

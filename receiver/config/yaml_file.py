@@ -113,8 +113,8 @@ def _without(value: str, name: str, text: str) -> str:
         text = text.replace(value, name)
     words = _WORD.findall(value)
 
-    def mask(found: re.Match[str]) -> str:
-        word = found[0]
+    def mask(match: re.Match[str]) -> str:
+        word = match[0]
         part = word in words or (len(word) >= 2 * _SHORTEST and word in value)
         return name if part and word.lower() not in _PUBLIC else word
 
@@ -219,7 +219,7 @@ def _syntax_problem(path: Path, text: str, error: yaml.MarkedYAMLError) -> str:
     if mark is None:
         return f"{path}: not YAML: {what}"
     opened = error.context_mark or mark
-    hint = next((hint for said, hint in _HINTS.items() if said in what), "")
+    hint = next((hint for phrase, hint in _HINTS.items() if phrase in what), "")
     if "expected a single document" in context:
         what = "a second document begins here (---); the file must hold one"
     elif "quoted scalar" in context:
@@ -272,7 +272,7 @@ class _Builder:
         return self._scalar(node, key)
 
     def _mapping(self, node: yaml.MappingNode, key: Key) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         merged: dict[str, Any] = {}
         for name_node, value_node in node.value:
             line = name_node.start_mark.line + 1
@@ -280,13 +280,13 @@ class _Builder:
                 self.document.problems.append((line, key, "a key must be text; is a quote or a colon missing?"))
             elif name_node.tag.endswith(":merge"):
                 self._merge(value_node, key, merged)
-            elif name_node.value in found:
+            elif name_node.value in values:
                 first = self.document.lines[*key, name_node.value]
                 text = f"written twice (first in line {first}); delete one, or rename it"
                 self.document.problems.append((line, (*key, name_node.value), text))
             else:
-                found[name_node.value] = self.build(value_node, (*key, name_node.value), line)
-        return {**merged, **found}
+                values[name_node.value] = self.build(value_node, (*key, name_node.value), line)
+        return {**merged, **values}
 
     def _merge(self, node: yaml.Node, key: Key, merged: dict[str, Any]) -> None:
         """`<<: *base`, or `<<: [*first, *second]` where the first one wins."""
@@ -334,9 +334,9 @@ def expand(text: str, environ: Mapping[str, str], used: dict[str, str] | None = 
     malformed; never a value.
     """
 
-    def value_of(found: re.Match[str]) -> str:
-        name, default = found["name"], found["default"]
-        if found[0] == "$${":
+    def value_of(match: re.Match[str]) -> str:
+        name, default = match["name"], match["default"]
+        if match[0] == "$${":
             return "${"
         if name is None:
             raise ValueError("malformed variable; write ${NAME} or ${NAME:-default}, and $${ for the text ${")

@@ -65,32 +65,32 @@ def perform(service: Service, actor: Actor, action: ConsoleAction, form: Form, *
     and raises RequestError."""
     endpoint = action.endpoint
     given = [(name, value) for name, value in form if value]
-    wanted = endpoint.parse({}, given)
-    if isinstance(wanted, Chosen) and len(wanted.ids) != 1:
-        if wanted.expect is None or not sure:
-            return _counted(service, actor, action, wanted, given)
+    parameters = endpoint.parse({}, given)
+    if isinstance(parameters, Chosen) and len(parameters.ids) != 1:
+        if parameters.expect is None or not sure:
+            return _counted(service, actor, action, parameters, given)
         try:
-            return Done(endpoint.call(service, actor, wanted))
+            return Done(endpoint.call(service, actor, parameters))
         except NotAsExpected:
             changed = "What matches has changed meanwhile; nothing was done. "
-            return _counted(service, actor, action, wanted, given, changed)
+            return _counted(service, actor, action, parameters, given, changed)
     if action.asks and not sure:
-        endpoint.allowed(actor, wanted)
+        endpoint.allowed(actor, parameters)
         return Question(action.asks, given)
-    return Done(endpoint.call(service, actor, wanted))
+    return Done(endpoint.call(service, actor, parameters))
 
 
 def _counted(
-    service: Service, actor: Actor, action: ConsoleAction, wanted: Chosen, given: Form, before: str = ""
+    service: Service, actor: Actor, action: ConsoleAction, parameters: Chosen, given: Form, before: str = ""
 ) -> Question:
     """Return the question with the count of what the filter finds now."""
     fresh = [(name, value) for name, value in given if name not in ("expect", "dry_run", "until" if before else "")]
     if before:
-        wanted = action.endpoint.parse({}, fresh)
-    preview: TakenResult = action.endpoint.call(service, actor, wanted.model_copy(update={"dry_run": True}))
+        parameters = action.endpoint.parse({}, fresh)
+    preview: TakenResult = action.endpoint.call(service, actor, parameters.model_copy(update={"dry_run": True}))
     until = preview.model_dump(mode="json")["until"]
     kept = [(name, value) for name, value in fresh if name != "until"]
     fields = [*kept, ("expect", str(preview.count)), *([("until", str(until))] if until is not None else [])]
-    left = len(wanted.ids) - preview.count if all(each.startswith("dlv_") for each in wanted.ids) else 0
+    left = len(parameters.ids) - preview.count if all(each.startswith("dlv_") for each in parameters.ids) else 0
     after = f" {left} of those selected {'is' if left == 1 else 'are'} left as is." if left > 0 < preview.count else ""
     return Question(f"{before}{action.asks}{after}", fields, preview)

@@ -41,9 +41,9 @@ class Buckets:
         """When each begins."""
         return [self.since + number * self.seconds for number in range(self.count)]
 
-    def values(self, found: Mapping[float, float]) -> list[float | None]:
-        """Return one value for each bucket, by the time at which it begins; 0 where `found` has none."""
-        return [found.get(at, 0.0) for at in self.starts]
+    def values(self, by_start: Mapping[float, float]) -> list[float | None]:
+        """Return one value for each bucket, by the time at which it begins; 0 where `by_start` has none."""
+        return [by_start.get(at, 0.0) for at in self.starts]
 
     def label(self, at: float) -> str:
         """Return the bucket that begins then, in words."""
@@ -116,9 +116,9 @@ class Chart:
         places = [
             (number * step - self.buckets.since) / whole * 100 for number in range(first, first + _MOST_TIMES + 1)
         ]
-        found = [(at, datetime.fromtimestamp((first + number) * step, UTC)) for number, at in enumerate(places)]
+        ticks = [(at, datetime.fromtimestamp((first + number) * step, UTC)) for number, at in enumerate(places)]
         form = "{:%a} {}" if step >= _DAY else "{:%H:%M}"
-        return [Tick(round(at, 2), form.format(when, when.day)) for at, when in found if _EDGE <= at <= 100 - _EDGE]
+        return [Tick(round(at, 2), form.format(when, when.day)) for at, when in ticks if _EDGE <= at <= 100 - _EDGE]
 
     @property
     def summary(self) -> str:
@@ -159,9 +159,9 @@ _USUAL: Final = WINDOWS[1]
 def window_of(query: Query) -> Window:
     """Return the window that a query asks for. Raises Invalid."""
     asked = dict(query).get(NAME) or _USUAL.name
-    if (found := next((each for each in WINDOWS if each.name == asked), None)) is None:
+    if (window := next((each for each in WINDOWS if each.name == asked), None)) is None:
         raise Invalid(f"{NAME}: must be {', '.join(each.name for each in WINDOWS)}")
-    return found
+    return window
 
 
 def window_links(path: str, query: Query, chosen: Window) -> list[dict[str, object]]:

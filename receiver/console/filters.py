@@ -101,8 +101,8 @@ def filter_form(
     def field(name: str) -> FilterField:
         chosen = values.get(name, [])
         listed = known[name] if name in known else _values_of(fields[name].annotation)
-        every, label = _with_given(listed, chosen), LABELS.get(name, name.capitalize())
-        return FilterField(name, label, chosen, every, _EXAMPLES.get(name, ""), name in _SEARCHED)
+        choices, label = _with_given(listed, chosen), LABELS.get(name, name.capitalize())
+        return FilterField(name, label, chosen, choices, _EXAMPLES.get(name, ""), name in _SEARCHED)
 
     hides = {*_PLACE, *without, *(() if len(known["source"]) > 1 else ("source",))}
     shown = [field(name) for name in common if name not in hides]
@@ -126,9 +126,9 @@ def list_page(
     """Return a page of the rows of a call that match the query, with its form and where it continues. `fixed`:
     parameters of the list that its form does not have."""
     given = [each for each in given_of(query) if each[0] not in fixed]
-    found = call.call(service, actor, call.parse({}, [*given, *fixed.items()]))
+    page = call.call(service, actor, call.parse({}, [*given, *fixed.items()]))
     form = filter_form(service, actor, path, given, call, common, without=fixed)
-    return {"title": title, "here": title, "rows": found.items, "form": form, "further": further(path, given, found)}
+    return {"title": title, "here": title, "rows": page.items, "form": form, "further": further(path, given, page)}
 
 
 def _values_of(annotation: Any) -> Sequence[str]:

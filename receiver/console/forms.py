@@ -69,8 +69,8 @@ def notice_of(request: Request, signed_in: SignedIn) -> Notice | None:
         return None
     if not text or not hmac.compare_digest(mac.encode("utf-8", "replace"), _mac(signed_in, text).encode()):
         return None
-    tone, _, said = text.decode("utf-8", "replace").partition(" ")
-    return Notice(tone, said)
+    tone, _, message = text.decode("utf-8", "replace").partition(" ")
+    return Notice(tone, message)
 
 
 def _mac(signed_in: SignedIn, text: bytes) -> str:

@@ -250,9 +250,9 @@ class _Console:
         values = shown.load(self._service, signed_in.person.actor, request.path_params, valid)
         if "form" not in values:
             raise error
-        said = {"title": values["title"], "here": values["here"], "detail": error.message}
+        problem = {"title": values["title"], "here": values["here"], "detail": error.message}
         form = values["form"].refused(query, wrong)
-        return self._renderer.html("problem.html", {**said, "form": form}, signed_in, _url_of(request))
+        return self._renderer.html("problem.html", {**problem, "form": form}, signed_in, _url_of(request))
 
     async def file(self, request: Request) -> Response:
         """Return a file of a run to who is signed in, or has a link that is still good."""
@@ -263,16 +263,16 @@ class _Console:
             if signed_in is None:
                 return _to_sign_in(request)
             person = signed_in.person
-        wanted = {"name": name, "run_id": given.get("run_id", ""), "source": given.get("source", "")}
-        return await self._artifacts.answer(request, person.actor, GET_CONTENT.validated(wanted))
+        parameters = {"name": name, "run_id": given.get("run_id", ""), "source": given.get("source", "")}
+        return await self._artifacts.answer(request, person.actor, GET_CONTENT.validated(parameters))
 
     async def body(self, request: Request) -> Response:
         """Return the body of an event as it is kept, to be saved."""
         signed_in = await self._sign_in.who(request)
         if signed_in is None:
             return _to_sign_in(request)
-        actor, wanted = signed_in.person.actor, GET_EVENT_BODY.validated(request.path_params)
-        kept = await self._pool.run(lambda: GET_EVENT_BODY.call(self._service, actor, wanted))
+        actor, parameters = signed_in.person.actor, GET_EVENT_BODY.validated(request.path_params)
+        kept = await self._pool.run(lambda: GET_EVENT_BODY.call(self._service, actor, parameters))
         return download(f"{kept.event_id}.json", kept.content())
 
     def doing(self, action: ConsoleAction) -> Handler:

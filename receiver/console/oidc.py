@@ -124,16 +124,16 @@ class Oidc:
         if given.get("iss", self._config.issuer) != self._config.issuer:
             raise BadRequest("The answer is of another issuer than console.oidc.issuer.")
         if "error" in given:
-            said = " ".join(given.get(name, "")[:200] for name in ("error", "error_description"))
-            raise Forbidden(f"{self.host} says: {said.strip()}")
+            reason = " ".join(given.get(name, "")[:200] for name in ("error", "error_description"))
+            raise Forbidden(f"{self.host} says: {reason.strip()}")
         code = {"code": given.get("code", ""), "code_verifier": kept["code_verifier"]}
         try:
             async with self._reached():
                 await self._discover()
                 tokens = await self._app.fetch_access_token(redirect, **code)
                 await self._app.fetch_jwk_set(force=True)  # a key that the issuer has withdrawn proves nothing
-                wanted = {"iss": {"value": self._config.issuer}, "aud": {"value": self._config.client_id}}
-                claims = await self._app.parse_id_token(tokens, kept["nonce"], wanted, leeway=LEEWAY)
+                expected = {"iss": {"value": self._config.issuer}, "aud": {"value": self._config.client_id}}
+                claims = await self._app.parse_id_token(tokens, kept["nonce"], expected, leeway=LEEWAY)
         except OAuthError as error:
             log.warning("console.oidc_refused reason=%s", error.error)
             remedy = {
@@ -150,14 +150,14 @@ class Oidc:
 
     async def _discover(self) -> None:
         """Read the issuer's settings, once. Raises Busy for those of another one."""
-        found = await self._app.load_server_metadata()
-        if (called := found.get("issuer")) != self._config.issuer:
-            found.clear()
+        metadata = await self._app.load_server_metadata()
+        if (called := metadata.get("issuer")) != self._config.issuer:
+            metadata.clear()
             text = f"console.oidc.issuer is {self._config.issuer}, and calls itself {str(called)[:200]}"
             raise Busy(f"{text}: write it the same.")
-        listed = found.get("id_token_signing_alg_values_supported") or ("RS256",)
-        found["id_token_signing_alg_values_supported"] = [each for each in listed if each in ALGORITHMS]
-        ways = found.get("token_endpoint_auth_methods_supported") or ("client_secret_basic",)
+        listed = metadata.get("id_token_signing_alg_values_supported") or ("RS256",)
+        metadata["id_token_signing_alg_values_supported"] = [each for each in listed if each in ALGORITHMS]
+        ways = metadata.get("token_endpoint_auth_methods_supported") or ("client_secret_basic",)
         way = "client_secret_basic" if "client_secret_basic" in ways else "client_secret_post"
         self._app.client_kwargs["token_endpoint_auth_method"] = way if self._config.client_secret else "none"
 
@@ -176,12 +176,12 @@ class Oidc:
         """Return who this is: of the first group of the config that they are in."""
         # An address that the issuer has not checked proves nothing.
         doubtful = {"email"} if claims.get("email_verified", True) in (False, "false") else set()
-        told = dict.fromkeys((self._config.name_claim, "email", "sub"))
-        names = (claims.get(each) for each in told if each not in doubtful)
+        name_claims = dict.fromkeys((self._config.name_claim, "email", "sub"))
+        names = (claims.get(each) for each in name_claims if each not in doubtful)
         shown = next((each for each in names if isinstance(each, str) and each.strip() and _is_text(each)), "")
         if not shown:
             log.warning("console.oidc_refused reason=no name")
-            raise Forbidden(f"The ID token of {self.host} has no name of yours in {', '.join(told)}.")
+            raise Forbidden(f"The ID token of {self.host} has no name of yours in {', '.join(name_claims)}.")
         who = quote(shown[:_LONGEST_NAME], safe="@")
         theirs = claims.get(self._config.groups_claim, [])
         theirs = [theirs] if isinstance(theirs, str) else theirs if isinstance(theirs, list) else []

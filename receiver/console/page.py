@@ -87,15 +87,15 @@ class FileLinks:
     def path(self, person: str, source: str, run_id: str, name: str, now: float) -> str:
         """Return the path of a file, which opens what `person` may see."""
         until = (int(now + GOOD_FOR) // _SAME_FOR + 1) * _SAME_FOR
-        told = {"source": source, "run_id": run_id, "by": person, "until": str(until)}
-        return f"{PATH}/files/{quote(name, safe='')}?{urlencode({**told, 'signature': self._mac(name, told)})}"
+        signed = {"source": source, "run_id": run_id, "by": person, "until": str(until)}
+        return f"{PATH}/files/{quote(name, safe='')}?{urlencode({**signed, 'signature': self._mac(name, signed)})}"
 
     def person(self, name: str, given: Mapping[str, str], now: float) -> str | None:
         """Return by whom a link was made; None for an invalid or expired one."""
-        told = {key: given.get(key, "") for key in ("source", "run_id", "by", "until")}
+        signed = {key: given.get(key, "") for key in ("source", "run_id", "by", "until")}
         signature = given.get("signature", "").encode("utf-8", "replace")
-        is_ours = hmac.compare_digest(signature, self._mac(name, told).encode())
-        return told["by"] if is_ours and now <= int(told["until"]) else None
+        is_ours = hmac.compare_digest(signature, self._mac(name, signed).encode())
+        return signed["by"] if is_ours and now <= int(signed["until"]) else None
 
-    def _mac(self, name: str, told: Mapping[str, str]) -> str:
-        return hmac.digest(self._key, urlencode({"name": name, **told}, errors="replace").encode(), "sha256").hex()
+    def _mac(self, name: str, signed: Mapping[str, str]) -> str:
+        return hmac.digest(self._key, urlencode({"name": name, **signed}, errors="replace").encode(), "sha256").hex()

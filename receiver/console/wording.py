@@ -41,12 +41,12 @@ def place_of(config: Config, sink: str, lane: str = "") -> str:
     """Return the type of a sink and where it writes, without secrets: of an address only its origin."""
     if sink == CALLBACK:
         return f"webhook of the caller at {origin_in(lane)}" if lane not in ("", CALLBACK) else "webhooks of callers"
-    if (found := config.sinks.get(sink)) is None:
+    if (configured := config.sinks.get(sink)) is None:
         return "no longer in the config"
-    options = found.options
+    options = configured.options
     known = [str(options[name]) for name in _PLACES if options.get(name)]
     known += [str(origin(str(options[name])) or "") for name in _ADDRESSES if options.get(name)]
-    return f"{found.type} {next(filter(None, known), '')}".rstrip()
+    return f"{configured.type} {next(filter(None, known), '')}".rstrip()
 
 
 def result(row: DeliveryRow | AttemptRow) -> str:
@@ -65,13 +65,13 @@ def result(row: DeliveryRow | AttemptRow) -> str:
 
 def asked_for(selection: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return each part of a selection: its name, and its value in words. Empty: all was asked for."""
-    told = {
+    values = {
         name: ago(value) if name in _DURATIONS else value
         for name, value in selection.items()
         if value not in (None, "") and name not in ("sinks", "kind")
     }
     return [
-        (_NAMES.get(name, name), _moment(value) if name in _TIMES else _value(value)) for name, value in told.items()
+        (_NAMES.get(name, name), _moment(value) if name in _TIMES else _value(value)) for name, value in values.items()
     ]
 
 

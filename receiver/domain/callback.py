@@ -29,11 +29,11 @@ def lane_of(url: str, key_id: str) -> str:
 
 def origin_of(url: str) -> str:
     """Return the origin of an address as lanes and lists show it; "nowhere" for text that is not an address."""
-    found = origin(url.strip())
-    host = found.host[:253].rstrip(".") if found else ""
-    if found is None or not host or not host.isprintable() or " " in host or found.scheme not in PORTS:
+    parsed = origin(url.strip())
+    host = parsed.host[:253].rstrip(".") if parsed else ""
+    if parsed is None or not host or not host.isprintable() or " " in host or parsed.scheme not in PORTS:
         return "nowhere"
-    return str(found._replace(host=host))
+    return str(parsed._replace(host=host))
 
 
 def origin_in(lane: str) -> str:

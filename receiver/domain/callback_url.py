@@ -32,9 +32,9 @@ def token_of(run: Any) -> str:
     for place in (request, run):
         for name in ("webhook_url", "webhook_callback_url"):
             url = place.get(name) if isinstance(place, Mapping) else None
-            found = _TOKEN.search(url) if isinstance(url, str) else None
-            if found:
-                return found[1]
+            match = _TOKEN.search(url) if isinstance(url, str) else None
+            if match:
+                return match[1]
     return ""
 
 
@@ -42,7 +42,7 @@ def tokens_in(body: bytes) -> list[str]:
     """Return Runhook's tokens in the JSON text `body`, sorted."""
     if b"webhooks" not in body or b"sub_" not in body:
         return []
-    return sorted({found[2].decode() for found in _IN_BYTES.finditer(body)})
+    return sorted({match[2].decode() for match in _IN_BYTES.finditer(body)})
 
 
 def mask_piece(piece: bytes) -> bytes:
@@ -64,7 +64,7 @@ def mask_bytes(body: bytes, shown: Mapping[str, str] | None = None) -> bytes:
     if b"webhooks" not in body or b"sub_" not in body or not _IN_BYTES.search(body):
         return body
 
-    def member(found: re.Match[bytes]) -> bytes:
-        return json.dumps((shown or {}).get(found[2].decode()) or None, ensure_ascii=False).encode()
+    def member(match: re.Match[bytes]) -> bytes:
+        return json.dumps((shown or {}).get(match[2].decode()) or None, ensure_ascii=False).encode()
 
     return _IN_BYTES.sub(rb"\1" + STARS.encode(), _STRING.sub(member, body))

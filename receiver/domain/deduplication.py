@@ -135,9 +135,9 @@ def _series(event: Facts) -> tuple[int, str, bool]:
     return event.attempt, event.outcome, event.retry_pending
 
 
-def says_same(one: Facts, other: Facts) -> bool:
+def says_same(event: Facts, other: Facts) -> bool:
     """Whether both events tell the same result, whatever files and further members they have."""
-    return _series(one) == _series(other) and one.statement == other.statement
+    return _series(event) == _series(other) and event.statement == other.statement
 
 
 def _rank(event: Facts) -> tuple[int, float, bool, int]:
@@ -172,8 +172,8 @@ def statement_of(run: Run, data: Mapping[str, Any]) -> str:
     """Return 32 hex digits, the same for two bodies with the same output, failure reason and errors, whatever files
     they have. `data`: the members of the body. A millisecond for an output of 100 kB."""
     reason = None if run.outcome != run.status else _normal(data.get("failure_reason")) or None
-    said = b"[%b,%b,%b]" % (_dump(_output(data)), _dump(reason), _dump(_normal(data.get("errors"))))
-    return hashlib.sha256(said).hexdigest()[:32]
+    statement = b"[%b,%b,%b]" % (_dump(_output(data)), _dump(reason), _dump(_normal(data.get("errors"))))
+    return hashlib.sha256(statement).hexdigest()[:32]
 
 
 _ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), check_circular=False)

@@ -32,8 +32,8 @@ SHORT_ID: Final = 16
 def event_id(source: str, body: bytes) -> str:
     """Return the id of the event with `body` from `source`."""
     hashed = _hash_of(source, body)
-    if found := _RUN_ID.search(body, 0, _BEGINNING):
-        second = int(found[1]) >> 32 & 0xFFFFFFFF
+    if match := _RUN_ID.search(body, 0, _BEGINNING):
+        second = int(match[1]) >> 32 & 0xFFFFFFFF
         return f"evt_{_LETTERS[second >> 28]}{second & 0xFFFFFFF:07x}{hashed[:24]}"
     return "evt_" + hashed[:32]
 

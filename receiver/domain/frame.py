@@ -51,10 +51,10 @@ class EntryKeys:
         self._hashes = {
             source: tuple(
                 hashlib.blake2b(key=hashlib.sha256(_PURPOSE + b"\0" + each.encode()).digest(), digest_size=MAC_BYTES)
-                for each in dict.fromkeys(found)
+                for each in dict.fromkeys(source_secrets)
                 if each
             )
-            for source, found in secrets.items()
+            for source, source_secrets in secrets.items()
         }
 
     def knows(self, source: str) -> bool:
@@ -73,7 +73,7 @@ class EntryKeys:
     def fit(self, source: str, head: bytes, macs: bytes) -> bool:
         """Return whether one of `macs` is that of `head` with one of the keys of `source`."""
         ours, theirs = _split(self.macs(source, head)), _split(macs)
-        return len(macs) % MAC_BYTES == 0 and any(hmac.compare_digest(one, other) for one in ours for other in theirs)
+        return len(macs) % MAC_BYTES == 0 and any(hmac.compare_digest(mac, other) for mac in ours for other in theirs)
 
 
 def head_of(event: Event) -> bytes:

@@ -49,9 +49,9 @@ def parse_event(
     if not run.run_id or run.problem:
         return ParsedEvent(event, run.with_data(data), body, data=data)
     known = shape.of_details(data, redactor.mask(dict(details))) if details else {}
-    members, found = _completed(data, data, redactor, known)
+    members, completion = _completed(data, data, redactor, known)
     facts = deduplication.facts_of(event.id, run, data, members)
-    return ParsedEvent(event, run.with_data(members), body, facts, found, data)
+    return ParsedEvent(event, run.with_data(members), body, facts, completion, data)
 
 
 def complete(parsed: ParsedEvent, redactor: Redactor, completion: Mapping[str, Any]) -> ParsedEvent:
@@ -94,5 +94,5 @@ def completion_text(completion: Mapping[str, Any]) -> str:
 
 def completion_of_text(text: str) -> dict[str, Any]:
     """Return the completion that the ledger keeps as `text`."""
-    found: dict[str, Any] = json.loads(text) if text else {}
-    return found
+    completion: dict[str, Any] = json.loads(text) if text else {}
+    return completion

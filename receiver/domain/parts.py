@@ -53,12 +53,12 @@ class PartBeat:
     def from_json(cls, text: str | bytes) -> PartBeat | None:
         """Return the heartbeat that `to_json` wrote; None for anything else."""
         try:
-            found = json.loads(text)
-            texts = [str(found[each])[:_LONGEST] for each in ("name", "part", "host", "version", "config")]
-            started, sent, stalled = (float(found[each]) for each in ("started_at", "sent_at", "stalled"))
-            details = found["details"] if isinstance(found["details"], dict) else {}
+            members = json.loads(text)
+            texts = [str(members[each])[:_LONGEST] for each in ("name", "part", "host", "version", "config")]
+            started, sent, stalled = (float(members[each]) for each in ("started_at", "sent_at", "stalled"))
+            details = members["details"] if isinstance(members["details"], dict) else {}
             name, part, host, version, config = texts
-            pid, stopped = int(found["pid"]), found["stopped"] is True
+            pid, stopped = int(members["pid"]), members["stopped"] is True
             return cls(name, part, host, pid, version, config, started, sent, stalled, stopped, details)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
             return None
@@ -112,29 +112,29 @@ def expected(sinks: Iterable[str]) -> list[str]:
 
 def merge(*stores: Iterable[PartSeen]) -> list[PartSeen]:
     """Return each process once, as the store that heard of it last tells; by part, the newest first."""
-    found: dict[str, PartSeen] = {}
+    newest: dict[str, PartSeen] = {}
     for seen in (each for store in stores for each in store):
-        other = found.get(seen.beat.name)
+        other = newest.get(seen.beat.name)
         # Written one after the other: a stop that reached only one store is one for all.
         if other is None or (seen.beat.sent_at, -seen.age) > (other.beat.sent_at, -other.age):
             skew = seen.skew if seen.skew is not None or other is None else other.skew
-            found[seen.beat.name] = replace(seen, skew=skew)
+            newest[seen.beat.name] = replace(seen, skew=skew)
         elif other.skew is None:
-            found[seen.beat.name] = replace(other, skew=seen.skew)
+            newest[seen.beat.name] = replace(other, skew=seen.skew)
     order = {RECEIVER: 0, DISPATCH: 1, CLOCK: 3}
-    return sorted(found.values(), key=lambda each: (order.get(each.beat.part, 2), each.beat.part, each.age))
+    return sorted(newest.values(), key=lambda each: (order.get(each.beat.part, 2), each.beat.part, each.age))
 
 
-def missing(seen: Collection[PartSeen], wanted: Iterable[str]) -> dict[str, PartSeen | None]:
+def missing(seen: Collection[PartSeen], parts: Iterable[str]) -> dict[str, PartSeen | None]:
     """Return the parts of which none is alive, each with the process that was heard of last, if there was one."""
     alive = {each.beat.part for each in seen if each.alive}
-    found: dict[str, PartSeen | None] = {}
-    for part in wanted:
+    last_seen: dict[str, PartSeen | None] = {}
+    for part in parts:
         if part not in alive:
-            found[part] = min(
+            last_seen[part] = min(
                 (each for each in seen if each.beat.part == part), key=lambda each: each.age, default=None
             )
-    return found
+    return last_seen
 
 
 def lost(seen: Collection[PartSeen]) -> list[PartSeen]:

@@ -94,12 +94,12 @@ class Redactor:
             return body
         parts: list[bytes] = []
         done = 0
-        for found in self._in_text.finditer(body):
-            start = found.end()
+        for match in self._in_text.finditer(body):
+            start = match.end()
             if start < done:
                 continue  # inside of what is masked already
-            end = _end_of_value(body, start, found["slash"])
-            quote = found["slash"] + b'"'
+            end = _end_of_value(body, start, match["slash"])
+            quote = match["slash"] + b'"'
             if body[start:end] in (b"null", b"", quote + quote, quote + MASK.encode() + quote):
                 continue
             parts += [body[done:start], quote, MASK.encode(), quote]
@@ -169,12 +169,12 @@ def _end_of_value(body: bytes, start: int, slash: bytes) -> int:
     if body.startswith(slash + b'"', start):
         return _end_of_string(body, start + len(slash) + 1, slash)
     if opening not in (b"{", b"["):
-        found = _BARE.match(body, start)
-        return found.end() if found else start
+        match = _BARE.match(body, start)
+        return match.end() if match else start
     depth, position = 0, start
-    while found := _BRACKET.search(body, position):
-        position = found.end()
-        token = found[0]
+    while match := _BRACKET.search(body, position):
+        position = match.end()
+        token = match[0]
         if token.endswith(b'"'):
             position = _end_of_string(body, position, slash)
         else:
@@ -190,11 +190,11 @@ def _end_of_string(body: bytes, start: int, slash: bytes) -> int:
     Fewer end the string around it, and this one with it.
     """
     position = start
-    while found := _QUOTE.search(body, position):
-        position = found.end()
-        slashes = len(found[1])
+    while match := _QUOTE.search(body, position):
+        position = match.end()
+        slashes = len(match[1])
         if slashes < len(slash):
-            return found.start()
+            return match.start()
         if slashes == len(slash) or (not slash and slashes % 2 == 0):
             return position
     return len(body)

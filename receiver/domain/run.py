@@ -200,13 +200,13 @@ def storable(members: Mapping[str, Any]) -> dict[str, Any]:
 
     Those that are nested too deeply for a body are left out.
     """
-    found: dict[str, Any] = {}
+    kept: dict[str, Any] = {}
     for name, value in members.items():
         try:
-            found[_UNSTORABLE.sub(REPLACEMENT, name)] = _cleaned(value, MAX_DEPTH - 2)  # they may become run_request's
+            kept[_UNSTORABLE.sub(REPLACEMENT, name)] = _cleaned(value, MAX_DEPTH - 2)  # they may become run_request's
         except RecursionError:
             continue
-    return found
+    return kept
 
 
 def parse_outline(body: bytes) -> Run:
@@ -219,8 +219,8 @@ def scan_run_id(beginning: bytes) -> str:
 
     Skyvern writes the ids of a run first, before anything that a page or a model wrote.
     """
-    found = _ID_IN_BEGINNING.search(beginning)
-    return found[1].decode() if found else ""
+    match = _ID_IN_BEGINNING.search(beginning)
+    return match[1].decode() if match else ""
 
 
 def undelivered(data: dict[str, Any]) -> bool:

@@ -209,23 +209,23 @@ def completion_of(
     `request`: the members of its submission's request; `older`: by a call under /api/v1. `details`: see `of_details`.
     `same_result`, `earlier`: the completed members of an event of the run that said the same, and of any other.
     """
-    found: dict[str, Any] = {}
+    completion: dict[str, Any] = {}
     if request is not None:
         asked, there = run_request(str(run.get("run_type")), request, older=older), run.get("run_request")
         if isinstance(there, dict):  # Skyvern leaves out some of what was asked for
             asked = {name: asked[name] for name in asked if is_empty(there.get(name)) and not is_empty(asked[name])}
         if asked:
-            found["run_request"] = asked
-            run = completed(run, found)  # the rest of it follows from that, each time
+            completion["run_request"] = asked
+            run = completed(run, completion)  # the rest of it follows from that, each time
     for values, names in (
         (same_result, (*DESCRIPTIVE, *OF_RESULT)),
         (earlier, DESCRIPTIVE),
         (details, tuple(details or ())),
     ):
         for name in names:
-            if values and name not in found and is_empty(run.get(name)) and not is_empty(values.get(name)):
-                found[name] = values[name]
-    return found
+            if values and name not in completion and is_empty(run.get(name)) and not is_empty(values.get(name)):
+                completion[name] = values[name]
+    return completion
 
 
 def of_details(run: Data, details: Data) -> dict[str, Any]:
@@ -254,8 +254,8 @@ def webhook_body(body: bytes, data: Data, run: Data) -> bytes:
 
     `data`: the body's members; `run`: the completed ones. Returns `body` itself when it lacks none.
     """
-    wanted = _WEBHOOK.get(_kind(run), {})
-    lacking = {name: run[name] for name in wanted if name in run and name not in data}
+    members = _WEBHOOK.get(_kind(run), {})
+    lacking = {name: run[name] for name in members if name in run and name not in data}
     filled = {name: run[name] for name in data if is_empty(data[name]) and not is_empty(run.get(name))}
     if filled or not data:
         return _dump({**data, **lacking, **filled}) if data else body

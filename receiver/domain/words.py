@@ -89,12 +89,12 @@ def parse_query(text: str) -> TextQuery:
         if words:
             last = len(words) - 1
             phrases.append(tuple(Term(word, prefix and place == last) for place, word in enumerate(words)))
-    found = TextQuery(tuple(dict.fromkeys(phrases)))
+    query = TextQuery(tuple(dict.fromkeys(phrases)))
     if not phrases:
         raise BadSearch('it has no letter and no digit; write words, such as: timeout "login button" inv*')
-    if len(found.terms) > MAX_TERMS:
-        raise BadSearch(f"it has {len(found.terms)} words, and {MAX_TERMS} are the most: leave some out")
-    return found
+    if len(query.terms) > MAX_TERMS:
+        raise BadSearch(f"it has {len(query.terms)} words, and {MAX_TERMS} are the most: leave some out")
+    return query
 
 
 def words_of(text: str) -> list[str]:
@@ -116,7 +116,7 @@ def document(title: str | None, failure_reason: str | None, output: Any) -> str:
 def _values(value: Any) -> dict[str, None]:
     """Return the texts and numbers in `value`, each once, in its order, up to MAX_TEXT; without recursion, for it may
     be nested deeply."""
-    found: dict[str, None] = {}
+    texts: dict[str, None] = {}
     left = MAX_TEXT
     rest: list[Iterator[Any]] = [iter(value)]
     while rest:
@@ -125,15 +125,15 @@ def _values(value: Any) -> dict[str, None]:
                 rest.append(_members(member) if isinstance(member, dict) else iter(member))
                 break
             text = member if isinstance(member, str) else _number(member)
-            if text in found or text in ("", MASK):
+            if text in texts or text in ("", MASK):
                 continue
-            found[text[:left]] = None
+            texts[text[:left]] = None
             left -= len(text) + 1
             if left <= 0:
-                return found
+                return texts
         else:
             rest.pop()
-    return found
+    return texts
 
 
 def _members(value: Mapping[str, Any]) -> Iterator[Any]:
@@ -174,13 +174,13 @@ class _Spaced(dict[int, str]):
     def __missing__(self, code: int) -> str:
         char = chr(code)
         if any(first <= code <= last for first, last in _SINGLE):
-            found = f" {char} " if category(char)[0] in "LN" else " "
+            spaced = f" {char} " if category(char)[0] in "LN" else " "
         else:
             # Marks are parts of words: without them, no word of Hindi would be whole.
-            found = char if category(char)[0] in "LNM" else " "
+            spaced = char if category(char)[0] in "LNM" else " "
         if len(self) < _REMEMBERED:
-            self[code] = found
-        return found
+            self[code] = spaced
+        return spaced
 
 
 _SPACED: Final = _Spaced()

@@ -102,12 +102,12 @@ class Evaluation:
 
     def _values(self, expression: Expression) -> list[tuple[str, Any]]:
         """Return the single values that a rule read, by path."""
-        found = []
+        values = []
         for use in expression.names.uses:
             present, value = _look_up(self._roots, use.path)
             if present and use.whole and not isinstance(value, dict | list):
-                found.append((_spell(use.path), value))
-        return found
+                values.append((_spell(use.path), value))
+        return values
 
     def _prepare(self) -> None:
         """Make the context, without the values of rules that would take too long on this event."""
@@ -129,9 +129,9 @@ class Evaluation:
                         return f"{_spell(use.path[: length + 1])} is missing"
             named = f"a field {name}" if name in expression.source else "a field"  # else it is a value of the run
             return f"{named} is missing; ask for it with has(…) first"
-        if found := re.match(r"Undefined variable or function: '(\w+)'", str(error)):
+        if match := re.match(r"Undefined variable or function: '(\w+)'", str(error)):
             # Names are checked at load, so it is one that the value at hand does not have.
-            return f"{found[1]} can't be done: {self._kinds(expression)}"
+            return f"{match[1]} can't be done: {self._kinds(expression)}"
         if isinstance(error, IndexError):
             return "a list is shorter than that"
         if isinstance(error, TypeError):
@@ -144,8 +144,8 @@ class Evaluation:
                 present, value = _look_up(self._roots, use.path[:length])
                 if present and not isinstance(value, dict):
                     return f"{_spell(use.path[:length])} is {_kind(value)} and has no field {use.path[length]}"
-        if found := re.match(r"Unsupported operation: (.*?)\. CEL", str(error)):
-            return f"{found[1]} can't be done; numbers of a run are doubles: write 1.0 for 1"
+        if match := re.match(r"Unsupported operation: (.*?)\. CEL", str(error)):
+            return f"{match[1]} can't be done; numbers of a run are doubles: write 1.0 for 1"
         # Equality fits all types, so the fault is in what < or > compares.
         read = self._values(expression)
         ordered = r"{0}\s*[<>]|[<>]=?\s*{0}"

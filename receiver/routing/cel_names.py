@@ -97,25 +97,25 @@ class Names:
         """Find the loops. Returns the power."""
         open_brackets: list[tuple[str, int, int]] = []  # the loop's variable or "", its power, where it begins
         highest = 1
-        for found in _BRACKET.finditer(self._plain):
+        for match in _BRACKET.finditer(self._plain):
             power = open_brackets[-1][1] if open_brackets else 0
-            if macro := found["macro"]:
-                bound = found["bound"]
+            if macro := match["macro"]:
+                bound = match["bound"]
                 if bound in _ROOTS:
-                    place = self._where(found.start("macro"))
+                    place = self._where(match.start("macro"))
                     raise CelError(f"{macro} gives its variable the name {bound} {place}; choose another")
                 around = [name for name, _, _ in open_brackets if name]
                 # All lists inside the elements (invoice.lines) are read once in all; any other, once for each element.
-                power += not around or found["root"] != around[-1]
+                power += not around or match["root"] != around[-1]
                 power += macro in ("map", "filter")  # the library copies their result at each step
                 highest = max(highest, power)
-                open_brackets.append((bound, power, found.start("bound")))
-            elif found[0] in "([{":
+                open_brackets.append((bound, power, match.start("bound")))
+            elif match[0] in "([{":
                 open_brackets.append(("", power, 0))
             elif open_brackets:
                 bound, _, start = open_brackets.pop()
                 if bound:
-                    self._loops.append(_Loop(bound, start, found.start()))
+                    self._loops.append(_Loop(bound, start, match.start()))
         return highest
 
     def _check_variables(self, names: Iterable[str]) -> None:
@@ -124,11 +124,11 @@ class Names:
         if message := re.search(r"(?:\b(?!in\b)\w+|[)\]\"])\s*\{", self._plain):
             raise CelError(f"constructs a message, which is not supported, {self._where(message.end() - 1)}")
         for name in sorted(names):
-            for found in re.finditer(rf"(?<![\w.]){re.escape(name)}\b(?!\s*\()", self._plain):
-                bound = self._bound_at(found.start())
+            for match in re.finditer(rf"(?<![\w.]){re.escape(name)}\b(?!\s*\()", self._plain):
+                bound = self._bound_at(match.start())
                 if name not in bound:
                     hint = _hint(name, [*_ROOTS, *bound], f'write "{name}" for a text, run.{name} for a field')
-                    raise CelError(f"the name {name} is not known {self._where(found.start())}; {hint}")
+                    raise CelError(f"the name {name} is not known {self._where(match.start())}; {hint}")
 
     def _check_functions(self, names: Iterable[str]) -> None:
         known = [*MACROS, *FUNCTIONS]
@@ -144,26 +144,26 @@ class Names:
     def _find_uses(self) -> tuple[Use, ...]:
         """Return the paths, each up to a call or an index that is not a text."""
         uses: dict[Use, None] = {}
-        for found in _PATH.finditer(self._plain):
-            steps = _STEP.finditer(self._plain, *found.span("rest"))
+        for match in _PATH.finditer(self._plain):
+            steps = _STEP.finditer(self._plain, *match.span("rest"))
             names = (step[1] or str(self._evaluate(self._source[step.start() : step.end()])) for step in steps)
-            path = (found["root"], *names)
+            path = (match["root"], *names)
             if path[0] == "event" and len(path) > 1 and path[1] not in EVENT_FIELDS:
                 hint = _hint(path[1], EVENT_FIELDS, f"an event has {', '.join(EVENT_FIELDS)}", "event.")
-                raise CelError(f"event.{path[1]} is not known {self._where(found.start('root'))}; {hint}")
-            whole = not found["has"] or len(path) == 1 or not found["closed"]  # has(run.list[0].x) reads run.list
-            uses[Use(path, whole, bool(self._bound_at(found.start())))] = None
+                raise CelError(f"event.{path[1]} is not known {self._where(match.start('root'))}; {hint}")
+            whole = not match["has"] or len(path) == 1 or not match["closed"]  # has(run.list[0].x) reads run.list
+            uses[Use(path, whole, bool(self._bound_at(match.start())))] = None
         return tuple(uses)
 
     def _check_patterns(self) -> int:
         """Check that each pattern is a valid literal: the library compiles it at each step. Returns the weight."""
         weight = 1
-        for found in _MATCHES.finditer(self._plain):
-            if not found["pattern"] or bool(found["method"]) == bool(found["argument"]):
-                place = self._where(found.start() + len(found["method"] or ""))
+        for match in _MATCHES.finditer(self._plain):
+            if not match["pattern"] or bool(match["method"]) == bool(match["argument"]):
+                place = self._where(match.start() + len(match["method"] or ""))
                 raise CelError(f"matches needs a pattern in quotes {place}")
-            start = found.start("pattern")
-            pattern = self._source[start : start + found["pattern"].rindex('"') + 1]
+            start = match.start("pattern")
+            pattern = self._source[start : start + match["pattern"].rindex('"') + 1]
             try:
                 self._evaluate(f"''.matches({pattern})")
             except Exception as error:  # noqa: BLE001 - the library raises what it likes
@@ -181,10 +181,10 @@ def _hint(name: str, known: Iterable[str], otherwise: str, prefix: str = "") -> 
 
 def syntax_problem(source: str, message: str) -> str:
     """Return the problem of an expression that the library does not compile. `message`: the library's."""
-    found = _PROBLEM.search(message)
-    if not found:
+    match = _PROBLEM.search(message)
+    if not match:
         return f"is not valid CEL: {one_line(message)[:200]}"
-    line, column, reason = int(found[1]), int(found[2]), found[3]
+    line, column, reason = int(match[1]), int(match[2]), match[3]
     position = sum(len(text) + 1 for text in source.split("\n")[: line - 1]) + column - 1
     reason = (
         reason.replace("mismatched input '<EOF>'", "it ends too early")

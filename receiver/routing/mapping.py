@@ -49,7 +49,7 @@ class Condition(NamedTuple):
         """Whether `value` is one of the expected values."""
         if isinstance(value, str):
             return value in self.values or any(glob.match(value) for glob in self.globs)
-        return any(_same(value, wanted) for wanted in self.values)
+        return any(_same(value, expected) for expected in self.values)
 
 
 def compile_mapping(when: Mapping[str, Any]) -> tuple[list[Condition], list[Problem]]:
@@ -69,16 +69,16 @@ def _compile(
     conditions: list[Condition],
     problems: list[Problem],
 ) -> None:
-    for name, wanted in when.items():
+    for name, expected in when.items():
         path, here = f"{prefix}{name}", (*keys, name)
-        if isinstance(wanted, Mapping):
-            if not wanted:
+        if isinstance(expected, Mapping):
+            if not expected:
                 problems.append((here, "is an empty mapping; add the expected fields"))
-            _compile(wanted, f"{path}.", here, conditions, problems)
+            _compile(expected, f"{path}.", here, conditions, problems)
         elif problem := _path_problem(path):
             problems.append((here, problem))
         else:
-            wishes = wanted if isinstance(wanted, list) else [wanted]
+            wishes = expected if isinstance(expected, list) else [expected]
             if not wishes:
                 problems.append((here, "is an empty list, which nothing matches; add values"))
             for index, wish in enumerate(wishes):
@@ -160,8 +160,8 @@ def show(value: Any) -> str:
     return json.dumps(text, ensure_ascii=False) if isinstance(value, str) else text
 
 
-def _same(value: Any, wanted: Any) -> bool:
+def _same(value: Any, expected: Any) -> bool:
     """Equal, and neither a truth value for a number nor the other way round."""
-    if isinstance(value, bool) or isinstance(wanted, bool):
-        return value is wanted
-    return bool(value == wanted)
+    if isinstance(value, bool) or isinstance(expected, bool):
+        return value is expected
+    return bool(value == expected)

@@ -62,14 +62,14 @@ def mentioned_fields(when: str | Mapping[str, Any] | None) -> list[str]:
 
 def rule_warnings(route: RouteConfig) -> list[str]:
     """Return warnings about a valid rule: names and values that are probably misspelt."""
-    found = [
+    warnings = [
         f"Skyvern sends no field {name}{_guess(name, FIELDS) or ', as far as Runhook knows'}"
         for name in mentioned_fields(route.when)
         if name not in FIELDS
     ]
     if not isinstance(route.when, str):
         for condition in mapping.compile_mapping(route.when or {})[0]:
-            found += [
+            warnings += [
                 f"{condition.path} is compared with the text {value!r}; to compare numbers write an expression: "
                 f"run.{'.'.join(condition.parts)} {value}"
                 for value in condition.values
@@ -78,16 +78,16 @@ def rule_warnings(route: RouteConfig) -> list[str]:
     for name, value in _mentioned_values(route.when):
         if name == _DISPOSITION:
             if value not in ("new", UPDATE) and value not in OPT_IN:
-                found.append(f"no event has the disposition {value}: it is new, {', '.join((*OPT_IN, UPDATE))}")
+                warnings.append(f"no event has the disposition {value}: it is new, {', '.join((*OPT_IN, UPDATE))}")
             elif value in OPT_IN and not getattr(route, OPT_IN[value]):
-                found.append(f"the route sees no event that is {value} without `{OPT_IN[value]}: true`")
+                warnings.append(f"the route sees no event that is {value} without `{OPT_IN[value]}: true`")
         elif value in ACTIVE and name != "run_type" and not route.interim:
-            found.append(f"the route sees no run that is {value}: it has not ended; add `interim: true`")
+            warnings.append(f"the route sees no run that is {value}: it has not ended; add `interim: true`")
         elif value not in _VALUES[name]:
             guess = _guess(value, _VALUES[name])
             if guess or name != "run_type":  # a new release may have new types
-                found.append(f"Skyvern sends no {name} {value}{guess or f'; it is one of {_VALUES_TEXT}'}")
-    return found
+                warnings.append(f"Skyvern sends no {name} {value}{guess or f'; it is one of {_VALUES_TEXT}'}")
+    return warnings
 
 
 def _guess(name: str, known: Iterable[str]) -> str:
@@ -98,13 +98,15 @@ def _guess(name: str, known: Iterable[str]) -> str:
 def order_warnings(routes: Sequence[RouteConfig]) -> list[tuple[int, str]]:
     """Return the routes that nothing reaches, by index, because an earlier one takes every event and stops."""
     flags = [{name for name in (*OPT_IN.values(), "updates") if getattr(route, name)} for route in routes]
-    found = []
+    warnings = []
     for later, route in enumerate(routes):
         for earlier in range(later):
             if routes[earlier].stop and not routes[earlier].when and flags[later] <= flags[earlier]:
-                found.append((later, f"{route.name} never matches: {routes[earlier].name} takes every event and stops"))
+                warnings.append(
+                    (later, f"{route.name} never matches: {routes[earlier].name} takes every event and stops")
+                )
                 break
-    return found
+    return warnings
 
 
 def _mentioned_values(when: str | Mapping[str, Any] | None) -> list[tuple[str, str]]:

@@ -89,8 +89,8 @@ def listed_agents(answer: Answered) -> list[ListedAgent] | None:
 
 def listed_schedules(answer: Answered) -> list[ListedSchedule] | None:
     """Return the schedules of a GET /v1/schedules, or None when the answer is no such list."""
-    found = answer.json() if answer.ok else None
-    rows = found.get("schedules") if isinstance(found, dict) else None
+    content = answer.json() if answer.ok else None
+    rows = content.get("schedules") if isinstance(content, dict) else None
     if not isinstance(rows, list):
         return None
     return [
@@ -117,13 +117,13 @@ def listed_schedules(answer: Answered) -> list[ListedSchedule] | None:
 
 def definition_of(agent: Mapping[str, Any]) -> dict[str, Any]:
     """Return the definition with which an update leaves the agent as it is. `agent`: the answer to a GET of it."""
-    found = dict(agent.get("workflow_definition") or {})
-    parameters = [_parameter(each) for each in found.get("parameters") or () if isinstance(each, dict)]
-    found["parameters"] = [each for each in parameters if each is not None]
-    found["blocks"] = [_block(each) for each in found.get("blocks") or () if isinstance(each, dict)]
+    definition = dict(agent.get("workflow_definition") or {})
+    parameters = [_parameter(each) for each in definition.get("parameters") or () if isinstance(each, dict)]
+    definition["parameters"] = [each for each in parameters if each is not None]
+    definition["blocks"] = [_block(each) for each in definition.get("blocks") or () if isinstance(each, dict)]
     # Null headers would become empty ones; left out, they stay as they are.
     settings = {name: agent[name] for name in SETTINGS if name in agent and (agent[name], name) not in _NULL_HEADERS}
-    return {**settings, "workflow_definition": found}
+    return {**settings, "workflow_definition": definition}
 
 
 def _parameter(given: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -160,8 +160,8 @@ def _block(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """Return the settings in which two responses to a GET of an agent differ, except those of each version."""
-    wanted = (*SETTINGS, "workflow_definition")
-    return [name for name in wanted if _lasting(before.get(name)) != _lasting(after.get(name))]
+    names = (*SETTINGS, "workflow_definition")
+    return [name for name in names if _lasting(before.get(name)) != _lasting(after.get(name))]
 
 
 def _lasting(value: Any) -> Any:
@@ -181,10 +181,10 @@ def as_yaml(definition: Mapping[str, Any]) -> bytes:
     return _SURROGATES.sub(_one_escape, text).encode()
 
 
-def _one_escape(found: re.Match[str]) -> str:
-    if found[1] is None:
-        return found[0]
-    high, low = int(found[1][1:], 16), int(found[2][1:], 16)
+def _one_escape(pair: re.Match[str]) -> str:
+    if pair[1] is None:
+        return pair[0]
+    high, low = int(pair[1][1:], 16), int(pair[2][1:], 16)
     return f"\\U{0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00):08X}"
 
 
@@ -214,10 +214,10 @@ def _last_cron(expression: str, timezone: str, now: float) -> float:
 
     try:
         local = datetime.fromtimestamp(now, ZoneInfo(timezone))
-        found: datetime = croniter(expression, local).get_prev(datetime)
+        due: datetime = croniter(expression, local).get_prev(datetime)
     except (LookupError, ValueError) as error:
         raise ValueError(f"{expression!r} in {timezone}: {error}") from None
-    return found.timestamp()
+    return due.timestamp()
 
 
 def scheduled_run_id(schedule_id: str, at: float) -> str:

@@ -105,16 +105,16 @@ class _Origin:
 
 def _reason_of(error: BaseException | None) -> str:
     """Return why there is no connection, in the words of the system: libraries hide them behind their own."""
-    found = ""
+    reason = ""
     while error is not None:
         if isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
         if isinstance(error, socket.gaierror | ssl.SSLError):
-            found = str(error.strerror)
+            reason = str(error.strerror)
         elif isinstance(error, OSError) and error.errno:
-            found = os.strerror(error.errno)
+            reason = os.strerror(error.errno)
         error = error.__cause__ or error.__context__
-    return found or "no connection"
+    return reason or "no connection"
 
 
 class _TooLarge(Exception):

@@ -39,20 +39,20 @@ def polled(
     family = members.family(str(run.get("run_type")))
     names = members.POLL[family]
     elsewhere = members.lacking(str(run.get("run_type")))
-    found = {name: run.get(name, _DEFAULTS.get(name)) for name in names}
+    answer = {name: run.get(name, _DEFAULTS.get(name)) for name in names}
     request = run.get("run_request")
     asked = request if isinstance(request, Mapping) else {}
     if family == members.WORKFLOW and asked:
         for name in _ASKED:
-            if asked.get(name) is not None and (found[name] is None or name == "run_with"):
-                found[name] = asked[name]
-        found["run_with"] = found["run_with"] or "agent"
-    found["run_request"] = (
+            if asked.get(name) is not None and (answer[name] is None or name == "run_with"):
+                answer[name] = asked[name]
+        answer["run_with"] = answer["run_with"] or "agent"
+    answer["run_request"] = (
         _request(family, body, run, asked, answered or {}, callback, proxy_location) if asked else None
     )
     # What a later version of Skyvern has beside these.
-    more = {name: value for name, value in body.items() if name not in found and name not in elsewhere}
-    return {**found, **more}
+    more = {name: value for name, value in body.items() if name not in answer and name not in elsewhere}
+    return {**answer, **more}
 
 
 def _request(
@@ -69,27 +69,27 @@ def _request(
     if isinstance(own, Mapping) and not body.keys() & members.lacking(str(run.get("run_type"))):
         return dict(own)  # the body is an answer to a poll itself
     left_out = members.LEFT_OUT[family]
-    told = own if isinstance(own, Mapping) else {}
+    webhook_request = own if isinstance(own, Mapping) else {}
     defaults = run_request(str(run.get("run_type")), {})
-    found = {}
+    request = {}
     for name in names:
-        values = (told.get(name), answered.get(name), asked.get(name))
+        values = (webhook_request.get(name), answered.get(name), asked.get(name))
         value = None if name in left_out else next((each for each in values if each is not None), None)
-        found[name] = defaults.get(name) if value is None else value
-        if name in told and name in _SENT:
-            found[name] = told[name]  # null too
+        request[name] = defaults.get(name) if value is None else value
+        if name in webhook_request and name in _SENT:
+            request[name] = webhook_request[name]  # null too
     if family == members.WORKFLOW:
-        if found["parameters"] is None:
-            found["parameters"] = {}
-        if found["start_fresh_browser"]:
-            found |= {"browser_session_id": None, "browser_profile_id": None}
-        own_url = told.get("webhook_url")
+        if request["parameters"] is None:
+            request["parameters"] = {}
+        if request["start_fresh_browser"]:
+            request |= {"browser_session_id": None, "browser_profile_id": None}
+        own_url = webhook_request.get("webhook_url")
     else:
         own_url = run.get("webhook_callback_url")
-        found["engine"] = ENGINES.get(str(run.get("run_type")), found["engine"])
-        found["prompt"] = found["prompt"] or ""
+        request["engine"] = ENGINES.get(str(run.get("run_type")), request["engine"])
+        request["prompt"] = request["prompt"] or ""
         if family == members.TASK and run.get("max_steps_per_run") is not None:
-            found["max_steps"] = run["max_steps_per_run"]
+            request["max_steps"] = run["max_steps_per_run"]
         if proxy_location is not _BY_DEFAULT:
-            found["proxy_location"] = proxy_location
-    return {**found, "webhook_url": own_url or callback or None}
+            request["proxy_location"] = proxy_location
+    return {**request, "webhook_url": own_url or callback or None}

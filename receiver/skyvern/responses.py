@@ -157,10 +157,10 @@ def submitted(answer: Answer) -> Created | Rejected | Lost:
         return Lost(answer.reason) if answer.ambiguous else Rejected(503)
     if answer.ok:
         parsed = answer.json_outline()
-        found = parsed if isinstance(parsed, dict) else {}
-        run_id = found.get("run_id") or found.get("task_id") or found.get("workflow_run_id")
+        run = parsed if isinstance(parsed, dict) else {}
+        run_id = run.get("run_id") or run.get("task_id") or run.get("workflow_run_id")
         if isinstance(run_id, str):
-            return Created(run_id, _text(found.get("run_type")), _text(found.get("status")))
+            return Created(run_id, _text(run.get("run_type")), _text(run.get("status")))
         return Lost(f"status {answer.status} without a run id")
     # A redirect was not followed and a 4xx created nothing, except 408: a proxy gave up, the server may not have.
     if 300 <= answer.status < 500 and answer.status != HTTPStatus.REQUEST_TIMEOUT:
@@ -207,12 +207,12 @@ def listed_artifacts(answer: Answered) -> list[Artifact] | None:
     rows = answer.json() if answer.ok else None
     if not isinstance(rows, list):
         return None
-    found = []
+    artifacts = []
     for row in rows:
         if not isinstance(row, dict) or not _text(row.get("artifact_id")):
             continue
         url, size, kind = _text(row.get("signed_url")), row.get("file_size"), _text(row.get("artifact_type"))
-        found.append(
+        artifacts.append(
             Artifact(
                 kind=_ARTIFACT_KINDS.get(kind, kind),
                 name=(_text(row.get("bundle_key")) or _text(row.get("uri"))).rpartition("/")[2] or row["artifact_id"],
@@ -223,7 +223,7 @@ def listed_artifacts(answer: Answered) -> list[Artifact] | None:
                 unchanged_since=_unchanged_since(row),
             )
         )
-    return found
+    return artifacts
 
 
 def _unchanged_since(row: Mapping[str, Any]) -> float | None:
@@ -246,19 +246,19 @@ def artifacts_run_id(run_id: str, run: Mapping[str, Any]) -> str:
 
 def expires_at(body: bytes) -> float | None:
     """Return when the first signed URL in `body` expires, in seconds since the epoch, or None."""
-    expiries = [expiry for found in _URL.finditer(body) if (expiry := _expiry_of(found[0])) is not None]
+    expiries = [expiry for url in _URL.finditer(body) if (expiry := _expiry_of(url[0])) is not None]
     return min(expiries, default=None)
 
 
 def _expiry_of(url: bytes) -> float | None:
     try:
-        if found := _EPOCH.search(url):
-            return float(found[1])
+        if match := _EPOCH.search(url):
+            return float(match[1])
         if (date := _AMAZON_DATE.search(url)) and (seconds := _AMAZON_SECONDS.search(url)):
             signed_at = datetime.strptime(date[1].decode(), "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
             return signed_at.timestamp() + int(seconds[1])
-        if found := _AZURE.search(url):
-            return datetime.fromisoformat(found[1].decode().replace("%3A", ":")).replace(tzinfo=UTC).timestamp()
+        if match := _AZURE.search(url):
+            return datetime.fromisoformat(match[1].decode().replace("%3A", ":")).replace(tzinfo=UTC).timestamp()
     except ValueError:
         return None  # not a date
     return None

@@ -324,10 +324,10 @@ class _Api:
             if is_upload:
                 chunks = chunks_of(request, self._limits.upload, UPLOAD_TIMEOUT)
                 return to_response(await self._proxy.upload(caller, path, query, headers, chunks))
-            found = await while_connected(request, self._proxy.read(caller, request.method, path, query, headers))
-            if isinstance(found, Reply):
-                return to_response(found)
-            reply, streamed = found
+            result = await while_connected(request, self._proxy.read(caller, request.method, path, query, headers))
+            if isinstance(result, Reply):
+                return to_response(result)
+            reply, streamed = result
             return StreamedResponse(streamed, reply.status, dict(reply.headers), stack.pop_all().close)
 
     async def _forward(self, request: Request, caller: Caller, body: bytes) -> Response:

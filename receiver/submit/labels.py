@@ -32,33 +32,33 @@ def labels_of(header: str, member: Any = None) -> dict[str, str]:
 
     `member`: the body's `labels`, an object of texts, numbers and truth values. Where both name a label, the body wins.
     """
-    found = _from_header(header)
+    labels = _from_header(header)
     if member is not None:
         if not isinstance(member, Mapping):
             raise LabelError('labels: must be an object such as {"team": "billing"}')
-        found |= {str(name): _text(str(name), value) for name, value in member.items()}
-    if (count := len(found.keys() - {CHAIN, TRY})) > MAX_LABELS:
+        labels |= {str(name): _text(str(name), value) for name, value in member.items()}
+    if (count := len(labels.keys() - {CHAIN, TRY})) > MAX_LABELS:
         raise LabelError(f"{count} of them, and {MAX_LABELS} are the most")
-    for name, value in found.items():
+    for name, value in labels.items():
         if not _NAME.fullmatch(name):
             raise LabelError("labels: a name is 1 to 64 of a-z, 0-9, _, . and -")
         if len(value) > MAX_VALUE:
             raise LabelError(f"labels: the value of {name} is longer than {MAX_VALUE} characters")
         if _CONTROL.search(value):
             raise LabelError(f"labels: the value of {name} holds control characters")
-    return dict(sorted(found.items()))
+    return dict(sorted(labels.items()))
 
 
 def _from_header(header: str) -> dict[str, str]:
-    found = {}
+    labels = {}
     for item in header.split(","):
         if not item.strip():
             continue
         name, equals, value = item.partition("=")
         if not equals:
             raise LabelError(f"{HEADER}: must be name=value, with commas between")
-        found[name.strip()] = unquote(value.strip())
-    return found
+        labels[name.strip()] = unquote(value.strip())
+    return labels
 
 
 def _text(name: str, value: Any) -> str:

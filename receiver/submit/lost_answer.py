@@ -62,9 +62,9 @@ class LostAnswers:
                 for pause in self._limits.searches:
                     await asyncio.sleep(pause)
                     search = partial(source.resolver.resolve, [submission], lambda now: now + self._poll_after)
-                    found, _ = await loop.run_in_executor(self._pool, search)
-                    if submission.id in found:
-                        return found[submission.id].answer
+                    resolved, _ = await loop.run_in_executor(self._pool, search)
+                    if submission.id in resolved:
+                        return resolved[submission.id].answer
                     current = await self.reload(submission)
                     if current is None or current.state not in OPEN:
                         return None

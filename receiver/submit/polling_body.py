@@ -37,12 +37,12 @@ def polling_body(result: RunResult, body: bytes, callback: str, more: Mapping[st
     members = {**polled(data, run, _answered(result), callback, **exact), **more}
     if any(members.get(name) is None for name in _REQUIRED):
         return None
-    said = str(members["status"])
-    if said != result.status.outcome:
+    status = str(members["status"])
+    if status != result.status.outcome:
         members["status"] = result.status.outcome
     # The name of a member with a NUL or half a character in it is another one in `data`.
     as_they_came = {name for name, value in members.items() if name in came and name in data and data[name] is value}
-    return to_bytes({name: came[name] if name in as_they_came else value for name, value in members.items()}), said
+    return to_bytes({name: came[name] if name in as_they_came else value for name, value in members.items()}), status
 
 
 def _completion(result: RunResult, data: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -55,7 +55,7 @@ def _completion(result: RunResult, data: Mapping[str, Any]) -> Mapping[str, Any]
 def _answered(result: RunResult) -> Mapping[str, Any] | None:
     """Return the `run_request` of Skyvern's answer to the submit, if it was recorded."""
     try:
-        said = parse_object(result.answer or b"").get("run_request")
+        request = parse_object(result.answer or b"").get("run_request")
     except NotAnObject:
         return None
-    return said if isinstance(said, Mapping) else None
+    return request if isinstance(request, Mapping) else None

@@ -54,19 +54,19 @@ def prepare(caller: Caller, call: SubmitCall, redactor: Redactor) -> Prepared:
     source, key = caller
     fields = parse_request(body)
     submission_id = "sub_" + secrets.token_hex(16)
-    found = _labels(key, headers.get(labels.HEADER, ""), fields.get(labels.MEMBER))
+    run_labels = _labels(key, headers.get(labels.HEADER, ""), fields.get(labels.MEMBER))
     idempotency_key = headers.get("idempotency-key") or None
     if idempotency_key and not (len(idempotency_key) <= _MAX_IDEMPOTENCY_KEY and idempotency_key.isprintable()):
         raise Refusal(invalid(None, f"Idempotency-Key: must be 1 to {_MAX_IDEMPOTENCY_KEY} printable characters"))
     given = fields.get(endpoint.url_field)
-    wanted = source.webhook_url(given) if isinstance(given, str) else ""
+    webhook_url = source.webhook_url(given) if isinstance(given, str) else ""
     sent = {name: value for name, value in fields.items() if name != labels.MEMBER}
     replacing = {}
     if given is None or isinstance(given, str):  # anything else Skyvern refuses, in its own words
         sent.pop(endpoint.url_field, None)
         if ours := source.callback_url(submission_id):
             sent[endpoint.url_field] = ours
-            replacing[json.dumps(ours).encode()] = json.dumps(wanted or None, ensure_ascii=False).encode()
+            replacing[json.dumps(ours).encode()] = json.dumps(webhook_url or None, ensure_ascii=False).encode()
     asked = masked({name: fields.get(name) for name in _NAMING}, redactor)
     texts = storable({name: text[:_READ] for name, text in asked.items() if isinstance(text, str)})
     new = NewSubmission(
@@ -77,8 +77,8 @@ def prepare(caller: Caller, call: SubmitCall, redactor: Redactor) -> Prepared:
         request_hash=_hash(call),
         title=title_of(texts),
         prompt=prompt_of(texts),
-        labels=found,
-        webhook_url=wanted,
+        labels=run_labels,
+        webhook_url=webhook_url,
         idempotency_key=idempotency_key,
         request=kept_request(call, fields, redactor),
     )
@@ -88,13 +88,13 @@ def prepare(caller: Caller, call: SubmitCall, redactor: Redactor) -> Prepared:
 def _labels(key: Key, header: str, member: Any) -> dict[str, str]:
     """Return the labels of a request. Raises Refusal."""
     try:
-        found = labels.labels_of(header, member)
+        run_labels = labels.labels_of(header, member)
     except labels.LabelError as problem:
         raise Refusal(invalid(labels.MEMBER, str(problem))) from None
-    if (reserved := sorted(found.keys() & {CHAIN, TRY})) and RESUBMIT not in key.scopes:
+    if (reserved := sorted(run_labels.keys() & {CHAIN, TRY})) and RESUBMIT not in key.scopes:
         words = f"{reserved[0]} is kept for tries of a failed run, and takes a key with the scope {RESUBMIT}"
         raise Refusal(invalid(labels.MEMBER, words))
-    return found
+    return run_labels
 
 
 def parse_request(body: bytes) -> dict[str, Any]:

@@ -48,8 +48,8 @@ class SecretScan:
     `overlap`: bytes at a text's end that may be the beginning of a secret."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        found = [each for each in secrets if len(each) >= SHORTEST]
-        forms = [each for secret in found for each in (secret, json.dumps(secret)[1:-1])]
+        long_secrets = [each for each in secrets if len(each) >= SHORTEST]
+        forms = [each for secret in long_secrets for each in (secret, json.dumps(secret)[1:-1])]
         self._needles = {each.encode() for each in (*forms, *(json.dumps(each)[1:-1] for each in forms))}
         self.overlap = max(map(len, self._needles), default=1) - 1
 
@@ -81,8 +81,13 @@ def malformed(problem: NotAnObject) -> Reply:
         return invalid(
             None, "Input should be a valid dictionary or object to extract fields from", "model_attributes_type"
         )
-    found = {"type": "json_invalid", "loc": ["body", problem.position], "msg": "JSON decode error", "input": {}}
-    return error(422, [{**found, "ctx": {"error": str(problem)}}])
+    problem_detail = {
+        "type": "json_invalid",
+        "loc": ["body", problem.position],
+        "msg": "JSON decode error",
+        "input": {},
+    }
+    return error(422, [{**problem_detail, "ctx": {"error": str(problem)}}])
 
 
 def relay(answer: Answer, secrets: SecretScan = NO_SECRETS, *, replacing: Mapping[bytes, bytes] | None = None) -> Reply:

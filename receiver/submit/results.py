@@ -88,27 +88,27 @@ class Results:
         TooManyWaiters."""
         if wait <= 0:
             try:
-                found = await self.from_ledger(caller, run_id)
+                reply = await self.from_ledger(caller, run_id)
             except LedgerUnavailable:
-                found = None
-            return found or await self.from_skyvern(caller, run_id)
+                reply = None
+            return reply or await self.from_skyvern(caller, run_id)
         last = await self.last_of_chain((caller.source.name, run_id))
-        found = await self.from_ledger(caller, last)
-        if found is None and not await self.is_known(caller.source, last):
-            reply = await self.from_skyvern(caller, last)
-            if reply.status == HTTPStatus.NOT_FOUND and last != run_id:
-                last, found = run_id, await self.from_ledger(caller, run_id)
-            elif reply.status != 200 or (await _parsed(reply.body)).final:
-                return reply
-        if found is None:
+        reply = await self.from_ledger(caller, last)
+        if reply is None and not await self.is_known(caller.source, last):
+            skyvern_reply = await self.from_skyvern(caller, last)
+            if skyvern_reply.status == HTTPStatus.NOT_FOUND and last != run_id:
+                last, reply = run_id, await self.from_ledger(caller, run_id)
+            elif skyvern_reply.status != 200 or (await _parsed(skyvern_reply.body)).final:
+                return skyvern_reply
+        if reply is None:
             with self._places.place(caller.key.id):
                 last, state = await self.wait(caller.source, last, wait)
-            found = await self.after_wait(caller, last, state)
-            if found.status == HTTPStatus.NOT_FOUND and last != run_id:  # how it ended itself is known
-                last, found = run_id, await self.from_ledger(caller, run_id) or found
-        if last != run_id and found.status == 200:
-            found = found.with_headers(**{RETRIED_FROM_HEADER: quote(run_id, safe="")})
-        return found
+            reply = await self.after_wait(caller, last, state)
+            if reply.status == HTTPStatus.NOT_FOUND and last != run_id:  # how it ended itself is known
+                last, reply = run_id, await self.from_ledger(caller, run_id) or reply
+        if last != run_id and reply.status == 200:
+            reply = reply.with_headers(**{RETRIED_FROM_HEADER: quote(run_id, safe="")})
+        return reply
 
     async def get_from_skyvern(self, caller: Caller, run_id: str) -> Reply:
         """Return Skyvern's current answer. Raises LedgerUnavailable.
@@ -144,7 +144,7 @@ class Results:
                 "The request was not kept: it was too large or nested too deeply, or made before requests were kept",
             )
         members = {name: value for name, value in submission.request.items() if name != CALL}
-        said = {
+        content = {
             "submission_id": submission.id,
             "run_id": submission.run_id,
             **submission.request.get(CALL, {}),
@@ -152,7 +152,7 @@ class Results:
             "request": members,
             "masked": masked_members(members),
         }
-        answer = Answered(200, json.dumps(said).encode(), {"content-type": "application/json"})
+        answer = Answered(200, json.dumps(content).encode(), {"content-type": "application/json"})
         return for_submission(relay(answer, caller.source.secrets), submission.id).with_headers(
             **{SOURCE_HEADER: "submission"}
         )
@@ -184,8 +184,8 @@ class Results:
     async def after_wait(self, caller: Caller, run_id: str, state: WaitedRun | None) -> Reply:
         """Return the run as it is after a wait that ended with `state`. When the process stops, all waits end at once,
         and Skyvern has less time to answer."""
-        if state is not None and state.is_known() and (found := await self.from_ledger(caller, run_id)):
-            return found
+        if state is not None and state.is_known() and (reply := await self.from_ledger(caller, run_id)):
+            return reply
         if state is not None and state.answer is not None:
             return await self._reply(caller, state.answer)
         try:
@@ -243,14 +243,14 @@ class Results:
             headers[RETRIED_BY_HEADER] = quote(last, safe="")
             more["retried_by_workflow_run_id"] = last
         callback = caller.source.callback_url(status.submission_id) if status.submission_id else ""
-        found = await off_loop(len(body), polling_body, result, body, callback, more)
-        if found is None:
+        polled = await off_loop(len(body), polling_body, result, body, callback, more)
+        if polled is None:
             return None
-        body, said = found
+        body, skyvern_status = polled
         if status.submission_id:
             headers[SUBMISSION_HEADER] = status.submission_id
-        if said != status.outcome:
-            headers[STATUS_HEADER] = quote(said[:100], safe="")
+        if skyvern_status != status.outcome:
+            headers[STATUS_HEADER] = quote(skyvern_status[:100], safe="")
         body = await mask_callbacks(self._ledger, caller.source.name, caller.key, body)
         reply = await off_loop(len(body), relay, Answered(200, body, headers), caller.source.secrets)
         return Reply(200, reply.body, headers) if reply.status == 200 else reply

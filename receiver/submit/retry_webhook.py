@@ -133,8 +133,8 @@ class WebhookRetrier:
         """Return the delivery after its next attempt; None if it took too long, or the process stops."""
         while time.monotonic() < deadline and not self._states.stopped:
             with suppress(LedgerUnavailable):
-                found = await self._ledger.read(lambda connection: resend.statuses(connection, [delivery]))
-                now = found.get(delivery, before)
+                statuses = await self._ledger.read(lambda connection: resend.statuses(connection, [delivery]))
+                now = statuses.get(delivery, before)
                 if now.state is DeliveryState.CANCELLED or (now.number > before.number and now.outcome != "lapsed"):
                     return now
             await asyncio.sleep(LOOK_INTERVAL)

@@ -59,9 +59,9 @@ class Source:
             why = problem if isinstance(problem, Refused) else "not an address"
             raise _refusal(f"Invalid URL: {why}. HTTP and HTTPS URLs are supported.") from None
         host = parsed.raw_host.decode("ascii")
-        found = literal_addresses(host)
+        addresses = literal_addresses(host)
         port = parsed.port or PORTS[parsed.scheme]
-        if found and all(self.allowed.check(host, address, port) for address in found):
+        if addresses and all(self.allowed.check(host, address, port) for address in addresses):
             raise _refusal(f"The host in your url is blocked: {host}")
 
 

@@ -207,10 +207,10 @@ class Submitter:
                     if await self._lost.find_run(source, submission) is not None:
                         return await self._lost.reload(submission) or submission
                     resolve_at = time.monotonic() + RESOLVE_INTERVAL
-            found = await self._lost.reload(submission)
-            if found is None or (task is not None and _awaits_answer(found, self._ledger.now())):
+            current = await self._lost.reload(submission)
+            if current is None or (task is not None and _awaits_answer(current, self._ledger.now())):
                 break  # its answer could not be recorded
-            submission = found
+            submission = current
         return submission
 
     async def _earlier_reply(self, source: Source, submission: Submission, is_disconnected: IsDisconnected) -> Reply:

@@ -244,11 +244,11 @@ def workflow_run(ending: str, moment: Moment, run_id: str | None) -> dict[str, A
 
 def _outputs(moment: Moment, number: str, files: dict[str, Any], status: str) -> dict[str, Any]:
     """Return the output of the workflow's one block, with the signed URLs that Skyvern renews inside of it."""
-    found = invoice(moment.seq)
+    extracted = invoice(moment.seq)
     block = {
         "task_id": f"tsk_{number}",
         "status": status,
-        "extracted_information": found,
+        "extracted_information": extracted,
         "failure_reason": None,
         "errors": [],
         "failure_category": None,
@@ -258,7 +258,7 @@ def _outputs(moment: Moment, number: str, files: dict[str, Any], status: str) ->
         "task_screenshots": files["screenshots"],
         "workflow_screenshots": files["screenshots"],
     }
-    return {"download_invoice_output": block, "extracted_information": [found]}
+    return {"download_invoice_output": block, "extracted_information": [extracted]}
 
 
 def _attempts(moment: Moment, status: str, attempt: int, next_attempt: str | None) -> list[dict[str, Any]]:

@@ -38,13 +38,13 @@ def body(run_type: str, now: float, run_id: str | None = None) -> dict[str, Any]
 
 
 def _task(run_id: str) -> dict[str, Any]:
-    found = {"sample_field": "sample_value", "example_data": "This is sample extracted data from the task"}
+    extracted = {"sample_field": "sample_value", "example_data": "This is sample extracted data from the task"}
     shots = [f"{_SITE}/screenshots/task-action-{number}.png" for number in (1, 2)]
     return {
         "task_id": run_id,
         "run_type": "task_v1",
-        "extracted_information": found,
-        "output": found,
+        "extracted_information": extracted,
+        "output": extracted,
         "action_screenshot_urls": shots,
         "screenshot_urls": shots,
         "screenshot_url": f"{_SITE}/screenshots/task-final.png",

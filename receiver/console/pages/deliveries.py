@@ -57,8 +57,8 @@ _MOVES: Final = (
 def resubmits(service: Service) -> list[tuple[str, str]]:
     """Return the buttons that submit runs again: what each says, and the sink it names. A single resubmit
     sink is chosen automatically; without one, there is no button."""
-    found = [name for name, sink in service.config.sinks.items() if sink.type == "resubmit"]
-    return [("Submit again", "")] if len(found) == 1 else [(f"Submit again by {name}", name) for name in found]
+    sinks = [name for name, sink in service.config.sinks.items() if sink.type == "resubmit"]
+    return [("Submit again", "")] if len(sinks) == 1 else [(f"Submit again by {name}", name) for name in sinks]
 
 
 def deliveries(service: Service, actor: Actor, _names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
@@ -76,15 +76,15 @@ def dead_letters(service: Service, actor: Actor, _names: Mapping[str, str], quer
 
 def delivery(service: Service, actor: Actor, names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
     """Return one delivery, and what became of each try."""
-    told = GET_DELIVERY.call(service, actor, GET_DELIVERY.parse(names, query))
-    row = told.delivery
+    details = GET_DELIVERY.call(service, actor, GET_DELIVERY.parse(names, query))
+    row = details.delivery
     of_event = LIST_EVENTS.validated({"event_id": row.event_id, "source": row.source, "limit": 1})
     events = LIST_EVENTS.call(service, actor, of_event).items
     return {
         "title": f"{row.run_id} to {row.sink}",
         "here": "Deliveries",
         "delivery": row,
-        "attempts": told.attempts,
+        "attempts": details.attempts,
         "size": events[0].size if events else None,
         "receipt": None if row.receipt is None else outline(row.receipt),
     }
@@ -107,10 +107,10 @@ def _moves(taken: Mapping[str, Sequence[str]]) -> Mapping[str, Any]:
 
 def _groups(service: Service, actor: Actor, taken: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
     """Return what the dead letters died of, the most frequent first. `taken`: the filter that finds them."""
-    wanted = {**{name: [value] for name, value in _REASONS.items()}, **taken}
-    counted = GET_TOTALS.parse({}, [(name, value) for name, values in wanted.items() for value in values])
-    found = GET_TOTALS.call(service, actor, counted).items[1:]
-    return [_group(taken, row.key["sink"], row.key["reason"], row.count) for row in found]
+    parameters = {**{name: [value] for name, value in _REASONS.items()}, **taken}
+    counted = GET_TOTALS.parse({}, [(name, value) for name, values in parameters.items() for value in values])
+    rows = GET_TOTALS.call(service, actor, counted).items[1:]
+    return [_group(taken, row.key["sink"], row.key["reason"], row.count) for row in rows]
 
 
 def _group(taken: Mapping[str, Sequence[str]], sink: str, reason: str, count: int) -> dict[str, Any]:

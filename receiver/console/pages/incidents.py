@@ -22,18 +22,18 @@ _STATES: Final = ("open", "acknowledged", "resolved")
 def incidents(service: Service, actor: Actor, _names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
     """Return groups of runs that failed in the window, with their runs in one link."""
     window, given = window_of(query), given_of(query)
-    wanted = [*((name, value) for name, value in given if name != NAME), ("since", window.name)]
-    found = LIST_INCIDENTS.call(service, actor, LIST_INCIDENTS.parse({}, wanted))
+    parameters = [*((name, value) for name, value in given if name != NAME), ("since", window.name)]
+    page = LIST_INCIDENTS.call(service, actor, LIST_INCIDENTS.parse({}, parameters))
     return {
         "title": "Incidents",
         "here": "Incidents",
         "window": window,
         "windows": window_links("/incidents", query, window),
         "form": filter_form(service, actor, "/incidents", given, LIST_INCIDENTS, _COMMON, without=("since", "until")),
-        "rows": [_shown(each, window.name) for each in sorted(found.items, key=lambda row: _STATES.index(row.state))],
+        "rows": [_shown(each, window.name) for each in sorted(page.items, key=lambda row: _STATES.index(row.state))],
         "resubmits": resubmits(service),
-        "others": found.others,
-        "counted_since": found.counted_since,
+        "others": page.others,
+        "counted_since": page.counted_since,
     }
 
 

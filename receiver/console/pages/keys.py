@@ -25,12 +25,12 @@ _MEANINGS: Final = {
 def keys(service: Service, actor: Actor, _names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
     """Return a page of the keys, and what a new one may be given."""
     given = given_of(query)
-    found = LIST_KEYS.call(service, actor, LIST_KEYS.parse({}, given))
+    page = LIST_KEYS.call(service, actor, LIST_KEYS.parse({}, given))
     return {
         "title": "Keys",
         "here": "Keys",
-        "rows": found.items,
-        "further": further("/keys", given, found),
+        "rows": page.items,
+        "further": further("/keys", given, page),
         "scopes": [(scope, _MEANINGS[scope]) for scope in ALL_SCOPES if scope in actor.scopes],
         "withheld": [scope for scope in ALL_SCOPES if scope not in actor.scopes],
         "sources": [] if actor.source else list(service.config.sources),

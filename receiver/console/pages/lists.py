@@ -58,40 +58,40 @@ def _resubmittable(given: Mapping[str, Sequence[str]]) -> bool:
 
 def submission(service: Service, actor: Actor, names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
     """Return one submission with its run and what it waits for."""
-    told = GET_SUBMISSION.call(service, actor, GET_SUBMISSION.parse(names, query))
-    found = told.submission
+    details = GET_SUBMISSION.call(service, actor, GET_SUBMISSION.parse(names, query))
+    row = details.submission
     facts = [
-        ("id", found.id),
-        ("source", found.source),
-        ("call", found.call),
-        ("key", told.key.name if told.key else found.key_id),
-        ("type", found.run_type),
-        ("answer", f"HTTP {found.answer_status}" if found.answer_status else ""),
-        ("labels", ", ".join(f"{name}={value}" for name, value in sorted(found.labels.items()))),
-        ("polled", counted(found.polls, "time", "times") if found.polls else ""),
+        ("id", row.id),
+        ("source", row.source),
+        ("call", row.call),
+        ("key", details.key.name if details.key else row.key_id),
+        ("type", row.run_type),
+        ("answer", f"HTTP {row.answer_status}" if row.answer_status else ""),
+        ("labels", ", ".join(f"{name}={value}" for name, value in sorted(row.labels.items()))),
+        ("polled", counted(row.polls, "time", "times") if row.polls else ""),
     ]
     return {
-        "title": found.title or found.prompt or found.id,
+        "title": row.title or row.prompt or row.id,
         "here": "Submissions",
-        "submission": found,
-        "run": told.run,
-        "timeline": told.timeline,
+        "submission": row,
+        "run": details.run,
+        "timeline": details.timeline,
         "facts": [(name, value) for name, value in facts if value],
         "resubmits": resubmits(service),
-        "request": None if found.request is None else outline(found.request),
+        "request": None if row.request is None else outline(row.request),
     }
 
 
 def operation(service: Service, actor: Actor, names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
     """Return one operation."""
-    found = GET_OPERATION.call(service, actor, GET_OPERATION.parse(names, query))
-    return {"title": f"{found.kind.capitalize()} {found.id}", "here": "Operations", "row": found}
+    row = GET_OPERATION.call(service, actor, GET_OPERATION.parse(names, query))
+    return {"title": f"{row.kind.capitalize()} {row.id}", "here": "Operations", "row": row}
 
 
 def views(service: Service, actor: Actor, _names: Mapping[str, str], _query: Query) -> Mapping[str, Any]:
     """Return the saved views that a person sees."""
-    found = LIST_VIEWS.call(service, actor, LIST_VIEWS.validated({}))
-    return {"title": "Saved views", "here": "Saved views", "rows": found.items}
+    page = LIST_VIEWS.call(service, actor, LIST_VIEWS.validated({}))
+    return {"title": "Saved views", "here": "Saved views", "rows": page.items}
 
 
 RUNS: Final = ConsolePage("/runs", "runs.html", runs, PageLink("Runs", "r", ""))

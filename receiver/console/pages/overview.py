@@ -67,8 +67,8 @@ def overview(service: Service, actor: Actor, _names: Mapping[str, str], query: Q
     buckets = window.buckets(service.ledger.known_now())
 
     def total(**given: Any) -> Totals:
-        wanted = {"since": buckets.since, "bucket": window.seconds, "top": 500, **given}
-        return GET_TOTALS.call(service, actor, GET_TOTALS.validated(wanted))
+        parameters = {"since": buckets.since, "bucket": window.seconds, "top": 500, **given}
+        return GET_TOTALS.call(service, actor, GET_TOTALS.validated(parameters))
 
     status = None
     if not actor.source:
@@ -148,12 +148,12 @@ def _of_work(status: Status | None, dead: Totals, overdue: str) -> list[Figure]:
     """Return the numbers of what is under way, or stays behind."""
     count = dead.items[0].count
     more = "+" if dead.counted_since else ""
-    found = [
+    figures = [
         Figure("dead letters", f"{count:,}{more}", f"{PATH}/dead", "bad" if count else ""),
         Figure("overdue", overdue, f"{PATH}/missing", "wait" if overdue != "0" else ""),
     ]
     if status is None:
-        return found
+        return figures
 
     def waiting(*states: str) -> str:
         counts = [each.get(state, 0) for each in status.ledger.deliveries.values() for state in states]
@@ -163,7 +163,7 @@ def _of_work(status: Status | None, dead: Totals, overdue: str) -> list[Figure]:
     return [
         Figure("pending", waiting(*pending), _path("/deliveries", state=pending)),
         Figure("retrying", waiting("waiting"), _path("/deliveries", state="waiting")),
-        *found,
+        *figures,
     ]
 
 
@@ -186,10 +186,10 @@ def _advice(problem: ProblemRow, sinks: Sequence[str]) -> Advice:
 
 
 def _summed(rows: Iterable[TotalRow], value: Callable[[TotalRow], float]) -> dict[float, float]:
-    found: dict[float, float] = {}
+    sums: dict[float, float] = {}
     for row in rows:
-        found[row.at or 0.0] = found.get(row.at or 0.0, 0.0) + value(row)
-    return found
+        sums[row.at or 0.0] = sums.get(row.at or 0.0, 0.0) + value(row)
+    return sums
 
 
 def _throughput(buckets: Buckets, rows: Sequence[TotalRow]) -> Chart:
@@ -261,12 +261,12 @@ def _health(buckets: Buckets, rows: Sequence[TotalRow]) -> dict[str, Any]:
 
 def _parts(status: Status) -> list[tuple[PartRow, int]]:
     """Return the processes that are not stopped, each with how many are alike: those of sinks that run on one host."""
-    found: dict[tuple[str, str], list[PartRow]] = {}
+    groups: dict[tuple[str, str], list[PartRow]] = {}
     for each in status.parts:
         alike = each.part.startswith("deliver:") and each.state == "running"
         if each.state != "stopped":
-            found.setdefault((each.host, "deliver" if alike else each.name), []).append(each)
-    return [(max(parts, key=lambda part: part.beat_age), len(parts)) for parts in found.values()]
+            groups.setdefault((each.host, "deliver" if alike else each.name), []).append(each)
+    return [(max(parts, key=lambda part: part.beat_age), len(parts)) for parts in groups.values()]
 
 
 PAGES: Final = (ConsolePage("/", "overview.html", overview, PageLink("Overview", "o", "")),)

@@ -32,33 +32,33 @@ _VERDICTS: Final = {
 def quarantine(service: Service, actor: Actor, _names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
     """Return a page of what is in quarantine, and what an action on all of it would take."""
     given = given_of(query)
-    wanted = LIST_QUARANTINE.parse({}, given)
-    found = LIST_QUARANTINE.call(service, actor, wanted)
+    parameters = LIST_QUARANTINE.parse({}, given)
+    page = LIST_QUARANTINE.call(service, actor, parameters)
     all_of_it: dict[str, str] = {}
-    if found.items and OPERATE in actor.scopes:
+    if page.items and OPERATE in actor.scopes:
         until = timestamps.iso(time.time())
-        counting = DROP_QUARANTINE.validated({"source": wanted.source, "until": until, "dry_run": True})
+        counting = DROP_QUARANTINE.validated({"source": parameters.source, "until": until, "dry_run": True})
         count = DROP_QUARANTINE.call(service, actor, counting).count
-        all_of_it = {"source": wanted.source, "until": until, "expect": str(count)}
+        all_of_it = {"source": parameters.source, "until": until, "expect": str(count)}
     return {
         "title": "Quarantine",
         "here": "Quarantine",
-        "rows": found.items,
+        "rows": page.items,
         "all_of_it": all_of_it,
-        "further": further("/quarantine", given, found),
+        "further": further("/quarantine", given, page),
     }
 
 
 def quarantined(service: Service, actor: Actor, names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
     """Return one request with its body redacted, and what is wrong with it."""
-    wanted = GET_QUARANTINED.parse(names, given_of(query))
-    found = GET_QUARANTINED.call(service, actor, wanted)
+    parameters = GET_QUARANTINED.parse(names, given_of(query))
+    details = GET_QUARANTINED.call(service, actor, parameters)
     return {
-        "title": found.request.id,
+        "title": details.request.id,
         "here": "Quarantine",
-        "found": found,
-        "body": None if found.data is None else outline(found.data),
-        "reason": _reason(service, actor, found.request.id, found.request.source),
+        "found": details,
+        "body": None if details.data is None else outline(details.data),
+        "reason": _reason(service, actor, details.request.id, details.request.source),
     }
 
 

@@ -27,14 +27,14 @@ def routes(service: Service, actor: Actor, _names: Mapping[str, str], query: Que
     given = dict(given_of(query))
     window, event_id = window_of(query), given.pop("event", "")
     asked = {**{name: value for name, value in given.items() if name != NAME}, "since": window.name}
-    found = LIST_ROUTES.call(service, actor, LIST_ROUTES.parse({}, asked.items()))
+    page = LIST_ROUTES.call(service, actor, LIST_ROUTES.parse({}, asked.items()))
     filled = _of_event(service, actor, event_id) if event_id else {}
     return {
         "title": "Routes",
         "here": "Routes",
-        "rows": [(each, _when(each.when)) for each in found.items],
-        "unrouted": found.unrouted,
-        "counted_since": found.since,
+        "rows": [(each, _when(each.when)) for each in page.items],
+        "unrouted": page.unrouted,
+        "counted_since": page.since,
         "caller": ROUTE,
         "windows": window_links("/routes", query, window),
         **_form(service, actor, filled),

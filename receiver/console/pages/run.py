@@ -39,58 +39,58 @@ class FileView(NamedTuple):
 
 def run(service: Service, actor: Actor, names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
     """Return a run with timeline, output and files."""
-    told = GET_RUN.call(service, actor, GET_RUN.parse(names, query))
-    output, note = _output(service, actor, told)
-    files, more_files = _files(service, actor, told)
+    details = GET_RUN.call(service, actor, GET_RUN.parse(names, query))
+    output, note = _output(service, actor, details)
+    files, more_files = _files(service, actor, details)
     stored = [each for each in files if each.path]
     pictures = [each for each in stored if each.row.name.lower().endswith(_PICTURES)]
     return {
-        "title": told.run.run_id,
+        "title": details.run.run_id,
         "here": "Runs",
-        "run": told.run,
-        "timeline": [each for each in told.timeline if not each.sink],
-        "deliveries": failures_first(told.deliveries),
-        "attempts": attempts_by_delivery(told.attempts),
-        "sizes": {each.id: each.size for each in told.events},
-        "events": told.events,
-        "submissions": [(each, outline(each.request)) for each in told.submissions],
-        "facts": _facts(told),
+        "run": details.run,
+        "timeline": [each for each in details.timeline if not each.sink],
+        "deliveries": failures_first(details.deliveries),
+        "attempts": attempts_by_delivery(details.attempts),
+        "sizes": {each.id: each.size for each in details.events},
+        "events": details.events,
+        "submissions": [(each, outline(each.request)) for each in details.submissions],
+        "facts": _facts(details),
         "missing": list(_not_stored(files)),
-        "no_output": _no_output(told.run, note),
+        "no_output": _no_output(details.run, note),
         "output": None if output is None else outline(output),
         "files": files,
         "more_files": more_files,
         "videos": [each for each in stored if each.row.name.lower().endswith(_VIDEOS)],
         "pictures": pictures[:_MOST_PICTURES],
         "pictures_left": len(pictures[_MOST_PICTURES:]),
-        "can": _possible(told),
+        "can": _possible(details),
         "resubmits": resubmits(service),
     }
 
 
 def attempts_by_delivery(attempts: Sequence[AttemptRow]) -> dict[str, list[AttemptRow]]:
     """Return the attempts of each delivery, in their order."""
-    found: dict[str, list[AttemptRow]] = {}
+    grouped: dict[str, list[AttemptRow]] = {}
     for each in sorted(attempts, key=lambda each: each.number):
-        found.setdefault(each.delivery_id, []).append(each)
-    return found
+        grouped.setdefault(each.delivery_id, []).append(each)
+    return grouped
 
 
-def _output(service: Service, actor: Actor, told: RunDetails) -> tuple[Any, str]:
+def _output(service: Service, actor: Actor, details: RunDetails) -> tuple[Any, str]:
     """Return the output of the run's newest event, and why it is not here."""
-    wanted = {"event_id": told.run.event_id, "source": told.run.source}
+    parameters = {"event_id": details.run.event_id, "source": details.run.source}
     try:
-        found = GET_EVENT.call(service, actor, GET_EVENT.validated(wanted))
+        event_details = GET_EVENT.call(service, actor, GET_EVENT.validated(parameters))
     except NotFound:
         return None, "its event has been removed"
-    run = found.run if isinstance(found.run, dict) else {}
-    return run.get("output"), found.note
+    run = event_details.run if isinstance(event_details.run, dict) else {}
+    return run.get("output"), event_details.note
 
 
-def _files(service: Service, actor: Actor, told: RunDetails) -> tuple[list[FileView], bool]:
+def _files(service: Service, actor: Actor, details: RunDetails) -> tuple[list[FileView], bool]:
     """Return the files, at most MAX_LIMIT, and whether there are more."""
-    of_run = {"run": told.run.run_id, "source": told.run.source, "limit": MAX_LIMIT}
-    found = LIST_ARTIFACTS.call(service, actor, LIST_ARTIFACTS.validated(of_run))
+    of_run = {"run": details.run.run_id, "source": details.run.source, "limit": MAX_LIMIT}
+    page = LIST_ARTIFACTS.call(service, actor, LIST_ARTIFACTS.validated(of_run))
     links, now, sinks = FileLinks(service.settings.master_secret(make=True)), time.time(), service.config.sinks
     views = [
         FileView(
@@ -99,9 +99,9 @@ def _files(service: Service, actor: Actor, told: RunDetails) -> tuple[list[FileV
             if any(copy.key and copy.sink in sinks for copy in each.stored)
             else "",
         )
-        for each in found.items
+        for each in page.items
     ]
-    return views, found.next is not None
+    return views, page.next is not None
 
 
 def _no_output(row: RunRow, note: str) -> str:
@@ -115,11 +115,11 @@ def _no_output(row: RunRow, note: str) -> str:
     return "Not yet: the run has not ended."
 
 
-def failures_first(found: Sequence[DeliveryRow]) -> list[DeliveryRow]:
+def failures_first(deliveries: Sequence[DeliveryRow]) -> list[DeliveryRow]:
     """Return deliveries with those that need attention first."""
     order = [DeliveryState.DEAD, DeliveryState.WAITING, DeliveryState.SENDING, DeliveryState.QUEUED, DeliveryState.HELD]
     places = {state.value: place for place, state in enumerate(order)}
-    return sorted(found, key=lambda each: places.get(each.state, len(places)))
+    return sorted(deliveries, key=lambda each: places.get(each.state, len(places)))
 
 
 def _not_stored(files: Sequence[FileView]) -> Iterator[str]:
@@ -129,54 +129,54 @@ def _not_stored(files: Sequence[FileView]) -> Iterator[str]:
         yield f"No sink has stored {count} of {len(files)} files. Skyvern's links to them expire."
 
 
-def _possible(told: RunDetails) -> dict[str, bool]:
+def _possible(details: RunDetails) -> dict[str, bool]:
     """Return which buttons could do something now."""
-    has = {state for state, count in told.run.deliveries.items() if count and told.run.erased_at is None}
+    has = {state for state, count in details.run.deliveries.items() if count and details.run.erased_at is None}
     return {
         "replay": DeliveryState.DEAD in has,
         "send": DeliveryState.DELIVERED in has,
         "cancel": not has.isdisjoint(_WAITS),
         "restore": DeliveryState.CANCELLED in has,
-        "resubmit": told.run.outcome in RETRIED and not told.run.retried_by and told.run.erased_at is None,
+        "resubmit": details.run.outcome in RETRIED and not details.run.retried_by and details.run.erased_at is None,
     }
 
 
-def _facts(told: RunDetails) -> list[tuple[str, str, str]]:
+def _facts(details: RunDetails) -> list[tuple[str, str, str]]:
     """Return name, value, and where that leads to, if it is not empty."""
-    found = told.run
+    row = details.run
 
     def of_run(run_id: str | None) -> tuple[str, str]:
-        return (run_id, run_path(found.source, run_id)) if run_id else ("", "")
+        return (run_id, run_path(row.source, run_id)) if run_id else ("", "")
 
     facts = [
-        ("source", found.source, ""),
-        ("type", found.run_type, ""),
-        ("status at Skyvern", found.status, ""),
-        ("attempt", str(found.attempt) if found.attempt > 1 else "", ""),
-        ("workflow", found.workflow_id or "", ""),
-        ("labels", ", ".join(f"{name}={value}" for name, value in sorted(found.labels.items())), ""),
-        ("previous attempt", *of_run(found.retried_from)),
-        ("next attempt", *of_run(found.retried_by)),
-        ("next attempt", "Skyvern will start it again" if found.retry_pending and not found.retried_by else "", ""),
+        ("source", row.source, ""),
+        ("type", row.run_type, ""),
+        ("status at Skyvern", row.status, ""),
+        ("attempt", str(row.attempt) if row.attempt > 1 else "", ""),
+        ("workflow", row.workflow_id or "", ""),
+        ("labels", ", ".join(f"{name}={value}" for name, value in sorted(row.labels.items())), ""),
+        ("previous attempt", *of_run(row.retried_from)),
+        ("next attempt", *of_run(row.retried_by)),
+        ("next attempt", "Skyvern will start it again" if row.retry_pending and not row.retried_by else "", ""),
     ]
     return [each for each in facts if each[1]]
 
 
 def event(service: Service, actor: Actor, names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
     """Return one event with its body and its deliveries."""
-    told = GET_EVENT.call(service, actor, GET_EVENT.parse(names, query))
-    found = told.event
-    of_event = {"event_id": found.id, "source": found.source, "limit": MAX_LIMIT}
+    details = GET_EVENT.call(service, actor, GET_EVENT.parse(names, query))
+    row = details.event
+    of_event = {"event_id": row.id, "source": row.source, "limit": MAX_LIMIT}
     deliveries = LIST_DELIVERIES.call(service, actor, LIST_DELIVERIES.validated(of_event)).items
     attempts = LIST_ATTEMPTS.call(service, actor, LIST_ATTEMPTS.validated(of_event)).items
-    text, left = _body(service, actor, found)
+    text, left = _body(service, actor, row)
     return {
-        "title": f"Event {found.id}",
+        "title": f"Event {row.id}",
         "here": "Runs",
-        "event": found,
-        "facts": _event_facts(found),
-        "tree": outline(told.run) if told.run else None,
-        "note": told.note,
+        "event": row,
+        "facts": _event_facts(row),
+        "tree": outline(details.run) if details.run else None,
+        "note": details.note,
         "text": text,
         "left": left,
         "deliveries": failures_first(deliveries),
@@ -184,30 +184,30 @@ def event(service: Service, actor: Actor, names: Mapping[str, str], query: Query
     }
 
 
-def _body(service: Service, actor: Actor, found: EventRow) -> tuple[str, int]:
+def _body(service: Service, actor: Actor, row: EventRow) -> tuple[str, int]:
     """Return the text of the body, and how many characters of it are left out."""
-    wanted = {"event_id": found.id, "source": found.source}
+    parameters = {"event_id": row.id, "source": row.source}
     try:
-        kept = GET_EVENT_BODY.call(service, actor, GET_EVENT_BODY.validated(wanted))
+        kept = GET_EVENT_BODY.call(service, actor, GET_EVENT_BODY.validated(parameters))
     except TooLarge:
-        return "", found.size
+        return "", row.size
     text = kept.content().decode("utf-8", "backslashreplace")
     return text[:_MOST_TEXT], max(0, len(text) - _MOST_TEXT)
 
 
-def _event_facts(found: EventRow) -> list[tuple[str, str, str]]:
+def _event_facts(row: EventRow) -> list[tuple[str, str, str]]:
     """Return name, value, and where that leads to, if it is not empty."""
-    repeats = (found.repeat_of, event_path(found.repeat_of)) if found.repeat_of else ("", "")
+    repeats = (row.repeat_of, event_path(row.repeat_of)) if row.repeat_of else ("", "")
     facts = [
-        ("source", found.source, ""),
-        ("via", found.via, ""),
-        ("kind", found.disposition, ""),
+        ("source", row.source, ""),
+        ("via", row.via, ""),
+        ("kind", row.disposition, ""),
         ("repeat of", *repeats),
-        ("routed", "no route matches" if found.unrouted else "", ""),
-        ("problem", found.problem, ""),
-        ("status at Skyvern", found.status, ""),
-        ("attempt", str(found.attempt) if found.attempt > 1 else "", ""),
-        ("size", f"{found.size:,} bytes", ""),
+        ("routed", "no route matches" if row.unrouted else "", ""),
+        ("problem", row.problem, ""),
+        ("status at Skyvern", row.status, ""),
+        ("attempt", str(row.attempt) if row.attempt > 1 else "", ""),
+        ("size", f"{row.size:,} bytes", ""),
     ]
     return [each for each in facts if each[1]]
 

@@ -23,21 +23,21 @@ from receiver.console.page import ConsolePage, PageLink, Query, further, given_o
 def schedules(service: Service, actor: Actor, _names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
     """Return how each source is watched, a page of the schedules, and the agents that were connected."""
     given = given_of(query)
-    wanted = LIST_SCHEDULES.parse({}, given)
-    found = LIST_SCHEDULES.call(service, actor, wanted)
-    of_source = {"source": wanted.source}
+    parameters = LIST_SCHEDULES.parse({}, given)
+    page = LIST_SCHEDULES.call(service, actor, parameters)
+    of_source = {"source": parameters.source}
     agents = LIST_AGENTS.call(service, actor, LIST_AGENTS.validated({**of_source, "limit": MAX_LIMIT}))
     connected = LIST_CONNECTED_AGENTS.validated({**of_source, "limit": MAX_LIMIT})
     return {
         "title": "Schedules",
         "here": "Schedules",
         "watches": LIST_WATCHES.call(service, actor, LIST_WATCHES.validated(of_source)).items,
-        "schedules": found.items,
+        "schedules": page.items,
         "results_of": {(each.source, each.agent_id): each.results for each in agents.items},
         "agents": agents,
         "connected": LIST_CONNECTED_AGENTS.call(service, actor, connected),
         "public_url": service.settings.public_url,
-        "further": further("/schedules", given, found),
+        "further": further("/schedules", given, page),
     }
 
 

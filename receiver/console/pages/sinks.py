@@ -30,8 +30,8 @@ _SERIES: Final = (("delivered", "good"), ("waiting", "wait"), ("dead", "bad"))
 
 def sinks(service: Service, actor: Actor, _names: Mapping[str, str], _query: Query) -> Mapping[str, Any]:
     """Return how each sink is."""
-    found = LIST_SINKS.call(service, actor, Scoped()).items
-    rows = [(row, state_of(row), place_of(service.config, row.name)) for row in found]
+    sink_rows = LIST_SINKS.call(service, actor, Scoped()).items
+    rows = [(row, state_of(row), place_of(service.config, row.name)) for row in sink_rows]
     return {"title": "Sinks", "here": "Sinks", "rows": rows}
 
 
@@ -77,11 +77,11 @@ def state_of(row: SinkRow) -> str:
 
 def _chart(buckets: Buckets, rows: Sequence[TotalRow]) -> Chart:
     """Return what became of deliveries. `rows`: by state, in these stretches of time."""
-    found: dict[str, dict[float, float]] = {}
+    counts: dict[str, dict[float, float]] = {}
     for row in rows:
         if row.at is not None:
-            found.setdefault(row.key["state"], {})[row.at] = row.count
-    series = [Values(state, tone, buckets.values(found.get(state, {}))) for state, tone in _SERIES]
+            counts.setdefault(row.key["state"], {})[row.at] = row.count
+    series = [Values(state, tone, buckets.values(counts.get(state, {}))) for state, tone in _SERIES]
     return Chart("Deliveries", buckets, series)
 
 
@@ -98,8 +98,12 @@ def _moved(result: TakenResult) -> str:
 
 def _tested(result: SinkTestResult) -> str:
     """Return what became of a sample."""
-    told = result.reason or " ".join([result.id, *result.keys, result.note])
-    return f"The sample was {result.outcome}: {told}" if result.outcome == "accepted" else f"{result.outcome}: {told}"
+    outcome = result.reason or " ".join([result.id, *result.keys, result.note])
+    return (
+        f"The sample was {result.outcome}: {outcome}"
+        if result.outcome == "accepted"
+        else f"{result.outcome}: {outcome}"
+    )
 
 
 ACTIONS: Final = (
