@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from simulator.samples import keys
-from simulator.samples.bodies import ORGANIZATION, ordered
+from simulator import keys
+from simulator.bodies import ORGANIZATION, ordered
 
 # What an update may set, and what becomes of a member that it leaves out.
 _DEFAULTS: Mapping[str, Any] = {

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import struct
+import zlib
 from dataclasses import dataclass, replace
 from datetime import datetime
-
-from simulator.samples.artifacts import CONTENTS
 
 CONTENT_TYPES = {"recording": "video/webm", "screenshot_final": "image/png", "screenshot_action": "image/png"}
 # Types whose URLs are valid for an hour only: they show what was on the screen.
@@ -57,6 +56,51 @@ class StoredArtifact:
     def announced(self) -> StoredArtifact:
         """Return the seed under a record that already has the whole size: Skyvern changes the record, then uploads."""
         return replace(self.seed(), size=self.size)
+
+
+def _png(width: int, height: int, rgb: tuple[int, int, int]) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    rows = (b"\0" + bytes(rgb) * width) * height
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
+
+
+def _pdf(text: str) -> bytes:
+    stream = f"BT /F1 24 Tf 72 720 Td ({text}) Tj ET".encode()
+    objects = [
+        b"<</Type/Catalog/Pages 2 0 R>>",
+        b"<</Type/Pages/Kids[3 0 R]/Count 1>>",
+        b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 612 792]/Contents 4 0 R/Resources<</Font<</F1 5 0 R>>>>>>",
+        b"<</Length %d>>stream\n%s\nendstream" % (len(stream), stream),
+        b"<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>",
+    ]
+    document, offsets = b"%PDF-1.4\n", []
+    for number, item in enumerate(objects, 1):
+        offsets.append(len(document))
+        document += b"%d 0 obj%s endobj\n" % (number, item)
+    table = b"".join(b"%010d 00000 n \n" % offset for offset in offsets)
+    count = len(objects) + 1
+    return document + b"xref\n0 %d\n0000000000 65535 f \n%strailer<</Size %d/Root 1 0 R>>\nstartxref\n%d\n%%%%EOF\n" % (
+        count,
+        table,
+        count,
+        len(document),
+    )
+
+
+# A Matroska header that says "webm", with no frames: enough for a file type, not for a film.
+_WEBM = bytes.fromhex(
+    "1a45dfa39f4286810142f7810142f2810442f381084282847765626d42878104428581021853806701ffffffffffffff"
+)
+
+CONTENTS: dict[str, tuple[str, bytes]] = {
+    "recording": ("video/webm", _WEBM),
+    "screenshot1": ("image/png", _png(64, 40, (230, 234, 240))),
+    "screenshot2": ("image/png", _png(64, 40, (46, 160, 67))),
+    "invoice": ("application/pdf", _pdf("Invoice")),
+}
 
 
 def content(type_: str, run_id: str) -> bytes:

@@ -1,24 +1,65 @@
 """Bodies about a run: of its webhook, by run type, and of the API's answers. Pure.
 
-Keys and their order come from simulator.samples, which has them from a real server; here the values of a run are
-put in. `Link` signs the URL of an artifact for every response, as Skyvern does, inside of output too.
+Members and their order are those of a real server; here the values of a run are put in. `Link` signs the URL of an
+artifact for every response, as Skyvern does, inside of output too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
 from receiver.domain import members
-from simulator import run_request
+from simulator import keys, run_request
 from simulator.artifacts import StoredArtifact
 from simulator.runs import TASK_V2, WORKFLOW, SimRun
-from simulator.samples import bodies, keys
 
 Link = Callable[[StoredArtifact], str | None]
 
-_MOMENT = bodies.Moment(0.0, 0, "")  # every time and artifact of a sample is overwritten
+ORGANIZATION = "o_700000000000000001"
+# The agent that a task_v2 runs as.
+AGENT_OF_TASK_V2 = "wpid_700000000000000002"
+
+
+def dumps(body: Mapping[str, Any]) -> bytes:
+    """Return the bytes of a webhook: compact, unescaped, integral floats as integers."""
+    return json.dumps(_integral(body), separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _integral(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _integral(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_integral(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def invoice(seq: int) -> dict[str, Any]:
+    """Return the output of a run: an invoice whose total is over 1,000 for about half of all `seq`s, 0 among them."""
+    units = (seq + 5) % 9 + 1
+    net = round(units * 179.5, 2)
+    return {
+        "invoice_number": f"INV-{2041 + seq}",
+        "supplier": "Söhne & Kůň GmbH",
+        "currency": "EUR",
+        "lines": [{"description": "Support, days", "quantity": units, "unit_price": 179.5, "amount": net}],
+        "net": net,
+        "vat": round(net * 0.2, 2),
+        "total": round(net * 1.2, 2),
+        "paid": False,
+        "purchase_order": None,
+    }
+
+
+def ordered(names: Iterable[str], *values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a body with these members in this order, null where there is no value."""
+    body: dict[str, Any] = dict.fromkeys(names)
+    for each in values:
+        assert each.keys() <= body.keys(), each.keys() - body.keys()
+        body |= each
+    return body
 
 
 def webhook(run: SimRun, link: Link) -> dict[str, Any]:
@@ -75,7 +116,7 @@ def listed(run: SimRun) -> dict[str, Any]:
         "script_run": False,
         "trigger_type": run.trigger if run.type == WORKFLOW else None,
     }
-    return _times(bodies.ordered(keys.LISTED, {name: getattr(run, name) for name in same}, own))
+    return _times(ordered(keys.LISTED, {name: getattr(run, name) for name in same}, own))
 
 
 def artifact(stored: StoredArtifact, run: SimRun, url: str | None) -> dict[str, Any]:
@@ -86,7 +127,7 @@ def artifact(stored: StoredArtifact, run: SimRun, url: str | None) -> dict[str, 
         "modified_at": stored.modified_at or stored.created_at,
         "artifact_id": stored.id,
         "artifact_type": stored.type,
-        "uri": f"s3://simulated-bucket/{bodies.ORGANIZATION}/{run.id}/{name}",
+        "uri": f"s3://simulated-bucket/{ORGANIZATION}/{run.id}/{name}",
         "checksum": stored.checksum,
         "file_size": stored.size,
         "workflow_run_id": run.id if run.type == WORKFLOW else run.workflow_run_id,
@@ -94,19 +135,23 @@ def artifact(stored: StoredArtifact, run: SimRun, url: str | None) -> dict[str, 
         "run_id": run.id,
         "signed_url": url,
         "archived": False,
-        "organization_id": bodies.ORGANIZATION,
+        "organization_id": ORGANIZATION,
     }
-    return _times(bodies.ordered(keys.ARTIFACT, values))
+    return _times(ordered(keys.ARTIFACT, values))
 
 
 def _workflow_only(run: SimRun) -> dict[str, Any]:
     """Return the keys of the API's answer that only a workflow's run has."""
     if run.type != WORKFLOW:
         return {}
-    names = ("run_with", "ai_fallback", "script_id", "browser_seed_source", "browser_settings_receipt")
-    sample = bodies.workflow_run(run.status, _MOMENT, run.id)
     fallback = run.request.get("ai_fallback")
-    return {name: sample[name] for name in names} | {"ai_fallback": True if fallback is None else fallback}
+    return {
+        "run_with": "agent",
+        "ai_fallback": True if fallback is None else fallback,
+        "script_id": None,
+        "browser_seed_source": "fresh",
+        "browser_settings_receipt": None,
+    }
 
 
 def _common(run: SimRun, link: Link) -> dict[str, Any]:
@@ -124,12 +169,13 @@ def _common(run: SimRun, link: Link) -> dict[str, Any]:
         "app_url": _app_url(run),
         "step_count": run.step_count if run.finished_at else None,
     }
-    return bodies.ordered(members.EVERY_POLL, {name: getattr(run, name) for name in same}, own)
+    return ordered(members.EVERY_POLL, {name: getattr(run, name) for name in same}, own)
 
 
 def _task_v1(run: SimRun, link: Link) -> dict[str, Any]:
     screenshots = _screenshots(run, link)
     own = {
+        "task_id": run.id,
         "extracted_information": _linked(run.output, run, link),
         "action_screenshot_urls": screenshots,
         "screenshot_url": screenshots[0] if screenshots else None,
@@ -138,11 +184,15 @@ def _task_v1(run: SimRun, link: Link) -> dict[str, Any]:
         "webhook_failure_reason": run.webhook_failure_reason,
         "max_steps_per_run": run.max_steps,
     }
-    return bodies.task(run.type, run.status, _MOMENT, run.id) | own | _common(run, link)
+    return ordered(members.WEBHOOK[members.TASK], _common(run, link), own)
 
 
 def _task_v2(run: SimRun, link: Link) -> dict[str, Any]:
     own = {
+        "task_id": run.id,
+        "organization_id": ORGANIZATION,
+        "workflow_id": f"w_{run.id.rpartition('_')[2]}",
+        "workflow_permanent_id": AGENT_OF_TASK_V2,
         "prompt": run.request.get("prompt"),
         "url": run.request.get("url"),
         "summary": run.summary,
@@ -156,7 +206,7 @@ def _task_v2(run: SimRun, link: Link) -> dict[str, Any]:
     }
     same = ("totp_identifier", "error_code_mapping", "extra_http_headers", "cdp_connect_headers", "browser_address")
     own |= {name: run.request.get(name) for name in same}
-    return bodies.task_v2(run.status, _MOMENT, run.id) | own | _common(run, link)
+    return ordered(members.WEBHOOK[members.TASK_V2], _common(run, link), own)
 
 
 def _workflow(run: SimRun, link: Link) -> dict[str, Any]:
@@ -178,11 +228,16 @@ def _workflow(run: SimRun, link: Link) -> dict[str, Any]:
         "downloaded_file_urls": [link(each) for each in run.downloads] or None,
         "outputs": _linked(run.output, run, link),
         "total_steps": run.step_count,
+        "total_cost": 0.25,
+        "credits_used": 5,
+        "cached_credits_used": 0,
         "workflow_title": run.title,
+        "browser_seed_source": "fresh",
+        "run_with": "agent",
     }
     same = ("totp_identifier", "extra_http_headers", "cdp_connect_headers", "browser_address")
     own |= {name: run.request.get(name) for name in same} | {"run_request": run_request.sent(run)}
-    return bodies.workflow_run(run.status, _MOMENT, run.id) | own | _attempts(run) | _common(run, link)
+    return ordered(members.WEBHOOK[members.WORKFLOW], _common(run, link), own, _attempts(run))
 
 
 def _attempts(run: SimRun) -> dict[str, Any]:
@@ -227,7 +282,7 @@ def _linked(output: Any, run: SimRun, link: Link) -> Any:
 
 
 def _category(run: SimRun) -> list[dict[str, Any]] | None:
-    if run.status != "failed":
+    if run.status != "failed" or run.output is not None:
         return None
     return [{"category": "UNKNOWN", "confidence_float": 0.5, "reasoning": "No keyword match found"}]
 
@@ -239,7 +294,7 @@ def _times(body: Mapping[str, Any], zone: str = "") -> dict[str, Any]:
 
 def _timed(value: Any, zone: str) -> Any:
     if isinstance(value, datetime):
-        return value.isoformat() + zone
+        return value.isoformat(timespec="microseconds") + zone
     if isinstance(value, dict):
         return {key: _timed(part, zone) for key, part in value.items()}
     if isinstance(value, list):

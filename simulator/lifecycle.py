@@ -19,7 +19,6 @@ from simulator.artifacts import LISTED_ONLY, StoredArtifact
 from simulator.faults import ENDINGS, Fault, chance
 from simulator.options import Options
 from simulator.runs import TASK_V2, WORKFLOW, SimRun, now
-from simulator.samples import bodies as samples
 from simulator.storage import Storage
 from simulator.webhooks import Sender
 
@@ -187,7 +186,7 @@ class Lifecycle:
         self.storage.show(run, recording)
 
     def _output(self, run: SimRun) -> Any:
-        output = samples.invoice(run.number)
+        output = bodies.invoice(run.number)
         # A float that the API sends as 1500.0 and the webhook as 1500; text and a number that trip up careless code.
         output |= {"total": float(round(output["total"])), "reference": 12345678901234567890 + run.number}
         output["note"] = "line one\u2028line two </script>"
@@ -233,4 +232,4 @@ class Lifecycle:
     def _webhook(self, run: SimRun) -> SimWebhook:
         lapsed = Fault.LAPSED in run.faults
         body = bodies.webhook(run, lambda stored: self.storage.link(stored, lapsed=lapsed))
-        return SimWebhook(samples.dumps(body), run.state)
+        return SimWebhook(bodies.dumps(body), run.state)

@@ -11,22 +11,9 @@ from typing import Any
 
 from receiver.domain import members
 from simulator.runs import RUN_TYPES, WORKFLOW, SimRun
-from simulator.samples.bodies import ordered
 
-_TASK = ordered(
-    members.RUN_REQUEST[members.TASK],
-    {
-        "engine": "skyvern-1.0",
-        "proxy_location": "RESIDENTIAL",
-        "start_fresh_browser": False,
-        "publish_workflow": False,
-        "include_action_history_in_verification": False,
-    },
-)
-_WORKFLOW = ordered(
-    members.RUN_REQUEST[members.WORKFLOW],
-    {"proxy_location": "RESIDENTIAL", "start_fresh_browser": False},
-)
+_TASK = members.RUN_REQUEST[members.TASK]
+_WORKFLOW = members.RUN_REQUEST[members.WORKFLOW]
 # What only the older calls have: these have no default for the proxy.
 _OF_OLDER_CALLS = frozenset({"navigation_goal", "data"})
 _ENGINES = {run_type: engine for engine, run_type in RUN_TYPES.items()}

@@ -25,16 +25,47 @@ RUN_TYPES = {
 }
 STATUSES = ("created", "queued", "running", "paused", *sorted(FINAL))
 
-_REASONS = {
+REASONS = {
     "failed": "The page did not load within 30 seconds, so the goal could not be reached.",
     "terminated": "The item is out of stock, so the goal cannot be reached.",
     "timed_out": "The run took longer than its time limit.",
 }
+ERRORS = {
+    "terminated": [{"error_code": "OUT_OF_STOCK", "reasoning": "The page says sold out", "confidence_float": 0.95}]
+}
+# Seconds since 1970 from which Skyvern counts in ids (skyvern/forge/sdk/db/id.py).
+_EPOCH = 1655683200
 
 
 def now() -> datetime:
     """Return the time as Skyvern keeps it: UTC, naive."""
     return datetime.now(UTC).replace(tzinfo=None)
+
+
+def run_number(seconds: float, maker: int) -> int:
+    """Return the number in the id of a run that is made at `seconds` since the epoch: ids sort by that second.
+
+    `maker`: distinguishes the runs of one second.
+    """
+    return (int(seconds) - _EPOCH & 0xFFFFFFFF) << 32 | (maker & 0x7FFFFFFF) << 1
+
+
+def attempt_entry(
+    number: int, status: str, started_at: datetime | None, finished_at: datetime | None
+) -> dict[str, Any]:
+    """Return an entry of a workflow run's `attempts` after which no retry follows."""
+    return {
+        "attempt_number": number,
+        "status": status,
+        "failure_reason": REASONS.get(status),
+        "error_codes": [error["error_code"] for error in ERRORS.get(status, ())],
+        "started_at": started_at,
+        "finished_at": finished_at,
+        "retry_decision": None,
+        "decision_reason": None,
+        "next_attempt_at": None,
+        "webhook_sent_at": None,
+    }
 
 
 @dataclass(slots=True)
@@ -127,12 +158,7 @@ class SimRun:
         self.status, self.output = status, output
         self.step_count = 0 if status == "canceled" else 3 + self.number % 4
         self.reported = False
-        self.failure_reason = _REASONS.get(status)
-        self.errors = (
-            [{"error_code": "OUT_OF_STOCK", "reasoning": "The page says sold out", "confidence_float": 0.95}]
-            if status == "terminated"
-            else []
-        )
+        self.failure_reason, self.errors = REASONS.get(status), list(ERRORS.get(status, ()))
         self.summary = "Read the invoice" if status == "completed" else None
         self._note_attempt()
 
@@ -178,17 +204,4 @@ class SimRun:
         if self.type != WORKFLOW:
             return
         del self.attempts[self.attempt - 1 :]
-        self.attempts.append(
-            {
-                "attempt_number": self.attempt,
-                "status": self.status,
-                "failure_reason": self.failure_reason,
-                "error_codes": [error["error_code"] for error in self.errors],
-                "started_at": self.started_at,
-                "finished_at": self.finished_at,
-                "retry_decision": None,
-                "decision_reason": None,
-                "next_attempt_at": None,
-                "webhook_sent_at": None,
-            }
-        )
+        self.attempts.append(attempt_entry(self.attempt, self.status, self.started_at, self.finished_at))

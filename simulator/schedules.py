@@ -12,8 +12,8 @@ from zoneinfo import ZoneInfo
 
 from croniter import croniter
 
-from simulator.samples import keys
-from simulator.samples.bodies import ORGANIZATION
+from simulator import keys
+from simulator.bodies import ORGANIZATION
 
 
 @dataclass(slots=True)

@@ -15,14 +15,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from receiver.runtime.background import awaited
-from simulator import bodies
+from simulator import bodies, runs, test_button
 from simulator.agents import SimAgent
 from simulator.faults import OF_CALLS, Fault, drawn
 from simulator.lifecycle import Lifecycle
 from simulator.options import Options
 from simulator.runs import TASK_V2, WORKFLOW, SimRun, now
-from simulator.samples import bodies as samples
-from simulator.samples import test_button
 from simulator.schedules import SimSchedule
 
 # Seconds between two looks at the schedules.
@@ -75,7 +73,7 @@ class World:
         moment = now()
         agent = self.agent(workflow_id) if workflow_id else None
         faults = drawn(self.options.ratios, self.options.seed, number, marked(request)) - OF_CALLS
-        run_number = samples.run_number(time.time(), self._maker + number)
+        run_number = runs.run_number(time.time(), self._maker + number)
         run = SimRun(
             number=number,
             id=f"{prefix}_{run_number}",
@@ -130,7 +128,7 @@ class World:
 
     async def retry_webhook(self, run: SimRun, url: str, key: str) -> dict[str, Any]:
         """Send the webhook of a final run once, with fewer keys. Returns the answer of the API."""
-        body = samples.dumps(bodies.webhook_again(run, self.storage.link))
+        body = bodies.dumps(bodies.webhook_again(run, self.storage.link))
         sent = await self._send_once(url, body, key)
         if not sent["error"] and url == run.callback:
             run.delivered("")
@@ -147,7 +145,7 @@ class World:
 
     async def press_test_button(self, run_type: str, url: str, run_id: str | None) -> dict[str, Any]:
         """Send the webhook of Skyvern's Test button to `url`. Returns the answer of the API."""
-        body = samples.dumps(test_button.body(run_type, time.time(), run_id))
+        body = bodies.dumps(test_button.body(run_type, time.time(), run_id))
         sent = await self._send_once(url, body, self.options.api_keys[-1])
         error = sent["error"] if sent["status_code"] is None else None
         return {**sent, "response_body": "", "headers_sent": {}, "error": error}

@@ -1,6 +1,6 @@
 """The members of webhooks, polls and requests of runs, in Skyvern's order, as seen on a real server. Pure.
 
-`simulator/samples/keys.py` has the members that only samples and the simulator need. `make upstream` compares both with
+`simulator/keys.py` has the members that only samples and the simulator need. `make upstream` compares both with
 the newest Skyvern.
 """
 

@@ -20,7 +20,6 @@ from receiver.domain.run import parse
 from simulator import bodies
 from simulator.faults import Fault
 from simulator.runs import TASK_V2, SimRun
-from simulator.samples import bodies as samples
 from simulator.world import World
 
 ORDERS, INVOICES = "wpid_orders", "wpid_invoices"
@@ -109,7 +108,7 @@ def expect(
     form: str = "",
 ) -> Expected:
     """Return what must have come of `run`, which was submitted with `labels`, or {} for a run from outside."""
-    sent = samples.dumps(bodies.webhook(run, world.storage.link))
+    sent = bodies.dumps(bodies.webhook(run, world.storage.link))
     parsed = parse(sent)
     body = dict(parsed.data)
     body.pop("webhook_callback_url", None)  # a sink may see the caller's own URL, or none, but then all alike

@@ -19,7 +19,7 @@ from receiver.ledger.submissions.lifecycle import SubmitOutcome
 from receiver.ledger.submissions.records import NewSubmission, Submission
 from receiver.reconcile import poller
 from receiver.reconcile.poller import Reconciler
-from simulator.samples import dumps
+from simulator.bodies import dumps
 from tests.servers.skyvern import KEY, SkyvernSimulator
 from tests.support import queries
 from tests.support.ledger import with_tables

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from simulator.samples import keys
+from simulator import keys
 from tests.servers.valkey import ValkeyProcess
 from tests.upstream.direct import Direct
 from tests.upstream.report import Report

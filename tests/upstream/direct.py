@@ -9,7 +9,7 @@ from typing import Any
 
 from receiver.domain import members
 from receiver.domain.signature import HEADER, verify
-from simulator.samples import keys, test_button
+from simulator import keys, test_button
 from tests.support.waiting import eventually
 from tests.upstream.report import Report
 from tests.upstream.skyvern_server import SkyvernServer, http_block

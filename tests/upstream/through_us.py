@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from receiver.domain import members
 from receiver.ledger.schema import events
-from simulator.samples import keys
+from simulator import keys
 from tests.servers.deployment import Deployment
 from tests.support.waiting import eventually
 from tests.upstream.report import Report, value_at

@@ -23,9 +23,8 @@ from receiver.reconcile import poller
 from receiver.reconcile.importer import find_missing
 from receiver.reconcile.poll_hints import KEY as HINTS
 from receiver.skyvern.responses import Answered, Unreachable
-from simulator.bodies import webhook
+from simulator.bodies import dumps, webhook
 from simulator.faults import Fault
-from simulator.samples import dumps
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import Simulate, SkyvernSimulator
 from tests.servers.valkey import free_port

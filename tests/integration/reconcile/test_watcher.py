@@ -22,9 +22,8 @@ from receiver.reconcile.importer import find_missing
 from receiver.reconcile.poll_hints import RUNS_KEY
 from receiver.reconcile.source import PolledSource
 from receiver.skyvern.client import SkyvernReader
-from simulator.bodies import webhook
+from simulator.bodies import dumps, webhook
 from simulator.faults import Fault
-from simulator.samples import dumps
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import Simulate, SkyvernSimulator
 from tests.support import queries

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from receiver.domain import members
 from receiver.domain.extent import MEMBERS, Extent, extent_of, parse_extent
-from simulator.samples import keys
+from simulator import keys
 from tests.support.facts import NOTHING
 
 A = {"filename": "a.pdf", "checksum": "c1", "url": "https://x/a?sig=1"}

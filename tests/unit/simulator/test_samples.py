@@ -13,8 +13,8 @@ import pytest
 from receiver.domain import members
 from receiver.domain.run import parse
 from receiver.domain.shape import completed
-from simulator import samples
-from simulator.samples import dumps, keys, test_button
+from simulator import keys, samples, test_button
+from simulator.bodies import dumps
 from tests.support.button import press
 from tests.support.paths import ROOT
 

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from receiver.domain.members import TASK, WORKFLOW
-from simulator.samples.bodies import ordered
-from simulator.samples.keys import TEST_BUTTON
+from simulator.bodies import ordered
+from simulator.keys import TEST_BUTTON
 
 TASK_ID = "tsk_sample_123456789"
 WORKFLOW_RUN_ID = "wr_sample_123456789"
