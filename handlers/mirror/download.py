@@ -37,6 +37,13 @@ class SkipArtifact(Exception):
     """This artifact is not stored; the message is the reason that the manifest gives."""
 
 
+class OverCap(SkipArtifact):
+    """The artifact is larger than the `cap` of its fetcher, in bytes."""
+
+    def __init__(self, cap: int) -> None:
+        super().__init__(f"larger than the cap of {cap:,} bytes")
+
+
 class _UrlFailed(SkipArtifact):
     """The URL does not give the file (any more); a fresh one may."""
 
@@ -71,7 +78,7 @@ class IncomingFile:
         if self.content_encoding in ("", "identity"):
             self.content_encoding = ""
         if self.announced is not None and self.announced > cap:
-            raise SkipArtifact(_over_cap(cap))
+            raise OverCap(cap)
         self._compare_size(self.announced)  # before anything is transferred
 
     @property
@@ -98,7 +105,7 @@ class IncomingFile:
             if waited > min(LEAST_RATE_AFTER, self._deadline.seconds / 2) and self.size < LEAST_RATE * waited:
                 raise Unavailable(f"{self._what} comes at less than {LEAST_RATE:,} bytes a second", dependency=True)
             if self.size > self._cap:
-                raise SkipArtifact(_over_cap(self._cap))
+                raise OverCap(self._cap)
             self._hash.update(chunk)
             yield chunk
         if self.announced is not None and self.size != self.announced:
@@ -167,6 +174,7 @@ class ArtifactFetcher:
             if size > self._left:
                 raise SkipArtifact(
                     f"larger than what is left of the {self._total:,} bytes that an event's files may have"
+                    " (max_event_bytes)"
                 )
             self._left -= 0 if announced else size
 
@@ -177,7 +185,7 @@ class ArtifactFetcher:
         `trusted`: the URL comes from the API, not from a payload.
         """
         if artifact.size is not None and artifact.size > self._cap:
-            raise SkipArtifact(_over_cap(self._cap))
+            raise OverCap(self._cap)
         with ExitStack() as stack:
             try:
                 incoming = stack.enter_context(self._request(artifact, trusted=trusted))
@@ -262,7 +270,3 @@ def as_dependency_failure() -> Iterator[None]:
         if error.dependency:
             raise
         raise Unavailable(str(error), retry_after=error.retry_after, dependency=True) from None
-
-
-def _over_cap(cap: int) -> str:
-    return f"larger than the cap of {cap:,} bytes"

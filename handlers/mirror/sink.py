@@ -150,7 +150,8 @@ class MirrorSink(Sink[O]):
         if self.options.artifacts:
             artifacts = with_listed(artifacts, fetcher.listed(), self.options.artifacts)
         most = self.options.max_artifacts
-        return artifacts[:most], [skipped_file(artifact, f"more than {most} files") for artifact in artifacts[most:]]
+        why = f"more than {most} files (max_artifacts)"
+        return artifacts[:most], [skipped_file(artifact, why) for artifact in artifacts[most:]]
 
     def _update_latest(self, folder: RunFolder) -> None:
         delivery, deadline = folder.delivery, folder.deadline

@@ -14,6 +14,7 @@ from handlers.mirror.download import (
     LOOK_AGAIN,
     ArtifactFetcher,
     NotAsAnnounced,
+    OverCap,
     SkipArtifact,
     as_dependency_failure,
     may_look_again,
@@ -43,6 +44,8 @@ class Transfer:
             self.folder.deadline.remaining()
         try:
             return self._recording(artifact) if artifact.kind == RECORDING else self._file(artifact)
+        except OverCap as reason:
+            return skipped_file(artifact, f"{reason} (max_artifact_bytes)")
         except SkipArtifact as reason:
             if self.on_missing == "fail" and not str(reason).startswith("larger"):
                 raise Unavailable(f"a {artifact.kind} is missing: {reason}", dependency=True) from None

@@ -6,6 +6,7 @@ Read every few seconds, so nothing here reads more of a long backlog than of a s
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -19,7 +20,7 @@ from receiver.ledger import account, timeouts, watches
 from receiver.ledger.database_clock import database_now
 from receiver.ledger.deliveries import lanes
 from receiver.ledger.deliveries.lanes import WorstLane
-from receiver.ledger.dialect import each_value
+from receiver.ledger.dialect import contains_exactly, each_value
 from receiver.ledger.schema import attempts, deliveries, events, in_state
 from receiver.ledger.timeouts import Cancelled
 from receiver.ledger.watches import Watch
@@ -137,13 +138,14 @@ class Newest(NamedTuple):
     """What the newest NEWEST / 10 events and deliveries show. `webhook_at`: when the newest event by webhook was
     recorded. `troubled`: events with a problem, and the id and problem of the newest of them. `refused`: by sink, how
     many deliveries in a row it refused for good until now, and why it refused the last one. `sent_at`: by sink, when it
-    accepted the last one."""
+    accepted the last one. `files_left_out`: by sink, deliveries with files over a limit of its options."""
 
     webhook_at: float | None = None
     troubled: int = 0
     example: tuple[str, str] = ("", "")
     refused: Mapping[str, tuple[int, str]] = MappingProxyType({})
     sent_at: Mapping[str, float] = MappingProxyType({})
+    files_left_out: Mapping[str, int] = MappingProxyType({})
 
 
 def newest(connection: sa.Connection, since: float) -> Newest:
@@ -159,20 +161,26 @@ def newest(connection: sa.Connection, since: float) -> Newest:
     of, last_one = deliveries.c, attempts.c
     # A delivery that is dead because its attempts or its time ran out was not refused.
     changed = (
-        sa.select(of.sink, of.state, of.reason, last_one.outcome, of.updated_at)
+        sa.select(of.sink, of.state, of.reason, last_one.outcome, of.updated_at, _LEFT_OUT)
         .outerjoin_from(deliveries, attempts, sa.and_(last_one.delivery_id == of.id, last_one.number == of.attempts))
         .where(of.updated_at > since)
         .order_by(of.updated_at.desc(), of.id.desc())
     )
     refused: dict[str, tuple[int, str]] = {}
     accepted: dict[str, float] = {}
-    for sink, state, reason, outcome, at in connection.execute(changed.limit(most)):
+    left_out: Counter[str] = Counter()
+    for sink, state, reason, outcome, at, some_left_out in connection.execute(changed.limit(most)):
         if state == DeliveryState.DELIVERED:
             accepted.setdefault(sink, at)
+            left_out.update([sink] if some_left_out else ())
         elif state == DeliveryState.DEAD and outcome == "refused" and sink not in accepted:
             count, why = refused.get(sink, (0, reason))
             refused[sink] = count + 1, why
-    return Newest(webhook_at, troubled, example, refused, accepted)
+    return Newest(webhook_at, troubled, example, refused, accepted, left_out)
+
+
+# Whether the receipt's note names a limit of the sink's options, see handlers/mirror.
+_LEFT_OUT: Final = sa.and_(*(contains_exactly(attempts.c.receipt, part) for part in (" files are not kept (", "(max_")))
 
 
 def _by_sink(connection: sa.Connection, states: Iterable[DeliveryState]) -> Iterator[tuple[str, DeliveryState]]:

@@ -72,6 +72,8 @@ _NOTES: Final = {
     "event_trouble": "`runhook explain {event}` shows it. `runhook events --disposition unreadable` lists bodies that "
     "cannot be read; `runhook reconcile --since 1d --import --now` fetches their results",
     "delivery_dead": "`runhook dead` shows the reasons, `runhook replay{sinks}` sends them again",
+    "files_left_out": "`runhook attempts --sink {sink}` names the option. Raise it, restart the worker, and store "
+    "them by `runhook replay RUN --sink {sink} --state delivered --force`",
     "versions_differ": "finish the upgrade",
     "callers_down": "no action needed; `runhook sink list` shows them",
     "operations": "`runhook operations`",

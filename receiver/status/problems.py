@@ -221,6 +221,9 @@ def _sinks(report: StatusReport) -> Iterator[Problem]:
     for sink, (count, why) in sorted(report.ledger.newest.refused.items()):
         if count >= REFUSED_IN_A_ROW and sink in report.sinks:
             yield problem("sink_refuses", f"{sink} has refused its last {count} deliveries: {why}", sink=sink)
+    for sink, count in sorted(report.ledger.newest.files_left_out.items()):
+        deliveries = counted(count, "recent delivery", "recent deliveries")
+        yield problem("files_left_out", f"{sink} left out files of {deliveries} for a limit", sink=sink)
     for sink, states in sorted(report.ledger.orphans.items()):
         counts = ", ".join(f"{_amount(count)} {state}" for state, count in sorted(states.items()))
         yield problem("sink_gone", f"removed sink {sink} still has pending deliveries: {counts}", sink=sink)

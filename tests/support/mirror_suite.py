@@ -376,10 +376,10 @@ class MirrorSuite:
         receipt = place.sink(max_artifact_bytes="6 kB", max_artifacts=2).send(make_delivery(run))
         reasons = {skipped["name"]: skipped["reason"] for skipped in self.manifest(place)["skipped"]}
         assert reasons == {
-            "invoice.pdf": "larger than the cap of 6,000 bytes",
-            "recording.webm": "larger than the cap of 6,000 bytes",
-            "screenshot-1.png": "more than 2 files",
-            "screenshot-2.png": "more than 2 files",
+            "invoice.pdf": "larger than the cap of 6,000 bytes (max_artifact_bytes)",
+            "recording.webm": "larger than the cap of 6,000 bytes (max_artifact_bytes)",
+            "screenshot-1.png": "more than 2 files (max_artifacts)",
+            "screenshot-2.png": "more than 2 files (max_artifacts)",
         }
         assert "larger than the cap" in receipt.note
         assert not [key for key in place.tree() if key.endswith((".pdf", ".webm"))]

@@ -88,11 +88,14 @@ def test_newest_rows_show_refusals_in_a_row_and_troubled_events(ledger: Ledger) 
         odd = new_event(f"r{number}", "ops", "crm")._replace(note=f"route big can't be evaluated: {number}")
         record(ledger, odd, now=NOW + number)
         settle(ledger, claim(ledger, "ops", now=NOW + number), DeliveryMove.DIE, now=NOW + number)
-    settle(ledger, claim(ledger, "crm", now=NOW + 4), DeliveryMove.ACCEPT, now=NOW + 4)
+    note = "1 of 2 files are not kept (larger than the cap of 5 bytes (max_artifact_bytes)); see manifest.json"
+    receipt = {"id": "a/b", "note": note}
+    settle(ledger, claim(ledger, "crm", now=NOW + 4), DeliveryMove.ACCEPT, now=NOW + 4, receipt=receipt)
 
     # Then they are reported, unless they are older than is asked for
     found = ledger.read(lambda it: stats.newest(it, NOW - 1))
     assert dict(found.refused) == {"ops": (2, "no")}
+    assert dict(found.files_left_out) == {"crm": 2}
     assert (found.webhook_at, found.troubled) == (NOW + 3, 2)
     assert found.example[1] == "route big can't be evaluated: 3"
     assert ledger.read(lambda it: stats.newest(it, NOW + 9)) == stats.Newest(NOW + 3)

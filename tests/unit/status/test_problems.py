@@ -248,6 +248,12 @@ CASES: list[tuple[str, StatusReport, str, bool]] = [
         "18 requests to webhooks got 503, the last 60 s ago",
         True,
     ),
+    (
+        "files_left_out",
+        newest(files_left_out={"ops": 2}),
+        "ops left out files of 2 recent deliveries",
+        True,
+    ),
     ("event_trouble", newest(troubled=2, example=("evt_1", "route big")), "a problem, the last evt_1: route big", True),
     ("sink_down", shut("the disk that holds /out is full"), "ops has no disk space left, for 2 h now", False),
     ("sink_down", shut("/out has less than the reserve of 9 bytes free"), "ops has no disk space left", False),
