@@ -13,7 +13,7 @@ from receiver.api.audit import LIST_AUDIT
 from receiver.api.deliveries import LIST_ATTEMPTS, LIST_DELIVERIES
 from receiver.api.endpoint import Endpoint
 from receiver.api.events import LIST_EVENTS
-from receiver.api.incidents import LIST_INCIDENTS
+from receiver.api.incidents import LIST_INCIDENTS, Incidents
 from receiver.api.operations import LIST_OPERATIONS
 from receiver.api.runs import LIST_RUNS
 from receiver.api.submissions import LIST_SUBMISSIONS
@@ -215,7 +215,15 @@ def _age(seconds: float | None) -> str:
     return "" if seconds is None else f"{seconds:.1f}s" if seconds < 10 else show_duration(seconds)
 
 
-_MARK: Final = "`runhook api mark_incident id=ID state=acknowledged note=…` marks one"
+def _marking(found: Incidents, form: Form) -> str:
+    if not found.items or form is not Form.TABLE:
+        return ""
+    return (
+        f"counted since {iso(found.since)}; `before` is of as long a time before that, `first` of both. "
+        "`runhook api mark_incident id=ID state=acknowledged note=…` marks one"
+    )
+
+
 _YET: Final = "; send a first webhook with `runhook trigger`"
 
 runs = list_command(
@@ -265,11 +273,11 @@ submissions = list_command(
 )
 incidents = list_command(
     LIST_INCIDENTS,
-    "incident=id state count before first=first_at last=last_at workflow reason note by=marked_by",
+    "incident=id state count before first=first_at last=last_at workflow reason note by=marked_by marked=marked_at",
     empty="no failed runs found",
     doc="List failed runs by workflow and reason. `runhook api mark_incident` acknowledges one.",
     most=500,
-    note=lambda found, form: _MARK if found.items and form is Form.TABLE else "",
+    note=_marking,
 )
 operations = list_command(
     LIST_OPERATIONS,
