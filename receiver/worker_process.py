@@ -43,7 +43,7 @@ from receiver.ledger import Connection, Ledger, LedgerUnavailable
 from receiver.ledger.deliveries import claims
 from receiver.ledger.deliveries.recovery import release_claims
 from receiver.runtime.background import keep_thread, start_thread
-from receiver.runtime.child import REPLACE, UNFINISHED, own_status, say_working
+from receiver.runtime.child import UNFINISHED, own_status, say_working
 from receiver.runtime.process import StopRequests, error_location, stop_signals
 from receiver.runtime.redis_client import connect
 from receiver.status.heartbeat import Heartbeat
@@ -124,7 +124,6 @@ class WorkerProcess:
         self._released: set[str] = set()
         self._stops = StopRequests()
         self._ended = threading.Event()
-        self._replace = False
         self._gave_up = ""
         self._job_until = math.inf
         self._redis = connect(settings.redis_url, timeout=2.0, connect_timeout=2.0, retries=0)
@@ -142,9 +141,8 @@ class WorkerProcess:
         self._building = threading.Lock()  # of the runners: none is added after a stop
 
     def run(self) -> int:
-        """Work until SIGTERM. Return the exit code: REPLACE when a fresh process is to take over, UNFINISHED when a
-        send did not end in time. Raises NotStarted when the one sink that it is for can't be built, and RunhookError
-        when a sink's runner gave up."""
+        """Work until SIGTERM. Return the exit code: UNFINISHED when a send did not end in time. Raises NotStarted when
+        the one sink that it is for can't be built, and RunhookError when a sink's runner gave up."""
         sys.setswitchinterval(SWITCH)
         with stop_signals(self._stops):  # before the first send
             threads = [
@@ -171,8 +169,6 @@ class WorkerProcess:
         self._redis.close()
         if self._gave_up:
             raise RunhookError(self._gave_up)
-        if self._replace:
-            return REPLACE
         return 0 if settled else UNFINISHED
 
     def _work_until_stop(self) -> None:
@@ -249,8 +245,8 @@ class WorkerProcess:
             wakeups.finish(self._redis, wakeups.deliver_queue(self._work.sinks[0]), self._poke_due)
 
     def _give_signs(self) -> None:
-        """Give signs of life to the supervisor while no job hangs, pass a stop on at once, and end a process that a
-        fresh one should replace."""
+        """Give signs of life to the supervisor while no job hangs, pass a stop on at once, and end the process when a
+        runner gives up."""
         stopped = False
         while not self._ended.is_set():
             runners = list(self._runners.values())
@@ -262,8 +258,7 @@ class WorkerProcess:
                     each.stop()
                 log.info("worker.stopping process=%s", self._name)
             self._gave_up = next((each.gave_up for each in runners if each.gave_up), "")
-            if not stopped and (self._gave_up or any(each.worn_out for each in runners)):
-                self._replace = True
+            if self._gave_up and not stopped:
                 os.kill(os.getpid(), signal.SIGTERM)
             self._stops.wait(SIGN_EVERY)
 

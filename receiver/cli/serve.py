@@ -16,7 +16,7 @@ from receiver.runtime.child import say_working
 from receiver.runtime.data_folder import secure
 from receiver.runtime.process import freeze_imports, raise_file_limit, relax_gc_for_imports
 from receiver.telemetry import logs
-from receiver.web.server import BACKLOG, STOP_TIMEOUT, AdminListener, listen, make_server, url_of
+from receiver.web.server import BACKLOG, STOP_TIMEOUT, listen, url_of
 
 if TYPE_CHECKING:
     from receiver.web.part import Context, WebPart
@@ -48,6 +48,7 @@ def run(settings: Settings, config: Config, host: str, port: int, admin: ListenA
     from receiver.web.app import check_at_start, create_app
     from receiver.web.part import ADMIN
     from receiver.web.protocol import Listening, connection_limit, options
+    from receiver.web.uvicorn_server import AdminListener, WebServer
 
     check_database_url(settings.database_url)
     people = settings.console_password or settings.console_token or config.console.users or config.console.oidc
@@ -64,7 +65,7 @@ def run(settings: Settings, config: Config, host: str, port: int, admin: ListenA
     app.metrics.connections, app.metrics.connections_ended = listener.gauges, lambda: listener.ended
     app.metrics.url = url_of(public)
     server_config = uvicorn.Config(app, **options(listener, timeout_graceful_shutdown=STOP_TIMEOUT, backlog=BACKLOG))
-    server = make_server(app, server_config, AdminListener(admin_socket, operators) if admin_socket else None)
+    server = WebServer(server_config, app.stop, AdminListener(admin_socket, operators) if admin_socket else None)
     lines = [
         f"listening on {app.metrics.url}",
         *([f"admin port: {url_of(admin_socket)} (/metrics, /readyz?all, /api/v1, /console)"] if admin_socket else ()),

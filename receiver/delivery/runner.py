@@ -15,7 +15,7 @@ import math
 import queue
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Any, Final
@@ -28,6 +28,7 @@ from receiver.config.destinations import RetryPolicy
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.delivery.callback_sink import CallbackSink
+from receiver.delivery.owned import OwnedDeliveries
 from receiver.delivery.room import Room, weight
 from receiver.delivery.send_task import SendTask, send
 from receiver.delivery.settlement import Settlement
@@ -54,7 +55,7 @@ GATHER: Final = 0.01
 GRACE: Final = 2.0
 # Seconds of errors in a row after which a runner gives up. Two heartbeats report them.
 FAILS_FOR: Final = 30.0
-# Sends left behind, for each place, after which a fresh process should replace this one.
+# Sends left behind, for each place, after which a runner gives up.
 WORN_OUT: Final = 4
 
 log = logging.getLogger("runhook.deliver")
@@ -65,7 +66,7 @@ class SinkRunner:
 
     `ledger` and `connection` belong to the process, which closes them; it also renews the claims on `owned()`, and
     flushes the `counter`. `fails_for`: seconds of errors in a row, other than an unavailable ledger, after which it
-    gives up: `gave_up` says why, and a fresh process should replace this one.
+    gives up, as after too many hung sends: `gave_up` says why, and a fresh process should replace this one.
     `concurrency`: sends under way at a time, in this process. `lane_limit`: how many of one lane, for a sink that has
     many. `on_due`: called, in the runner's thread, with the sinks whose held deliveries a settlement has queued.
     `redact`: paths to mask in servers' responses.
@@ -100,6 +101,7 @@ class SinkRunner:
         self._many = sink.batch_size > 1
         self._places = min(concurrency, BATCHES) if self._many else concurrency
         self._batch = max(sink.batch_size, 1)
+        self._owned = OwnedDeliveries(self._batch)
         self._rotation = Rotation()
         self._room = Room(self._places * self._batch, rated=rate is not None, many_lanes=lane_limit is not None)
         self._limit = sink.options.timeout + (2 * GRACE if self._many else GRACE)
@@ -107,11 +109,6 @@ class SinkRunner:
         self.counter = WorkerCounter(connection)
         self._settlement = Settlement(sink.name, retry, owner, self.counter, redact)
         self._pause = Pause(log, "deliver")
-        self._lock = threading.Lock()  # of what follows
-        self._owned: set[Claimed] = set()
-        self._todo: deque[Claimed] = deque()
-        self._unstarted: list[Claimed] = []  # withdrawn, to be handed back
-        self._running: dict[int, SendTask] = {}  # by identity; the oldest first
         # Ended tasks, and None to make the runner's thread look around.
         self._done: queue.SimpleQueue[SendTask | None] = queue.SimpleQueue()
         self._ended: list[SendTask] = []  # of these, those that are not settled
@@ -130,26 +127,17 @@ class SinkRunner:
 
         None for a sink whose rate or lanes are counted at each claim, nor while older deliveries may be due.
         """
-        if self._rate or self._lane_limit or self._poked or self._stopping.is_set() or self.worn_out:
+        if self._rate or self._lane_limit or self._poked or self._stopping.is_set():
             return 0
-        with self._lock:
-            return self._room.free(*self._load(), time.monotonic())
+        return self._room.free(*self._owned.size(), time.monotonic())
 
     def take(self, claimed: Sequence[Claimed]) -> None:
         """Send deliveries that a committed transaction has claimed for this runner; after a stop, hand them back."""
-        with self._lock:
-            stopping, idle = self._stopping.is_set(), not self._owned
-            if not stopping:
-                self._owned.update(claimed)
-                self._todo.extend(claimed)
-            else:
-                self._owned.difference_update(claimed)  # owned since its claim, while the bodies were loaded
-        if stopping:
+        if not self._owned.add(claimed):
             with suppress(LedgerUnavailable):  # else they lapse
                 self._settlement.settle(self._ledger, [], claimed)
             return
-        if idle:  # else its thread knows when the next send is overdue
-            self._done.put(None)
+        self._done.put(None)  # its thread must know when the next send is overdue
         for _ in range(0, len(claimed), self._batch):
             self._threads.submit(self._send_next)
 
@@ -161,31 +149,21 @@ class SinkRunner:
 
     def owned(self) -> list[str]:
         """Return the ids of the claimed deliveries that are not settled."""
-        with self._lock:
-            return [each.id for each in self._owned]
+        return [each.id for each in self._owned.all()]
 
     def renewed(self, ids: Collection[str], at: float) -> None:
         """Let these deliveries be sent later: their claims were renewed at `at`, by time.monotonic(), or after it."""
-        with self._lock:
-            for each in self._owned:
-                if each.id in ids:
-                    each.start_by = at + START_WITHIN
+        self._owned.renew(ids, at + START_WITHIN)
 
     @property
     def idle(self) -> bool:
         """Whether no delivery is claimed, and none is known to be due."""
         return not (self._owned or self._poked or self._claiming)
 
-    @property
-    def worn_out(self) -> bool:
-        """Whether too many hung sends were abandoned, so that the process should be replaced after an orderly stop."""
-        return self._threads.abandoned > WORN_OUT * self._places
-
     def stop(self) -> None:
         """Stop claiming, and hand back deliveries that have not started. Running sends end and are settled."""
-        with self._lock:  # who takes a delivery sees it, or the thread that settles sees the delivery
-            self._stopping.set()
-        self._withdraw()
+        self._owned.close()  # before the thread may end: nothing is added then
+        self._stopping.set()
         self._done.put(None)
 
     def join(self, until: float) -> bool:
@@ -201,44 +179,24 @@ class SinkRunner:
 
     def _send_next(self) -> None:
         """In a thread: send the longest waiting deliveries."""
-        task = self._next_task()
+        task = self._owned.begin(time.monotonic())
         if task is None:
+            self._done.put(None)  # deliveries that may no longer start are handed back
             return
         answers = send(self._sink, task.claimed, self._retry)
-        with self._lock:
-            if self._running.pop(id(task), None) is None:
-                raise LeftBehind
-            task.answers, task.seconds = answers, time.monotonic() - task.started
+        if not self._owned.end(task):
+            raise LeftBehind
+        task.answers, task.seconds = answers, time.monotonic() - task.started
         if any(isinstance(each, Unavailable) and not each.dependency for each in answers):
             self._room.troubled(time.monotonic())
-            self._withdraw()  # else what is held spends its attempts before the breaker opens
+            self._owned.withdraw()  # else what waits spends its attempts before the breaker opens
         self._done.put(task)
-
-    def _next_task(self) -> SendTask | None:
-        with self._lock:
-            now = time.monotonic()
-            batch: list[Claimed] = []
-            while self._todo and len(batch) < self._batch:
-                each = self._todo.popleft()
-                (batch if now < each.start_by else self._unstarted).append(each)
-            if not batch:
-                self._done.put(None)  # deliveries that may no longer start are handed back
-                return None
-            task = SendTask(batch, now)
-            self._running[id(task)] = task
-            return task
-
-    def _withdraw(self) -> None:
-        """Let nothing start that has not: it is handed back."""
-        with self._lock:
-            self._unstarted += self._todo
-            self._todo.clear()
 
     # --- The thread that claims and settles
 
     def _work(self) -> None:
         failing_since = math.inf
-        while not (self._is_over() or self.gave_up):
+        while not self._stopping.is_set() or self._owned:
             self._collect()
             try:
                 self._settle()
@@ -252,24 +210,21 @@ class SinkRunner:
                 self.trouble = error_location(error)
                 failing_since = min(failing_since, time.monotonic())
                 if time.monotonic() - failing_since >= self._fails_for:
-                    self.gave_up = (
-                        f"the sink {self.name} could not be served for {self._fails_for:.0f} s: {self.trouble}"
-                    )
-                    self.stop()
-                else:
-                    log.debug("deliver.paused sink=%s in full", self.name, exc_info=True)
-                    self._pause.wait(Fields(sink=self.name, error=self.trouble), lambda: False)
+                    self._give_up(f"could not be served for {self._fails_for:.0f} s: {self.trouble}")
+                    break
+                log.debug("deliver.paused sink=%s in full", self.name, exc_info=True)
+                self._pause.wait(Fields(sink=self.name, error=self.trouble), lambda: False)
         self._stopped.set()
 
-    def _is_over(self) -> bool:
-        with self._lock:
-            return self._stopping.is_set() and not self._owned
+    def _give_up(self, why: str) -> None:
+        self.gave_up = f"the sink {self.name} {why}"
+        self.stop()
 
     def _collect(self) -> None:
         """Wait until there is something to settle or to claim. Other sends get a moment to end, too."""
         try:
             first = self._done.get(timeout=self._wait())
-            if first is not None and self._running:
+            if first is not None and self._owned.running:
                 time.sleep(GATHER)
             while True:
                 self._ended += [first] if first is not None else []
@@ -281,60 +236,55 @@ class SinkRunner:
     def _wait(self) -> float | None:
         """Return the seconds until something is to be done though nothing ends; None when only another thread can
         tell."""
-        with self._lock:
-            if self._ended or self._unstarted:
-                return 0.0
-            now = time.monotonic()
-            oldest = next((task.started for task in self._running.values()), now)  # or one that starts from now on
-            at = min(oldest + self._limit if self._owned else math.inf, self._claim_at(now))
+        if self._ended or self._owned.unstarted():
+            return 0.0
+        now = time.monotonic()
+        oldest = self._owned.oldest_start(now)  # or one that starts from now on
+        at = min(oldest + self._limit if self._owned else math.inf, self._claim_at(now))
         return None if at == math.inf else max(0.0, at - now)
 
     def _give_up_overdue(self) -> None:
         now = time.monotonic()
-        with self._lock:
-            overdue = [task for task in self._running.values() if task.started + self._limit < now]
-            for task in overdue:
-                del self._running[id(task)]
+        overdue = self._owned.overdue(now - self._limit)
         for task in overdue:
             self._threads.abandon()
             task.seconds = now - task.started
             task.answers = [Unavailable(f"no answer within {self._sink.options.timeout:g} s")] * len(task.claimed)
         self._ended += overdue
-        if overdue:  # the threads that were to send what is held may all be left behind
+        if overdue:  # the threads that were to send what waits may all be left behind
             self._room.troubled(now)
-            self._withdraw()
+            self._owned.withdraw()
+        if self._threads.abandoned > WORN_OUT * self._places:
+            self._give_up(f"left {self._threads.abandoned} hung sends behind")
 
     def _settle(self) -> None:
-        """Settle what has ended and hand back what will not start. Both stay held until that is committed."""
-        with self._lock:
-            unstarted = list(self._unstarted)
+        """Settle what has ended and hand back what will not start. Both stay owned until that is committed."""
+        unstarted = self._owned.unstarted()
         if not self._ended and not unstarted:
             return
         sinks, paused = self._settlement.settle(self._ledger, self._ended, unstarted)
         if paused:
-            self._withdraw()
+            self._owned.withdraw()
         for task in self._ended:
             self._room.sent(task.seconds)
         settled = [*unstarted, *(each for task in self._ended for each in task.claimed)]
         self._ended = []
-        with self._lock:
-            del self._unstarted[: len(unstarted)]
-            self._owned.difference_update(settled)
-            # What is handed back is due again; a lane that has a free place, or was probed, may have more.
-            if unstarted or self._lane_limit or any(it.probe for it in settled):
-                self._poked = True
+        # What is handed back is due again; a lane that has a free place, or was probed, may have more.
+        if unstarted or self._lane_limit or any(it.probe for it in settled):
+            self._poked = True
+        self._owned.settled(settled)
         if sinks:
             self._on_due(sinks)
 
     def _claim(self) -> None:
         """Claim and start what is due, if there is room. Raises LedgerUnavailable."""
-        with self._lock:
-            now, owned = time.monotonic(), list(self._owned)
-            if now < self._claim_at(now):
-                return
-            self._poked, self._claiming = False, True
-            self._room.claimed(now)
-            room = self._room.free(*self._load(), now)
+        now, owned = time.monotonic(), self._owned.all()
+        if now < self._claim_at(now):
+            return
+        self._claiming = True
+        self._poked = False
+        self._room.claimed(now)
+        room = self._room.free(*self._owned.size(), now)
         more = True  # until the ledger has answered
         try:
             claimed = self._claim_due(room, owned)
@@ -377,25 +327,19 @@ class SinkRunner:
 
     def _loaded(self, claimed: Sequence[Claimed]) -> Sequence[Claimed]:
         """Load the bodies of what was claimed, which is renewed meanwhile. It is handed back if that fails."""
-        with self._lock:
-            self._owned.update(claimed)
+        self._owned.own(claimed)
         found: Sequence[Claimed] = ()
         try:
             found = self._ledger.read(lambda connection: load_bodies(connection, claimed), transaction=False)
         finally:
-            with self._lock:
-                self._unstarted += set(claimed).difference(found)
+            self._owned.withdraw(set(claimed).difference(found))
         return found
 
     def _claim_at(self, now: float) -> float:
         """Return when to claim, by time.monotonic(): infinite for not before a send ends or another thread pokes."""
-        if not self._poked or self._stopping.is_set() or self.worn_out:
+        if not self._poked or self._stopping.is_set():
             return math.inf
-        return self._room.claims_at(*self._load(), now, waiting=bool(self._todo))
-
-    def _load(self) -> tuple[int, int]:
-        """Return how many deliveries are owned, and their weight."""
-        return len(self._owned), sum(map(weight, self._owned))
+        return self._room.claims_at(*self._owned.size(), now, waiting=self._owned.waiting)
 
 
 def build(

@@ -55,14 +55,11 @@ log = logging.getLogger("runhook.ingest")
 class PollHints(Protocol):
     """The part of the poll hints that ingest needs."""
 
-    async def add(self, submission_id: str) -> None:
-        """Ask for a poll of the submission."""
+    def take(self) -> bool:
+        """Whether a hint may be added now: looking for a run's id has a cost of its own."""
 
-    def takes_runs(self) -> bool:
-        """Whether `add_run` would be heeded now: looking for a run's id has a cost of its own."""
-
-    async def add_run(self, source: str, run_id: str) -> None:
-        """Ask for a poll of a run that was not submitted here."""
+    async def add(self, source: str, run_id: str) -> None:
+        """Ask for a poll of a run."""
 
 
 class _Disconnected(Exception):
@@ -139,18 +136,13 @@ class Ingest:
             message = await receive()
             if not message.get("more_body"):
                 body = self._checked(message)
-                self._bodies.take(len(body))
-                try:
+                with self._bodies.hold(size=len(body)):
                     return await self._accept(source, secrets, submission_id, signature, body, scope)
-                finally:
-                    self._bodies.give(len(body))
             with self._bodies.hold() as held:
                 body = await self._read(message, receive, held)
                 return await self._accept(source, secrets, submission_id, signature, body, scope)
         except TooLarge:
-            if submission_id:
-                await self._poll_hints.add(submission_id)
-            elif self._poll_hints.takes_runs():
+            if self._poll_hints.take():
                 await self._hint_run(source, message, receive)
             raise
 
@@ -162,7 +154,7 @@ class Ingest:
                 message = message or await receive()
         run_id = scan_run_id(message.get("body", b"")[:BEGINNING])
         if run_id:
-            await self._poll_hints.add_run(source, run_id)
+            await self._poll_hints.add(source, run_id)
 
     async def _accept(
         self, source: str, secrets: Sequence[str], submission_id: str, signature: str, body: bytes, scope: Scope
@@ -205,8 +197,7 @@ class Ingest:
         """Read the body, of which `message` is the first piece. Raises _Disconnected, TooLarge, TimedOut, Busy."""
         received = bytearray()  # a list of pieces would take many times their bytes where each is a few
         try:
-            async with asyncio.timeout(self._body_timeout) as timer:
-                held.on_evict = lambda: timer.reschedule(0.0)
+            async with asyncio.timeout(self._body_timeout):
                 while True:
                     piece = self._checked(message)
                     if len(received) + len(piece) > self._max_body:
@@ -214,12 +205,11 @@ class Ingest:
                     self._bodies.add(held, len(piece))
                     received += piece
                     if not message.get("more_body"):
-                        self._bodies.complete(held)
                         return bytes(received)
                     message = await receive()
-        except (TimeoutError, NoRoom) as problem:
-            if held.evicted or isinstance(problem, NoRoom):
-                raise Busy("too many bodies at once, and this one comes slowest") from None
+        except NoRoom as problem:
+            raise Busy(str(problem)) from None
+        except TimeoutError:
             raise TimedOut(f"the body did not come in within {self._body_timeout:g} s") from None
 
     async def _refuse(self, send: Send, error: RequestError, path: str, receive: Receive) -> None:

@@ -10,7 +10,6 @@ import hmac
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from types import SimpleNamespace
 from typing import Any, Final
 
 import mcp_types as types
@@ -29,7 +28,8 @@ from receiver.errors import RunhookError
 from receiver.mcp.tools import ModelTool, error_text
 from receiver.runtime.process import raise_file_limit
 from receiver.web.protocol import Listening, connection_limit, options
-from receiver.web.server import listen, make_server, url_of
+from receiver.web.server import listen, url_of
+from receiver.web.uvicorn_server import WebServer
 
 PATH: Final = "/mcp"
 # Bytes of a client's message.
@@ -104,7 +104,7 @@ def run_http(server: Server[Any], host: str, port: int, make_token: Callable[[],
     sys.stderr.write(f"runhook: MCP at {url_of(listener)}{PATH}\n")
     limit = Listening(connection_limit(raise_file_limit()))
     config = uvicorn.Config(http_app(server, token), **options(limit, timeout_graceful_shutdown=2))
-    make_server(SimpleNamespace(stop=lambda: None), config).run(sockets=[listener])
+    WebServer(config).run(sockets=[listener])
 
 
 def http_app(server: Server[Any], token: str) -> Starlette:

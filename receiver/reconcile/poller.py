@@ -15,6 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from typing import Any, TypeVar
@@ -53,8 +54,8 @@ from receiver.skyvern.responses import Answer, Answered, Patience, Unreachable
 PATIENCE = Patience(tries=1, limit=25.0)
 _MAX_UNKNOWN = 50
 # Polls of runs named by an unsigned request only: one in ten seconds, and a burst.
-RUN_HINTS_PER_SECOND = 0.1
-RUN_HINTS_AT_ONCE = 10.0
+HINTS_PER_SECOND = 0.1
+HINTS_AT_ONCE = 10.0
 
 log = logging.getLogger("runhook.reconcile")
 
@@ -96,7 +97,7 @@ class Reconciler:
         ]
         self.intake = ResultIntake(ledger, dispatcher, settings)
         self._run_polls = RunPolls(ledger, self.intake, settings)
-        self._run_hints = TokenBucket(RUN_HINTS_PER_SECOND, RUN_HINTS_AT_ONCE)
+        self._hints = TokenBucket(HINTS_PER_SECOND, HINTS_AT_ONCE)
         self.watcher = Watcher(ledger, settings, lambda: self._closed, watch_back)
 
     def tick(self) -> int:
@@ -152,20 +153,14 @@ class Reconciler:
         self._pool.submit(guarded)
 
     def _take_hints(self) -> None:
-        """Make due the submissions whose webhook was too large."""
-        try:
-            ids = poll_hints.pop_poll_hints(self._redis)
-            # Bounded per tick: any client that knows the URL can invent them.
-            keys = poll_hints.pop_run_hints(self._redis, 1) if self._run_hints.take(1, time.monotonic()) else []
-        except redis.RedisError:
+        """Schedule a poll of a run whose webhook was too large. Bounded: any client that knows the URL invents them."""
+        if not self._hints.take(1, time.monotonic()):
             return
-        if ids:
-            made = self._ledger.write(lambda connection: polls.make_due(connection, ids, self._ledger.now()))
-            log.info("reconcile.hints count=%d due=%d", len(ids), made)
-        now = self._ledger.now()
-        for source, run_id in keys:
-            if source in self._sources:
-                self._ledger.write(partial(run_polls.ask, source=source, wanted={run_id: now}, now=now))
+        with suppress(redis.RedisError):
+            for source, run_id in poll_hints.pop_hints(self._redis, 1):
+                if source in self._sources:
+                    now = self._ledger.now()
+                    self._ledger.write(partial(run_polls.ask, source=source, wanted={run_id: now}, now=now))
 
     # One poll.
 
@@ -253,7 +248,7 @@ class Reconciler:
         `Resolver.resolve`."""
         stopped = (lambda: True) if within is None else lambda: self._closed
         resolver = self._resolvers[source.name]
-        runs_found, absent = resolver.resolve(wanted, lambda moment: moment + polls.LEASE, within, stopped)
+        runs_found, absent = resolver.resolve(wanted, within, stopped)
         for submission_id, fetched in runs_found.items():
             log.info("reconcile.resolved source=%s submission=%s", source.name, submission_id)
             found = self._ledger.read(lambda connection, key=submission_id: records.one(connection, key))  # type: ignore[misc]

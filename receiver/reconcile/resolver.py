@@ -61,20 +61,17 @@ class Resolver:
     def resolve(
         self,
         wanted: Sequence[Submission],
-        due_at: Callable[[float], float],
         within: float | None = None,
         stopped: Callable[[], bool] = lambda: True,
     ) -> tuple[dict[str, FetchedRun], set[str]]:
         """Search for runs, and record whose they are. Returns what was fetched, by submission id, and the submissions
         that certainly have no run. Raises LedgerUnavailable.
 
-        `due_at`: when runs are polled next, given the present time. `within`: seconds after a submission in which
-        Skyvern has created its run, if ever; they must be over. None: nothing counts as absent. `stopped`: whether to
-        break off, rather than wait, when the budget is used up.
+        `within`: seconds after a submission in which Skyvern has created its run, if ever; they must be over. None:
+        nothing counts as absent. `stopped`: whether to break off, rather than wait, when the budget is used up.
         """
         found, absent = self._find(wanted, within, stopped) if wanted else ({}, set())
         now = self._ledger.now()
-        due = due_at(now)
 
         def work(connection: Connection) -> dict[str, Collection[str]]:
             # Sorted by run, as all take their locks.
@@ -86,7 +83,7 @@ class Resolver:
                     now,
                     run_id=run_id,
                     run_type=fetched.run.run_type,
-                    due_at=due,
+                    due_at=now + polls.LEASE,
                     when_late=self._when_late,
                 )
                 for submission_id, (run_id, fetched) in sorted(found.items(), key=lambda item: item[1][0])

@@ -21,8 +21,6 @@ from typing import IO, Any, Final
 from receiver.errors import RunhookError
 from receiver.runtime.process import error_location, exit_text
 
-# Exit code of a child that asks for a fresh process in its place.
-REPLACE: Final = 75
 # Exit code of a child that was stopped with work under way.
 UNFINISHED: Final = 76
 _PR_SET_PDEATHSIG: Final = 1

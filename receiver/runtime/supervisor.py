@@ -17,7 +17,7 @@ from functools import partial
 from typing import Final
 
 from receiver.errors import NotStarted, RunhookError, UsageError
-from receiver.runtime.child import REPLACE, UNFINISHED, ChildStatus, ForkedProcess
+from receiver.runtime.child import UNFINISHED, ChildStatus, ForkedProcess
 from receiver.runtime.process import Restarts, StopRequests, drain, exit_text, freeze_imports, stop_signals
 
 # Prefix of a line in which a program reports why it could not start.
@@ -209,9 +209,7 @@ class Supervisor:
         if each.process is None or (code := each.process.poll()) is None:
             return
         self._finish(each)
-        if each.renewed or code == REPLACE:
-            if code == REPLACE:
-                self.say(each.name, "a fresh process takes over")
+        if each.renewed:
             each.renewed, each.restarts.due, each.restarts.failures = False, time.monotonic(), 0
             return
         explained = each.errors and code in {1, UsageError.exit_code, NotStarted.exit_code}

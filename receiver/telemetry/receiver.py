@@ -78,7 +78,7 @@ class ReceiverMetrics:
         self.quarantine_dropped = 0
         self.held: Callable[[], int] = lambda: 0
         self.submit_refused = dict.fromkeys(REFUSALS, 0)
-        self.bodies: Callable[[], tuple[int, int]] = lambda: (0, 0)  # bytes that are held, and how many were ended
+        self.body_bytes: Callable[[], int] = lambda: 0
         self.connections: Callable[[], Mapping[str, int]] = dict
         self.connections_ended: Callable[[], Mapping[str, int]] = dict
         self.tasks: Callable[[], Sequence[Any]] = tuple  # the TaskStates of Background
@@ -120,6 +120,7 @@ _GAUGES: Final = (
     ("", "spool_bytes", "spool_bytes", "Bytes of this process's spool."),
     ("", "quarantine_requests", "quarantine_count", "Requests in quarantine."),
     ("", "quarantine_bytes", "quarantine_bytes", "Bytes in quarantine."),
+    ("", "held_body_bytes", "body_bytes", "Bytes of requests' bodies in memory."),
     ("", "held_requests", "held", "Requests that are held until a run or a delivery changes."),
     ("state", "connections", "connections", "HTTP connections: open, and those with an incomplete request."),
 )
@@ -138,9 +139,6 @@ class ReceiverSamples(Collector):
             for label, name, attribute, text in table:
                 value = getattr(counted, attribute)
                 yield family(kind, name, label, text, value() if callable(value) else value)
-        held, ended = counted.bodies()
-        yield family(GaugeMetricFamily, "held_body_bytes", "", "Bytes of requests' bodies in memory.", held)
-        yield family(CounterMetricFamily, "bodies_ended", "", "Bodies that came slowest when there was no room.", ended)
         requests = [((), counted.request_seconds.buckets(), counted.request_seconds.sum)]
         yield histogram("ingest_request_seconds", "", "Time from a request's head to its 202.", requests)
         for name, text, of_stores in (

@@ -7,8 +7,9 @@ list it in receiver.cli.serve.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any, Final
 
 from starlette.applications import Starlette
@@ -121,7 +122,34 @@ def create_app(
     `has_admin_port`: routes for operators are served to requests that came to the admin port, and to no others.
     `ledger_wait`: seconds that a request waits for the ledger in all. `held_bytes`: of bodies in memory, at least.
     """
-    metrics = ReceiverMetrics()
+    context = _context(settings, config, OperatorAccess(has_admin_port), ledger_wait, held_bytes)
+    built = [part(context) for part in parts]
+    largest = config.server.max_body
+    hints = PollHintWriter(settings.redis_url)
+    quarantine = QuarantineWriter(_quarantine(settings, config), context.metrics, largest)
+    ingest = Ingest(
+        {name: source.signing_secrets for name, source in config.sources.items()},
+        *(largest, context.group_commit.commit, quarantine.offer, hints, context.metrics, context.bodies),
+    )
+    handlers: Any = {HTTPException: _http_error, RequestError: _request_error, Exception: _bug}
+    app = Application(
+        routes=[Route(PREFIX + "{address:path}", ingest), Route(PREFIX.rstrip("/"), ingest)],
+        lifespan=partial(_running, context, built, (hints.close, quarantine.close)),
+        exception_handlers=handlers,
+    )
+    if has_admin_port:
+        health_routes = [route for part in built for route in part.routes if getattr(route, "path", "") in HEALTH]
+        app.admin = Starlette(routes=health_routes, exception_handlers=handlers)
+    app.add(built)
+    app.metrics = context.metrics
+    return app
+
+
+def _context(
+    settings: Settings, config: Config, access: OperatorAccess, ledger_wait: float, held_bytes: int
+) -> Context:
+    """Return what the parts share. It opens nothing."""
+    metrics, background = ReceiverMetrics(), Background()
     limits = Limits(
         max_events=config.inbox.max_events,
         max_bytes=config.inbox.max_bytes,
@@ -129,49 +157,34 @@ def create_app(
         accept_weaker=config.server.accept_weaker_durability,
         shares_disk=settings.embedded_redis,
     )
-    secrets = {name: source.signing_secrets for name, source in config.sources.items()}
-    bodies = HeldBodies(max(held_bytes, 4 * config.server.max_body), KEY_SHARE, KEYS_PART)
-    metrics.bodies = lambda: (bodies.bytes, bodies.evicted)
-    background = Background()
-    metrics.tasks = background.states
-    keys = EntryKeys(secrets)
+    keys = EntryKeys({name: source.signing_secrets for name, source in config.sources.items()})
     group_commit = GroupCommit(settings.redis_url, _spool(settings, config), limits, metrics, keys, background)
-    access = OperatorAccess(has_admin_port)
-    context = Context(settings, config, group_commit, metrics, bodies, background, access, ledger_wait)
-    built = [part(context) for part in parts]
-    store = Quarantine(
-        settings.data / "quarantine",
-        config.quarantine.max_count,
-        config.quarantine.max_bytes,
-        config.spool.reserve_bytes,
-        stays_open=True,
-    )
+    bodies = HeldBodies(max(held_bytes, 4 * config.server.max_body), KEY_SHARE, KEYS_PART)
+    metrics.body_bytes = lambda: bodies.bytes
+    metrics.tasks = background.states
+    return Context(settings, config, group_commit, metrics, bodies, background, access, ledger_wait)
 
-    @asynccontextmanager
-    async def lifespan(_: Application) -> AsyncIterator[None]:
-        async with AsyncExitStack() as stack:
-            stack.push_async_callback(background.close)
-            await group_commit.start()
-            stack.push_async_callback(group_commit.close)
-            for closing in (hints.close, quarantine.close):
-                stack.push_async_callback(closing)
-            for part in built:
-                if part.lifespan is not None:
-                    await stack.enter_async_context(part.lifespan())
-            yield
 
-    hints = PollHintWriter(settings.redis_url)
-    quarantine = QuarantineWriter(store, metrics, config.server.max_body)
-    ingest = Ingest(secrets, config.server.max_body, group_commit.commit, quarantine.offer, hints, metrics, bodies)
-    webhooks = [Route(PREFIX + "{address:path}", ingest), Route(PREFIX.rstrip("/"), ingest)]
-    handlers: Any = {HTTPException: _http_error, RequestError: _request_error, Exception: _bug}
-    app = Application(routes=webhooks, lifespan=lifespan, exception_handlers=handlers)
-    if has_admin_port:
-        health_routes = [route for part in built for route in part.routes if getattr(route, "path", "") in HEALTH]
-        app.admin = Starlette(routes=health_routes, exception_handlers=handlers)
-    app.add(built)
-    app.metrics = metrics
-    return app
+def _quarantine(settings: Settings, config: Config) -> Quarantine:
+    limits = config.quarantine
+    folder, reserve = settings.data / "quarantine", config.spool.reserve_bytes
+    return Quarantine(folder, limits.max_count, limits.max_bytes, reserve, stays_open=True)
+
+
+@asynccontextmanager
+async def _running(
+    context: Context, parts: Sequence[WebPart], closing: Sequence[Callable[[], Awaitable[None]]], _: Application
+) -> AsyncIterator[None]:
+    """Open what the application needs, and close it at the end. `closing`: closes the rest."""
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(context.background.close)
+        await context.group_commit.start()
+        for close in (context.group_commit.close, *closing):
+            stack.push_async_callback(close)
+        for part in parts:
+            if part.lifespan is not None:
+                await stack.enter_async_context(part.lifespan())
+        yield
 
 
 async def _request_error(_: Request, error: Exception) -> JSONResponse:

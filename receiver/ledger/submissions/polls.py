@@ -82,15 +82,6 @@ def due_after_end(connection: sa.Connection, keys: Iterable[RunKey], due_at: flo
     _update_by_id(connection, sa.select(it.id).where(*conditions), due_at=due_at, reason="", updated_at=now)
 
 
-def make_due(connection: sa.Connection, ids: Sequence[str], now: float) -> int:
-    """Make these submissions due now, if they are polled at all. Returns their number."""
-    if not ids:
-        return 0
-    it, polled = submissions.c, (SubmissionState.ACCEPTED, SubmissionState.UNKNOWN)
-    later = [dialect.among(it.id, ids), it.due_at > now, it.state.in_(polled)]
-    return _update_by_id(connection, sa.select(it.id).where(*later), due_at=now)
-
-
 def _update_by_id(connection: sa.Connection, ids: sa.Select[Any], **values: Any) -> int:
     """Update these submissions after locking them in the order of their ids. Returns their number.
 

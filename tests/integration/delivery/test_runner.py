@@ -292,7 +292,7 @@ def test_a_send_that_hangs_is_given_up_and_delays_no_other(ledger: Ledger, start
     release.set()
     watch.at_most(30)
     assert rows(ledger, run_id="tsk_0")[0]["reason"] == "no answer within 2 s"
-    assert not it.worn_out
+    assert not it.gave_up
 
 
 def test_what_is_held_behind_sends_that_hang_is_sent_by_others(ledger: Ledger, start: Start) -> None:
@@ -328,20 +328,21 @@ def test_a_place_left_by_a_hung_send_is_used_once(ledger: Ledger, start: Start) 
     assert counting.most == 1
 
 
-def test_a_process_with_many_hung_sends_is_worn_out(ledger: Ledger, start: Start) -> None:
+def test_runner_with_many_hung_sends_gives_up(ledger: Ledger, start: Start) -> None:
     record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(9)))
     release = threading.Event()
     sink = ScriptedSink(lambda delivery: (release.wait(PATIENCE), accept(delivery))[1], timeout=0.01)
     it = start(sink, concurrency=1)
-    while not it.worn_out:
-        eventually(lambda: it.idle or it.worn_out)
+    while not it.gave_up:
+        eventually(lambda: it.idle or it.gave_up)
         ledger.write(lambda connection: connection.exec_driver_sql("UPDATE lanes SET until = 0"))
         it.poke()
-    # Then it claims nothing more
+    # Then it says why, and claims nothing more
+    assert it.gave_up == "the sink ops left 5 hung sends behind"
     tried = len(sink.seen)
     assert it.room() == 0
     it.poke()
-    assert end(it)
+    end(it)
     assert len(sink.seen) == tried
     release.set()
 

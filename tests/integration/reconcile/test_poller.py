@@ -17,7 +17,7 @@ from receiver.domain.run import parse
 from receiver.domain.submission import SubmissionState
 from receiver.ledger import Connection, run_polls
 from receiver.ledger.schema import events, runs
-from receiver.ledger.submissions import lifecycle, polls
+from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.records import NewSubmission, Submission
 from receiver.reconcile import poller
 from receiver.reconcile.importer import find_missing
@@ -145,7 +145,7 @@ def test_skyvern_error_is_recorded_and_retried(rigged: Rigged, fault: Fault) -> 
     assert it.events() == []
 
     sim.world.options.change({fault: 0.0})
-    it.ledger.write(lambda c: polls.make_due(c, [TOKEN], time.time()))
+    it.due_now()
     it.reconciler.drain(20)
     assert it.events() == [(run_id, "poll", "new")]
 
@@ -279,7 +279,8 @@ def test_too_large_result_is_fetched_at_once(rigged: Rigged, redis_url: str) -> 
     assert it.reconciler.drain(20) == 0
 
     client = redis.Redis.from_url(redis_url)
-    client.zadd(HINTS, {TOKEN: 1.0, "sub_nobody": 2.0})
+    client.zadd(HINTS, {f"skyvern {run_id}": 1.0, "not a hint": 0.5})
+    it.reconciler.tick()
     client.close()
     it.reconciler.drain(20)
 

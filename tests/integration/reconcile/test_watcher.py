@@ -19,7 +19,7 @@ from receiver.ledger.run_polls import ask, note_end
 from receiver.ledger.schema import active_runs, runs
 from receiver.reconcile import listing, poller
 from receiver.reconcile.importer import find_missing
-from receiver.reconcile.poll_hints import RUNS_KEY
+from receiver.reconcile.poll_hints import KEY as HINTS
 from receiver.reconcile.source import PolledSource
 from receiver.skyvern.client import SkyvernReader
 from simulator.bodies import dumps, webhook
@@ -564,7 +564,7 @@ def test_unknown_hints_cost_few_calls(scripted_server: ScriptedServer, rig: Make
     it = rig(scripted_server)
     scripted_server.default = Reply(404, b'{"detail": "Task run not found"}')
     client = redis.Redis.from_url(redis_url)
-    client.zadd(RUNS_KEY, {f"skyvern tsk_{number}": float(number) for number in range(100)})
+    client.zadd(HINTS, {f"skyvern tsk_{number}": float(number) for number in range(100)})
     client.close()
 
     for _ in range(50):
@@ -725,7 +725,7 @@ def test_too_large_foreign_result_is_fetched(rigged: Rigged, redis_url: str) -> 
     it, sim = rigged()
     (run_id,) = sim.ended("invoice")
     client = redis.Redis.from_url(redis_url)
-    client.zadd(RUNS_KEY, {f"skyvern {run_id}": 1.0, "nobody tsk_1": 0.5})
+    client.zadd(HINTS, {f"skyvern {run_id}": 1.0, "nobody tsk_1": 0.5})
     client.close()
 
     it.reconciler.tick()
