@@ -71,7 +71,6 @@ class Dispatcher(EventRecorder):
         """`may_ask`, `runners`: see EventRecorder. `put_back_for`: see PUT_BACK_FOR."""
         super().__init__(ledger, router, redactor, WorkerCounter(connection), may_ask, runners)
         self._reader = reader
-        reader.on_missing = self._record_loss
         self._recovery = InboxRecovery(connection, reader)
         self._redis = connection
         self._pause = Pause(log, "dispatch")
@@ -109,9 +108,10 @@ class Dispatcher(EventRecorder):
     def _look_for_loss(self) -> None:
         read_at = self._reader.read_at()
         if self._ledger.read(lambda connection: redis_losses.is_older(connection, read_at)):
-            self._record_loss()
+            self.record_loss()
 
-    def _record_loss(self) -> None:
+    def record_loss(self) -> None:
+        """Record that Redis has lost its data, and log it. Raises LedgerUnavailable."""
         if self._ledger.write(redis_losses.record_loss):
             log.error("inbox.lost: Redis has lost its data: `runhook status` shows how to fetch what it held")
 
@@ -276,12 +276,8 @@ def build(
     connection = connection or connect(settings.redis_url, timeout=IDLE_WAIT + 5, connect_timeout=2.0, retries=1)
     keys = EntryKeys({name: source.signing_secrets for name, source in config.sources.items()})
     ledger = ledger or Ledger(settings.database_url, require_durability=config.durable_ledger)
-    return Dispatcher(
-        ledger,
-        make_router(config),
-        Redactor(config.redact),
-        InboxReader(connection, owner, keys),
-        connection,
-        _asking(settings, config),
-        runners,
-    )
+    reader = InboxReader(connection, owner, keys)
+    router, redactor, may_ask = make_router(config), Redactor(config.redact), _asking(settings, config)
+    made = Dispatcher(ledger, router, redactor, reader, connection, may_ask, runners)
+    reader.on_missing = made.record_loss
+    return made
