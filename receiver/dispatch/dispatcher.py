@@ -25,7 +25,6 @@ from receiver.domain.redaction import Redactor
 from receiver.inbox.aside import has_from, put_back, set_aside
 from receiver.inbox.reader import Entry, InboxReader
 from receiver.inbox.recovery import KILLS, InboxRecovery, Taken
-from receiver.inbox.stream import spoilt
 from receiver.ledger import Ledger, LedgerUnavailable, redis_losses
 from receiver.routing.router import Router
 from receiver.runtime.outage import Pause
@@ -90,15 +89,13 @@ class Dispatcher(EventRecorder):
             until = time.monotonic() + self._put_back_for
             self._put_back_from = put_back(self._redis, self._reader, self._put_back_from, until)
             wakeups.finish(self._redis, QUEUE, self._read_once_more)
-        except (LedgerUnavailable, redis.ResponseError) as error:
-            if not isinstance(error, LedgerUnavailable) and not spoilt(error):
-                raise
+        except (redis.ConnectionError, redis.TimeoutError, redis.OutOfMemoryError):
+            raise  # which the loop around the jobs waits for
+        except (LedgerUnavailable, redis.RedisError) as error:
             # What was read stays here; in a second the process looks into the inbox again.
-            what = {"inbox": spoilt(error)} if spoilt(error) else {"ledger": error}
-            self._pause.wait(Fields(**what, kept=len(self._unfinished)), stop)
+            server = "ledger" if isinstance(error, LedgerUnavailable) else "redis"
+            self._pause.wait(Fields(**{server: error}, kept=len(self._unfinished)), stop)
             self._redis.delete(wakeups.flag_key(QUEUE))
-        except redis.RedisError:
-            raise
         except BaseException:  # such as a job's timeout
             self._cut_off += 1
             if self._cut_off > 1:  # they come back as those of a dead dispatcher do, at last alone

@@ -10,8 +10,13 @@ from typing import Any, Final, NamedTuple
 import redis
 
 from receiver.domain.frame import FRAME, begins_with_id, read_head
-from receiver.inbox.stream import ASIDE, GROUP, STREAM, spoilt_as
+from receiver.inbox.stream import ASIDE, GROUP, STREAM
 
+# The trouble, with its fix, when another program has written the inbox's key.
+OVERWRITTEN: Final = (
+    f"the key {STREAM} in Redis is not a stream, so another program has written it: rename it "
+    f"(RENAME {STREAM} {STREAM}.wrong), and Runhook resumes automatically"
+)
 # Bytes and entries that a search reads at a time, and the seconds that it may take.
 _PAGE_BYTES: Final = 8 << 20
 _PAGE: Final = 1_000
@@ -47,9 +52,8 @@ class InboxState:
 
 def examine(client: redis.Redis) -> InboxState:
     """Return the state of the inbox. Raises redis.RedisError."""
-    kind: Any = client.type(STREAM)
-    if wrong := spoilt_as(kind):
-        return InboxState(trouble=wrong)
+    if client.type(STREAM) not in (b"stream", b"none"):
+        return InboxState(trouble=OVERWRITTEN)
     first: Any = client.xrange(STREAM, count=1)
     with client.pipeline(transaction=False) as pipeline:
         pipeline.time()

@@ -17,7 +17,7 @@ import redis.asyncio
 from receiver.domain.event import Event
 from receiver.domain.frame import FRAME, MACS, EntryKeys, head_of
 from receiver.errors import RunhookError
-from receiver.inbox.stream import STREAM, spoilt, spoilt_as
+from receiver.inbox.stream import STREAM
 from receiver.runtime.process import error_location
 from receiver.runtime.redis_client import connect_async
 
@@ -98,17 +98,13 @@ class InboxWriter:
             async with asyncio.timeout((within or self._timeout) + size / SLOWEST):
                 depth, expires = await self._append(keys=self._places, args=arguments)
         except redis.ResponseError as error:
-            raise InboxUnavailable(spoilt(error) or str(error)[:200], refused=True) from None
+            raise InboxUnavailable(_short(error), refused=True) from None
         except Exception as error:  # noqa: BLE001 - whatever it was, the events must go elsewhere
             await self.disconnect()
             if not isinstance(error, (TimeoutError, redis.RedisError, OSError)):
                 log.error("inbox.bug error=%r", error_location(error))
             raise InboxUnavailable(_short(error)) from None
         return Appended(depth, not self._wakes or 0 < expires <= _FLAG_LASTS)
-
-    async def spoilt(self) -> str:
-        """Return SPOILT when the inbox's key is neither a stream nor free, else "". Raises redis.RedisError."""
-        return spoilt_as(await self.client.type(STREAM))
 
     async def depth(self) -> tuple[int, int]:
         """Return (entries, about how many bytes) in the inbox. Raises InboxUnavailable."""

@@ -21,7 +21,6 @@ import orjson
 from starlette.types import Message, Receive, Scope, Send
 
 from receiver.domain.event import Event, event_id
-from receiver.domain.network import network_of
 from receiver.domain.run import scan_run_id
 from receiver.domain.signature import HEADER, verify
 from receiver.errors import Busy, NotAllowed, NotFound, RequestError, TimedOut, TooLarge, Unauthorized
@@ -86,7 +85,7 @@ class Ingest:
         sources: Mapping[str, Sequence[str]],
         max_body: int,
         commit: Callable[[Event], Awaitable[None]],
-        quarantine: Callable[[str, str, bytes, str, float, str], None],
+        quarantine: Callable[[str, str, bytes, str, float], None],
         poll_hints: PollHints,
         metrics: ReceiverMetrics,
         bodies: HeldBodies,
@@ -137,10 +136,10 @@ class Ingest:
             if not message.get("more_body"):
                 body = self._checked(message)
                 with self._bodies.hold(size=len(body)):
-                    return await self._accept(source, secrets, submission_id, signature, body, scope)
+                    return await self._accept(source, secrets, submission_id, signature, body)
             with self._bodies.hold() as held:
                 body = await self._read(message, receive, held)
-                return await self._accept(source, secrets, submission_id, signature, body, scope)
+                return await self._accept(source, secrets, submission_id, signature, body)
         except TooLarge:
             if self._poll_hints.take():
                 await self._hint_run(source, message, receive)
@@ -157,7 +156,7 @@ class Ingest:
             await self._poll_hints.add(source, run_id)
 
     async def _accept(
-        self, source: str, secrets: Sequence[str], submission_id: str, signature: str, body: bytes, scope: Scope
+        self, source: str, secrets: Sequence[str], submission_id: str, signature: str, body: bytes
     ) -> str:
         at = time.time()
         if len(body) > OFF_LOOP:
@@ -165,8 +164,7 @@ class Ingest:
         else:
             event = _authentic_id(source, secrets, signature, body)
         if not event:
-            network = network_of(client[0]) if (client := scope.get("client")) else ""
-            self._quarantine(source, signature, body, submission_id, at, network)
+            self._quarantine(source, signature, body, submission_id, at)
             raise Unauthorized("the signature fits none of the source's secrets")
         await self._commit(Event(event, source, body, at, "webhook", submission_id))
         return event

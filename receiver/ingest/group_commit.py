@@ -24,7 +24,6 @@ from receiver import wakeups
 from receiver.domain.event import Event
 from receiver.domain.frame import EntryKeys
 from receiver.errors import Busy
-from receiver.inbox.stream import SPOILT
 from receiver.inbox.writer import InboxUnavailable, InboxWriter
 from receiver.ingest import durability
 from receiver.ingest.durability import Durability
@@ -132,11 +131,6 @@ class GroupCommit:
         self._waiting.append((event, future))
         self._arrived.set()
         return future
-
-    @property
-    def spoilt(self) -> str:
-        """What is wrong with the inbox's key, and what a person must do, or ""."""
-        return self.trouble if self.trouble == SPOILT else ""
 
     @property
     def store(self) -> str:
@@ -291,8 +285,7 @@ class GroupCommit:
 
     def _trip(self, error: InboxUnavailable) -> None:
         # A Redis that refuses a commit may pass an examination all the same, and refuse the next one.
-        pause = self.pace.distrust if error.refused else 0.0
-        self._away("inbox_spoilt" if str(error) == SPOILT else "redis_away", str(error), pause)
+        self._away("redis_away", str(error), self.pace.distrust if error.refused else 0.0)
 
     def _away(self, what: str, reason: str, pause: float = 0.0) -> None:
         """Stop using Redis until it passes an examination, the first one after `pause` seconds.
@@ -307,7 +300,8 @@ class GroupCommit:
         self._arrived.set()  # ends a long pause
 
     async def _examine(self) -> bool:
-        """Make a write in Redis and examine its durability. False when Redis can't or must not be used."""
+        """Make a write in Redis, read the inbox's depth, and examine Redis's durability. False when Redis can't or must
+        not be used."""
         async with self._examining:  # two at once would reset each other's connections
             try:
                 async with asyncio.timeout(1.0 if self._redis_up else 2.0):  # to connect takes many round trips
@@ -315,12 +309,9 @@ class GroupCommit:
                         await self._writer.disconnect()
                     self._writer.connected_anew = False
                     found = await durability.examine(self._writer.client, self._limits.max_body)
-                    spoilt = await self._writer.spoilt()
-            except (redis.RedisError, OSError, TimeoutError) as error:
+                    await self._writer.depth()
+            except (redis.RedisError, OSError, TimeoutError, InboxUnavailable) as error:
                 self._away("redis_away", str(error)[:200] or type(error).__name__)
-                return False
-            if spoilt:
-                self._away("inbox_spoilt", spoilt)
                 return False
             usable = found.strong or self._limits.accept_weaker
             if not usable:

@@ -5,9 +5,8 @@ secret put there must outlast their noise:
 
 - a request without a signature of the right form is not kept, since no secret could ever fit it;
 - a request whose body names no run has the smaller part of the room, and gives way to runs;
-- each kind has a rate, of which one network has a part;
-- when there are too many runs, the older half stays for some days. Of the others, the network with the most gives way
-  first, its oldest ones before.
+- each kind has a rate;
+- when there are too many runs, the older half stays for some days. Of the others, the oldest give way first.
 
 The response never waits for any of it, and what is over the limits is dropped and counted. Never in the ledger.
 """
@@ -21,7 +20,6 @@ import re
 import shutil
 import sqlite3
 import time
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -36,11 +34,8 @@ from receiver.ingest.disk_file import DiskFile
 from receiver.runtime.throttle import TokenBucket
 from receiver.telemetry.receiver import ReceiverMetrics
 
-# Requests a second of one kind that are kept, after a burst of ten times as many; and the part of one network.
+# Requests a second of one kind that are kept, after a burst of ten times as many.
 RATE: Final = 20.0
-NETWORK_PART: Final = 0.25
-# Networks whose rate is known at a time.
-_NETWORKS: Final = 1024
 # Bytes a second that are kept, after a burst of ten times as many (or one body of the largest size).
 BYTES_RATE: Final = 4 << 20
 _WAITING: Final = 64  # requests that wait to be written; twice as many before one with a run is dropped
@@ -60,22 +55,20 @@ _COLUMNS: Final = (
     "is_run INTEGER NOT NULL",
     "file TEXT NOT NULL UNIQUE",
     "written REAL NOT NULL",
-    "network TEXT NOT NULL",
     "body BLOB NOT NULL",
 )
 _INSERT: Final = """
-INSERT INTO refused (source, signature, submission_id, at, size, is_run, file, written, network, body)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO refused (source, signature, submission_id, at, size, is_run, file, written, body)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _TOTALS: Final = "SELECT count(*), total(size), total(NOT is_run), total(size * NOT is_run) FROM refused"
 # What may give way to a new request, the first one first. Runs give way to runs only.
 _CANDIDATES: Final = """
 SELECT id, size, is_run FROM (
-  SELECT id, size, is_run, written, row_number() OVER kind AS place, sum(size) OVER kind AS bytes,
-         count(*) OVER (PARTITION BY is_run, network) + (network = :network) AS crowd
+  SELECT id, size, is_run, written, row_number() OVER kind AS place, sum(size) OVER kind AS bytes
   FROM refused WINDOW kind AS (PARTITION BY is_run ORDER BY id)
 ) WHERE NOT is_run OR :is_run AND (place > :count OR bytes > :bytes OR written < :old)
-ORDER BY is_run, CASE WHEN is_run THEN -crowd END, id
+ORDER BY is_run, id
 """
 
 log = logging.getLogger("runhook.ingest")
@@ -131,25 +124,23 @@ class Quarantine:
         self._stays_open = stays_open
         self._file = DiskFile(directory, "refused", _COLUMNS)
 
-    def add(self, refused: QuarantinedRequest, body: bytes, network: str = "") -> int:
+    def add(self, refused: QuarantinedRequest, body: bytes) -> int:
         """Keep a request, and drop others if need be. Returns how many were dropped, itself too. Raises OSError."""
         make_private_folder(self._directory)
         if shutil.disk_usage(self._directory).free - refused.size < self._reserve_bytes:
             return 1
-        values = (*refused[1:], time.time(), network, body)
+        values = (*refused[1:], time.time(), body)
         with self._released(), self._file.write() as connection:
             if connection.execute("SELECT 1 FROM refused WHERE file = ?", (refused.file,)).fetchone():
                 return 0  # the sender has tried again
-            dropped = self._giving_way(connection, refused, network)
+            dropped = self._giving_way(connection, refused)
             if dropped is None:
                 return 1
             connection.executemany("DELETE FROM refused WHERE id = ?", [(each,) for each in dropped])
             connection.execute(_INSERT, values)
             return len(dropped)
 
-    def _giving_way(
-        self, connection: sqlite3.Connection, new: QuarantinedRequest, network: str
-    ) -> Sequence[int] | None:
+    def _giving_way(self, connection: sqlite3.Connection, new: QuarantinedRequest) -> Sequence[int] | None:
         """Return the ids of the rows that give way to `new`; None when there would still be too little room."""
         count, size, others, others_size = connection.execute(_TOTALS).fetchone()
 
@@ -160,9 +151,8 @@ class Quarantine:
             return fits and (new.is_run or fits_others)
 
         limits = {"count": self._max_count // 2, "bytes": self._max_bytes // 2, "old": time.time() - STAYS_FOR}
-        named = {"network": network, "is_run": new.is_run, **limits}
         dropped: list[int] = []
-        for row, freed, is_run in connection.execute(_CANDIDATES, named):
+        for row, freed, is_run in connection.execute(_CANDIDATES, {"is_run": new.is_run, **limits}):
             if has_room():
                 break
             dropped.append(row)
@@ -239,29 +229,30 @@ class QuarantineWriter:
     def __init__(self, store: Quarantine, metrics: ReceiverMetrics, largest: int) -> None:
         self._store = store
         self._metrics = metrics
-        self._allowances = {is_run: _Allowance(largest) for is_run in (True, False)}
+        self._requests = {is_run: TokenBucket(RATE, RATE * 10) for is_run in (True, False)}
+        most = max(BYTES_RATE * 10, largest)
+        self._bytes = {is_run: TokenBucket(BYTES_RATE, most) for is_run in (True, False)}
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="quarantine")
         self.waiting: set[asyncio.Future[Any]] = set()  # requests that are to be written
 
-    def offer(self, source: str, signature: str, body: bytes, submission_id: str, at: float, network: str) -> None:
-        """Keep a request from `network` that failed the check, if the rate allows it and its signature has the right
-        form."""
+    def offer(self, source: str, signature: str, body: bytes, submission_id: str, at: float) -> None:
+        """Keep a request that failed the check, if the rate allows it and its signature has the right form."""
         if not _SIGNATURE.fullmatch(signature):
             return
-        is_run = names_run(body)
-        allowed = self._allowances[is_run].take(len(body), network, time.monotonic())
+        is_run, now = names_run(body), time.monotonic()
+        allowed = self._requests[is_run].take(1, now) and self._bytes[is_run].take(len(body), now)
         if not allowed or len(self.waiting) >= _WAITING * (1 + is_run):
             self._metrics.quarantine_dropped += 1
             return
         loop = asyncio.get_running_loop()
-        task = loop.run_in_executor(self._disk, self._keep, source, signature, body, submission_id, at, network)
+        task = loop.run_in_executor(self._disk, self._keep, source, signature, body, submission_id, at)
         self.waiting.add(task)
         task.add_done_callback(self.waiting.discard)
 
-    def _keep(self, source: str, signature: str, body: bytes, submission_id: str, at: float, network: str) -> None:
+    def _keep(self, source: str, signature: str, body: bytes, submission_id: str, at: float) -> None:
         request = QuarantinedRequest.of(source, signature, body, submission_id, at)
         try:
-            self._metrics.quarantine_dropped += self._store.add(request, body, network)
+            self._metrics.quarantine_dropped += self._store.add(request, body)
             self._metrics.quarantine_count, self._metrics.quarantine_bytes = self._store.usage()
         except OSError as error:
             log.error("quarantine.not_kept reason=%s", error.strerror)
@@ -274,24 +265,6 @@ class QuarantineWriter:
         if left:
             log.error("quarantine.disk_hangs requests=%d: the receiver stops without them", len(left) - 1)
         self._disk.shutdown(wait=False, cancel_futures=True)
-
-
-class _Allowance:
-    """How many requests of one kind, and how many of their bytes, may be written: of all, and of each network."""
-
-    def __init__(self, largest: int) -> None:
-        self._requests = TokenBucket(RATE, RATE * 10)
-        self._bytes = TokenBucket(BYTES_RATE, max(BYTES_RATE * 10, largest))
-        self._networks: OrderedDict[str, TokenBucket] = OrderedDict()
-
-    def take(self, size: int, network: str, now: float) -> bool:
-        """Take one request of `size` bytes at `now` (monotonic seconds). False when there is no allowance left."""
-        rate = RATE * NETWORK_PART
-        own = self._networks.setdefault(network, TokenBucket(rate, rate * 10))
-        self._networks.move_to_end(network)
-        if len(self._networks) > _NETWORKS:
-            self._networks.popitem(last=False)
-        return own.take(1, now) and self._requests.take(1, now) and self._bytes.take(size, now)
 
 
 def names_run(body: bytes) -> bool:

@@ -25,6 +25,7 @@ from receiver.domain.submission import SubmissionMove
 from receiver.ledger import Connection, Ledger
 from receiver.ledger.submissions import lifecycle, polls
 from receiver.ledger.submissions.lifecycle import WhenLate
+from receiver.ledger.submissions.polls import Owner
 from receiver.ledger.submissions.records import Submission
 from receiver.reconcile.listing import read_back
 from receiver.reconcile.source import PolledSource
@@ -101,8 +102,8 @@ class Resolver:
         missing = {each.id: each for each in wanted if each.id not in found}
         if not missing:
             return found, set()
-        since = min(each.created_at for each in missing.values()) - SKEW
-        latest = max(each.created_at for each in missing.values()) + SKEW + (math.inf if within is None else within)
+        created = [each.created_at for each in missing.values()]
+        since, latest = min(created) - SKEW, max(created) + SKEW + (math.inf if within is None else within)
         listed: dict[str, ListedRun] = {}
         listing = read_back(
             self._source,
@@ -112,13 +113,28 @@ class Resolver:
             stopped=stopped,
         )
         owners = self._ledger.read(lambda connection: polls.owners(connection, self._source.name, list(listed)))
+        possible = [run for run in listed.values() if run.run_id not in owners and (run.created_at or since) <= latest]
+        all_read = self._fetch(possible, missing, found, stopped)
+        if within is None or listing.trouble or not listing.reached or not all_read:
+            return found, set()
+        owned = [(run, owners[run.run_id]) for run in listed.values() if run.run_id in owners]
+        calls = {each.call for each in missing.values()}
+        shown = {call for call in calls if self._shows_tokens([it for it in owned if it[1].call == call], stopped)}
+        return found, {each.id for each in missing.values() if each.call in shown}
+
+    def _fetch(
+        self,
+        possible: Sequence[ListedRun],
+        missing: dict[str, Submission],
+        found: dict[str, tuple[str, FetchedRun]],
+        stopped: Callable[[], bool],
+    ) -> bool:
+        """Fetch runs until all submissions are found, and move these from `missing` to `found`. Returns whether the
+        token of each run that was looked at is known."""
         # The likeliest first: with a wanted title, then the oldest.
         titles = {each.title for each in missing.values() if each.title}
-        possible = [run for run in listed.values() if run.run_id not in owners and (run.created_at or since) <= latest]
-        possible.sort(key=lambda run: (run.title not in titles, run.created_at or 0.0))
-        tokens: set[str | None] = set()
-        left = self._source.reads
-        for run in possible:
+        left, all_read = self._source.reads, True
+        for run in sorted(possible, key=lambda run: (run.title not in titles, run.created_at or 0.0)):
             if not missing:
                 break
             token = self._token_seen(run.run_id)
@@ -129,21 +145,17 @@ class Resolver:
                 if read and token in missing:
                     found[token] = run.run_id, read[1]
                     del missing[token]
-            tokens.add(token)
-        if within is None or listing.trouble or not listing.reached or None in tokens:
-            return found, set()
+            all_read = all_read and token is not None
+        return all_read
 
-        def shows(call: str) -> bool:
-            """Whether the list has a run of this call that shows its token, and was created when it was submitted: by a
-            clock that is far behind, the run that is searched for would seem too old to be possible."""
-            made = [run for run in listed.values() if run.run_id in owners and owners[run.run_id].call == call]
-            return any(
-                self._token(run.run_id, stopped) == owners[run.run_id].id
-                for run in made[:REFERENCE_RUNS]
-                if run.created_at is None or run.created_at >= owners[run.run_id].created_at - SKEW / 2
-            )
-
-        return found, {each.id for each in missing.values() if shows(each.call)}
+    def _shows_tokens(self, owned: Sequence[tuple[ListedRun, Owner]], stopped: Callable[[], bool]) -> bool:
+        """Whether one of these runs shows its token, and was created when it was submitted: by a clock that is far
+        behind, the run that is searched for would seem too old to be possible."""
+        return any(
+            self._token(run.run_id, stopped) == owner.id
+            for run, owner in owned[:REFERENCE_RUNS]
+            if run.created_at is None or run.created_at >= owner.created_at - SKEW / 2
+        )
 
     def _by_token(self, wanted: Sequence[Submission], stopped: Callable[[], bool]) -> dict[str, tuple[str, FetchedRun]]:
         """Search Skyvern's list for the tokens of workflow runs, and fetch what it finds: the token must be the run's

@@ -47,7 +47,7 @@ HEALTH: Final = ("/healthz", "/readyz")
 def health(context: Context) -> WebPart:
     """Return the routes /healthz (200 while the process runs) and /readyz.
 
-    /readyz is 200 when a test write has succeeded, the inbox can be used, and no background task keeps failing. With
+    /readyz is 200 when a test write has succeeded, and no background task keeps failing. With
     ?all, /readyz is 200 only when, besides, a receiver, a clock and the workers of each sink are alive.
     """
     lock = asyncio.Lock()
@@ -86,7 +86,7 @@ async def _state_of(context: Context) -> str | RequestError:
         store = await context.group_commit.ready()
     except RequestError as error:
         return error
-    wrong = "; ".join(filter(None, (context.group_commit.spoilt, context.background.trouble())))
+    wrong = context.background.trouble()
     return Busy(f"{wrong} (events are kept: {store})") if wrong else store
 
 

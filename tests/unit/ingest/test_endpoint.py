@@ -38,7 +38,7 @@ class RefusedRequests:
     def __init__(self) -> None:
         self.bodies: list[bytes] = []
 
-    def offer(self, source: str, signature: str, body: bytes, submission_id: str, at: float, network: str) -> None:
+    def offer(self, source: str, signature: str, body: bytes, submission_id: str, at: float) -> None:
         self.bodies.append(body)
 
 

@@ -1,4 +1,4 @@
-"""Something else has written the inbox's key: each part says so once, does the rest of its work, and goes on after."""
+"""Another program has written the inbox's key: each part says so once, does the rest of its work, and goes on after."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ import redis
 from receiver.dispatch.dispatcher import QUEUE, Dispatcher
 from receiver.domain.redaction import Redactor
 from receiver.inbox.reader import InboxReader
-from receiver.inbox.recovery import hand_back
-from receiver.inbox.state import examine
-from receiver.inbox.stream import SPOILT, STREAM
+from receiver.inbox.state import OVERWRITTEN, examine
+from receiver.inbox.stream import STREAM
 from receiver.ledger import Ledger
 from receiver.routing.router import Router
 from receiver.wakeups import flag_key
@@ -38,7 +37,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
     it.close()
 
 
-def test_receiver_spools_beside_a_spoilt_inbox_and_recovers(
+def test_receiver_spools_beside_an_overwritten_inbox(
     valkey_factory: Callable[..., ValkeyProcess], receiver_factory: Callable[..., ReceiverProcess]
 ) -> None:
     server = valkey_factory()
@@ -52,12 +51,11 @@ def test_receiver_spools_beside_a_spoilt_inbox_and_recovers(
         load.more(20)
         # When somebody writes something else in the stream's place
         client.pipeline(transaction=True).rename(STREAM, "aside").set(STREAM, "poison").execute()
-        # Then events are acked all the same, and /readyz tells what is wrong and what to do
-        eventually(lambda: ready()[0] == 503, every=0.2)
+        # Then events are acked all the same, and /readyz and the log tell why
+        eventually(lambda: '"store":"spool"' in ready()[1], every=0.2)
         load.more(60)
-        assert SPOILT in ready()[1]
-        assert "events are kept: spool" in ready()[1]
-        assert receiver.log.count("is not a stream") == 1
+        assert "not used: WRONGTYPE" in ready()[1]
+        assert receiver.log.count("ingest.redis_away") == 1
         assert receiver.log.count("\n") < 25
         # And with the key put right all goes on
         client.pipeline(transaction=True).delete(STREAM).rename("aside", STREAM).execute()
@@ -67,7 +65,7 @@ def test_receiver_spools_beside_a_spoilt_inbox_and_recovers(
     all_arrive(server, load.acked)
 
 
-def test_dispatcher_logs_a_spoilt_inbox_once_and_waits(
+def test_dispatcher_logs_an_overwritten_inbox_once(
     ledger: Ledger, client: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     it = Dispatcher(ledger, Router([]), Redactor([]), InboxReader(client, "d1"), client)
@@ -76,15 +74,14 @@ def test_dispatcher_logs_a_spoilt_inbox_once_and_waits(
         client.set(flag_key(QUEUE), "up")
         it.run(lambda: False)
         assert not client.exists(flag_key(QUEUE))
-    assert caplog.text.count(SPOILT) == 1
+    assert caplog.text.count("dispatch.paused redis=") == 1
 
     client.delete(STREAM)
     it.run(lambda: True)
     assert client.xlen(STREAM) == 0
 
 
-def test_spoilt_inbox_has_a_state_and_nothing_to_hand_back(client: redis.Redis) -> None:
+def test_state_of_an_overwritten_inbox_names_the_fix(client: redis.Redis) -> None:
     assert examine(client).trouble == ""
     client.set(STREAM, "poison")
-    assert examine(client).trouble == SPOILT
-    assert hand_back(client, "dead") == 0
+    assert examine(client).trouble == OVERWRITTEN
