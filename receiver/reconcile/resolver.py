@@ -64,12 +64,14 @@ class Resolver:
         wanted: Sequence[Submission],
         within: float | None = None,
         stopped: Callable[[], bool] = lambda: True,
+        poll_after: float = polls.LEASE,
     ) -> tuple[dict[str, FetchedRun], set[str]]:
         """Search for runs, and record whose they are. Returns what was fetched, by submission id, and the submissions
         that certainly have no run. Raises LedgerUnavailable.
 
         `within`: seconds after a submission in which Skyvern has created its run, if ever; they must be over. None:
         nothing counts as absent. `stopped`: whether to break off, rather than wait, when the budget is used up.
+        `poll_after`: seconds until a run that was found is polled.
         """
         found, absent = self._find(wanted, within, stopped) if wanted else ({}, set())
         now = self._ledger.now()
@@ -84,7 +86,7 @@ class Resolver:
                     now,
                     run_id=run_id,
                     run_type=fetched.run.run_type,
-                    due_at=now + polls.LEASE,
+                    due_at=now + poll_after,
                     when_late=self._when_late,
                 )
                 for submission_id, (run_id, fetched) in sorted(found.items(), key=lambda item: item[1][0])

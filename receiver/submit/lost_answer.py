@@ -61,7 +61,7 @@ class LostAnswers:
             async with asyncio.timeout(self._limits.searching):
                 for pause in self._limits.searches:
                     await asyncio.sleep(pause)
-                    search = partial(source.resolver.resolve, [submission], lambda now: now + self._poll_after)
+                    search = partial(source.resolver.resolve, [submission], poll_after=self._poll_after)
                     resolved, _ = await loop.run_in_executor(self._pool, search)
                     if submission.id in resolved:
                         return resolved[submission.id].answer
