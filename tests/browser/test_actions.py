@@ -1,7 +1,5 @@
 """Each thing that the console's buttons do, done by a click."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Final
 

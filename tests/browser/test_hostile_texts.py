@@ -1,7 +1,5 @@
 """Texts of strangers in every field that they can choose: none runs, asks for anything, or becomes a part of a page."""
 
-from __future__ import annotations
-
 from typing import Final
 
 import pytest

@@ -1,7 +1,5 @@
 """A page that refreshes in a browser: what changes in it, and what stays as its reader had it."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 

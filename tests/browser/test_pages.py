@@ -1,7 +1,5 @@
 """Each page of the console in a browser: it is accessible, says what it is, fits any screen, and breaks no policy."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Final
 

@@ -1,7 +1,5 @@
 """The pictures in README.md and docs. `UPDATE=1 pytest -m long tests/browser/test_pictures.py` takes new ones."""
 
-from __future__ import annotations
-
 import os
 import re
 from typing import Literal

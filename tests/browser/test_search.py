@@ -1,7 +1,5 @@
 """A list that is short though there is more, in a browser: it goes on by itself, until somebody stops it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

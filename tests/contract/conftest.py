@@ -1,7 +1,5 @@
 """What the tests of several sinks share."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """The conformance suite itself: its deliveries are as the receiver's, and it finds what is wrong with a sink."""
 
-from __future__ import annotations
-
 import json
 import logging
 import threading
@@ -135,11 +133,7 @@ class AllOrNothing(Good):
         (NoId, "test_a_delivery_arrives_and_its_receipt_says_where", ["sink", "caplog"]),
         (LosesAll, "test_a_delivery_arrives_and_its_receipt_says_where", ["sink", "caplog"]),
         (Logs, "test_a_delivery_arrives_and_its_receipt_says_where", ["sink", "caplog"]),
-        (
-            SendsAgain,
-            "test_same_delivery_again_is_accepted_once_if_idempotent",
-            ["sink"],
-        ),
+        (SendsAgain, "test_same_delivery_again_is_accepted_once_if_idempotent", ["sink"]),
         (Breaks, "test_no_body_breaks_the_sink", ["sink", "few keys", "caplog"]),
         (LosesAll, "test_eight_threads_may_send_at_once", ["sink"]),
         (Hides, "test_a_test_delivery_is_marked_as_one", ["sink"]),

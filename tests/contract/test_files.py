@@ -1,7 +1,5 @@
 """The sink `files` on a real disk."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import json

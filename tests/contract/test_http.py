@@ -1,7 +1,5 @@
 """The http sink: signed as Standard Webhooks has it, and every answer of a server means one of three things."""
 
-from __future__ import annotations
-
 import base64
 import json
 import time

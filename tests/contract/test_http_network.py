@@ -1,7 +1,5 @@
 """The sink `http` on a network that fails: broken responses, resets, silence, drips, smuggled bytes."""
 
-from __future__ import annotations
-
 import json
 import socket
 import ssl

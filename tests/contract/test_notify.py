@@ -1,7 +1,5 @@
 """The sink `notify`: real Apprise to a server on loopback that says yes, no, or nothing."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """Sink types are found: the built-in ones always, others by their entry points, and broken ones say what is wrong."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """The resubmit sink: a failed run is asked for again once, as it was first asked for, and never past the budget."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Iterator

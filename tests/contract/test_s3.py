@@ -1,7 +1,5 @@
 """The sink `s3` on a real server that checks signatures and checksums (SeaweedFS)."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

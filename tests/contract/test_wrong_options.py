@@ -1,7 +1,5 @@
 """Wrong options of the built-in sinks are found at load: the error says what would be right, and shows no secret."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 from typing import Any
 

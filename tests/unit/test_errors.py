@@ -1,7 +1,5 @@
 """Exit codes of commands, and that each error has a use."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from pathlib import Path

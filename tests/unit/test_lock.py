@@ -1,8 +1,6 @@
 """The locks: requirements.lock is a production install, requirements-build.lock builds the wheel, requirements-dev.lock
 is what `make install` installs."""
 
-from __future__ import annotations
-
 import re
 import tomllib
 from itertools import chain

@@ -1,7 +1,5 @@
 """Which workers of a data directory have ended: only the claims of dead ones may be released."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Databases for the tests of the sink `database`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A batch is written whole, except for the rows that the database refuses."""
 
-from __future__ import annotations
-
 import random
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -9,10 +7,7 @@ from decimal import Decimal
 import pytest
 
 from handlers.contract import Receipt, Refused, Unavailable
-from handlers.testing.conformance import (
-    make_delivery,
-    sample_run,
-)
+from handlers.testing.conformance import make_delivery, sample_run
 from tests.support.results_db import ResultsDb, event
 
 

@@ -1,7 +1,5 @@
 """A sink that is closed while a send is under way, as by a worker that ends: nobody closes it again."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 

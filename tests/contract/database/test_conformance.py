@@ -1,19 +1,12 @@
 """The sink `database` passes the conformance suite, on SQLite and on PostgreSQL."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from handlers.database import DatabaseSink
-from handlers.testing.conformance import (
-    SinkConformance,
-    SinkUnderTest,
-    closed_port,
-    silent_port,
-)
+from handlers.testing.conformance import SinkConformance, SinkUnderTest, closed_port, silent_port
 from tests.support.results_db import ResultsDb
 
 

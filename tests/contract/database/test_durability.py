@@ -1,8 +1,6 @@
 """A receipt means that the row is on disk. SQLite: seen in the system calls, for the page cache survives a kill -9.
 PostgreSQL: whatever its own settings say, or nothing is written."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil
@@ -66,9 +64,7 @@ def test_sqlite_receipt_comes_after_the_row_is_synced(tmp_path: Path) -> None:
         assert synced[-1] > written[-1]
 
 
-def test_row_survives_a_kill_of_an_asynchronous_server(
-    postgres_factory: Callable[..., PostgresProcess],
-) -> None:
+def test_row_survives_a_kill_of_an_asynchronous_server(postgres_factory: Callable[..., PostgresProcess]) -> None:
     # Given a PostgreSQL with a common tuning, which writes its log out every 10 s at the most
     server = postgres_factory(synchronous_commit="off", wal_writer_delay="10s", wal_writer_flush_after="1GB")
     database = ResultsDb(server.url())

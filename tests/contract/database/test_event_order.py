@@ -1,7 +1,5 @@
 """Which of a run's events the row follows."""
 
-from __future__ import annotations
-
 import itertools
 import random
 from concurrent.futures import ThreadPoolExecutor

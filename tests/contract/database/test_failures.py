@@ -1,7 +1,5 @@
 """The database is away, slow, locked, full or read-only."""
 
-from __future__ import annotations
-
 import fcntl
 import threading
 import time
@@ -106,10 +104,7 @@ def test_locked_sqlite_file_is_unavailable_in_time(sqlite: ResultsDb, tmp_path: 
 def test_readers_of_sqlite_are_not_kept_waiting(sqlite: ResultsDb) -> None:
     sink = sqlite.sink()
     sink.send(event("tsk_1", 1))
-    with (
-        closing(Database(sqlite.engine.url, 5)) as database,
-        database.transaction(time.monotonic() + 5) as connection,
-    ):
+    with closing(Database(sqlite.engine.url, 5)) as database, database.transaction(time.monotonic() + 5) as connection:
         connection.execute(sa.text("UPDATE skyvern_runs SET title = 'x'"))
         assert sqlite.row()["title"] is None
 

@@ -1,7 +1,5 @@
 """A row is one run of one source."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import sqlalchemy as sa

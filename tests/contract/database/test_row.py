@@ -1,7 +1,5 @@
 """The row that the sink `database` makes of a delivery."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 from datetime import UTC, datetime
@@ -11,11 +9,7 @@ from typing import Any
 import pytest
 
 from handlers.contract import Refused
-from handlers.testing.conformance import (
-    BODIES,
-    make_delivery,
-    sample_run,
-)
+from handlers.testing.conformance import BODIES, make_delivery, sample_run
 from tests.support.results_db import ResultsDb
 
 

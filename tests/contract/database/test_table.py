@@ -1,7 +1,5 @@
 """The table is made, extended by a command, and checked."""
 
-from __future__ import annotations
-
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,10 +9,7 @@ import sqlalchemy as sa
 
 from handlers.contract import Receipt, Unavailable
 from handlers.database.table import STANDARD
-from handlers.testing.conformance import (
-    make_delivery,
-    sample_run,
-)
+from handlers.testing.conformance import make_delivery, sample_run
 from tests.support.results_db import ResultsDb, event
 
 
@@ -59,9 +54,7 @@ def test_a_table_in_another_schema_is_used(pg: ResultsDb) -> None:
     assert len(pg.rows('analytics."Runs_history"')) == 2
 
 
-def test_table_of_earlier_release_is_used_and_noted_once(
-    database: ResultsDb,
-) -> None:
+def test_table_of_earlier_release_is_used_and_noted_once(database: ResultsDb) -> None:
     _make_first_release(database)
     before = _columns(database)
     sink = database.sink()

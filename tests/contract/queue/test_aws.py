@@ -1,7 +1,5 @@
 """The sink `queue` to SQS and SNS, as moto plays them, or a scripted server for failures."""
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections.abc import Iterator
@@ -85,12 +83,7 @@ class TestSqs(SinkConformance):
 class TestSns(SinkConformance):
     @pytest.fixture
     def target(self, name: str) -> Iterator[SinkUnderTest]:
-        options = {
-            "to": "sns",
-            "topic_arn": topic_of(name, name),
-            "access_key_id": KEY_ID,
-            "secret_access_key": SECRET,
-        }
+        options = {"to": "sns", "topic_arn": topic_of(name, name), "access_key_id": KEY_ID, "secret_access_key": SECRET}
         with silent_port() as silent:
             away = {
                 "nothing listens": {**options, "endpoint_url": f"http://127.0.0.1:{closed_port()}", "timeout": 1},

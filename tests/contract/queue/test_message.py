@@ -1,7 +1,5 @@
 """The message, the same for every kind of queue."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json
@@ -10,11 +8,7 @@ import pytest
 
 from handlers.queue.aws import batches
 from handlers.queue.message import QueueMessage, as_bytes, as_text, group_of, size
-from handlers.testing.conformance import (
-    BODIES,
-    make_delivery,
-    sample_run,
-)
+from handlers.testing.conformance import BODIES, make_delivery, sample_run
 
 
 def test_a_body_that_is_no_text_goes_as_base64() -> None:

@@ -1,7 +1,5 @@
 """The sink `queue` to a stream of a real Valkey."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -11,14 +9,7 @@ import redis
 
 from handlers.contract import Receipt, Unavailable
 from handlers.queue import QueueSink
-from handlers.testing.conformance import (
-    BODIES,
-    SinkConformance,
-    SinkUnderTest,
-    closed_port,
-    make_delivery,
-    silent_port,
-)
+from handlers.testing.conformance import BODIES, SinkConformance, SinkUnderTest, closed_port, make_delivery, silent_port
 from tests.servers.valkey import ValkeyProcess
 from tests.support.queue_sink import SECRET, make
 

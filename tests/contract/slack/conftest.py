@@ -1,7 +1,5 @@
 """A Slack on loopback, and sinks that post to it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

@@ -1,15 +1,11 @@
 """Slack's answers decide what happens to a delivery."""
 
-from __future__ import annotations
-
 import json
 
 import pytest
 
 from handlers.contract import Refused, Unavailable
-from handlers.testing.conformance import (
-    make_delivery,
-)
+from handlers.testing.conformance import make_delivery
 from tests.servers.slack import HOOK, FakeSlack
 from tests.support.slack_sink import Make
 from tests.support.waiting import Stopwatch

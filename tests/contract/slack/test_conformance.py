@@ -1,18 +1,11 @@
 """The sink `slack` passes the conformance suite, by webhook and by bot."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest
 
 from handlers.slack import SlackSink
-from handlers.testing.conformance import (
-    SinkConformance,
-    SinkUnderTest,
-    closed_port,
-    silent_port,
-)
+from handlers.testing.conformance import SinkConformance, SinkUnderTest, closed_port, silent_port
 from tests.servers.slack import HOOK, TOKEN, FakeSlack
 
 

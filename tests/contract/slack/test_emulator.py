@@ -1,7 +1,5 @@
 """What the sink posts, as a Slack that we did not write has it: messages, threads, counts, updates, files, scopes."""
 
-from __future__ import annotations
-
 from contextlib import closing
 from dataclasses import replace
 from typing import Any

@@ -1,16 +1,11 @@
 """One message for one delivery, posted once."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest
 
 from handlers.contract import Refused, Unavailable
-from handlers.testing.conformance import (
-    make_delivery,
-    sample_run,
-)
+from handlers.testing.conformance import make_delivery, sample_run
 from tests.servers.slack import FakeSlack
 from tests.support.slack_sink import Make, now
 

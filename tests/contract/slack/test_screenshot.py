@@ -1,7 +1,5 @@
 """The final screenshot follows in the message's thread."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from typing import Any
@@ -9,10 +7,7 @@ from typing import Any
 import pytest
 
 from handlers.contract import Delivery
-from handlers.testing.conformance import (
-    make_delivery,
-    sample_run,
-)
+from handlers.testing.conformance import make_delivery, sample_run
 from tests.servers.slack import TOKEN, FakeSlack
 from tests.support.slack_sink import Make, make, now
 

@@ -1,7 +1,5 @@
 """Messages of one run or one incident share a thread, and repeats are counted."""
 
-from __future__ import annotations
-
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,10 +8,7 @@ from dataclasses import replace
 import pytest
 
 from handlers.contract import Receipt, Unavailable
-from handlers.testing.conformance import (
-    make_delivery,
-    sample_run,
-)
+from handlers.testing.conformance import make_delivery, sample_run
 from tests.servers.slack import HOOK, FakeSlack
 from tests.support.slack_sink import Make, failing, now
 from tests.support.waiting import Stopwatch

@@ -1,7 +1,5 @@
 """Which part of a file a request asks for."""
 
-from __future__ import annotations
-
 import pytest
 
 from receiver.api.artifact_stream import range_of

@@ -1,7 +1,5 @@
 """Endpoints: what a request's parameters become, and who may call."""
 
-from __future__ import annotations
-
 import orjson
 import pytest
 
@@ -75,11 +73,7 @@ def test_what_is_wrong_is_named(query: list[tuple[str, str]], body: bytes, words
 
 @pytest.mark.parametrize(
     ("query", "body"),
-    [
-        ([("a:b", "1"), ("a:b", "2")], b""),
-        ([("a:b", "1")], b'{"source": "s"}'),
-        ([], b'{"a:b": 1, "a:b": 2}'),
-    ],
+    [([("a:b", "1"), ("a:b", "2")], b""), ([("a:b", "1")], b'{"source": "s"}'), ([], b'{"a:b": 1, "a:b": 2}')],
 )
 def test_a_name_with_a_colon_is_told_whole(query: list[tuple[str, str]], body: bytes) -> None:
     with pytest.raises(Invalid) as refused:

@@ -1,7 +1,5 @@
 """Whether a client has an answer already."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,7 +1,5 @@
 """Failed runs that are one incident."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

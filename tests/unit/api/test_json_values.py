@@ -1,7 +1,5 @@
 """Whatever a payload holds can be read by every reader, and what reads well stays as it is."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

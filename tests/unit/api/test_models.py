@@ -1,7 +1,5 @@
 """Times of parameters and results."""
 
-from __future__ import annotations
-
 import time
 
 import pytest

@@ -1,7 +1,5 @@
 """What is said of a thing that there is not: why it may be so, and when the id is one of something else."""
 
-from __future__ import annotations
-
 import pytest
 
 from receiver.api.names import none_such

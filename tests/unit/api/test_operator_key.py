@@ -1,7 +1,5 @@
 """Keys of who reads the metrics, while the ledger does not say which are valid."""
 
-from __future__ import annotations
-
 import asyncio
 
 import pytest

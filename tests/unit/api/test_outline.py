@@ -1,7 +1,5 @@
 """A value as a tree: nothing is lost without being counted, and no value makes a large one."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from hypothesis import given

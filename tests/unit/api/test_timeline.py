@@ -1,7 +1,5 @@
 """A run's timeline: everything that happened stands in it once, in the order of time; what is to come stands last."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from hypothesis import given

@@ -1,7 +1,5 @@
 """Totals as the API tells them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

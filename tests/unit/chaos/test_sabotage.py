@@ -1,7 +1,5 @@
 """The safeguards that a chaos run can do without."""
 
-from __future__ import annotations
-
 import pkgutil
 
 import pytest

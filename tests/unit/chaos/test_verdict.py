@@ -1,7 +1,5 @@
 """The verdict on a chaos run objects to each kind of broken promise, and to nothing else."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Callable

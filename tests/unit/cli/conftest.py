@@ -1,7 +1,5 @@
 """`runhook …` in an empty directory in which nothing is set."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple

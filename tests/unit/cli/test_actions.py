@@ -1,7 +1,5 @@
 """What an action on many is guarded by between counting and doing."""
 
-from __future__ import annotations
-
 from typing import Any, cast
 
 import pytest

@@ -1,7 +1,5 @@
 """`runhook check` and `runhook schema`, as a person calls them."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping
@@ -114,14 +112,7 @@ def test_valid_file_is_summed_up_without_secrets(runhook: Runhook, config: Path)
 
     assert result.code == 0
     assert f"{config}: ok" in result.out
-    for word in (
-        "skyvern",
-        "/webhooks/other",
-        "results",
-        "failures",
-        "ops (after results)",
-        "then stop",
-    ):
+    for word in ("skyvern", "/webhooks/other", "results", "failures", "ops (after results)", "then stop"):
         assert word in result.out
     assert "sekret" not in result.out + result.err
 
@@ -246,10 +237,7 @@ def test_labels_and_the_source_are_what_one_says(runhook: Runhook, config: Path)
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (
-            ["--against", "nowhere.json"],
-            "--against nowhere.json: neither a file nor a sample. `runhook",
-        ),
+        (["--against", "nowhere.json"], "--against nowhere.json: neither a file nor a sample. `runhook"),
         (["--against", "."], "--against .: cannot be read: Is a directory"),
         (["--label", "x"], "--label x: write NAME=VALUE"),
         (["second.yaml"], "2 config files given: pass one"),

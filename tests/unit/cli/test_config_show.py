@@ -1,7 +1,5 @@
 """`runhook config show`: the config file in force, where each value comes from, and no secret."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The command line as a whole: help, exit codes, errors of one line, and which ledger a command works on."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

@@ -1,7 +1,5 @@
 """The forms of a list: what programs get, and what a person reads."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -1,7 +1,5 @@
 """Which service a command works on."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """`runhook trigger`, as a person calls it, against a server on loopback that stores requests."""
 
-from __future__ import annotations
-
 import json
 import socket
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What is allowed, and yet will not work: told at start-up."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

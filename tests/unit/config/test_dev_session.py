@@ -1,7 +1,5 @@
 """The session file of `runhook dev`: only a regular file of the same user counts."""
 
-from __future__ import annotations
-
 import fcntl
 import json
 import os

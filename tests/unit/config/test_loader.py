@@ -1,7 +1,5 @@
 """The config file: what is right loads, and what is wrong is named with file, line and key, all at once."""
 
-from __future__ import annotations
-
 import json
 import re
 import textwrap
@@ -169,10 +167,7 @@ STATUSES = "canceled, completed, failed, terminated, timed_out, created, queued,
             '\'event.disposition in ["new", "news"]\'',
             "no event has the disposition news: it is new, interim, repeat, superseded, test, update",
         ),
-        (
-            "'event.disposition == \"repeat\"'",
-            "the route sees no event that is repeat without `repeats: true`",
-        ),
+        ("'event.disposition == \"repeat\"'", "the route sees no event that is repeat without `repeats: true`"),
         (
             "{event.disposition: [new, 're*'], disposition: news}",
             "Skyvern sends no field disposition, as far as Runhook knows",

@@ -1,7 +1,5 @@
 """The environment: what is read, what overrides what, and what is never shown."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Where the value of a variable comes from, and what counts when several places have one."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from unittest import mock

@@ -1,7 +1,5 @@
 """What stands between a button and its action: the count of what it would take, and a question."""
 
-from __future__ import annotations
-
 from typing import Any, cast
 
 import pytest

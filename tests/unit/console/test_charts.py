@@ -1,7 +1,5 @@
 """Where bars, lines and labels of charts are."""
 
-from __future__ import annotations
-
 import re
 import xml.etree.ElementTree as ET
 

@@ -1,7 +1,5 @@
 """The form over a list: its fields, and what it keeps of the page's address."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any, cast
 

@@ -1,7 +1,5 @@
 """The notice of what was done: only what we said ourselves, to the same session."""
 
-from __future__ import annotations
-
 import asyncio
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Who may sign in, and what a session is bound to."""
 
-from __future__ import annotations
-
 import pytest
 
 from receiver.config.console import ConsoleConfig

@@ -1,7 +1,5 @@
 """A value as a tree, on a page and on the shell."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -1,7 +1,5 @@
 """What an action was asked to take, in words."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

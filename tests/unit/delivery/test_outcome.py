@@ -1,7 +1,5 @@
 """What a sink's answer means for its delivery, and for the breaker."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

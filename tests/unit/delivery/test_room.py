@@ -1,7 +1,5 @@
 """The room of a runner, case by case: how many deliveries it owns, and when it claims more."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -29,8 +29,7 @@ def to_delivery(claimed: Claimed, **policy: Any) -> Delivery:
 
 
 @pytest.mark.parametrize(
-    ("spent", "attempts", "last"),
-    [(0, 3, False), (1, 3, False), (2, 3, True), (5, 3, True), (0, 1, True)],
+    ("spent", "attempts", "last"), [(0, 3, False), (1, 3, False), (2, 3, True), (5, 3, True), (0, 1, True)]
 )
 @pytest.mark.parametrize(("since", "over"), [(None, False), (50, False), (70, True)])
 def test_sink_is_told_which_attempt_is_the_last(

@@ -1,7 +1,5 @@
 """compose.yaml, Dockerfile and deploy/make-secrets: valid, complete, and open to 127.0.0.1 only."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """deploy/entrypoint: it runs a command, and waits for the API key that Skyvern's own server writes."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

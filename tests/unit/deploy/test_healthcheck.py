@@ -1,7 +1,5 @@
 """deploy/healthcheck: a receiver must answer; a worker or a clock must run."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """deploy/kubernetes: manifests that the API accepts, and that fit the image and each other."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

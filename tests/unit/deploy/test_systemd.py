@@ -1,7 +1,5 @@
 """deploy/systemd: systemd accepts the units, and they fit the commands that they start."""
 
-from __future__ import annotations
-
 import configparser
 import shlex
 import shutil

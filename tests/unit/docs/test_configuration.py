@@ -1,7 +1,5 @@
 """Pages name each variable, key and option, and their examples are valid."""
 
-from __future__ import annotations
-
 import re
 import textwrap
 from pathlib import Path
@@ -75,12 +73,7 @@ def test_variable_syntax_of_the_page_works() -> None:
 
 
 SINK_PAGES = sorted((ROOT / "docs" / "reference" / "sinks").glob("*.md"))
-COMMON = {
-    "type",
-    "retry",
-    "concurrency",
-    "rate",
-}  # keys of every sink, in docs/reference/configuration.md
+COMMON = {"type", "retry", "concurrency", "rate"}  # keys of every sink, in docs/reference/configuration.md
 
 
 def examples(page: Path) -> list[tuple[str, dict[str, Any]]]:

@@ -1,7 +1,5 @@
 """Docs, messages, docstrings and comments avoid the phrases of BANNED, in each place that SWEPT lists."""
 
-from __future__ import annotations
-
 import ast
 import io
 import re
@@ -49,16 +47,7 @@ BANNED = {
 }
 
 # Places whose texts avoid these phrases.
-SWEPT = (
-    "README.md",
-    "CHANGELOG.md",
-    "CONTRIBUTING.md",
-    "SECURITY.md",
-    "docs",
-    "handlers",
-    "receiver",
-    "simulator",
-)
+SWEPT = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs", "handlers", "receiver", "simulator")
 # Pages in these places that are generated from the code.
 ELSEWHERE = ("docs/reference/commands.md", "docs/reference/api-calls.md")
 

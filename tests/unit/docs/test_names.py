@@ -1,7 +1,5 @@
 """Names, commands, links and the navigation of pages lead to what exists."""
 
-from __future__ import annotations
-
 import functools
 import re
 import shlex

@@ -1,7 +1,5 @@
 """The pages on API, command line and their generated parts are current."""
 
-from __future__ import annotations
-
 import json
 import re
 from http import HTTPStatus

@@ -1,7 +1,5 @@
 """The commands that doctor tries are those that the scripts call."""
 
-from __future__ import annotations
-
 import re
 
 from receiver.doctor.servers import commands

@@ -3,8 +3,6 @@
 The bodies are those that a real Skyvern sent, and the series that it is known to send, made of them.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 from dataclasses import replace

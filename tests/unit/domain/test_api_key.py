@@ -1,7 +1,5 @@
 """How API keys are derived."""
 
-from __future__ import annotations
-
 from receiver.domain import api_key
 
 

@@ -1,7 +1,5 @@
 """Which polled states become interim events, and that each does once."""
 
-from __future__ import annotations
-
 import pytest
 
 from receiver.domain.attention import needs_telling

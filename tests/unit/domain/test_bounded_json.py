@@ -1,7 +1,5 @@
 """Bodies that would take more memory than there is: recognized before values are built, and read in part."""
 
-from __future__ import annotations
-
 import json
 import tracemalloc
 from contextlib import suppress

@@ -5,16 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from receiver.domain.breaker import (
-    IDLE_SHARE,
-    LONGEST,
-    LONGEST_IDLE,
-    THRESHOLD,
-    Lane,
-    Observation,
-    after,
-    cooldown,
-)
+from receiver.domain.breaker import IDLE_SHARE, LONGEST, LONGEST_IDLE, THRESHOLD, Lane, Observation, after, cooldown
 
 CLOSED = Lane("ops", "ops")
 DOWN = Observation(False, "connection refused")

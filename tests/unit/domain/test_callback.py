@@ -1,7 +1,5 @@
 """Which lane a caller's address belongs to."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import pytest

@@ -1,7 +1,5 @@
 """No token of ours is left in a body, and nothing else of it is touched."""
 
-from __future__ import annotations
-
 import json
 import re
 from typing import Any

@@ -1,7 +1,5 @@
 """Counts in words."""
 
-from __future__ import annotations
-
 import pytest
 
 from receiver.domain.counting import counted

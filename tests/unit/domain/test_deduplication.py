@@ -1,7 +1,5 @@
 """What makes a repeat: each sentence of the rule as a row, and what must hold for any body as properties."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import random
@@ -281,10 +279,7 @@ def test_any_sample_sent_again_with_fresh_urls_is_a_repeat(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("series", "expected"),
-    [
-        ("workflow_run.retries", ["interim", "interim", "new"]),
-        ("workflow_run.canceled_twice", ["new", "new"]),
-    ],
+    [("workflow_run.retries", ["interim", "interim", "new"]), ("workflow_run.canceled_twice", ["new", "new"])],
 )
 def test_a_series_of_samples_is_classified_as_skyvern_means_it(series: str, expected: list[str]) -> None:
     bodies = [samples.build(name, now=NOW + i, run_id="wr_1") for i, name in enumerate(samples.SERIES[series])]

@@ -1,7 +1,5 @@
 """Ids of events and deliveries: the same for the same body, and in the order in which runs were made."""
 
-from __future__ import annotations
-
 import json
 from datetime import UTC, datetime
 from pathlib import Path

@@ -1,7 +1,5 @@
 """How much an event has of its run, and when that is more than others have."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Frames and entries: what a receiver wrote is read back, and nothing else is an event."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What follows from a body's members is masked by its own name as well, however few names are in the body itself."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Who is alive: heartbeats as values."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """When a submission is polled."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

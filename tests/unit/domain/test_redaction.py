@@ -1,7 +1,5 @@
 """What must not be written down is masked, at any depth and in bodies that can't be parsed; nothing else changes."""
 
-from __future__ import annotations
-
 import copy
 import json
 import time

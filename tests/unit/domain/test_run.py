@@ -1,7 +1,5 @@
 """What a body says of a run: a good body, and every kind of bad one that some layer has been seen to break on."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Iterator

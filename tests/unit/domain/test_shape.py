@@ -1,7 +1,5 @@
 """One run, one shape: whichever road a body came by, the completed run has the same members with the same values."""
 
-from __future__ import annotations
-
 import json
 import time
 from pathlib import Path

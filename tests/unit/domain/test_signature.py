@@ -1,7 +1,5 @@
 """The signature of a webhook: HMAC-SHA256 in hex over the raw body, with any of the source's secrets."""
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 

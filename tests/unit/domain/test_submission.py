@@ -1,7 +1,5 @@
 """The states of a submission."""
 
-from __future__ import annotations
-
 import pytest
 
 from receiver.domain import submission

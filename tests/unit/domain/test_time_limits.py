@@ -1,7 +1,5 @@
 """The order of the time limits on which promises rest."""
 
-from __future__ import annotations
-
 from receiver.domain import time_limits as limits
 from receiver.ledger import engine
 from receiver.ledger.deliveries.lanes import PROBE_LEASE

@@ -1,7 +1,5 @@
 """When an event that says nothing new completes what is known of its run: an update, and no mere repeat."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import pytest
@@ -78,11 +76,7 @@ def test_what_an_event_with_more_or_less_is(events: list[Facts], expected: str) 
 def test_an_update_names_the_first_event_that_said_the_same() -> None:
     found = classified([event("A"), event("B", 2.0), event("B", 2.5), event("B", 3.0, shots=1), event("B", 3.0)])
 
-    assert found[2:] == [
-        Classification("repeat", "2"),
-        Classification("update", "2"),
-        Classification("repeat", "2"),
-    ]
+    assert found[2:] == [Classification("repeat", "2"), Classification("update", "2"), Classification("repeat", "2")]
 
 
 extents = st.builds(extent_with, st.integers(0, 3), st.integers(0, 7))

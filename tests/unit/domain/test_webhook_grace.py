@@ -1,7 +1,5 @@
 """How old the end of a run is at least, whatever Skyvern's clock says."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,7 +1,5 @@
 """Words of runs and of searches: the same whatever case and form the text is in."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
@@ -9,16 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.domain.redaction import MASK
-from receiver.domain.words import (
-    MAX_TERMS,
-    MAX_TEXT,
-    MAX_WORD,
-    BadSearch,
-    Term,
-    document,
-    parse_query,
-    words_of,
-)
+from receiver.domain.words import MAX_TERMS, MAX_TEXT, MAX_WORD, BadSearch, Term, document, parse_query, words_of
 
 TEXT = st.text(st.characters(), max_size=40)
 # What a run says, and what is searched for, with few words so that they meet.

@@ -1,7 +1,5 @@
 """Which addresses a payload may reach, against IANA's tables: at the borders of each block, and anywhere."""
 
-from __future__ import annotations
-
 import csv
 import ipaddress
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Work in daemon threads, which never waits for one that hangs."""
 
-from __future__ import annotations
-
 import threading
 
 import pytest

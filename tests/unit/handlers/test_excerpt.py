@@ -1,7 +1,5 @@
 """What is kept of a refusing server's response: bounded in time and size, and without what was sent to it."""
 
-from __future__ import annotations
-
 import time
 
 import pytest

@@ -1,7 +1,5 @@
 """The lock that processes and threads share: one at a time, never for ever, and not inherited."""
 
-from __future__ import annotations
-
 import fcntl
 import subprocess
 import sys

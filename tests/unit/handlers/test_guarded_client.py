@@ -1,7 +1,5 @@
 """The guarded client reaches what it may, pins what it checked, and ends when its time is over."""
 
-from __future__ import annotations
-
 import contextlib
 import ipaddress
 import os

@@ -1,7 +1,5 @@
 """Folders for their owner only, whose names are on disk."""
 
-from __future__ import annotations
-
 import errno
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What a Retry-After asks for, whatever a server writes there."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,7 +1,5 @@
 """What a run looks like in Slack, and that nothing in a payload can mention, link, or break out of where it stands."""
 
-from __future__ import annotations
-
 import json
 import re
 import time

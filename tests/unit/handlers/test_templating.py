@@ -1,7 +1,5 @@
 """Templates are strict at load, sandboxed, and nothing of a payload is ever read as template text."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

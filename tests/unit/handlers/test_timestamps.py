@@ -1,7 +1,5 @@
 """Times as ISO 8601 text."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 
 import pytest

@@ -1,7 +1,5 @@
 """Addresses that hold secrets, in every form that they may be written in, and messages that repeat them."""
 
-from __future__ import annotations
-
 from urllib.parse import quote, quote_plus
 
 import pytest

@@ -1,7 +1,5 @@
 """What the settings of a Redis mean for the promise that a 202 means on disk."""
 
-from __future__ import annotations
-
 import pytest
 import redis
 

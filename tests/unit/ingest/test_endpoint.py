@@ -1,7 +1,5 @@
 """What ingest does with a request, without a server: order of the checks, bounds on memory and time."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import threading

@@ -1,7 +1,5 @@
 """Which bodies are held, and which are refused."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, suppress
 

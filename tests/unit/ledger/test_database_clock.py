@@ -1,7 +1,5 @@
 """The database's time, told from what it answered last."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,7 +1,5 @@
 """What a database says, and what would be right."""
 
-from __future__ import annotations
-
 import pytest
 
 from receiver.ledger.errors import remedy_for, with_remedy

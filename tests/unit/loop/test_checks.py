@@ -1,7 +1,5 @@
 """The judge of the loop: that each kind of difference is found, and that none is found where there is none."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import sqlite3

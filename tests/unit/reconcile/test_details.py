@@ -1,7 +1,5 @@
 """What the details of a run may hold, and when there are none."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Which sinks an event goes to. Tables first: a rule, a run, and what is expected of them."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Mapping
@@ -458,12 +456,7 @@ def test_route_with_updates_sends_to_its_sinks_again() -> None:
 
 
 def test_a_failure_of_the_webhook_only_is_routed_by_its_outcome() -> None:
-    run = {
-        **RUN,
-        "status": "failed",
-        "failure_reason": "Failed to send webhook. task_id=tsk_1",
-        "errors": None,
-    }
+    run = {**RUN, "status": "failed", "failure_reason": "Failed to send webhook. task_id=tsk_1", "errors": None}
     router = Router(
         [
             route("mapping", {"status": "completed", "original_status": "failed"}, ["a"]),

@@ -1,7 +1,5 @@
 """Background tasks: whatever ends one, it is logged, counted, begun again, and seen while it keeps failing."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import threading

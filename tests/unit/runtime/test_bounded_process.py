@@ -1,7 +1,5 @@
 """Work in a process of its own: its result, what it raises, and where it ends."""
 
-from __future__ import annotations
-
 import math
 import os
 import time

@@ -1,7 +1,5 @@
 """A program as a fork: its output, how it ends, and what it is called."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """Who may read the data folder."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """What a process needs of the system, and how often something may happen in it."""
 
-from __future__ import annotations
-
 import resource
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """Clients of Redis: all are made in one place, each with its own time-outs and number of retries."""
 
-from __future__ import annotations
-
 import ast
 import asyncio
 import socket

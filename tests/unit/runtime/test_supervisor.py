@@ -1,7 +1,5 @@
 """When a process is started again, what it reports, and which processes a worker has."""
 
-from __future__ import annotations
-
 import signal
 import time
 

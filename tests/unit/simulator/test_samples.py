@@ -1,7 +1,5 @@
 """Samples and simulated bodies have the members that Skyvern sends, and are the same for the same time."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -1,7 +1,5 @@
 """When a simulated schedule fires."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 
 import pytest

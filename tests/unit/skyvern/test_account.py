@@ -1,7 +1,5 @@
 """Agents and schedules as Skyvern's API lists them, and an agent's definition as it takes it back."""
 
-from __future__ import annotations
-
 import json
 from datetime import UTC, datetime
 from typing import Any

@@ -1,8 +1,6 @@
 """A webhook becomes what Skyvern answers to a poll: checked on the simulator's bodies, which are compared with a real
 server's."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What the answers of Skyvern's API mean, and when a call may be made again."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import orjson

@@ -1,7 +1,5 @@
 """What is wrong, as a function of a report; and that each of these words has its section in the operator's page."""
 
-from __future__ import annotations
-
 import json
 import re
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Work that concurrent requests share: one task for all that ask the same, one query for all that wait."""
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 from collections.abc import Collection

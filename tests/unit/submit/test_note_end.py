@@ -1,7 +1,5 @@
 """An end that a GET has shown is noted, unless retention may have removed the run."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 from typing import Any
 

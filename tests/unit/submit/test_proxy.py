@@ -1,7 +1,5 @@
 """Bodies that are passed on while they come in: unchanged, and with nothing of a secret."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from itertools import pairwise

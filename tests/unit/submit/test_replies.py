@@ -1,7 +1,5 @@
 """What callers get for each of Skyvern's answers."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

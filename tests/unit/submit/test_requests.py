@@ -1,7 +1,5 @@
 """What a submit's request becomes: its labels, what is kept of it, and which requests are the same."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Polls of Skyvern for runs that requests wait for: how many calls they cost, and which run is first."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Sequence

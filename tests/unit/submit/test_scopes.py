@@ -1,7 +1,5 @@
 """Which scope a call of Skyvern's paths needs."""
 
-from __future__ import annotations
-
 import pytest
 
 from receiver.submit.endpoints import scope_of

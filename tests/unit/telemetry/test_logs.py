@@ -1,7 +1,5 @@
 """Log lines: people read them, and a parser of logfmt takes each apart."""
 
-from __future__ import annotations
-
 import json
 import logging
 import math

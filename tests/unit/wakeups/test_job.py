@@ -1,7 +1,5 @@
 """What a wake-up is, and what is never read from its record."""
 
-from __future__ import annotations
-
 import json
 import pickle
 import zlib

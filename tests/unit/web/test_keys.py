@@ -1,7 +1,5 @@
 """API keys of callers: which are refused, and how long one is believed."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from pathlib import Path

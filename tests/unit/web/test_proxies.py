@@ -1,7 +1,5 @@
 """Whose address a request has that came through a proxy: only a trusted one may say another."""
 
-from __future__ import annotations
-
 import httpx2
 import pytest
 import uvicorn

@@ -1,7 +1,5 @@
 """The row that is made of a delivery, before any database has it."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from datetime import UTC, datetime
 

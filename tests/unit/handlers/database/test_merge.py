@@ -1,7 +1,5 @@
 """A run's row does not depend on the order in which its events arrive: the laws that this rests on."""
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """Which files belong to a run, whatever its body holds."""
 
-from __future__ import annotations
-
 import json
 import time
 from typing import Any

@@ -1,7 +1,5 @@
 """Whether a recording is whole, by Skyvern's record of it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Content types, and which of them a browser may show."""
 
-from __future__ import annotations
-
 import pytest
 
 from handlers.mirror.names import content_type, is_inline_safe

@@ -1,7 +1,5 @@
 """manifest.json, latest.json, and the order of a run's events."""
 
-from __future__ import annotations
-
 import itertools
 import json
 from datetime import UTC, datetime

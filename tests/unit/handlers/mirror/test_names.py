@@ -1,7 +1,5 @@
 """A payload's names become safe names."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Where a run's files are stored: one name for one file, whatever event names it."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """A send whose time ends while files are transferred fails alone: the sink's breaker does not open."""
 
-from __future__ import annotations
-
 import threading
 import time
 from pathlib import Path
