@@ -87,11 +87,7 @@ def test_an_unknown_type_suggests_what_was_meant() -> None:
 @pytest.mark.parametrize(
     ("entry_point", "code", "says"),
     [
-        (
-            "toy = toy:ToySink",
-            "import not_there",
-            "can't be imported: ModuleNotFoundError: No module named 'not_there'",
-        ),
+        ("toy = toy:ToySink", "import not_there", "can't be imported: ModuleNotFoundError: No module named"),
         ("toy = toy:ToySink", "def broken(:", "can't be imported: SyntaxError"),
         ("toy = toy:ToySnik", TOY, "can't be imported: AttributeError"),
         ("toy = toy_gone:ToySink", None, "can't be imported: ModuleNotFoundError"),

@@ -362,10 +362,7 @@ def test_empty_variables_count_as_absent() -> None:
         ({"bucket": "runs", "region": "eu-west-1"}, "https://runs.s3.eu-west-1.amazonaws.com/a%20b"),
         ({"bucket": "my.runs", "region": "eu-west-1"}, "https://s3.eu-west-1.amazonaws.com/my.runs/a%20b"),
         ({"bucket": "runs", "endpoint_url": "https://s3.example/"}, "https://s3.example/runs/a%20b"),
-        (
-            {"bucket": "runs", "endpoint_url": "https://s3.example", "path_style": False},
-            "https://runs.s3.example/a%20b",
-        ),
+        ({"bucket": "runs", "endpoint_url": "https://s3.test", "path_style": False}, "https://runs.s3.test/a%20b"),
     ],
 )
 def test_a_link_has_the_buckets_address_style(options: dict[str, Any], url: str) -> None:

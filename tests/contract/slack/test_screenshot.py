@@ -65,11 +65,7 @@ def test_a_mirrored_screenshot_serves_when_the_senders_is_gone(slack: FakeSlack,
     [
         ({}, None, "answered 404"),
         ({"/s.png": b"<html>sign in</html>"}, None, "does not give a picture"),
-        (
-            {"/s.png": PNG},
-            ("files.getUploadURLExternal", 200, b'{"ok":false,"error":"missing_scope"}'),
-            "lacks a scope",
-        ),
+        ({"/s.png": PNG}, ("files.getUploadURLExternal", 200, b'{"ok":false,"error":"missing_scope"}'), "lacks a"),
         ({"/s.png": PNG}, ("/upload/", 500, b"no"), "did not take the file"),
         ({"/s.png": PNG}, ("files.completeUploadExternal", 429, b""), "too many messages"),
     ],

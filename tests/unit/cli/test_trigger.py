@@ -127,11 +127,7 @@ def test_the_secret_is_the_first_of_the_source_in_the_config(target: ScriptedSer
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
-        (
-            ["task_v1.complete"],
-            UsageError,
-            "task_v1.complete: sample or file not found; did you mean task_v1.completed",
-        ),
+        (["task_v1.complete"], UsageError, "task_v1.complete: sample or file not found; did you mean task_v1."),
         (["zzz"], UsageError, "--list"),
         (["{tmp}"], UsageError, "Is a directory"),
         (["--url", "127.0.0.1:8000"], UsageError, "--url 127.0.0.1:8000: must be a URL such as"),

@@ -45,11 +45,7 @@ def masked_data(value: Any, shown: dict[str, str]) -> Any:
         ([OURS, {"a": TEXT, OURS: OURS}], {}, [None, {"a": TEXT.replace(TOKEN, STARS), OURS[:-36] + STARS: None}]),
         # Nothing of ours: other words, other paths, other ids.
         (TOKEN, {}, TOKEN),
-        (
-            "https://pay.example/subscriptions/sub_0123456789abcdef",
-            {},
-            "https://pay.example/subscriptions/sub_0123456789abcdef",
-        ),
+        ("https://pay.example/subs/sub_0123456789abcdef", {}, "https://pay.example/subs/sub_0123456789abcdef"),
         (f"https://x.example/{TOKEN}", {}, f"https://x.example/{TOKEN}"),
         ("https://hooks.example/webhooks/skyvern", {}, "https://hooks.example/webhooks/skyvern"),
         (THEIRS, {TOKEN: "x"}, THEIRS),

@@ -291,10 +291,7 @@ def failing(reason: str, **changes: Any) -> Delivery:
         ("Connect call failed ('127.0.0.1', 22997)", "Connect call failed ('127.0.0.2', 3)"),
         ("run wr_600635719026225438 timed out after 31.5 s", "run wr_1795529218148002 timed  out after 12 s"),
         ("GET https://shop.example/a?x=1 gave 500", "GET https://shop.example/b/c gave 500"),
-        (
-            "Element 3f2504e0-4f89-11d3-9a0c-0305e82c3301 is gone",
-            "element 9b2504e0-4f89-11d3-9a0c-0305e82c33aa is gone",
-        ),
+        ("Block 3f2504e0-4f89-11d3-9a0c-0305e82c3301 is gone", "block 9b2504e0-4f89-11d3-9a0c-0305e82c33aa is gone"),
     ],
 )
 def test_reasons_that_differ_in_ids_and_numbers_are_one(one: str, other: str) -> None:

@@ -34,15 +34,9 @@ SECRET = "s3kret/w?rd=1@x"
             "postgresql://h/db?sslpassword=pw&sslkey=/k&sslmode=require",
             "postgresql://h/db?sslpassword=********&sslkey=********&sslmode=require",
         ),
-        (
-            "postgresql://h/db?passfile=/p&options=-c%20a.token%3Dx",
-            "postgresql://h/db?passfile=********&options=********",
-        ),
+        ("postgresql://h/db?passfile=/p&options=-c%20a%3Dx", "postgresql://h/db?passfile=********&options=********"),
         ("postgresql://h/db?pass%77ord=pw&PASSWORD=pw", "postgresql://h/db?pass%77ord=********&PASSWORD=********"),
-        (
-            "postgresql:///db?host=/var/run/postgresql&password=pw",
-            "postgresql:///db?host=/var/run/postgresql&password=********",
-        ),
+        ("postgresql:///db?host=/run/pg&password=pw", "postgresql:///db?host=/run/pg&password=********"),
         ("postgresql://h1:5432,h2/db?password=a:b@c", "postgresql://h1:5432,h2/db?password=********"),
         ("redis://h:6379/0?password=a:b@c", "redis://h:6379/0?password=********"),
         ("rediss://h:6379?db=0&ssl_password=pw", "rediss://h:6379?db=0&ssl_password=********"),
@@ -51,10 +45,7 @@ SECRET = "s3kret/w?rd=1@x"
         # key=value
         ("host=h password=pw user=u", "host=h password=******** user=u"),
         ("host=h password = 'p w\\' x' user=u", "host=h password = ******** user=u"),
-        (
-            "host=h sslkey=/k passfile=/p sslpassword=pw",
-            "host=h sslkey=******** passfile=******** sslpassword=********",
-        ),
+        ("sslkey=/k passfile=/p sslpassword=pw", "sslkey=******** passfile=******** sslpassword=********"),
         # nothing to hide
         ("sqlite:///var/ledger.db", "sqlite:///var/ledger.db"),
         ("unix:///a/b.sock", "unix:///a/b.sock"),

@@ -8,11 +8,7 @@ from receiver.ledger.errors import remedy_for, with_remedy
 @pytest.mark.parametrize(
     ("reason", "words", "waiting_helps"),
     [
-        (
-            'connection to server at "h", port 5 failed: FATAL:  database "x" does not exist',
-            "create it, or correct",
-            False,
-        ),
+        ('connection failed: FATAL:  database "x" does not exist', "create it, or correct", False),
         ('FATAL:  password authentication failed for user "u"', "correct the user and password", False),
         ('FATAL:  role "u" does not exist', "correct the user and password", False),
         ("fe_sendauth: no password supplied", "correct the user and password", False),

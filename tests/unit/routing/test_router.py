@@ -510,26 +510,22 @@ def test_a_sink_waits_for_the_sinks_that_get_this_event() -> None:
     assert router.match(other).targets == [Target("ops", "told")], "else it would wait for ever"
 
 
+WAITING_A, WAITING_B = ToSink(sink="a", after=["b"]), ToSink(sink="b", after=["a"])
+
+
 @pytest.mark.parametrize(
     ("routes", "problem"),
     [
-        ([route("r", to=["a", ToSink(sink="b", after=["a"])])], ""),
-        ([route("r", to=[ToSink(sink="b", after=["a"]), "a"])], ""),
-        ([route("r", to=["a"]), route("s", to=[ToSink(sink="b", after=["a"])])], ""),
+        ([route("r", to=["a", WAITING_B])], ""),
+        ([route("r", to=[WAITING_B, "a"])], ""),
+        ([route("r", to=["a"]), route("s", to=[WAITING_B])], ""),
         ([route("r", to=[ToSink(sink="b", after=["b"])])], "b can't wait for itself"),
-        ([route("r", to=[ToSink(sink="b", after=["a"])])], "neither this route nor an earlier one"),
-        ([route("r", to=[ToSink(sink="b", after=["a"])]), route("s", to=["a"])], "from the later route s"),
+        ([route("r", to=[WAITING_B])], "neither this route nor an earlier one"),
+        ([route("r", to=[WAITING_B]), route("s", to=["a"])], "from the later route s"),
+        ([route("r", to=[WAITING_A, WAITING_B])], "a waits for b, which waits for a"),
         (
-            [route("r", to=[ToSink(sink="a", after=["b"]), ToSink(sink="b", after=["a"])])],
-            "a waits for b, which waits for a",
-        ),
-        (
-            [
-                route("r", to=["b"]),
-                route("s", to=[ToSink(sink="a", after=["b"])]),
-                route("t", to=[ToSink(sink="b", after=["a"])]),
-            ],
-            "a waits for b, which waits for a",
+            [route("r", to=["b"]), route("s", to=[WAITING_A]), route("t", to=[WAITING_B])],
+            "a waits for b, which waits for",
         ),
         (
             [

@@ -36,12 +36,7 @@ def line_of(
         ("ingest.redis_back: events go to Redis", (), "ingest.redis_back", {"note": "events go to Redis"}),
         ("sink.well again", (), "sink.well", {"note": "again"}),
         ("clock.trouble %s", (Fields(redis="is away"),), "clock.trouble", {"redis": "is away"}),
-        (
-            "%s.paused %s: tried again",
-            ("dispatch", Fields(kept=3)),
-            "dispatch.paused",
-            {"kept": "3", "note": "tried again"},
-        ),
+        ("%s.paused %s: again", ("dispatch", Fields(kept=3)), "dispatch.paused", {"kept": "3", "note": "again"}),
         ("breaker.%s lane=%s reason=%s", ("open", "ops", ""), "breaker.open", {"lane": "ops", "reason": ""}),
         ("dispatch.recorded events=%d ms=%.1f", (3, 2.25), "dispatch.recorded", {"events": "3", "ms": "2.2"}),
         ("watch.trouble source=%s %s", ("s", "a=b"), "watch.trouble", {"source": "s", "note": "a=b"}),
