@@ -318,13 +318,6 @@ def test_silence_and_drips_end_with_the_timeout(
     assert "did not answer in time" in reason or "not done within" in reason
 
 
-def test_closed_port_is_unavailable(sink_to: Callable[..., HttpSink]) -> None:
-    server = Server(reset)
-    server.stop()
-
-    assert "can't be reached" in send(sink_to(server))
-
-
 def test_large_body_is_written_completely(serve: Callable[..., Server], sink_to: Callable[..., HttpSink]) -> None:
     def talk(accepted: socket.socket) -> None:
         while server.read(accepted):

@@ -362,7 +362,7 @@ def test_server_other_than_runhook_gets_no_submission(api: FakeSubmitApi, sink_a
     [
         (Reply(400, body=b'{"detail": "Invalid engine"}'), Refused, "127.0.0.1 answered 400: Invalid engine$"),
         (Reply(404, body=b'{"detail": "Task run not found"}'), Refused, "404: Task run not found"),
-        (Reply(422, {"x-runhook-submission-id": "sub_1"}, REFUSED.encode()), Refused, rr"steps: not a number \(sub_1\)"),
+        (Reply(422, {"x-runhook-submission-id": "sub_1"}, REFUSED.encode()), Refused, r"steps: not a number \(sub_1\)"),
         (Reply(422, body=b"<html>" + KEY.encode()), Refused, "answered 422$"),
         (Reply(400, body=json.dumps({"detail": f"bad\n key {KEY}"}).encode()), Refused, "bad key …$"),
         (Reply(302, {"location": "https://elsewhere.example/"}), Refused, "redirects are not followed"),

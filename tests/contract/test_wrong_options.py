@@ -127,6 +127,7 @@ RIGHT: dict[type[Sink[Any]], dict[str, Any]] = {
         (DatabaseSink, {"url": "postgresql://me:HUSH@host:port/db"}, "not a database URL"),
         (DatabaseSink, {"url": "postgresql://me:HUSH@host/db?sslmod=require"}, 'invalid connection option "sslmod"'),
         (DatabaseSink, {"url": "postgresql://me:HUSH@host/db?sslmode=never"}, 'invalid sslmode value: "never"'),
+        (DatabaseSink, {"url": "postgresql://me:HUSH@host/db?connect_timeout=abc"}, 'invalid integer value "abc"'),
         (DatabaseSink, {"table": "runs; DROP TABLE x"}, "is not a valid table name"),
         (DatabaseSink, {"table": "a.b.c"}, "is not a valid table name"),
         (DatabaseSink, {"columns": {"status": "output.status"}}, "status is a column that the table has already"),

@@ -71,23 +71,9 @@ OWNERS = {
 # What domain/ may use besides itself: nothing that opens, waits, draws by chance or reads a clock.
 PURE = {"__future__", "base64", "collections", "dataclasses", "datetime", "decimal", "enum", "functools", "hashlib"}
 PURE |= {
-    "compression",
-    "hmac",
-    "ipaddress",
-    "itertools",
-    "json",
-    "math",
-    "operator",
-    "re",
-    "sys",
-    "typing",
-    "unicodedata",
-    "urllib",
-    "msgspec",
-    "orjson",
-    "pydantic",
-    "pydantic_core",
-}
+    "compression", "hmac", "ipaddress", "itertools", "json", "math", "operator", "re", "sys", "typing", "unicodedata",
+    "urllib", "msgspec", "orjson", "pydantic", "pydantic_core",
+}  # fmt: skip
 PURE |= {"receiver.domain", "receiver.errors", "handlers.contract", "handlers.support"}
 
 

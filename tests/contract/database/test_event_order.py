@@ -87,14 +87,6 @@ def test_history_has_each_event_once_as_it_was(database: ResultsDb) -> None:
     assert database.row()["output"] == last.run["output"]
 
 
-def test_the_same_event_again_fills_columns_that_are_new(database: ResultsDb) -> None:
-    """A replay is how rows that were there before get a new column's values."""
-    delivery = event("tsk_1", 1)
-    database.sink().send(delivery)
-    database.sink(columns={"total": {"path": "output.invoice.total", "type": "integer"}}).send(delivery)
-    assert database.row()["total"] == 1500
-
-
 def test_same_event_again_follows_a_changed_config(database: ResultsDb) -> None:
     delivery = event("tsk_1", 1)
     database.sink(columns={"total": "output.invoice.number"}).send(delivery)

@@ -142,12 +142,3 @@ def test_a_full_or_read_only_database_waits_for_its_operator(pg: ResultsDb) -> N
             connection.execute(sa.text("SET default_transaction_read_only = off"))
             connection.execute(sa.text("ALTER ROLE postgres RESET default_transaction_read_only"))
             connection.commit()
-
-
-def test_wrong_parameter_of_the_url_is_named() -> None:
-    database = ResultsDb("postgresql://u:pw@127.0.0.1:1/x?connect_timeout=abc")
-    sink = database.sink()
-    words = "bad value for connect_timeout"
-    for call in (lambda: sink.send(event("tsk_1", 1)), sink.check):
-        with pytest.raises(Unavailable, match=f"PostgreSQL can't be reached: {words}"):
-            call()

@@ -84,7 +84,8 @@ def test_an_incident_is_one_message_and_one_reply_that_counts(emulated_slack: Em
 def test_the_final_screenshot_is_a_file_in_the_thread(emulated_slack: EmulatedSlack) -> None:
     with ScriptedServer() as skyvern:
         skyvern.script += [Reply(200, {"content-type": "image/png"}, PNG)]
-        run = sample_run(screenshot_urls=[f"{skyvern.url}/last.png"], created_at=None)
+        urls = [f"{skyvern.url}/last.png", f"{skyvern.url}/first.png"]
+        run = sample_run(screenshot_urls=urls, created_at=None)
 
         with closing(bot(emulated_slack)) as sink:
             receipt = sink.send(now(make_delivery(run)))
@@ -92,6 +93,7 @@ def test_the_final_screenshot_is_a_file_in_the_thread(emulated_slack: EmulatedSl
     (shown,) = emulated_slack.replies(receipt.id)
     (file,) = shown["files"]
     assert emulated_slack.content(file) == PNG
+    assert [request.path for request in skyvern.requests] == ["/last.png"]
     assert receipt.note == ""
 
 

@@ -20,15 +20,6 @@ def photographed(slack: FakeSlack, *paths: str, **changes: Any) -> Delivery:
     return now(make_delivery(sample_run(screenshot_urls=urls, created_at=None, **changes)))
 
 
-def test_the_final_screenshot_follows_in_the_messages_thread(slack: FakeSlack, bot: Make) -> None:
-    slack.pages = {"/last.png": PNG, "/first.png": b"\x89PNG\r\n\x1a\nold"}
-    receipt = bot().send(photographed(slack, "/last.png", "/first.png"))
-    (file,) = slack.files.values()
-    assert file["body"] == PNG
-    assert (file["channel"], file["thread"]) == (slack.channel, slack.messages[0]["ts"])
-    assert receipt.note == ""
-
-
 def test_a_reply_in_a_runs_thread_has_its_screenshot_there_too(slack: FakeSlack, bot: Make) -> None:
     slack.pages = {"/last.png": PNG}
     for attempt in (1, 2):

@@ -35,19 +35,11 @@ def text(document: bytes) -> str:
 @pytest.mark.parametrize(
     "forged",
     [
-        "x",
-        "é",
-        "====",
-        text(b"null"),
-        text(b'["runs"]'),
-        text(b'["events",1.0,1,"a"]'),
-        text(b'["runs",1.0,1,2]'),
-        text(b'["runs",true,1,"a"]'),
-        text(b'["runs",1.0,1.5,"a"]'),
-        text(b'["runs",1.0,99999999999999999999,"a"]'),
+        "x", "é", "====", text(b"null"), text(b'["runs"]'), text(b'["events",1.0,1,"a"]'), text(b'["runs",1.0,1,2]'),
+        text(b'["runs",true,1,"a"]'), text(b'["runs",1.0,1.5,"a"]'), text(b'["runs",1.0,99999999999999999999,"a"]'),
         text(b'["runs",NaN,1,"a"]'),
     ],
-)
+)  # fmt: skip
 def test_what_is_no_cursor_of_the_list_is_refused(forged: str) -> None:
     with pytest.raises(Invalid, match="after: not a cursor of this list"):
         cursor.decode("runs", forged, KINDS)

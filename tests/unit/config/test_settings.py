@@ -77,11 +77,6 @@ def test_base_url_of_skyvern_keeps_its_own_path() -> None:
     )
 
 
-def test_an_empty_variable_counts_as_unset() -> None:
-    assert Settings.from_env({"REDIS_URL": ""}).embedded_redis
-    assert Settings.from_env({"RUNHOOK_CONFIG": " "}).config == Path("config/runhook.yaml")
-
-
 @pytest.mark.parametrize(
     ("environ", "problem"),
     [

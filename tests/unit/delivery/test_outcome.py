@@ -16,24 +16,10 @@ from receiver.ledger.deliveries.claimed import Claimed
 
 RETRY = RetryPolicy(attempts=3, first=10, factor=2, max=100)
 CLAIMED = Claimed(
-    id="dlv_1",
-    event_id="evt_1",
-    sink="archive",
-    lane="archive",
-    route="everything",
-    attempt_number=2,
-    spent=1,
-    probe=False,
-    source="skyvern",
-    run_id="tsk_1",
-    outcome="completed",
-    via="webhook",
-    problem="",
-    received_at=0.0,
-    body=b"{}",
-    labels={},
-    after=(),
-)
+    id="dlv_1", event_id="evt_1", sink="archive", lane="archive", route="everything", attempt_number=2, spent=1,
+    probe=False, source="skyvern", run_id="tsk_1", outcome="completed", via="webhook", problem="", received_at=0.0,
+    body=b"{}", labels={}, after=(),
+)  # fmt: skip
 PARKED_UNTIL = 140.0
 
 

@@ -56,26 +56,13 @@ def test_sink_is_given_what_was_claimed() -> None:
 
     given = {field.name: getattr(delivery, field.name) for field in fields(Delivery)}
     assert given == {
-        "key": "dlv_1",
-        "event_id": "evt_1",
-        "sink": "counting",
-        "attempt": 7,
-        "source": "source",
-        "run_id": "wr_1",
-        "run_type": "new",
-        "status": "completed",
-        "body": body,
-        "payload": body,
+        "key": "dlv_1", "event_id": "evt_1", "sink": "counting", "attempt": 7, "source": "source", "run_id": "wr_1",
+        "run_type": "new", "status": "completed", "body": body, "payload": body,
         "received_at": datetime(1970, 1, 1, 0, 0, 1, 500_000, UTC),
         "run": given["run"] | {"run_id": "wr_1", "run_type": "new", "status": "failed", "summary": "s"},
-        "via": "webhook",
-        "route": "route",
-        "problem": "",
-        "labels": {"team": "a"},
-        "receipts": receipts,
-        "test": False,
-        "last_attempt": True,
-    }
+        "via": "webhook", "route": "route", "problem": "", "labels": {"team": "a"}, "receipts": receipts,
+        "test": False, "last_attempt": True,
+    }  # fmt: skip
     assert isinstance(delivery, Delivery)
     with pytest.raises(FrozenInstanceError):
         delivery.key = "other"  # type: ignore[misc]

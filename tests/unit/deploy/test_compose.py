@@ -213,12 +213,6 @@ def test_terminal_echoes_again_after_ctrl_c(tmp_path: Path) -> None:
     assert " echo " in terminal.shown.split("ended")[1]
 
 
-def test_services_run_receiver_worker_and_clock() -> None:
-    assert [FILE["services"][name]["command"] for name in OURS] == [["serve"], ["worker"], ["clock"]]
-    for name in OURS:
-        parse(FILE["services"][name]["command"])
-
-
 def test_skyvern_may_post_to_the_public_url() -> None:
     ours = OVERLAY["services"]["runhook"]["environment"]
     allowed = OVERLAY["services"]["skyvern"]["environment"]["ALLOWED_HOSTS"]

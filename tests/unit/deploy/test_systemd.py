@@ -17,30 +17,14 @@ UNITS = sorted((ROOT / "deploy" / "systemd").glob("*.service"))
 TARGETS = ("basic", "multi-user", "network-online", "shutdown", "sysinit")
 # `man systemd.exec` and `man systemd.service`: what the units may set. A typing error would be ignored at run time.
 HARDENING = {
-    "CapabilityBoundingSet": "",
-    "LockPersonality": "yes",
-    "NoNewPrivileges": "yes",
-    "PrivateDevices": "yes",
-    "PrivateTmp": "yes",
-    "ProtectClock": "yes",
-    "ProtectControlGroups": "yes",
-    "ProtectHome": "yes",
-    "ProtectHostname": "yes",
-    "ProtectKernelLogs": "yes",
-    "ProtectKernelModules": "yes",
-    "ProtectKernelTunables": "yes",
-    "ProtectProc": "invisible",
-    "ProtectSystem": "strict",
-    "RemoveIPC": "yes",
-    "RestrictAddressFamilies": "AF_INET AF_INET6 AF_UNIX",
-    "RestrictNamespaces": "yes",
-    "RestrictRealtime": "yes",
-    "RestrictSUIDSGID": "yes",
-    "SystemCallArchitectures": "native",
-    "SystemCallErrorNumber": "EPERM",
-    "SystemCallFilter": "@system-service",
-    "UMask": "0077",
-}
+    "CapabilityBoundingSet": "", "LockPersonality": "yes", "NoNewPrivileges": "yes", "PrivateDevices": "yes",
+    "PrivateTmp": "yes", "ProtectClock": "yes", "ProtectControlGroups": "yes", "ProtectHome": "yes",
+    "ProtectHostname": "yes", "ProtectKernelLogs": "yes", "ProtectKernelModules": "yes",
+    "ProtectKernelTunables": "yes", "ProtectProc": "invisible", "ProtectSystem": "strict", "RemoveIPC": "yes",
+    "RestrictAddressFamilies": "AF_INET AF_INET6 AF_UNIX", "RestrictNamespaces": "yes", "RestrictRealtime": "yes",
+    "RestrictSUIDSGID": "yes", "SystemCallArchitectures": "native", "SystemCallErrorNumber": "EPERM",
+    "SystemCallFilter": "@system-service", "UMask": "0077",
+}  # fmt: skip
 
 units = pytest.mark.parametrize("path", UNITS, ids=lambda path: path.stem)
 

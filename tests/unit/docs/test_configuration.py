@@ -12,7 +12,6 @@ from handlers.registry import BUILT_IN, sink_type
 from receiver.config.json_schema import reference
 from receiver.config.models import Config
 from receiver.config.settings import OTHER_VARIABLES, Settings
-from receiver.config.yaml_file import expand
 from receiver.routing.cel_names import FUNCTIONS, MACROS
 from receiver.routing.validation import rule_problems
 from tests.support.command import call_command
@@ -66,10 +65,6 @@ def test_each_rule_in_the_text_is_valid(rule: str) -> None:
     complete = rule if re.search(r"[=<>(!]", rule.replace("->", "")) else f"{rule} == 1"
 
     assert rule_problems(complete) == []
-
-
-def test_variable_syntax_of_the_page_works() -> None:
-    assert expand("${A:-b} $${A}", {"A": ""}) == "b ${A}"
 
 
 SINK_PAGES = sorted((ROOT / "docs" / "reference" / "sinks").glob("*.md"))

@@ -4,7 +4,6 @@ import itertools
 import json
 import random
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -15,8 +14,7 @@ from receiver.domain import deduplication
 from receiver.domain.deduplication import VOLATILE, Classification, Facts, classify
 from receiver.domain.run import parse
 from simulator import samples
-from tests.support.facts import NOTHING as NO_EXTENT
-from tests.support.facts import facts
+from tests.support.facts import classified, event, facts
 
 NOW = 1_790_000_000.0
 
@@ -28,14 +26,9 @@ def statement(**fields: Any) -> str:
 
 def a_file(sig: str = "1", **fields: Any) -> dict[str, Any]:
     return {
-        "url": f"https://api.skyvern.com/v1/artifacts/a_1/content?sig={sig}",
-        "checksum": "c1",
-        "filename": "a.pdf",
-        "file_size": 3,
-        "modified_at": f"2026-01-01T00:00:0{sig}",
-        "artifact_id": "a_1",
-        **fields,
-    }
+        "url": f"https://api.skyvern.com/v1/artifacts/a_1/content?sig={sig}", "checksum": "c1", "filename": "a.pdf",
+        "file_size": 3, "modified_at": f"2026-01-01T00:00:0{sig}", "artifact_id": "a_1", **fields,
+    }  # fmt: skip
 
 
 A, B = a_file(filename="a.pdf"), a_file(filename="b.pdf", checksum="c2")
@@ -161,19 +154,6 @@ def test_statements_stay_what_ledgers_have(body: bytes, expected: str) -> None:
 # --- What an event is, given those before it
 
 
-def event(
-    says: str = "A",
-    at: float | None = 1,
-    *,
-    attempt: int = 1,
-    status: str = "completed",
-    pending: bool = False,
-    null: bool = False,
-) -> Facts:
-    final = status in ("completed", "failed", "canceled") and not pending
-    return Facts("", attempt, status, pending, final, at, says, NO_EXTENT, null, 0)
-
-
 NOTE = re.compile(r"([fxr]?)([A-Z])([\d.]*)(-?)(~?)(?:/(\d))?")
 STATUSES = {"": "completed", "f": "failed", "x": "canceled", "r": "running"}
 
@@ -188,17 +168,6 @@ def noted(note: str) -> Facts:
     status, says, at, null, pending, attempt = found.groups()
     more = {"attempt": int(attempt or 1), "status": STATUSES[status], "pending": bool(pending), "null": bool(null)}
     return event(says, float(at) if at else None, **more)
-
-
-def record(events: Sequence[Facts]) -> list[Classification]:
-    """Classify events in the order of their arrival. The nth gets the id "n"."""
-    history: list[Facts] = []
-    verdicts = []
-    for number, each in enumerate(events, 1):
-        new = each._replace(event_id=str(number), seq=number)
-        verdicts.append(classify(new, list(reversed(history))))
-        history.append(new)
-    return verdicts
 
 
 WHAT_EVENTS_ARE = {
@@ -252,7 +221,7 @@ WHAT_EVENTS_ARE = {
 @pytest.mark.parametrize("name", WHAT_EVENTS_ARE)
 def test_what_an_event_is(name: str) -> None:
     events, expected = WHAT_EVENTS_ARE[name]
-    verdicts = record([*map(noted, events.split())])
+    verdicts = classified([*map(noted, events.split())])
     shown = ["late" if v.late else v.disposition + (f":{v.repeat_of}" if v.repeat_of else "") for v in verdicts]
     assert " ".join(shown) == expected
 
@@ -261,7 +230,7 @@ def test_what_an_event_is(name: str) -> None:
 
 
 def classify_bodies(*bodies: bytes) -> list[str]:
-    return [verdict.disposition for verdict in record([facts("", parse(body)) for body in bodies])]
+    return [verdict.disposition for verdict in classified([facts("", parse(body)) for body in bodies])]
 
 
 @pytest.mark.parametrize("name", samples.names())
@@ -353,19 +322,14 @@ def test_changed_value_changes_the_statement(around: Any, one: Any, other: Any) 
 
 
 events = st.builds(
-    event,
-    says=st.sampled_from("ABC"),
-    at=st.none() | st.integers(1, 4),
-    attempt=st.integers(1, 2),
-    status=st.sampled_from(["completed", "failed", "canceled", "running"]),
-    pending=st.booleans(),
-    null=st.booleans(),
-)
+    event, says=st.sampled_from("ABC"), at=st.none() | st.integers(1, 4), attempt=st.integers(1, 2),
+    status=st.sampled_from(["completed", "failed", "canceled", "running"]), pending=st.booleans(), null=st.booleans(),
+)  # fmt: skip
 
 
 @given(st.lists(events, max_size=6), events)
 def test_an_event_sent_twice_in_a_row_is_a_repeat(before: list[Facts], last: Facts) -> None:
-    verdicts = record([*before, last, last])
+    verdicts = classified([*before, last, last])
 
     assert verdicts[-1].disposition == "repeat"
     assert verdicts[-1].repeat_of is not None
@@ -374,7 +338,7 @@ def test_an_event_sent_twice_in_a_row_is_a_repeat(before: list[Facts], last: Fac
 
 @given(st.lists(events, max_size=7))
 def test_only_final_events_are_new_and_only_others_are_interim(arrived: list[Facts]) -> None:
-    for each, verdict in zip(arrived, record(arrived), strict=True):
+    for each, verdict in zip(arrived, classified(arrived), strict=True):
         assert verdict.disposition != ("interim" if each.final else "new")
         assert (verdict.repeat_of is not None) == (verdict.disposition == "repeat")
 
@@ -383,7 +347,7 @@ def test_only_final_events_are_new_and_only_others_are_interim(arrived: list[Fac
 def test_null_output_never_replaces_output(before: list[Facts], new: Facts) -> None:
     given_before = [*before, new._replace(output_null=False, statement="with output", modified_at=1)]
 
-    verdict = record([*given_before, new._replace(output_null=True)])[-1]
+    verdict = classified([*given_before, new._replace(output_null=True)])[-1]
 
     assert verdict.disposition in ("repeat", "superseded")
 
@@ -391,7 +355,7 @@ def test_null_output_never_replaces_output(before: list[Facts], new: Facts) -> N
 def test_the_newest_facts_are_new_in_whatever_order_they_come() -> None:
     sent = [event(says, at) for at, says in enumerate("ABC", 1)]
     for arrived in itertools.permutations([*sent, *sent]):
-        verdicts = record(arrived)
+        verdicts = classified(arrived)
         new = [each.statement for each, v in zip(arrived, verdicts, strict=True) if v.disposition == "new"]
         assert new == sorted(set(new)), "each at most once, never backwards"
         assert new[-1] == "C"

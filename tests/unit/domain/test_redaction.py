@@ -61,16 +61,10 @@ def test_what_a_path_names_is_masked_and_keeps_its_shape(
 @pytest.mark.parametrize(
     "value",
     [
-        {"token": None},
-        {"token": ""},
-        {"token": {}},
-        {"token": {"a": None, "b": []}},
-        {"token": MASK},
-        {"text": 'a "token":"in a string"'},
-        {"tokens": "s", "a_token": "s"},
-        {"a": "token"},
+        {"token": None}, {"token": ""}, {"token": {}}, {"token": {"a": None, "b": []}}, {"token": MASK},
+        {"text": 'a "token":"in a string"'}, {"tokens": "s", "a_token": "s"}, {"a": "token"},
     ],
-)
+)  # fmt: skip
 def test_where_nothing_is_hidden_the_very_same_objects_come_back(value: dict[str, Any]) -> None:
     assert redact(value, "**.token", "token.**.x") is value
 

@@ -28,18 +28,12 @@ def with_output(raw: bytes) -> bytes:
 def test_the_fields_of_a_run_are_read() -> None:
     run = parse(
         body(
-            attempt=2,
-            retry_pending=True,
-            created_at="2026-11-24T14:05:09.165039",
-            modified_at="2026-11-24T14:05:09.165039Z",
-            started_at="2026-11-24T15:05:09.165039+01:00",
-            finished_at=None,
-            failure_reason="no",
-            workflow_title="Fetch",
-            workflow_id="wpid_1",
+            attempt=2, retry_pending=True, created_at="2026-11-24T14:05:09.165039",
+            modified_at="2026-11-24T14:05:09.165039Z", started_at="2026-11-24T15:05:09.165039+01:00",
+            finished_at=None, failure_reason="no", workflow_title="Fetch", workflow_id="wpid_1",
             something_new={"a": 1},
         )
-    )
+    )  # fmt: skip
 
     assert (run.run_id, run.run_type, run.status, run.outcome) == ("wr_1", "workflow_run", "completed", "completed")
     assert (run.attempt, run.retry_pending, run.final) == (2, True, False)

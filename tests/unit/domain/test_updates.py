@@ -1,43 +1,23 @@
 """When an event that says nothing new completes what is known of its run: an update, and no mere repeat."""
 
-from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.domain.deduplication import Classification, Facts, classify
+from receiver.domain.deduplication import Classification, Facts
 from receiver.domain.extent import Extent
-from tests.support.facts import NOTHING
+from tests.support import facts
+from tests.support.facts import NOTHING, classified
 
 
-def event(
-    says: str = "A",
-    at: float | None = 1.0,
-    *,
-    shots: int = 0,
-    mask: int = 0,
-    status: str = "completed",
-    attempt: int = 1,
-    null: bool = False,
-) -> Facts:
-    final = status in ("completed", "canceled")
-    return Facts("", attempt, status, False, final, at, says, extent_with(shots, mask), null, 0)
+def event(says: str = "A", at: float | None = 1.0, *, shots: int = 0, mask: int = 0, **fields: Any) -> Facts:
+    return facts.event(says, at, extent=extent_with(shots, mask), **fields)
 
 
 def extent_with(shots: int, mask: int) -> Extent:
     return NOTHING._replace(screenshots=shots, mask=mask)
-
-
-def classified(events: Sequence[Facts]) -> list[Classification]:
-    """What each event is when it comes after those before it. The nth gets the id "n"."""
-    history: list[Facts] = []
-    found = []
-    for number, each in enumerate(events, 1):
-        new = each._replace(event_id=str(number), seq=number)
-        found.append(classify(new, list(reversed(history))))
-        history.append(new)
-    return found
 
 
 @pytest.mark.parametrize(

@@ -26,19 +26,10 @@ RUN: dict[str, Any] = {
     "step_count": 3,
     "errors": [{"error_code": "LOGIN_FAILED"}, {"reasoning": "no code"}],
     "output": {
-        "total": 1500,
-        "price": 29.5,
-        "vendor": "Acme Ltd",
-        "paid": True,
-        "nothing": None,
-        "a b": 1,
-        "with.dot": {"x": 2},
-        "tags": ["new", "big"],
-        "lines": [{"n": 1}, {"n": 2.5}],
-        "id": 2**60,
-        "huge": 10**400,
+        "total": 1500, "price": 29.5, "vendor": "Acme Ltd", "paid": True, "nothing": None, "a b": 1,
+        "with.dot": {"x": 2}, "tags": ["new", "big"], "lines": [{"n": 1}, {"n": 2.5}], "id": 2**60, "huge": 10**400,
     },
-}
+}  # fmt: skip
 
 
 def view(run: Mapping[str, Any] = RUN, **more: Any) -> RunView:

@@ -13,52 +13,27 @@ from simulator.runs import RUN_TYPES, SimRun, now
 
 CALLBACK = "https://hooks.example/webhooks/skyvern/sub_1"
 TASK: dict[str, Any] = {
-    "prompt": "Get the invoice",
-    "url": "https://suppliers.example/",
-    "title": "Invoices",
-    "max_steps": 12,
-    "max_screenshot_scrolls": 2,
-    "totp_identifier": "me@example.com",
-    "totp_url": "https://totp.example/",
-    "proxy_location": "RESIDENTIAL_DE",
-    "data_extraction_schema": {"type": "object"},
-    "error_code_mapping": {"OUT": "sold out"},
-    "extra_http_headers": {"a": "b"},
-    "file_ids": ["file_1"],
+    "prompt": "Get the invoice", "url": "https://suppliers.example/", "title": "Invoices", "max_steps": 12,
+    "max_screenshot_scrolls": 2, "totp_identifier": "me@example.com", "totp_url": "https://totp.example/",
+    "proxy_location": "RESIDENTIAL_DE", "data_extraction_schema": {"type": "object"},
+    "error_code_mapping": {"OUT": "sold out"}, "extra_http_headers": {"a": "b"}, "file_ids": ["file_1"],
     "run_with": "code",
-}
+}  # fmt: skip
 AGENT: dict[str, Any] = {
-    "agent_id": "wpid_1",
-    "title": "asked for",
-    "parameters": {"order": 7},
-    "proxy_location": "NONE",
-    "totp_identifier": "me@example.com",
-    "max_screenshot_scrolls": 3,
-    "browser_session_id": "pbs_1",
-    "browser_type": "chrome",
-    "ai_fallback": False,
-    "run_metadata": {"a": "b"},
-    "max_elapsed_time_minutes": 5,
-}
+    "agent_id": "wpid_1", "title": "asked for", "parameters": {"order": 7}, "proxy_location": "NONE",
+    "totp_identifier": "me@example.com", "max_screenshot_scrolls": 3, "browser_session_id": "pbs_1",
+    "browser_type": "chrome", "ai_fallback": False, "run_metadata": {"a": "b"}, "max_elapsed_time_minutes": 5,
+}  # fmt: skip
 
 
 def run_of(run_type: str, request: dict[str, Any]) -> SimRun:
     moment = now()
     run = SimRun(
-        number=2,
-        id="wr_1" if run_type == "workflow_run" else "tsk_1",
-        type=run_type,
-        request=request,
-        key="k",
-        callback=CALLBACK,
-        base="https://sky.example",
-        faults=frozenset(),
-        created_at=moment,
-        modified_at=moment,
+        number=2, id="wr_1" if run_type == "workflow_run" else "tsk_1", type=run_type, request=request, key="k",
+        callback=CALLBACK, base="https://sky.example", faults=frozenset(), created_at=moment, modified_at=moment,
         title="The workflow's own" if run_type == "workflow_run" else request.get("title"),
-        workflow_id=request.get("agent_id"),
-        max_steps=request.get("max_steps"),
-    )
+        workflow_id=request.get("agent_id"), max_steps=request.get("max_steps"),
+    )  # fmt: skip
     if run_type == "task_v2":
         run.workflow_run_id = "wr_9"
     run.move("running")

@@ -56,18 +56,11 @@ def test_response_says_whether_a_run_was_created(answer: Answered | Unreachable,
 @pytest.mark.parametrize(
     "answer",
     [
-        answered(200, HTML),
-        answered(200, []),
-        answered(200, {"run_id": 7}),
-        answered(200, {"run_id": ""}),
-        answered(200, b""),
-        answered(408, {}),
-        answered(500, {"error": "Unexpected error: KeyError"}),
-        answered(502, HTML),
-        answered(504, b""),
-        Unreachable(True, "no answer in time"),
+        answered(200, HTML), answered(200, []), answered(200, {"run_id": 7}), answered(200, {"run_id": ""}),
+        answered(200, b""), answered(408, {}), answered(500, {"error": "Unexpected error: KeyError"}),
+        answered(502, HTML), answered(504, b""), Unreachable(True, "no answer in time"),
     ],
-)
+)  # fmt: skip
 def test_anything_else_leaves_open_whether_there_is_a_run(answer: Answered | Unreachable) -> None:
     assert isinstance(submitted(answer), Lost)
 

@@ -32,20 +32,13 @@ def seen(part: str, host: str = "a", age: float = 1.0, skew: float = 0.0, **fiel
 
 
 WELL = StatusReport(
-    now=NOW,
-    version="0.1.0",
-    config_file="config/runhook.yaml",
-    config_hash="abc",
-    config_problems=[],
-    warnings=[],
-    advice=[],
-    expected=expected(["ops"]),
-    sinks=["ops"],
+    now=NOW, version="0.1.0", config_file="config/runhook.yaml", config_hash="abc", config_problems=[], warnings=[],
+    advice=[], expected=expected(["ops"]), sinks=["ops"],
     redis=RedisReport("redis://h/0", durability="on disk before 202: yes"),
     ledger=LedgerReport("postgresql://h/l", gauges=Gauges({("ops", "queued"): 3}, {"ops": NOW - 2}, {}, None)),
     disk=DiskReport("var", free=10 * GIB, reserve=GIB, spool_limit=2 * GIB),
     parts=[seen("receiver", details={"store": "redis"}), seen("dispatch"), seen("deliver:ops"), seen("clock")],
-)
+)  # fmt: skip
 
 
 def but(**changes: Any) -> StatusReport:

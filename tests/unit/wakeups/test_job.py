@@ -25,16 +25,9 @@ def a_job(fields: dict[str, Any]) -> WakeUp:
 
 def test_record_is_what_rq_itself_writes() -> None:
     job = WakeUp.create(
-        FUNCTION,
-        connection=object(),
-        origin="dispatch",
-        description="wake-up",
-        result_ttl=0,
-        failure_ttl=60,
-        timeout=JOB_TIMEOUT,
-        serializer=JSONSerializer,
-        id="a-job",
-    )
+        FUNCTION, connection=object(), origin="dispatch", description="wake-up", result_ttl=0, failure_ttl=60,
+        timeout=JOB_TIMEOUT, serializer=JSONSerializer, id="a-job",
+    )  # fmt: skip
     job.data = JSONSerializer.dumps([FUNCTION, None, [], {}])
     written = {**job.to_dict(), "status": "queued"}
 
@@ -90,22 +83,12 @@ def test_nothing_else_in_the_record_is_read() -> None:
     webhooks = json.dumps([{"url": "http://127.0.0.1:1/", "job_status": "finished"}]).encode()
     job = a_job(
         {
-            "data": OURS,
-            "success_callback_name": b"os.abort",
-            "failure_callback_name": b"os.abort",
-            "stopped_callback_name": b"os.abort",
-            "webhooks": webhooks,
-            "timeout": b"999999",
-            "result_ttl": b"999999",
-            "meta": pickle.dumps({"a": 1}),
-            "rate_limit_key": b"key",
-            "rate_limit_concurrency": b"1",
-            "repeats_left": b"5",
-            "group_id": b"group",
-            "dependency_ids": b"not JSON",
-            "created_at": b"no date",
+            "data": OURS, "success_callback_name": b"os.abort", "failure_callback_name": b"os.abort",
+            "stopped_callback_name": b"os.abort", "webhooks": webhooks, "timeout": b"999999", "result_ttl": b"999999",
+            "meta": pickle.dumps({"a": 1}), "rate_limit_key": b"key", "rate_limit_concurrency": b"1",
+            "repeats_left": b"5", "group_id": b"group", "dependency_ids": b"not JSON", "created_at": b"no date",
         }
-    )
+    )  # fmt: skip
     assert (job.success_callback, job.failure_callback, job.stopped_callback) == (None, None, None)
     assert (job.webhooks, job.meta, job.repeats_left, job.group_id) == ([], {}, None, None)
     assert (job.timeout, job.result_ttl, job.has_rate_limit) == (JOB_TIMEOUT, 0, False)

@@ -134,25 +134,14 @@ async def test_key_without_a_rate_has_the_usual_one(tmp_path: Path, monkeypatch:
 
 async def test_revoked_key_is_believed_for_five_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Given a key that was used just now
-    now = 1000.0
-    monkeypatch.setattr(keys, "time", SimpleNamespace(monotonic=lambda: now, time=time.time))
-    ledger = with_tables(Ledger(f"sqlite:///{tmp_path}/ledger.db"))
-    key = api_key.derive("master", "k1")
-    row = api_keys.Key("k1", "app", api_key.digest(key), "", frozenset({"read"}), "skyvern", None, 1.0)
-    ledger.write(lambda connection: api_keys.create(connection, row))
-    asked = AsyncLedger(ledger)
-    authenticator = Authenticator(asked, redis.Redis(), None)
-    await authenticator.authenticate({"x-api-key": key}, "read")
+    it = Refusals(tmp_path, monkeypatch)
+    assert await it.call(it.key) == 200
     # When it is revoked
-    assert ledger.write(lambda connection: api_keys.revoke(connection, "k1", 2.0))
+    assert it.ledger.write(lambda connection: api_keys.revoke(connection, "k1", 2.0))
     # Then it is refused after five seconds, for good
-    now += 5.0
-    assert (await authenticator.authenticate({"x-api-key": key}, "read")).id == "k1"
-    now += 0.001
-    for _ in range(2):
-        with pytest.raises(Refusal) as refusal:
-            await authenticator.authenticate({"x-api-key": key}, "read")
-        assert refusal.value.reply.status == 403
-        now += 3600.0
-    authenticator.close()
-    await asked.close()
+    statuses = []
+    for seconds in (5.0, 0.001, 3600.0):
+        it.now += seconds
+        statuses.append(await it.call(it.key))
+    assert statuses == [200, 403, 403]
+    await it.close()
