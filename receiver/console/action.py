@@ -7,13 +7,14 @@ these and no others.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from receiver.api.chosen import Chosen, TakenResult
 from receiver.api.endpoint import Endpoint
 from receiver.api.service import Actor, Service
-from receiver.errors import NotAsExpected
+from receiver.errors import Invalid, NotAsExpected
 
 Form = Sequence[tuple[str, str]]
 
@@ -25,7 +26,8 @@ class ConsoleAction:
     `asks`: the question before it is done; "" to do it at once. `template`: of the page that shows the result, for
     what no other page shows, such as a new key; it gets `result`, and what `values` adds. `selected`: fields that are
     sent with the selected rows. `failed`: whether a result is a failure. `leads`: the path, below
-    PATH, of the page that shows more of a result; "" to go back to where the button was.
+    PATH, of the page that shows more of a result; "" to go back to where the button was. `about`: what parameters with
+    an id act on, in words. `repeats`: the parameters that find what was done before, or None; these need a tick.
     """
 
     endpoint: Endpoint[Any, Any]
@@ -37,6 +39,8 @@ class ConsoleAction:
     selected: Form = ()
     failed: Callable[[Any], bool] = lambda _result: False
     leads: Callable[[Any], str] = lambda _result: ""
+    about: Callable[[Service, Actor, Any], str] = lambda *_: ""
+    repeats: Callable[[Any], Chosen | None] = lambda _parameters: None
 
     @property
     def name(self) -> str:
@@ -46,11 +50,14 @@ class ConsoleAction:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked before an action is done. `fields`: of the form that says yes. `preview`: what it would take."""
+    """What is asked before an action is done. `fields`: of the form that says yes. `preview`: what it would take.
+    `about`: what it acts on, in words. `tick`: what must be ticked to say yes, or ""."""
 
     text: str
     fields: Form
     preview: TakenResult | None = None
+    about: str = ""
+    tick: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +83,10 @@ def perform(service: Service, actor: Actor, action: ConsoleAction, form: Form, *
             return _counted(service, actor, action, parameters, given, changed)
     if action.asks and not sure:
         endpoint.allowed(actor, parameters)
-        return Question(action.asks, given)
+        preview = _dry_run(service, actor, action, parameters) if isinstance(parameters, Chosen) else None
+        about = action.about(service, actor, parameters)
+        tick = _tick(service, actor, action, parameters)
+        return Question(action.asks, given, preview if preview and preview.count else None, about, tick)
     return Done(endpoint.call(service, actor, parameters))
 
 
@@ -87,10 +97,24 @@ def _counted(
     fresh = [(name, value) for name, value in given if name not in ("expect", "dry_run", "until" if before else "")]
     if before:
         parameters = action.endpoint.parse({}, fresh)
-    preview: TakenResult = action.endpoint.call(service, actor, parameters.model_copy(update={"dry_run": True}))
+    preview = _dry_run(service, actor, action, parameters)
     until = preview.model_dump(mode="json")["until"]
     kept = [(name, value) for name, value in fresh if name != "until"]
     fields = [*kept, ("expect", str(preview.count)), *([("until", str(until))] if until is not None else [])]
     left = len(parameters.ids) - preview.count if all(each.startswith("dlv_") for each in parameters.ids) else 0
     after = f" {left} of those selected {'is' if left == 1 else 'are'} left as is." if left > 0 < preview.count else ""
-    return Question(f"{before}{action.asks}{after}", fields, preview)
+    tick = _tick(service, actor, action, parameters)
+    return Question(f"{before}{action.asks}{after}", fields, preview, tick=tick)
+
+
+def _dry_run(service: Service, actor: Actor, action: ConsoleAction, parameters: Chosen) -> TakenResult:
+    preview: TakenResult = action.endpoint.call(service, actor, parameters.model_copy(update={"dry_run": True}))
+    return preview
+
+
+def _tick(service: Service, actor: Actor, action: ConsoleAction, parameters: Any) -> str:
+    """Return what a person must tick before what was done already is done a second time, or ""."""
+    again, count = action.repeats(parameters), 0
+    with suppress(Invalid):  # of the ids that were given, none is of these
+        count = _dry_run(service, actor, action, again).count if again else 0
+    return f"{count:,} {'was' if count == 1 else 'were'} delivered already: send a second time" if count else ""

@@ -17,6 +17,7 @@ from receiver.api.deliveries import (
     REPLAYABLE,
     RESTORE_DELIVERIES,
     RESUBMIT_RUNS,
+    ReplayParameters,
 )
 from receiver.api.endpoint import Endpoint
 from receiver.api.events import LIST_EVENTS
@@ -26,7 +27,7 @@ from receiver.api.totals import GET_TOTALS
 from receiver.console.action import ConsoleAction, Form
 from receiver.console.filters import list_page
 from receiver.console.page import ConsolePage, PageLink, Query
-from receiver.domain.delivery import DeliveryMove, states_before
+from receiver.domain.delivery import DeliveryMove, DeliveryState, states_before
 
 _COMMON: Final = ("reason", "sink", "state", "source", "since")
 # What the dead letters are grouped by, how far back, and how many groups are shown.
@@ -39,18 +40,21 @@ _PARTICULARS: Final = re.compile(r"#|https?://\S+")
 
 class _Move(NamedTuple):
     """What can be done with deliveries. `name`: of the action; `states`: in which ones; `on_all`: what the button for
-    all that match says when no state was asked for."""
+    all that match says when no state was asked for, and `takes`: in which states those are."""
 
     name: str
     verb: str
     states: frozenset[str]
     on_all: str
+    takes: frozenset[str]
 
 
+_PENDING: Final = frozenset(states_before(DeliveryMove.CANCEL))
+_CANCELLED: Final = frozenset(states_before(DeliveryMove.RESTORE))
 _MOVES: Final = (
-    _Move(REPLAY_DELIVERIES.name, "Replay", frozenset(REPLAYABLE), "Replay all dead"),
-    _Move(CANCEL_DELIVERIES.name, "Cancel", frozenset(states_before(DeliveryMove.CANCEL)), "Cancel all waiting"),
-    _Move(RESTORE_DELIVERIES.name, "Bring back", frozenset(states_before(DeliveryMove.RESTORE)), "Bring back all"),
+    _Move(REPLAY_DELIVERIES.name, "Replay", frozenset(REPLAYABLE), "Replay all dead", frozenset({DeliveryState.DEAD})),
+    _Move(CANCEL_DELIVERIES.name, "Cancel", _PENDING, "Cancel all waiting", _PENDING),
+    _Move(RESTORE_DELIVERIES.name, "Restore", _CANCELLED, "Restore all cancelled", _CANCELLED),
 )
 
 
@@ -64,14 +68,14 @@ def resubmits(service: Service) -> list[tuple[str, str]]:
 def deliveries(service: Service, actor: Actor, _names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
     """Return a page of the deliveries that match what the query says."""
     page = list_page(service, actor, query, LIST_DELIVERIES, "/deliveries", "Deliveries", _COMMON)
-    return {**page, **_moves(page["form"].given), "groups": []}
+    return {**page, **_moves(page["form"].given, page), "groups": []}
 
 
 def dead_letters(service: Service, actor: Actor, _names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
     """Return a page of the dead letters, and of what they died."""
     page = list_page(service, actor, query, LIST_DELIVERIES, "/dead", "Dead letters", _COMMON, {"state": "dead"})
     taken = {**page["form"].given, "state": ["dead"]}
-    return {**page, **_moves(taken), "groups": _groups(service, actor, taken)}
+    return {**page, **_moves(taken, page), "groups": _groups(service, actor, taken)}
 
 
 def delivery(service: Service, actor: Actor, names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
@@ -90,17 +94,19 @@ def delivery(service: Service, actor: Actor, names: Mapping[str, str], query: Qu
     }
 
 
-def _moves(taken: Mapping[str, Sequence[str]]) -> Mapping[str, Any]:
+def _moves(taken: Mapping[str, Sequence[str]], page: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return what can be done with selected deliveries in the states of a filter, any by default (the action, its
-    verb, and no sink), and with all that match (the action, what its button says, and what it takes)."""
+    verb, and no sink), and with all that match (the action, what its button says, and what it takes). `page`: of the
+    list; where it is all of it, what takes none of its rows is left out."""
     states = set(taken.get("state", ()))
+    seen = {row.state for row in page["rows"]}
     moves = _MOVES if taken else _MOVES[:1]
     return {
         "on_rows": [(each.name, each.verb, "") for each in _MOVES if not states or states & each.states],
         "on_all": [
             (each.name, f"{each.verb} all that match" if states else each.on_all, taken)
             for each in moves
-            if states <= each.states
+            if (states <= each.states if states else page["further"] or seen & each.takes)
         ],
     }
 
@@ -128,7 +134,7 @@ def common_part(reason: str) -> str:
 
 
 def _action(
-    endpoint: Endpoint[Any, TakenResult], verb: str, done: str, asks: str, selected: Form = ()
+    endpoint: Endpoint[Any, TakenResult], verb: str, done: str, asks: str, selected: Form = (), **more: Any
 ) -> ConsoleAction:
     """Return the action of a call that takes many. `done`: what is said of those that were taken."""
 
@@ -136,9 +142,10 @@ def _action(
         return f"{result.count:,} {'to be ' if _goes_on(result) else ''}{done}."
 
     def leads(result: TakenResult) -> str:
-        return f"/operations/{result.operation.id}" if result.operation and _goes_on(result) else ""
+        many = result.count > 1 or _goes_on(result)
+        return f"/operations/{result.operation.id}" if result.operation and many else ""
 
-    return ConsoleAction(endpoint, verb, said, asks, selected=selected, leads=leads)
+    return ConsoleAction(endpoint, verb, said, asks, selected=selected, leads=leads, **more)
 
 
 def _goes_on(result: TakenResult) -> bool:
@@ -146,13 +153,31 @@ def _goes_on(result: TakenResult) -> bool:
     return result.operation is not None and result.operation.state == "running"
 
 
+def _delivered(wanted: ReplayParameters) -> ReplayParameters | None:
+    """Return what finds the deliveries of a replay that their sinks accepted already, or None if it takes none."""
+    taken = (wanted.force and not wanted.state) or DeliveryState.DELIVERED in wanted.state
+    return wanted.model_copy(update={"state": (DeliveryState.DELIVERED,)}) if taken else None
+
+
 _EACH: Final = tuple(("state", state.value) for state in REPLAYABLE)
 
 ACTIONS: Final = (
-    _action(REPLAY_DELIVERIES, "Replay", "replayed", "Send these again, under the same idempotency keys?", _EACH),
-    _action(CANCEL_DELIVERIES, "Cancel", "cancelled", "Cancel these deliveries? They can be brought back."),
-    _action(RESTORE_DELIVERIES, "Bring back", "brought back", "Bring these back? They are due at once."),
-    _action(BACKFILL_SINK, "Backfill", "backfilled", "Give the sink these results?"),
+    _action(
+        REPLAY_DELIVERIES,
+        "Replay",
+        "replayed",
+        "Send these again, under the same idempotency keys?",
+        _EACH,
+        repeats=_delivered,
+    ),
+    _action(CANCEL_DELIVERIES, "Cancel", "cancelled", "Cancel these deliveries? They can be restored."),
+    _action(RESTORE_DELIVERIES, "Restore", "restored", "Restore these cancelled deliveries? They are due at once."),
+    _action(
+        BACKFILL_SINK,
+        "Backfill",
+        "backfilled",
+        "Give the sink these results, including those that no route sends there?",
+    ),
     _action(RESUBMIT_RUNS, "Submit again", "submitted again", "Submit these failed runs again?"),
 )
 PAGES: Final = (

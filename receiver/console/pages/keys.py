@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from receiver.api.keys import CREATE_KEY, LIST_KEYS, LONGEST_NAME, REVOKE_KEYS, ROTATE_KEY
+from receiver.api.models import MAX_LIMIT
 from receiver.api.service import Actor, Service
 from receiver.console.action import ConsoleAction
 from receiver.console.page import ConsolePage, PageLink, Query, further, given_of
@@ -38,6 +39,14 @@ def keys(service: Service, actor: Actor, _names: Mapping[str, str], query: Query
     }
 
 
+def _name(service: Service, actor: Actor, wanted: Any) -> str:
+    """Return the names of the keys that an action is about, by which people know them."""
+    ids = getattr(wanted, "ids", None) or [wanted.key]
+    rows = LIST_KEYS.call(service, actor, LIST_KEYS.validated({"limit": MAX_LIMIT})).items
+    names = {row.id: f"{row.name} ({row.hint}…)" for row in rows}
+    return ", ".join(names.get(each, each) for each in ids)
+
+
 PAGES: Final = (ConsolePage("/keys", "keys.html", keys, PageLink("Keys", "k", "Submitting")),)
 ACTIONS: Final = (
     ConsoleAction(CREATE_KEY, "Create a key", template="key_created.html", values=lambda *_: {"here": "Keys"}),
@@ -47,11 +56,13 @@ ACTIONS: Final = (
         asks="Give this key a successor? The old one works for another day, so that its users can switch.",
         template="key_created.html",
         values=lambda *_: {"here": "Keys"},
+        about=_name,
     ),
     ConsoleAction(
         REVOKE_KEYS,
         "Revoke",
         lambda result: "The key is revoked." if result.count else "The key was revoked already.",
         "Revoke this key? Its users are refused within 5 seconds, and it cannot be restored.",
+        about=_name,
     ),
 )

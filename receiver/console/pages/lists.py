@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
+from urllib.parse import urlencode
 
 from handlers.support.resubmit_chain import RETRIED
 from receiver.api.audit import LIST_AUDIT
 from receiver.api.deliveries import REPLAY_DELIVERIES, REPLAYABLE, RESUBMIT_RUNS
 from receiver.api.endpoint import Endpoint
 from receiver.api.models import Filtered
-from receiver.api.operations import CANCEL_OPERATION, GET_OPERATION, LIST_OPERATIONS
+from receiver.api.operations import CANCEL_OPERATION, GET_OPERATION, LIST_OPERATIONS, OperationParameters
 from receiver.api.outline import outline
 from receiver.api.runs import LIST_RUNS
 from receiver.api.service import Actor, Service
@@ -22,6 +23,11 @@ from receiver.console.page import ConsolePage, PageLink, Query
 from receiver.console.pages.deliveries import resubmits
 from receiver.domain.counting import counted
 
+# Members of an operation's selection that find its deliveries also when it is done, and how the list calls them.
+_STAYS: Final = {
+    **{each: each for each in ("source", "sink", "route", "event_id", "run_prefix", "run_type", "workflow", "status")},
+    "run_id": "run",
+}
 _RUNS: Final = ("text", "status", "workflow", "run_prefix", "since")
 
 
@@ -85,7 +91,19 @@ def submission(service: Service, actor: Actor, names: Mapping[str, str], query: 
 def operation(service: Service, actor: Actor, names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
     """Return one operation."""
     row = GET_OPERATION.call(service, actor, GET_OPERATION.parse(names, query))
-    return {"title": f"{row.kind.capitalize()} {row.id}", "here": "Operations", "row": row}
+    kept = {name: row.selection[asked] for asked, name in _STAYS.items() if row.selection.get(asked)}
+    return {
+        "title": f"{row.kind.capitalize()} {row.id}",
+        "here": "Operations",
+        "row": row,
+        "taken": urlencode({**kept, **({"sink": row.sink} if row.sink else {})}, doseq=True),
+    }
+
+
+def _progress(service: Service, actor: Actor, wanted: OperationParameters) -> str:
+    """Return what an operation does and how far it is."""
+    row = GET_OPERATION.call(service, actor, wanted)
+    return f"{row.kind} {row.id}: {row.done:,} of {row.total:,} done"
 
 
 def views(service: Service, actor: Actor, _names: Mapping[str, str], _query: Query) -> Mapping[str, Any]:
@@ -112,6 +130,7 @@ ACTIONS: Final = (
         "Stop",
         lambda row: f"{row.id} is stopped after {row.done:,} of {row.total:,}.",
         "Stop this operation? What it has done stays done.",
+        about=_progress,
     ),
     ConsoleAction(SAVE_VIEW, "Save", lambda view: f"Saved as {view.name}."),
     ConsoleAction(REMOVE_VIEW, "Remove", lambda view: f"{view.name} is removed."),

@@ -106,7 +106,10 @@ def test_what_is_selected_is_asked_about_and_replayed(operated: Submitting, as_p
     assert "1 of those selected is left as is" in asked.text
     after = admin.click(asked, "Replay 2")
     assert "2 replayed." in after.text
-    assert after.url.path == "/console/deliveries"
+    # And it leads to the operation, which leads to what became of them
+    assert after.url.path.startswith("/console/operations/op_")
+    (link,) = re.findall(r'href="/console(/deliveries\?[^"]*)">Show its deliveries', after.text)
+    assert {"tsk_1", "tsk_2"} <= shown(admin.get(link).text)
     assert states(operated.ledger, sink="results") == {
         "tsk_1:results": "queued", "tsk_2:results": "queued", "tsk_3:results": "dead"
     }  # fmt: skip
@@ -167,24 +170,55 @@ def test_reasons_are_grouped_and_each_group_is_replayed(operated: Submitting, as
     assert states(operated.ledger, state=("dead",)) == {"tsk_3:results": "dead"}
 
 
-def test_cancel_and_bring_back(operated: Submitting, as_person: AsPerson) -> None:
+def test_cancel_and_restore(operated: Submitting, as_person: AsPerson) -> None:
     record(operated.ledger, new_event("tsk_1", "ops"), now=time.time())
     admin = as_person("admin")
     page = admin.get("/deliveries?sink=ops")
     admin.click(admin.click(page, "Cancel all waiting"), "Cancel 1")
     assert states(operated.ledger) == {"tsk_1:ops": "cancelled"}
     cancelled = admin.get("/deliveries?state=cancelled")
-    asked = admin.click(cancelled, "Bring back all that match")
-    admin.click(asked, "Bring back 1")
+    asked = admin.click(cancelled, "Restore all that match")
+    admin.click(asked, "Restore 1")
     assert states(operated.ledger) == {"tsk_1:ops": "queued"}
     assert [line[0] for line in done(operated)] == ["cancel", "restore"]
+
+
+def test_delivered_ones_are_sent_again_only_with_a_tick(operated: Submitting, as_person: AsPerson) -> None:
+    # Given two results that a sink accepted, and a dead letter
+    now = time.time()
+    record(operated.ledger, new_event("tsk_1", "ops"), new_event("tsk_2", "ops"), now=now)
+    settle(operated.ledger, claim(operated.ledger, "ops", now=now), DeliveryMove.ACCEPT, now=now)
+    ids = dead(operated, "tsk_3")
+    admin = as_person("admin")
+    every = admin.click(admin.get("/deliveries"), "Replay selected", ids=[*ids.values(), *delivered_ids(admin)])
+    assert "Replay 3" in every.text
+    for asked, button in (
+        (every, "Replay 3"),
+        (admin.click(admin.get("/deliveries?state=delivered"), "Replay all that match"), "Replay 2"),
+        (admin.click(admin.get("/runs/tsk_1"), "Send again"), "Replay 1"),
+    ):
+        # When the question is answered without a tick, then it is asked again
+        count = "1 was" if button == "Replay 1" else "2 were"
+        again = admin.click(asked, button)
+        assert f"{count} delivered already: send a second time" in again.text
+    assert states(operated.ledger, state=("delivered",)) == {"tsk_1:ops": "delivered", "tsk_2:ops": "delivered"}
+    # And with a tick they are sent again
+    admin.click(again, "Replay 1", sure="yes")
+    assert states(operated.ledger, sink="ops") == {"tsk_1:ops": "queued", "tsk_2:ops": "delivered"}
+    # And dead letters need none
+    assert "already" not in admin.click(admin.get("/dead"), "Replay all that match").text
+
+
+def delivered_ids(admin: Browser) -> list[str]:
+    """The ids of the deliveries in the list of those that are delivered."""
+    return re.findall(r'name="ids" value="(dlv_\w+)"', admin.get("/deliveries?state=delivered").text)
 
 
 @pytest.mark.parametrize(
     ("path", "on_all"),
     [
         ("/deliveries", ["Replay all dead"]),
-        ("/deliveries?sink=results", ["Replay all dead", "Cancel all waiting", "Bring back all"]),
+        ("/deliveries?sink=results", ["Replay all dead"]),
         ("/deliveries?state=dead", ["Replay all that match"]),
     ],
 )

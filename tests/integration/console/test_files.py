@@ -123,7 +123,7 @@ def test_buttons_are_those_that_could_do_something(browser: Browser) -> None:
     browser.sign_in()
     delivered, running = browser.get(RUN).text, browser.get("/runs/wr_512004418").text
     assert "Send again" in delivered
-    for verb in ("Send again", "Replay dead letters", "Cancel pending", "Bring back", "Submit again"):
+    for verb in ("Send again", "Replay dead letters", "Cancel pending", "Restore", "Submit again"):
         assert verb not in running
         assert verb == "Send again" or verb not in delivered
     assert "No sink has stored 8 of 8 files" in running

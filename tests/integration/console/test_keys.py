@@ -47,6 +47,8 @@ def test_a_revoked_key_is_refused(browser: Browser, console_server: Submitting) 
     # When somebody revokes it, which is asked first
     asked = browser.act("revoke_keys", ids=key_id, back="/console/keys")
     assert "Revoke this key?" in asked.text
+    assert re.search(rf"<b>\w.* \({whole[:8]}", asked.text)
+    assert f"ids</span> {key_id}" not in asked.text
     assert console_server.ledger.read(lambda it: api_keys.one(it, key_id)).revoked_at is None
     answer = browser.act("revoke_keys", ids=key_id, back="/console/keys", sure="yes")
     # Then it is, and the page says so

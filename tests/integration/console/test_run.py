@@ -42,7 +42,7 @@ def test_failed_delivery_comes_first_with_response_and_resend(operated: Submitti
     assert "already there" in page.text
     assert 'id="missing"' not in page.text
     # When it is sent again from there
-    admin.click(admin.click(page, "Resend"), "Replay")
+    admin.click(admin.click(page, "Resend"), "Replay 1")
     assert states(operated.ledger, sink="ops") == {"tsk_1:ops": "queued"}
 
 

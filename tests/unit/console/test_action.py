@@ -98,7 +98,9 @@ def test_a_count_that_nobody_was_shown_takes_nothing(form: list[tuple[str, str]]
 def test_one_id_is_asked_about_and_then_taken() -> None:
     many = Many(1)
     form = [("ids", "dlv_000000000001")]
-    assert ask(many, form) == Question("Take these?", form)
+    question = ask(many, form)
+    assert isinstance(question, Question)
+    assert (question.text, question.fields, question.preview and question.preview.count) == ("Take these?", form, 1)
     assert isinstance(ask(many, form, sure=True), Done)
     assert many.taken[0].ids == ("dlv_000000000001",)
 
