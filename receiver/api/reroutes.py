@@ -17,7 +17,9 @@ from receiver.api.service import Actor, Service
 from receiver.api.sinks import require_live_sink
 from receiver.dispatch.reroute import ReroutePage, Rerouter, apply
 from receiver.domain.api_key import OPERATE
+from receiver.domain.event import UNEVALUATED
 from receiver.errors import Invalid
+from receiver.ledger import audit
 
 # Seconds after which a call returns where the next one continues, and maximum events of one call.
 TIME: Final = 5.0
@@ -81,7 +83,10 @@ def reroute(service: Service, actor: Actor, wanted: RerouteParameters, most: int
             done.count += made
             return made
 
-        return _asked(service, actor, wanted, most, make)
+        found = _asked(service, actor, wanted, most, make)
+        if found.failures:
+            done.outcome, done.detail = audit.FAILED, f"{UNEVALUATED}: {', '.join(found.failures)}"
+        return found
 
 
 def _asked(

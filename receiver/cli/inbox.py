@@ -6,13 +6,15 @@ import asyncio
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Annotated, Any
 
 import redis
 import typer
 
 from handlers.support.file_lock import is_locked
+from receiver.api.service import Actor
+from receiver.cli.ledger_access import open_ledger
 from receiver.cli.options import ConfigFile, DataDirectory, Limit, ListJson, Output, chosen_form, load_config, new_app
 from receiver.cli.output import clean, out, parse_columns, print_rows, progress
 from receiver.cli.profiles import here_only
@@ -28,6 +30,8 @@ from receiver.inbox.aside import AsideEntry, drop_all, drop_aside, fields_of, li
 from receiver.inbox.writer import InboxUnavailable, InboxWriter, append_each
 from receiver.ingest import durability
 from receiver.ingest.spool import Spool, list_events
+from receiver.ledger import audit
+from receiver.ledger.audit import AuditActor
 from receiver.ledger.filters import LIMIT
 from receiver.runtime.redis_client import connect, unusable
 
@@ -175,6 +179,10 @@ def send(
         asyncio.run(_send(settings, loaded, spool, runs))
     finally:
         spool.close()
+    with suppress(NotStarted), open_ledger(settings) as ledger:  # a ledger that is down misses it: its problem stays
+        asked, who = {"directory": str(directory)}, Actor.local()
+        actor = AuditActor(who.kind, who.name)
+        ledger.write(lambda it: audit.record(it, actor, "spool.send", asked, runs.total()))
     out().print(f"{_events_of(runs)} sent" if runs else "the spool is empty")
     if running:
         out().print(f"A receiver is running on {settings.data}; it sends what it adds.")

@@ -68,15 +68,17 @@ def reroute_events(
     for route, failures in sorted(plan.failures.items()):
         say(f"route {clean(route, 60)} could not be evaluated for {counted(failures, 'event', 'events')}")
     count = plan.new.total()
-    if dry_run or not count:
+    if dry_run:
         return
     if asks:
-        confirm(count, f"Create {counted(count, 'delivery', 'deliveries')}?", yes=yes)
+        if count:
+            confirm(count, f"Create {counted(count, 'delivery', 'deliveries')}?", yes=yes)
         with progress("deliveries", count) as show:
             for found in _calls(client, wanted):
                 created += found.made
                 show(created)
-    say(f"{counted(created, 'delivery', 'deliveries')} created; sending starts within a second")
+    if count:
+        say(f"{counted(created, 'delivery', 'deliveries')} created; sending starts within a second")
 
 
 class _Plan:

@@ -25,6 +25,8 @@ _BEGINNING: Final = 4096  # bytes of a body in which it is looked for
 _LETTERS: Final = "ghijklmnopqrstuv"
 # The problem of an event whose run was erased: its body is empty.
 ERASED: Final = "its run was erased"
+# In the problem of an event for which a rule failed.
+UNEVALUATED: Final = "can't be evaluated"
 # Characters of an id that tables show: evt_, the second, and 4 hex digits.
 SHORT_ID: Final = 16
 

@@ -6,17 +6,19 @@ Read every few seconds, so nothing here reads more of a long backlog than of a s
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
+from handlers.support import timestamps
 from receiver.domain.delivery import DeliveryState
-from receiver.domain.event import ERASED
-from receiver.ledger import account, timeouts, watches
+from receiver.domain.event import ERASED, UNEVALUATED
+from receiver.ledger import account, audit, timeouts, watches
 from receiver.ledger.database_clock import database_now
 from receiver.ledger.deliveries import lanes
 from receiver.ledger.deliveries.lanes import WorstLane
@@ -136,28 +138,38 @@ def paces(connection: sa.Connection, counts: Mapping[tuple[str, str], int], now:
 
 class Newest(NamedTuple):
     """What the newest NEWEST / 10 events and deliveries show. `webhook_at`: when the newest event by webhook was
-    recorded. `troubled`: events with a problem, and the id and problem of the newest of them. `refused`: by sink, how
-    many deliveries in a row it refused for good until now, and why it refused the last one. `sent_at`: by sink, when it
-    accepted the last one. `files_left_out`: by sink, deliveries with files over a limit of its options."""
+    recorded. `troubled`: events with a problem, and the id and problem of the newest of them. `unrouted`: the same of
+    events for which a rule could not be evaluated, until they are routed again. `refused`: by sink, how many
+    deliveries in a row it refused for good until now, and why it refused the last one. `sent_at`: by sink, when it
+    accepted the last one. `died`: sinks with a new dead letter. `files_left_out`: by sink, deliveries with files
+    over a limit of its options."""
 
     webhook_at: float | None = None
     troubled: int = 0
     example: tuple[str, str] = ("", "")
+    unrouted: int = 0
+    unrouted_example: tuple[str, str] = ("", "")
     refused: Mapping[str, tuple[int, str]] = MappingProxyType({})
     sent_at: Mapping[str, float] = MappingProxyType({})
+    died: frozenset[str] = frozenset()
     files_left_out: Mapping[str, int] = MappingProxyType({})
 
 
 def newest(connection: sa.Connection, since: float) -> Newest:
     """Return what the newest events and deliveries show; problems only of those recorded or changed after `since`."""
     it, most = events.c, NEWEST // 10
-    webhook_at, troubled, example = None, 0, ("", "")
-    last = sa.select(it.id, it.via, it.problem, it.recorded_at).order_by(it.seq.desc()).limit(most)
-    for event_id, via, problem, at in connection.execute(last):
-        webhook_at = at if webhook_at is None and via == "webhook" else webhook_at
-        if problem not in ("", ERASED) and at > since:
-            example = example if troubled else (event_id, problem)
-            troubled += 1
+    webhook_at = None
+    troubled, unrouted = list[tuple[str, str]](), list[tuple[str, str]]()
+    reroutes = audit.list_actions(connection, 100, actions=["reroute"], since=since) if since < math.inf else []
+    last = sa.select(it.id, it.via, it.problem, it.recorded_at, it.source, it.run_id)
+    for event in connection.execute(last.order_by(it.seq.desc()).limit(most)):
+        webhook_at = event.recorded_at if webhook_at is None and event.via == "webhook" else webhook_at
+        if event.problem in ("", ERASED) or event.recorded_at <= since:
+            continue
+        if UNEVALUATED not in event.problem:
+            troubled.append((event.id, event.problem))
+        elif not any(_covers(each, event) for each in reroutes):
+            unrouted.append((event.id, event.problem))
     of, last_one = deliveries.c, attempts.c
     # A delivery that is dead because its attempts or its time ran out was not refused.
     changed = (
@@ -169,14 +181,34 @@ def newest(connection: sa.Connection, since: float) -> Newest:
     refused: dict[str, tuple[int, str]] = {}
     accepted: dict[str, float] = {}
     left_out: Counter[str] = Counter()
+    died: set[str] = set()
     for sink, state, reason, outcome, at, some_left_out in connection.execute(changed.limit(most)):
+        if state == DeliveryState.DEAD:
+            died.add(sink)
         if state == DeliveryState.DELIVERED:
             accepted.setdefault(sink, at)
             left_out.update([sink] if some_left_out else ())
         elif state == DeliveryState.DEAD and outcome == "refused" and sink not in accepted:
             count, why = refused.get(sink, (0, reason))
             refused[sink] = count + 1, why
-    return Newest(webhook_at, troubled, example, refused, accepted, left_out)
+    none = ("", "")
+    return Newest(
+        *(webhook_at, len(troubled), (*troubled, none)[0], len(unrouted), (*unrouted, none)[0]),
+        *(refused, accepted, frozenset(died), left_out),
+    )
+
+
+def _covers(reroute: audit.AuditedAction, event: Any) -> bool:
+    """Return whether the rules were applied again to this event, and all could be evaluated."""
+    asked = reroute.selection
+    since, until = timestamps.epoch(asked.get("since")) or 0.0, timestamps.epoch(asked.get("until")) or reroute.at
+    return (
+        reroute.outcome == audit.DONE
+        and since <= event.recorded_at < until
+        and asked.keys() <= {"since", "until", "source", "run"}
+        and asked.get("source", event.source) == event.source
+        and asked.get("run", event.run_id) == event.run_id
+    )
 
 
 # Whether the receipt's note names a limit of the sink's options, see handlers/mirror.

@@ -17,6 +17,7 @@ from datetime import datetime
 from types import ModuleType
 from typing import Any
 
+from receiver.domain.event import UNEVALUATED
 from receiver.routing.cel_names import CelError, Names, Path, Use, one_line, syntax_problem
 from receiver.routing.mapping import Outcome, show
 
@@ -160,7 +161,7 @@ class Evaluation:
 
 
 def _failed(reason: str) -> Outcome:
-    return Outcome(False, f"can't be evaluated: {reason}", error=True)
+    return Outcome(False, f"{UNEVALUATED}: {reason}", error=True)
 
 
 def _too_much(names: Names, units: dict[Path, int]) -> str:

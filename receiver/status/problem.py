@@ -35,50 +35,50 @@ _PROBLEMS: Final = {
     "disk_full": "free disk space; while Redis is down or embedded, webhooks get 503",
     "part_missing": "{effect}",
     "part_suspended": "`kill -CONT {pid}` there resumes it",
+    "part_silent": "it ended unexpectedly, or its host can't reach the ledger: look there",
     "part_stuck": "see its log; kill -9 {pid} there loses nothing, and its supervisor starts it again",
     "worker_split": "find in the worker's log which process still ends, fix that sink or set `worker: own` for it, and "
     "restart the worker",
     "receiver_spooling": "see its log: it can't reach Redis, or the inbox is over its limits",
     "task_failing": "it restarts automatically; if that does not help, see its log, and restart the process",
-    "misdirected": "if Skyvern sent them, correct PUBLIC_URL, to which Runhook adds /webhooks/SOURCE, and restart the "
-    "receiver; or the callback URL in Skyvern. `runhook reconcile --import --now` fetches their results at once; "
-    "`runhook submissions` shows when those of runs submitted here are polled",
+    "misdirected": "{fix}. `runhook reconcile --import --now` fetches their results at once; `runhook submissions` "
+    "shows when those of runs submitted here are polled",
     "inbox_unreadable": "rename that key (RENAME) and find the program that wrote it; events are in the spools",
     "inbox_set_aside": "`runhook inbox list` shows the reasons; then correct the worker's config and restart it, or "
     "`runhook inbox accept` or `runhook inbox drop`",
     "inbox_late": "the dispatcher is stopped, too slow, or can't reach the ledger: see the worker's log",
     "spool_full": "start Redis, or raise spool.max_bytes; at the limit, webhooks get 503",
-    "spool_left": "start a receiver on that data directory; or bring its disk here: `runhook spool send --data DIR`",
+    "spool_left": "start a receiver on that data directory; or bring its disk here: "
+    "`runhook spool send --data DIR --dry-run` lists its runs, and without --dry-run sends them",
+    "spool_damaged": "inspect them: their events were acknowledged",
     "sink_paused": "`runhook sink resume {sink}` resumes delivery",
     "sink_down": "{remedy}",
     "sink_refuses": "`runhook attempts --sink {sink}` shows its responses; once fixed, `runhook replay --sink {sink}`",
+    "delivery_dead": "`runhook dead` shows the reasons, `runhook replay{sinks}` sends them again",
     "sink_gone": "`runhook sink move {sink} NEW`, `runhook cancel --sink {sink}`, or restore it in the config",
     "delivery_late": "the worker or the clock is stopped or too slow, or it waits for another sink: "
     "`runhook deliveries --sink {sink}`",
     "clock_was_ahead": "run NTP on the database's host; the corrected rows resume",
     "clock_skew": "run NTP (chrony, systemd-timesyncd) there: that clock gives the time of a webhook",
-    "quarantine": "`runhook quarantine list`; if a secret was wrong, fix it, then `runhook quarantine verify`",
+    "quarantine": "if the API key changed, put the new one into .env or sources.NAME.secrets and restart all "
+    "processes; then `runhook quarantine verify` checks them again. `runhook quarantine list` shows them",
+    "event_trouble": "`runhook explain {event}` shows it. {fix}",
     "watch_trouble": "check SKYVERN_BASE_URL and the source's api_key; until then results need a webhook",
 }
-# As _PROBLEMS, for codes that are only notes.
+# As _PROBLEMS, for codes that are only notes, the most serious first.
 _NOTES: Final = {
-    "config_doubtful": "`runhook check` shows where",
-    "disk_low": "free disk space soon",
-    "part_unknown": "see above",
-    "part_silent": "it ended unexpectedly, or its host can't reach the ledger: look there{look}",
-    "spool_damaged": "inspect them: their events were acknowledged",
     "webhooks_missed": "Skyvern sends a webhook three times: `runhook reconcile --since 1d --import --now` fetches "
     "missing results",
-    "event_trouble": "`runhook explain {event}` shows it. `runhook events --disposition unreadable` lists bodies that "
-    "cannot be read; `runhook reconcile --since 1d --import --now` fetches their results",
-    "delivery_dead": "`runhook dead` shows the reasons, `runhook replay{sinks}` sends them again",
+    "part_unknown": "see above",
+    "disk_low": "free disk space soon",
     "files_left_out": "`runhook attempts --sink {sink}` names the option. Raise it, restart the worker, and store "
     "them by `runhook replay RUN --sink {sink} --state delivered --force`",
-    "versions_differ": "finish the upgrade",
-    "callers_down": "no action needed; `runhook sink list` shows them",
-    "operations": "`runhook operations`",
     "schedules_missed": "`runhook connect` lists them",
     "search_behind": "the clock is stopped or too slow: see its log; it catches up automatically",
+    "versions_differ": "finish the upgrade",
+    "callers_down": "no action needed; `runhook sink list` shows them",
+    "config_doubtful": "`runhook check` shows where",
+    "operations": "`runhook operations`",
 }
 REMEDIES: Final = {**_PROBLEMS, **_NOTES}
 

@@ -65,6 +65,8 @@ def find(report: StatusReport) -> list[Problem]:
     """Return all problems, the most severe first, then the notes."""
     checks = (_config, _refused, _servers, processes.problems, _disk, _inbox, _sinks, _deliveries, _runs)
     found = [each for check in checks for each in check(report)]
+    if any(each.code == "misdirected" for each in found):  # it names the fix of PUBLIC_URL
+        found = [each for each in found if each.code != "config_doubtful" or each.what not in report.advice]
     return sorted(found, key=lambda each: (each.note, _RANKS[each.code]))
 
 
@@ -241,21 +243,33 @@ def _deliveries(report: StatusReport) -> Iterator[Problem]:
         if sink in report.sinks and sink not in reported and late > DELIVERY_LATE:
             yield problem("delivery_late", f"a delivery to {sink} should have been sent {ago(late)} ago", sink=sink)
     counts = report.ledger.gauges.counts
-    dead = {sink: n for (sink, state), n in sorted(counts.items()) if state == DeliveryState.DEAD}
+    newest = report.ledger.newest
+    refusing = {sink for sink, (count, _) in newest.refused.items() if count >= REFUSED_IN_A_ROW}  # reported above
+    dead = {s: n for (s, state), n in sorted(counts.items()) if state == DeliveryState.DEAD and s not in refusing}
     if dead:
         each_sink = ", ".join(f"{_amount(count)} of {sink}" for sink, count in dead.items())
         sinks = "".join(f" --sink {sink}" for sink in dead) if len(dead) == 1 else " --sink NAME"
-        yield problem("delivery_dead", f"dead letters: {each_sink}", sinks=sinks)
+        old = newest.died.isdisjoint(dead)
+        yield problem("delivery_dead", f"dead letters: {each_sink}", note=old, sinks=sinks)
     if running := report.ledger.operations:
         yield problem("operations", counted(running, "operation is running", "operations are running"))
 
 
 def _runs(report: StatusReport) -> Iterator[Problem]:
     newest = report.ledger.newest
+    if newest.unrouted:
+        event_id, why = newest.unrouted_example
+        events = counted(newest.unrouted, "recent event was", "recent events were")
+        what = f"{events} not sent where a rule can't be evaluated, the last {event_id}: {why}"
+        fix = "Correct the rule, restart the worker, then `runhook reroute --since 1d` sends what is missing"
+        yield problem("event_trouble", what, event=event_id, fix=fix)
     if newest.troubled:
         event_id, why = newest.example
         events = counted(newest.troubled, "recent event has", "recent events have")
-        yield problem("event_trouble", f"{events} a problem, the last {event_id}: {why}", event=event_id)
+        fix = "`runhook events --disposition unreadable` lists bodies that cannot be read; "
+        fix += "`runhook reconcile --since 1d --import --now` fetches their results"
+        what = f"{events} a problem, the last {event_id}: {why}"
+        yield problem("event_trouble", what, note=True, event=event_id, fix=fix)
     gauges = report.ledger.gauges
     for watch in sorted(gauges.watches, key=lambda each: each.source):
         if watch.trouble:

@@ -24,6 +24,11 @@ _EFFECTS: Final = {
     CLOCK: "retries, lapsed claims, polls and replays stop; start `runhook clock`",
 }
 
+_MISDIRECTED: Final = (
+    "if Skyvern sent them, correct PUBLIC_URL, to which Runhook adds /webhooks/SOURCE, and restart the receiver; or "
+    "the callback URL in Skyvern"
+)
+
 
 def problems(report: StatusReport) -> Iterator[Problem]:
     """Yield what is wrong with processes: missing, stuck, silent, or different from each other."""
@@ -51,7 +56,7 @@ def problems(report: StatusReport) -> Iterator[Problem]:
     split = {each.beat.host: why for each in report.parts if each.alive and (why := each.beat.details.get("apart"))}
     for host, why in split.items():
         yield problem("worker_split", f"dispatch and each sink have their own process on {host}: {why}")
-    yield from _left_spools(report.parts)
+    yield from _left_spools(report)
     yield from _differences(report, running)
 
 
@@ -64,6 +69,8 @@ def _lost(report: StatusReport, gone: Mapping[str, PartSeen | None]) -> Iterator
     yield from map(_stuck, {(it.beat.host, it.beat.pid): it for it in lost if it.state == "stuck"}.values())
     silent: dict[object, list[PartSeen]] = {}
     for seen in parts.lost(report.parts):
+        if seen.beat.part == RECEIVER:
+            continue  # its spool is reported
         if seen.state == "silent" and seen.beat.part not in gone and seen.age < SILENT_NEWS:
             process = () if _of_worker(seen.beat.part) else (seen.beat.name,)
             silent.setdefault((seen.beat.host, *process), []).append(seen)
@@ -71,13 +78,7 @@ def _lost(report: StatusReport, gone: Mapping[str, PartSeen | None]) -> Iterator
         together = f"{_named_parts(each.beat.part for each in (first, *others))} on {first.beat.host} have"
         quiet = ago(min(each.age for each in (first, *others)))
         who, work = (together, "their work") if others else (f"{name_of(first)} has", "its work")
-        what, look = f"{who} been silent for {quiet}; others do {work}", ""
-        if first.beat.part == RECEIVER:
-            held, data = first.beat.details.get("spool_events", 0), first.beat.details.get("data")
-            what += f", but do not send its spool, which may hold acknowledged events: {data}/spool ({held} when it "
-            what += "last reported)"
-            look = '. If it does not return, see "A spool whose host is gone" in docs/how-to/operations.md'
-        yield problem("part_silent", what, look=look)
+        yield problem("part_silent", f"{who} been silent for {quiet}; others do {work}", note=True)
 
 
 def _stuck(seen: PartSeen) -> Problem:
@@ -135,8 +136,12 @@ def _last(seen: PartSeen | None) -> str:
     return f"the last one, on {seen.beat.host} (process {seen.beat.pid}), {how} {ago(seen.age)} ago"
 
 
-def _left_spools(seen: list[PartSeen]) -> Iterator[Problem]:
-    """Yield receivers that ended with events in their spools, which wait until a receiver starts there."""
+def _left_spools(report: StatusReport) -> Iterator[Problem]:
+    """Yield receivers that ended with events in their spools, or may have: these wait until a receiver starts there.
+
+    A note once an operator has sent a spool since.
+    """
+    seen = report.parts
 
     def directory(each: PartSeen) -> object:  # it may have been mounted on another host since
         return each.beat.details.get("data_id") or (each.beat.host, each.beat.details.get("data"))
@@ -147,11 +152,18 @@ def _left_spools(seen: list[PartSeen]) -> Iterator[Problem]:
         if each.beat.part == RECEIVER and not each.alive:
             left.setdefault(directory(each), each)
     for place, each in left.items():
-        held = each.beat.details.get("spool_events")
+        held, spool = each.beat.details.get("spool_events"), f"{each.beat.details.get('data')}/spool"
+        sent = report.ledger.spool_sent
+        note = sent is not None and sent > report.now - each.age
+        after = f"; a spool was sent {ago(report.now - sent)} ago" if note and sent else ""
         if held and place not in alive:
             how = "was stopped" if each.beat.stopped else "is gone"
-            held_there = f"its spool held {counted(held, 'event', 'events')}, in {each.beat.details.get('data')}/spool"
-            yield problem("spool_left", f"{name_of(each)} {how}, and {held_there} on {each.beat.host}")
+            held_there = f"its spool held {counted(held, 'event', 'events')}, in {spool}"
+            what = f"{name_of(each)} {how}, and {held_there} on {each.beat.host}{after}"
+            yield problem("spool_left", what, note=note)
+        elif alive and place not in alive and each.state == "silent" and each.age < SILENT_NEWS:
+            may = f"its spool on {each.beat.host} may hold acknowledged results, which no other receiver sends: {spool}"
+            yield problem("spool_left", f"{name_of(each)} has been silent for {ago(each.age)}; {may}{after}", note=note)
 
 
 def _other_config(report: StatusReport, running: Iterable[PartSeen]) -> list[PartSeen]:
@@ -231,7 +243,9 @@ def _differences(report: StatusReport, running: list[PartSeen]) -> Iterator[Prob
         if failing := details.get("failing"):
             yield problem("task_failing", f"{name_of(each)}: {failing}")
         if each.beat.part == RECEIVER and (what := _misdirected(details.get("misdirected"), report.now)):
-            yield problem("misdirected", f"{name_of(each)}: {what}")
+            wrong = [line for line in report.advice if line.startswith("PUBLIC_URL: ")]
+            fix = f"{' '.join(wrong)}, and restart the receiver" if wrong else _MISDIRECTED
+            yield problem("misdirected", f"{name_of(each)}: {what}", fix=fix)
         match details.get("refused"):
             case [int(count), float(at)] if count and report.now - at < NEWS and not details.get("refusing"):
                 requests = f"{counted(count, 'request', 'requests')} to webhooks"
@@ -247,7 +261,7 @@ def _misdirected(found: Any, now: float) -> str:
     """Return what a receiver reports of signed requests to wrong paths, if the last one is news."""
     match found:
         case [int(count), str(path), float(at)] if count and now - at < NEWS:
-            requests = counted(count, "request", "requests")
+            requests = counted(count, "signed request", "signed requests")
             last = f"the last {ago(now - at)} ago: {path} is not the path of a webhook"
-            return f"{requests} with a signature, which was not checked, got 404, {last}"
+            return f"{requests} got 404, {last} (anyone can send these: signatures are checked only for webhooks)"
     return ""

@@ -10,7 +10,7 @@ import pytest
 from receiver.api import reroutes
 from receiver.api.service import Service
 from receiver.errors import Invalid
-from receiver.ledger import Ledger
+from receiver.ledger import Ledger, stats
 from tests.support import api
 from tests.support.api import actor, call, done
 from tests.support.ledger import new_event, record, states
@@ -82,3 +82,19 @@ def test_what_is_not_said_or_not_there_is_refused(service: Service) -> None:
     ):
         with pytest.raises(Invalid, match=problem):
             call(service, "reroute", **given)
+
+
+def test_reroute_ends_the_problem_of_a_failed_rule(ledger: Ledger, tmp_path: Path) -> None:
+    # Given an event for which a rule could not be evaluated
+    failed = new_event("tsk_1")._replace(note="route big can't be evaluated: the types don't fit")
+    record(ledger, failed, now=ledger.now() - 60)
+
+    def reroute(rule: str, **given: Any) -> int:
+        routes = [{"name": "big", "when": rule, "to": ["ops"]}]
+        call(api.service(ledger, tmp_path, routes=routes), "reroute", since="1h", **given)
+        return ledger.read(lambda it: stats.newest(it, 0.0)).unrouted
+
+    # Then it stays a problem while the rule fails or is only tried, and ends once correct rules were applied
+    assert reroute("double(run.status) > 5.0") == 1
+    assert reroute('run.status == "completed"', dry_run=True) == 1
+    assert reroute('run.status == "completed"') == 0

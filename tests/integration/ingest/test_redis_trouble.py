@@ -13,9 +13,13 @@ import redis
 
 from receiver.inbox.reader import InboxReader
 from receiver.inbox.stream import STREAM
+from receiver.ledger import Ledger, audit
 from tests.servers.receiver import Load, ReceiverProcess, body
 from tests.servers.valkey import ValkeyProcess, free_port
+from tests.support.command import call_command
 from tests.support.inbox import all_arrive, ids_in_inbox, ids_in_spool
+from tests.support.ledger import with_tables
+from tests.support.paths import ROOT
 from tests.support.waiting import eventually
 
 Receivers = Callable[..., ReceiverProcess]
@@ -122,7 +126,14 @@ def test_a_spool_whose_host_is_gone_is_sent_from_its_disk(
     assert sent.stdout == "20 events of 18 runs (1 event names no run) sent\n"
     assert "spool.found" not in shown.stderr + sent.stderr
     assert sorted(ids_in_inbox(server)) == sorted(acked)
-    assert receiver.call("spool", "send", "--data", str(tmp_path / "disk")).stdout == "the spool is empty\n"
+    # And the audit of the ledger keeps it, which ends the problem of a left spool
+    ledger = with_tables(Ledger(f"sqlite:///{tmp_path / 'ledger.db'}"))
+    environ = {**receiver.environment, "DATABASE_URL": f"sqlite:///{tmp_path / 'ledger.db'}"}
+    again = call_command("spool", "send", "--data", str(tmp_path / "disk"), environ=environ, directory=ROOT)
+    assert again.stdout == "the spool is empty\n"
+    (sent_again,) = ledger.read(lambda connection: audit.list_actions(connection, actions=["spool.send"]))
+    assert (sent_again.count, sent_again.outcome) == (0, "done")
+    ledger.close()
     nowhere = receiver.call("spool", "send", "--data", str(tmp_path / "nothing"))
     assert (nowhere.returncode, len(nowhere.stderr.splitlines())) == (2, 1)
 

@@ -96,6 +96,7 @@ def test_newest_rows_show_refusals_in_a_row_and_troubled_events(ledger: Ledger) 
     found = ledger.read(lambda it: stats.newest(it, NOW - 1))
     assert dict(found.refused) == {"ops": (2, "no")}
     assert dict(found.files_left_out) == {"crm": 2}
-    assert (found.webhook_at, found.troubled) == (NOW + 3, 2)
-    assert found.example[1] == "route big can't be evaluated: 3"
+    assert (found.webhook_at, found.unrouted, found.troubled) == (NOW + 3, 2, 0)
+    assert found.unrouted_example[1] == "route big can't be evaluated: 3"
+    assert found.died == {"ops", "crm"}
     assert ledger.read(lambda it: stats.newest(it, NOW + 9)) == stats.Newest(NOW + 3)

@@ -123,9 +123,18 @@ CASES: list[tuple[str, StatusReport, str, bool]] = [
     ("part_stuck", but(parts=[*WELL.parts, seen("clock", "b", stalled=100.0)]), "clock on b", False),
     ("part_silent", but(parts=[*WELL.parts, seen("clock", "b", age=100.0)]), "clock on b (process 7)", True),
     (
-        "part_silent",
+        "spool_left",
         but(parts=[*WELL.parts, seen("receiver", "b", age=100.0, details={"data": "/var/lib/r", "spool_events": 0})]),
-        "its spool, which may hold acknowledged events: /var/lib/r/spool (0 when it last reported)",
+        "its spool on b may hold acknowledged results, which no other receiver sends: /var/lib/r/spool",
+        False,
+    ),
+    (
+        "spool_left",  # an operator has dealt with it
+        replace(
+            but(parts=[*WELL.parts, seen("receiver", "b", age=100.0, details={"data": "/d", "spool_events": 12})]),
+            ledger=replace(WELL.ledger, spool_sent=NOW - 30),
+        ),
+        "held 12 events, in /d/spool on b; a spool was sent 30 s ago",
         True,
     ),
     (
@@ -146,7 +155,16 @@ CASES: list[tuple[str, StatusReport, str, bool]] = [
     (
         "misdirected",
         without("receiver", receiver(misdirected=[3, "/x/webhooks/skyvern", NOW - 180])),
-        "3 requests with a signature, which was not checked, got 404, the last 3 min ago: /x/webhooks/skyvern is not",
+        "3 signed requests got 404, the last 3 min ago: /x/webhooks/skyvern is not the path of a webhook",
+        False,
+    ),
+    (
+        "misdirected",  # and names what is known to be wrong, instead of a note beside it
+        replace(
+            without("receiver", receiver(misdirected=[3, "/x/webhooks/skyvern", NOW - 180])),
+            advice=["PUBLIC_URL: the receiver does not know the path /x. Remove /x from PUBLIC_URL"],
+        ),
+        "3 signed requests got 404",
         False,
     ),
     ("versions_differ", but(parts=[*WELL.parts, seen("clock", "b", version="0.0.9")]), "0.0.9, 0.1.0", True),
@@ -155,7 +173,7 @@ CASES: list[tuple[str, StatusReport, str, bool]] = [
     ("disk_full", disk(free=GIB - 1), "1.0 GiB", False),
     ("disk_low", disk(free=GIB + 1), "1.0 GiB free", True),
     ("spool_full", disk(spool_bytes=int(1.7 * GIB)), "1.7 GiB of 2.0 GiB", False),
-    ("spool_damaged", disk(set_aside=2), "2 damaged files", True),
+    ("spool_damaged", disk(set_aside=2), "2 damaged files", False),
     ("quarantine", disk(quarantine=4, newest_refused=NOW - 600), "4 requests", False),
     ("quarantine", disk(quarantine=4, newest_refused=NOW - 900_000), "10 d old", True),
     ("quarantine", followed_by_webhook(refused=1), "1 request with a wrong signature is in quarantine", True),
@@ -191,7 +209,13 @@ CASES: list[tuple[str, StatusReport, str, bool]] = [
     ("sink_refuses", newest(refused={"ops": (5, "NotNullViolation")}), "refused its last 5 deliveries: NotNull", False),
     ("webhooks_missed", without("receiver", receiver(refused=[18, NOW - 60.0])), "18 requests to webhooks got", True),
     ("files_left_out", newest(files_left_out={"ops": 2}), "ops left out files of 2 recent deliveries", True),
-    ("event_trouble", newest(troubled=2, example=("evt_1", "route big")), "a problem, the last evt_1: route big", True),
+    ("event_trouble", newest(troubled=2, example=("evt_1", "no JSON")), "a problem, the last evt_1: no JSON", True),
+    (
+        "event_trouble",
+        newest(unrouted=6, unrouted_example=("evt_1", "route big can't be evaluated")),
+        "6 recent events were not sent where a rule can't be evaluated, the last evt_1: route big",
+        False,
+    ),
     ("sink_down", shut("the disk that holds /out is full"), "ops has no disk space left, for 2 h now", False),
     ("sink_down", shut("/out has less than the reserve of 9 bytes free"), "ops has no disk space left", False),
     ("sink_down", shut("SQLite: database or disk is full (SQLITE_FULL)"), "ops has no disk space left", False),
@@ -209,6 +233,18 @@ CASES: list[tuple[str, StatusReport, str, bool]] = [
     ("inbox_unreadable", replace(spooling("no stream"), redis=NO_STREAM), "is a string", False),
     ("delivery_late", ledger(oldest_due={"ops": NOW - 301}), "should have been sent 5 min ago", False),
     ("delivery_dead", ledger(counts={("ops", "dead"): 2}), "2 of ops", True),
+    (
+        "delivery_dead",
+        ledger(counts={("ops", "dead"): 2}, newest=Newest(died=frozenset({"ops"}))),
+        "2 of ops",
+        False,
+    ),
+    (
+        "sink_refuses",  # its dead letters are no second problem
+        ledger(counts={("ops", "dead"): 5}, newest=Newest(died=frozenset({"ops"}), refused={"ops": (5, "no")})),
+        "ops has refused its last 5 deliveries: no",
+        False,
+    ),
     ("operations", ledger(operations=1), "1 operation is running", True),
     ("watch_trouble", ledger(watches=[NO_LIST]), "runs of skyvern can't be read: 403", False),
     ("schedules_missed", ledger(missed={"skyvern": 2}), "2 schedules", True),
@@ -232,6 +268,21 @@ def test_each_problem_has_words_and_a_remedy(code: str, report: StatusReport, wo
 def test_redis_trouble_says_that_rated_sinks_wait(trouble: str) -> None:
     (problem,) = find(redis(trouble=trouble))
     assert "sinks with a rate wait" in problem.todo
+
+
+@pytest.mark.parametrize(
+    ("code", "report", "words"),
+    [
+        ("event_trouble", newest(unrouted=1), "`runhook reroute --since 1d`"),
+        ("spool_left", disk(spool_left=9), "`runhook spool send --data DIR --dry-run`"),
+        ("quarantine", disk(quarantine=4, newest_refused=NOW - 600), "if the API key changed, put the new one"),
+        ("misdirected", CASES[[case[0] for case in CASES].index("misdirected") + 1][1], "Remove /x from PUBLIC_URL"),
+    ],
+)
+def test_fix_is_the_command_that_ends_the_problem(code: str, report: StatusReport, words: str) -> None:
+    (problem,) = find(report)
+    assert problem.code == code
+    assert words in problem.todo
 
 
 def test_missing_worker_is_one_line_with_its_sinks() -> None:
@@ -396,7 +447,7 @@ def test_left_spool_is_reported_until_a_receiver_has_it(stopped: bool, words: st
 
     found = {problem.code: problem for problem in find(but(parts=[*WELL.parts, gone]))}
 
-    assert set(found) == ({"spool_left"} if stopped else {"part_silent", "spool_left"})
+    assert set(found) == {"spool_left"}
     assert f"{words}, and its spool held 12 events, in /d/spool on b" in found["spool_left"].what
     # And no more once a receiver has that directory, on whatever host, or had it later and left nothing in it
     back = there("back", "elsewhere", data_id="1", store="redis")
