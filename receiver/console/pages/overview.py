@@ -182,7 +182,8 @@ def _advice(problem: ProblemRow, sinks: Sequence[str]) -> Advice:
     links = [(label, PATH + path) for label, path in (LINKS[problem.code],)] if problem.code in LINKS else []
     sink = problem.what.removeprefix("removed sink ").partition(" ")[0]
     done = [(*_ON_SINK[problem.code], {"sink": sink})] if sink in sinks and problem.code in _ON_SINK else []
-    return Advice(problem.what, problem.todo, problem.note, links, done)
+    todo = "" if done and problem.code == "sink_paused" else problem.todo  # the button is all of it
+    return Advice(problem.what, todo, problem.note, links, done)
 
 
 def _summed(rows: Iterable[TotalRow], value: Callable[[TotalRow], float]) -> dict[float, float]:

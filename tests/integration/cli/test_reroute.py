@@ -13,7 +13,7 @@ from receiver.api.reroutes import REROUTE
 from receiver.cli import reroute
 from receiver.cli.client import open_client
 from receiver.cli.output import Form
-from receiver.dispatch.dispatcher import Dispatcher
+from receiver.dispatch.recorder import EventRecorder
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.redaction import Redactor
 from receiver.errors import UsageError
@@ -21,6 +21,7 @@ from receiver.ledger import Ledger, reroutes
 from receiver.ledger.deliveries import links
 from receiver.routing.route import RouteConfig
 from receiver.routing.router import Router
+from receiver.telemetry.workers import WorkerCounter
 from tests.support import queries
 from tests.support.command import Runhook
 from tests.support.events import body, event
@@ -38,7 +39,7 @@ WithRules = Callable[..., None]
 def take(book: Ledger) -> Take:
     """Records bodies under the rules of yesterday: all results go to chat."""
     rules = [RouteConfig(name="everything", to=["chat"])]
-    dispatcher = Dispatcher(book, Router(rules), Redactor([]), NO_REDIS, NO_REDIS)
+    dispatcher = EventRecorder(book, Router(rules), Redactor([]), WorkerCounter(NO_REDIS))
 
     def dispatch(*bodies: bytes) -> None:
         for each in bodies:

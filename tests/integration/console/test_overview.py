@@ -54,12 +54,12 @@ def test_a_problem_leads_to_where_it_is_mended(browser: Browser) -> None:
     # Given a sink with a dead delivery, and a deployment in which no part runs
     browser.sign_in()
     page = browser.get("/").text
-    # Then the dead letters are a button away, among the notes, which are folded below the problems
-    problems, notes = page.split('id="notes"')
-    assert re.search(r'Dead letters: 1 of .*\s.*<a class="button" href="/console/dead">Show dead letters</a>', notes)
-    assert "<code>runhook dead</code>" not in page
+    # Then the new dead letters are a problem, with the command that mends it and a button
+    problem = page.split("Dead letters: 1 of ")[1].split("</section>")[0]
+    assert "<code>runhook replay --sink results</code>" in problem
+    assert '<a class="button" href="/console/dead">Show dead letters</a>' in problem
     # And what no page can fix has its command
-    assert re.search(r"<p>No [^<]* is running.*<code>runhook worker</code>", problems, re.DOTALL)
+    assert re.search(r"<p>No [^<]* is running.*<code>runhook worker</code>", page, re.DOTALL)
     # And each page that a problem leads to is there
     for _, path in overview.LINKS.values():
         assert browser.get(path).status_code == 200, path

@@ -12,12 +12,13 @@ import pytest
 
 from receiver.config.destinations import RetryPolicy
 from receiver.delivery.send_task import to_delivery
-from receiver.dispatch.dispatcher import Dispatcher
+from receiver.dispatch.recorder import EventRecorder
 from receiver.domain.event import Event, event_id
 from receiver.domain.redaction import Redactor
 from receiver.ledger import Ledger
 from receiver.routing.route import RouteConfig
 from receiver.routing.router import Router
+from receiver.telemetry.workers import WorkerCounter
 from tests.support import queries, roads
 from tests.support.ledger import claim
 
@@ -34,7 +35,7 @@ Told = Callable[[str], list[Mapping[str, Any]]]
 
 @pytest.fixture(params=["one by one", "all at once"])
 def take(request: pytest.FixtureRequest, ledger: Ledger) -> Take:
-    dispatcher = Dispatcher(ledger, Router(ROUTES, completing=["rows"]), Redactor([]), NO_REDIS, NO_REDIS)
+    dispatcher = EventRecorder(ledger, Router(ROUTES, completing=["rows"]), Redactor([]), WorkerCounter(NO_REDIS))
 
     def dispatch(*bodies: Mapping[str, Any]) -> None:
         events = []
