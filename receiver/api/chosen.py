@@ -21,9 +21,10 @@ from receiver.api.operations import OperationRow
 from receiver.api.service import Actor, Service
 from receiver.errors import Invalid, NotFound
 from receiver.ledger import Connection, actions
-from receiver.ledger.actions import BACKFILL, Action, Operation, Selection
+from receiver.ledger.actions import Operation
 from receiver.ledger.database_clock import database_now
 from receiver.ledger.filters import FULL_ID, VISIBLE, Filter, id_trouble
+from receiver.ledger.selection import BACKFILL, Action, Selection
 
 # Members of the filter whose name in the ledger's is another.
 _IN_LEDGER: Final = {"run": "run_id", "label": "labels"}
@@ -184,7 +185,7 @@ def preview(connection: Connection, action: Action) -> TakenResult:
         examples=action.examples(connection, EXAMPLES),
         until=until,
         operation=None,
-        left=actions.count_states(connection, wanted) if not count and action.kind != BACKFILL else {},
+        left=wanted.by_state(connection) if not count and action.kind != BACKFILL else {},
         orphaned=every - count,
     )
 

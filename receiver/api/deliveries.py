@@ -22,9 +22,9 @@ from receiver.domain.callback import CALLBACK
 from receiver.domain.delivery import DeliveryState
 from receiver.errors import Invalid
 from receiver.ledger import Connection
-from receiver.ledger.actions import BACKFILL, CANCEL, REPLAY, RESTORE, Action
 from receiver.ledger.filters import Filter
 from receiver.ledger.lists import deliveries as lists
+from receiver.ledger.selection import BACKFILL, CANCEL, REPLAY, RESTORE, Action
 
 if TYPE_CHECKING:
     from handlers.resubmit.sink import ResubmitOptions

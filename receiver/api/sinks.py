@@ -20,9 +20,9 @@ from receiver.domain.callback import CALLBACK
 from receiver.domain.parts import deliver
 from receiver.errors import Invalid, NotFound
 from receiver.ledger import Connection, heartbeats, names, stats
-from receiver.ledger.actions import MOVE, MOVE_BACK, Action, Selection
 from receiver.ledger.database_clock import database_now
 from receiver.ledger.deliveries import lanes, orphans
+from receiver.ledger.selection import MOVE, MOVE_BACK, Action, Selection
 from receiver.status import board
 
 # The type that lists show for the sink of callers' webhooks.

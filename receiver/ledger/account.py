@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from receiver.ledger import dialect
+from receiver.ledger import many_rows
 from receiver.ledger.dialect import storable
 from receiver.ledger.schema import agent_changes, agents, schedules
 
@@ -33,7 +33,7 @@ def changes(connection: sa.Connection, source: str) -> dict[str, AgentChange]:
 
 def record_change(connection: sa.Connection, change: AgentChange) -> None:
     """Record a change before it is made. What was there before the first one stays what is undone to."""
-    dialect.put(connection, agent_changes, asdict(change), changes=("after", "changed_at"))
+    many_rows.put(connection, agent_changes, asdict(change), changes=("after", "changed_at"))
 
 
 def forget_change(connection: sa.Connection, source: str, agent_id: str) -> None:

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy import exc as sa_exc
 
 from receiver.errors import NotStarted, RunhookError, UsageError
-from receiver.ledger import dialect, heartbeats, schema
+from receiver.ledger import dialect, heartbeats, many_rows, schema
 from receiver.ledger.engine import Ledger
 from receiver.ledger.errors import first_line
 from receiver.runtime.process import process_space, process_state
@@ -56,7 +56,7 @@ def _copy_tables(source: sa.Connection, target: sa.Connection, copied: Callable[
     for table in TABLES:
         given = stored = (0, 0)
         for rows in _batches(_readable(_rows(source, table)), table):
-            dialect.insert_many(target, table, rows)
+            many_rows.insert_many(target, table, rows)
             given = _add(given, rows)
             counts[table.name] += len(rows)
             copied(sum(counts.values()))
@@ -64,7 +64,7 @@ def _copy_tables(source: sa.Connection, target: sa.Connection, copied: Callable[
             stored = _add(stored, rows)
         if given != stored:
             differ.append(f"{table.name} ({given[0]:,} rows here, {stored[0]:,} there)")
-        dialect.continue_numbers(target, table)
+        _continue_numbers(target, table)
     if differ:
         raise RunhookError(
             f"the copy differs in {', '.join(differ)}, so nothing was copied. Look for triggers and rules in the"
@@ -130,3 +130,13 @@ def _require_empty(connection: sa.Connection) -> None:
     filled = [table.name for table in TABLES if connection.execute(sa.select(table).limit(1)).first() is not None]
     if filled:
         raise UsageError(f"--to: this ledger contains rows already, in {', '.join(filled)}; name an empty database")
+
+
+def _continue_numbers(connection: sa.Connection, table: sa.Table) -> None:
+    """Number new rows of a table behind the existing ones, whose numbers were inserted. SQLite always does."""
+    column = table.autoincrement_column
+    if column is None or connection.dialect.name != "postgresql":
+        return
+    sequence = sa.func.pg_get_serial_sequence(table.name, column.name)
+    last = sa.select(sa.func.max(column)).scalar_subquery()
+    connection.execute(sa.select(sa.func.setval(sequence, last)).where(last.is_not(None)))

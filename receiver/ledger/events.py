@@ -18,7 +18,7 @@ from receiver.domain.deduplication import Facts
 from receiver.domain.event import Event
 from receiver.domain.parsed_event import completion_text
 from receiver.domain.run import Run, RunKey
-from receiver.ledger import dialect, words
+from receiver.ledger import dialect, many_rows, words
 from receiver.ledger.deliveries import creation, links
 from receiver.ledger.deliveries.creation import AddedDelivery, ClaimAtOnce
 from receiver.ledger.history import of_runs
@@ -85,7 +85,7 @@ def lock(connection: sa.Connection, keys: Iterable[RunKey], now: float) -> Seque
     """Insert missing runs, and lock all until the transaction ends. Returns rows for `known`."""
     times = {"first_seen_at": now, "updated_at": now}
     rows = [{"source": source, "run_id": run_id, **times} for source, run_id in sorted(set(keys))]
-    return dialect.insert_many(connection, runs, rows, _lock, _KNOWN)
+    return many_rows.insert_many(connection, runs, rows, _lock, _KNOWN)
 
 
 def known(connection: sa.Connection, locked: Iterable[Any]) -> dict[RunKey, KnownRun]:
@@ -121,7 +121,7 @@ def erased(connection: sa.Connection, keys: Collection[RunKey]) -> dict[RunKey, 
 
 def _lock(insert: Any) -> Any:
     """Lock an existing run by updating its time: of two recordings, the second reads what the first wrote."""
-    return dialect.or_update(insert, {"updated_at": insert.excluded.updated_at})
+    return many_rows.or_update(insert, {"updated_at": insert.excluded.updated_at})
 
 
 _KNOWN: Final = (runs.c.source, runs.c.run_id, runs.c.labels, runs.c.submission_id, runs.c.events, runs.c.erased_at)
@@ -145,7 +145,7 @@ def record(
 ) -> Written:
     """Write the events, their deliveries and the runs' new status. `claim`: claims some of the deliveries at once."""
     rows = [_event_row(item, now) for item in batch]  # in the order in which a run's events are compared
-    new = {row.id for row in dialect.insert_many(connection, events, rows, dialect.do_nothing, (events.c.id,))}
+    new = {row.id for row in many_rows.insert_many(connection, events, rows, many_rows.do_nothing, (events.c.id,))}
     made_deliveries = creation.insert(connection, _delivery_rows(batch, now, claim))
     words.queue(connection, [item.key for item in batch if _tells_of_run(item)], now)
     _update_runs(connection, batch, now)
@@ -222,14 +222,14 @@ def _update_runs(connection: sa.Connection, batch: Sequence[NewEvent], now: floa
         {**_status(item.event, item.run), "events": counts.pop(key), "first_seen_at": now, "updated_at": now}
         for key, item in sorted(newest.items(), key=itemgetter(0))
     ]
-    dialect.insert_many(connection, runs, rows, _put_status)
+    many_rows.insert_many(connection, runs, rows, _put_status)
     seen = {"first_seen_at": now, "updated_at": now}  # unused, because these rows exist
     rest = [{"source": key[0], "run_id": key[1], "events": count, **seen} for key, count in sorted(counts.items())]
-    dialect.insert_many(connection, runs, rest, _count)
+    many_rows.insert_many(connection, runs, rest, _count)
 
 
 def _count(insert: Any) -> Any:
-    return dialect.or_update(insert, {"events": runs.c.events + insert.excluded.events})
+    return many_rows.or_update(insert, {"events": runs.c.events + insert.excluded.events})
 
 
 def _put_status(insert: Any) -> Any:
@@ -239,7 +239,7 @@ def _put_status(insert: Any) -> Any:
         **{name: sa.func.coalesce(insert.excluded[name], runs.c[name]) for name in _KEPT},
         "events": runs.c.events + insert.excluded.events,
     }
-    return dialect.or_update(insert, changes)
+    return many_rows.or_update(insert, changes)
 
 
 # Fields of a run that its newest event replaces.

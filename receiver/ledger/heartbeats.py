@@ -5,7 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from receiver.domain.parts import FORGET_AFTER, PartBeat, PartSeen
-from receiver.ledger.dialect import insert_statement, now, or_update
+from receiver.ledger.dialect import now
+from receiver.ledger.many_rows import insert_statement, or_update
 from receiver.ledger.schema import heartbeats
 
 

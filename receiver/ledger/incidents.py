@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from receiver.domain.run import RESTARTABLE
-from receiver.ledger import dialect
+from receiver.ledger import dialect, many_rows
 from receiver.ledger.filters import Filter, of_runs, unsuccessful
 from receiver.ledger.schema import incident_marks, runs
 from receiver.ledger.totals import Span, timeless
@@ -68,7 +68,7 @@ def marks_of(connection: sa.Connection, ids: Collection[str]) -> dict[tuple[str,
 
 def mark(connection: sa.Connection, row: Mapping[str, Any]) -> None:
     """Store a mark, a row of the table, in place of the previous one of that incident."""
-    dialect.put(connection, incident_marks, row)
+    many_rows.put(connection, incident_marks, row)
 
 
 def remove_marks(connection: sa.Connection, before: float) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from receiver.domain.run import RunKey
-from receiver.ledger import dialect
+from receiver.ledger import dialect, many_rows
 from receiver.ledger.runs import update_run
 from receiver.ledger.schema import runs, submissions
 from receiver.ledger.submissions.polls import LEASE, count_due_of, lease_due_of
@@ -61,11 +61,11 @@ def lease_due(connection: sa.Connection, source: str, now: float, limit: int) ->
 
 def note_end(connection: sa.Connection, source: str, run_id: str, now: float) -> float:
     """Record that Skyvern's API shows the end of a run. Returns when that was first: the earliest time is kept."""
-    insert = dialect.insert_statement(connection, runs).values(
+    insert = many_rows.insert_statement(connection, runs).values(
         source=source, run_id=run_id, noted_at=now, first_seen_at=now, updated_at=now
     )
     new = insert.excluded.noted_at
-    noted = dialect.or_update(insert, {"noted_at": sa.case((runs.c.noted_at < new, runs.c.noted_at), else_=new)})
+    noted = many_rows.or_update(insert, {"noted_at": sa.case((runs.c.noted_at < new, runs.c.noted_at), else_=new)})
     return float(connection.execute(noted.returning(runs.c.noted_at)).scalar_one())
 
 
@@ -134,7 +134,7 @@ def ask(
         for run_id in ids
         if run_id not in owned
     ]
-    made = dialect.insert_many(connection, runs, rows, partial(_put, soon=soon), (runs.c.run_id,))
+    made = many_rows.insert_many(connection, runs, rows, partial(_put, soon=soon), (runs.c.run_id,))
     for row in polled:
         due_at = wanted[row.run_id]
         if row.due_at > due_at + soon:  # else soon enough; checked again, since a poll may have begun
@@ -149,4 +149,4 @@ def _put(insert: Any, soon: float) -> Any:
         "noted_at": sa.func.coalesce(runs.c.noted_at, new.noted_at),
         "found_by": sa.case((new.found_by != "", new.found_by), else_=runs.c.found_by),
     }
-    return dialect.or_update(insert, changes, runs.c.final.is_(False))
+    return many_rows.or_update(insert, changes, runs.c.final.is_(False))

@@ -13,7 +13,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from receiver.ledger import dialect
+from receiver.ledger import many_rows
 from receiver.ledger.schema import timeouts
 
 # Maximum seconds between two cancellations in a row, and after the last one until the alarm ends.
@@ -48,7 +48,7 @@ def operation_of(frames: Iterable[FrameType]) -> str:
 
 def note(connection: sa.Connection, operation: str, now: float) -> int:
     """Record a cancellation. Returns the number of cancellations in a row."""
-    insert = dialect.insert_statement(connection, timeouts)
+    insert = many_rows.insert_statement(connection, timeouts)
     insert = insert.values(operation=operation, times=1, first_at=now, last_at=now)
     goes_on = timeouts.c.last_at >= now - SERIES
     changes = {
@@ -56,7 +56,7 @@ def note(connection: sa.Connection, operation: str, now: float) -> int:
         "first_at": sa.case((goes_on, timeouts.c.first_at), else_=now),
         "last_at": now,
     }
-    return int(connection.execute(dialect.or_update(insert, changes).returning(timeouts.c.times)).scalar_one())
+    return int(connection.execute(many_rows.or_update(insert, changes).returning(timeouts.c.times)).scalar_one())
 
 
 def repeated(connection: sa.Connection, now: float) -> list[Cancelled]:

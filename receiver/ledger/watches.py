@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from receiver.ledger import dialect
+from receiver.ledger import dialect, many_rows
 from receiver.ledger.schema import active_runs, watches
 
 # Seconds for which a walk is leased; it renews that with every page.
@@ -46,7 +46,7 @@ def every(connection: sa.Connection) -> list[Watch]:
 
 def lease(connection: sa.Connection, source: str, now: float) -> Watch | None:
     """Lease the next walk of a source, and return it as it was; None when it is not due."""
-    connection.execute(dialect.insert_statement(connection, watches).values(source=source).on_conflict_do_nothing())
+    connection.execute(many_rows.insert_statement(connection, watches).values(source=source).on_conflict_do_nothing())
     row = connection.execute(
         sa.select(watches).where(watches.c.source == source, watches.c.due_at <= now).with_for_update(skip_locked=True)
     ).first()
@@ -86,11 +86,11 @@ def remember(connection: sa.Connection, source: str, seen: Sequence[ActiveRun], 
     """Remember runs that are under way."""
     last = {each.run_id: each._asdict() for each in seen}
     rows = [{"source": source, "seen_at": now, **each} for _, each in sorted(last.items())]
-    dialect.insert_many(connection, active_runs, rows, _see_again)
+    many_rows.insert_many(connection, active_runs, rows, _see_again)
 
 
 def _see_again(insert: Any) -> Any:
-    return dialect.or_update(insert, {name: insert.excluded[name] for name in ("status", "seen_at")})
+    return many_rows.or_update(insert, {name: insert.excluded[name] for name in ("status", "seen_at")})
 
 
 def forget(connection: sa.Connection, source: str, run_ids: Collection[str]) -> None:

@@ -18,7 +18,7 @@ from pydantic_core import from_json
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import RunKey, members
 from receiver.domain.words import Term, TextQuery, document
-from receiver.ledger import dialect
+from receiver.ledger import dialect, many_rows
 from receiver.ledger.dialect import contains_exactly
 from receiver.ledger.schema import events, run_texts, runs, to_index
 
@@ -257,7 +257,7 @@ def _newest(top: int, count: int) -> sa.Subquery:
 def queue(connection: sa.Connection, keys: Iterable[RunKey], now: float) -> None:
     """Queue runs whose words may have changed."""
     rows = [{"source": source, "run_id": run_id, "queued_at": now} for source, run_id in sorted(set(keys))]
-    dialect.insert_many(connection, to_index, rows)
+    many_rows.insert_many(connection, to_index, rows)
 
 
 def index(connection: sa.Connection, redactor: Redactor, batch: int = BATCH) -> int:

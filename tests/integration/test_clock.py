@@ -18,13 +18,13 @@ from receiver.config.settings import Settings
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
 from receiver.ledger import Ledger, LedgerUnavailable, actions, audit
-from receiver.ledger.actions import Action, Selection
 from receiver.ledger.audit import AuditActor
 from receiver.ledger.deliveries import lanes, recovery
 from receiver.ledger.events import NewDelivery
 from receiver.ledger.filters import Filter
 from receiver.ledger.schema import audit as audit_table
 from receiver.ledger.schema import deliveries, incident_marks
+from receiver.ledger.selection import Action, Selection
 from receiver.ledger.words import Coverage, coverage
 from tests.servers.gate import Gate
 from tests.servers.postgres import PostgresProcess

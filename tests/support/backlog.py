@@ -14,11 +14,12 @@ import sqlalchemy as sa
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
 from receiver.ledger import Ledger, actions, agenda, retention, stats
-from receiver.ledger.actions import Action, Selection, StepBounds
+from receiver.ledger.actions import StepBounds
 from receiver.ledger.deliveries import attempts, claims, lanes, recovery
 from receiver.ledger.deliveries.claimed import Claimed
 from receiver.ledger.deliveries.fair_queue import ManyLanes, Rotation
 from receiver.ledger.schema import operations
+from receiver.ledger.selection import Action, Selection
 from tests.support.ledger import NOW, every_lane, result_of
 
 OPS, CALLBACK = "ops", "callback"

@@ -22,13 +22,13 @@ from receiver.domain.submission import SubmissionMove
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
 from receiver.ledger import Ledger, account, actions, api_keys, audit, saved_views
 from receiver.ledger.account import AgentChange
-from receiver.ledger.actions import BACKFILL, REPLAY, Action, Selection
 from receiver.ledger.api_keys import Key
 from receiver.ledger.audit import AuditActor
 from receiver.ledger.deliveries import attempts, resend
 from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.saved_views import SavedView
 from receiver.ledger.schema import deliveries, events
+from receiver.ledger.selection import BACKFILL, REPLAY, Action, Selection
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
 from receiver.ledger.submissions.records import NewSubmission

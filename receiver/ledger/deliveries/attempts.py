@@ -14,7 +14,7 @@ import orjson
 import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove, DeliveryState, after
-from receiver.ledger import dialect
+from receiver.ledger import dialect, many_rows
 from receiver.ledger.deliveries import links
 from receiver.ledger.deliveries.claimed import UNCLAIMED, Claimed
 from receiver.ledger.schema import attempts, deliveries
@@ -57,7 +57,7 @@ def settle(
     record(connection, [(owner, each) for each in results])
     rows = [_moved(each) for each in results] + [_handed_back(each) for each in unstarted]
     rows.sort(key=lambda row: str(row["id"]))
-    dialect.update_many(connection, deliveries.c.id, _move, _MOVED, rows, {"b_owner": owner, "b_now": now})
+    many_rows.update_many(connection, deliveries.c.id, _move, _MOVED, rows, {"b_owner": owner, "b_now": now})
     ended = {each.event_id for each in results if each.move is not DeliveryMove.DEFER}
     return links.release_held(connection, ended, now)
 
@@ -77,14 +77,14 @@ def record(connection: sa.Connection, results: Sequence[tuple[str, AttemptResult
         }
         for worker, each in sorted(results, key=lambda result: result[1].id)
     ]
-    dialect.insert_many(connection, attempts, rows, _replace_lapsed)
+    many_rows.insert_many(connection, attempts, rows, _replace_lapsed)
 
 
 def _replace_lapsed(insert: Any) -> Any:
     key = (attempts.c.delivery_id, attempts.c.number)
     changed = {each.name: insert.excluded[each.name] for each in attempts.c if each not in key}
     changed["response"] = sa.func.coalesce(sa.func.nullif(attempts.c.response, ""), changed["response"])
-    return dialect.or_update(insert, changed, attempts.c.outcome == "lapsed")
+    return many_rows.or_update(insert, changed, attempts.c.outcome == "lapsed")
 
 
 _SAME: Final = ("outcome", "reason", "response", "retry_after", "started_at", "ended_at")

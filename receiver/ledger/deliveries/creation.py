@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove, DeliveryState, state_after
 from receiver.domain.event import delivery_id
-from receiver.ledger import dialect
+from receiver.ledger import many_rows
 from receiver.ledger.deliveries import same_result
 from receiver.ledger.deliveries.claimed import UNCLAIMED
 from receiver.ledger.schema import deliveries, events
@@ -109,5 +109,5 @@ def give(connection: sa.Connection, wanted: Collection[AddedDelivery], now: floa
 def insert(connection: sa.Connection, rows: Iterable[dict[str, Any]]) -> list[str]:
     """Insert deliveries sorted by id, and skip existing ones. Returns the ids of the new ones."""
     ordered = sorted(rows, key=lambda row: str(row["id"]))
-    made = dialect.insert_many(connection, deliveries, ordered, dialect.do_nothing, (deliveries.c.id,))
+    made = many_rows.insert_many(connection, deliveries, ordered, many_rows.do_nothing, (deliveries.c.id,))
     return [row.id for row in made]

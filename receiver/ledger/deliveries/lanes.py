@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 import sqlalchemy as sa
 
 from receiver.domain.breaker import Lane, shut_since
-from receiver.ledger import dialect
+from receiver.ledger import dialect, many_rows
 from receiver.ledger.schema import lanes
 
 # Seconds after which another worker may probe, if the first one vanished.
@@ -133,4 +133,4 @@ def set_paused(connection: sa.Connection, sink: str, paused: bool, now: float) -
 
 
 def _put(connection: sa.Connection, lane: str, sink: str, **values: Any) -> None:
-    dialect.put(connection, lanes, {"lane": lane, "sink": sink, **values}, changes=values)
+    many_rows.put(connection, lanes, {"lane": lane, "sink": sink, **values}, changes=values)

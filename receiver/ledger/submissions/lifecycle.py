@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from receiver.domain.delivery import IllegalMove
 from receiver.domain.run import RunKey
 from receiver.domain.submission import OPEN, SubmissionMove, SubmissionState, after, states_before
-from receiver.ledger import api_keys, dialect
+from receiver.ledger import api_keys, dialect, many_rows
 from receiver.ledger.errors import LedgerUnavailable, Outdated
 from receiver.ledger.runs import update_run
 from receiver.ledger.schema import runs, submissions
@@ -75,7 +75,7 @@ def begin(connection: sa.Connection, new: NewSubmission, now: float) -> tuple[Su
         "created_at": now,
         "updated_at": now,
     }
-    insert = dialect.insert_statement(connection, submissions).values(row).on_conflict_do_nothing()
+    insert = many_rows.insert_statement(connection, submissions).values(row).on_conflict_do_nothing()
     key_ids = [] if new.idempotency_key is None else api_keys.rotations(connection, new.key_id)
     if len(key_ids) > 1:
         dialect.serialize(connection, f"{min(key_ids)}\0{new.idempotency_key}")
@@ -276,13 +276,13 @@ def lock_runs(connection: sa.Connection, source: str, run_ids: Collection[str], 
     """
     times = {"first_seen_at": now, "updated_at": now}
     rows = [{"source": source, "run_id": run_id, **times} for run_id in sorted(run_ids)]
-    locked = dialect.insert_many(connection, runs, rows, _lock_rows, _LOCKED)
+    locked = many_rows.insert_many(connection, runs, rows, _lock_rows, _LOCKED)
     return {row.run_id: LockedRun(*row) for row in locked}
 
 
 def _lock_rows(insert: Any) -> Any:
     # Keep the existing time, which may be later than `now`.
-    return dialect.or_update(insert, {"updated_at": runs.c.updated_at})
+    return many_rows.or_update(insert, {"updated_at": runs.c.updated_at})
 
 
 _LOCKED: Final = (runs.c.run_id, runs.c.final, runs.c.events, runs.c.submission_id, runs.c.erased_at)

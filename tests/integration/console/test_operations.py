@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 
 from receiver.ledger import actions, audit
-from receiver.ledger.actions import REPLAY, Action, Selection
 from receiver.ledger.audit import AuditActor
+from receiver.ledger.selection import REPLAY, Action, Selection
 from tests.servers.submitting import Submitting
 from tests.support.api import done
 from tests.support.console import Browser, forms

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from receiver.ledger import Connection, Ledger, LedgerDataError, dialect
+from receiver.ledger import Connection, Ledger, LedgerDataError, dialect, many_rows
 
 TEXTS = ["", "NULL", "null", 'a "quoted" one', "back\\slash\\", "{1,2}", ",", " around ", "größe \u2028\n\t", "%s"]
 
@@ -25,7 +25,7 @@ values = sa.Table(
 
 
 def insert(connection: Connection, rows: list[dict[str, Any]]) -> Sequence[Any]:
-    return dialect.insert_many(connection, values, rows, dialect.do_nothing, (values.c.id,))
+    return many_rows.insert_many(connection, values, rows, many_rows.do_nothing, (values.c.id,))
 
 
 def row(number: int, text: str | None = None) -> dict[str, object]:

@@ -16,11 +16,11 @@ from receiver.delivery.settlement import Settlement
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import ENDED, DeliveryState
 from receiver.ledger import Ledger, actions
-from receiver.ledger.actions import Action, Selection
 from receiver.ledger.deliveries import claims, lanes, recovery
 from receiver.ledger.deliveries.fair_queue import ManyLanes, Rotation
 from receiver.ledger.events import NewDelivery
 from receiver.ledger.schema import attempts
+from receiver.ledger.selection import Action, Selection
 from tests.support import queries
 from tests.support.ledger import NOW, every_lane, new_event, record, states
 

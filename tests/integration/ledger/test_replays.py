@@ -11,10 +11,11 @@ from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import delivery_id
 from receiver.errors import NotAsExpected
 from receiver.ledger import Ledger, actions
-from receiver.ledger.actions import STEP, Action, Operation, Selection, StepBounds
+from receiver.ledger.actions import STEP, Operation, StepBounds
 from receiver.ledger.deliveries import claims, resend
 from receiver.ledger.events import NewDelivery
 from receiver.ledger.schema import deliveries
+from receiver.ledger.selection import Action, Selection
 from tests.support import queries
 from tests.support.backlog import analyze, effort
 from tests.support.ledger import NOW, claim, new_event, record, settle, states

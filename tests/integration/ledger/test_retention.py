@@ -13,10 +13,10 @@ from receiver.domain.event import ERASED
 from receiver.domain.submission import SubmissionMove
 from receiver.errors import Conflict
 from receiver.ledger import Connection, Ledger, actions, retention, stats
-from receiver.ledger.actions import Action, Selection
 from receiver.ledger.deliveries import creation, recovery, resend
 from receiver.ledger.deliveries.creation import AddedDelivery
 from receiver.ledger.schema import deliveries, runs
+from receiver.ledger.selection import Action, Selection
 from receiver.ledger.submissions import lifecycle, records
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
 from receiver.ledger.submissions.records import NewSubmission

@@ -8,8 +8,9 @@ import pytest
 
 from receiver.domain.delivery import DeliveryMove
 from receiver.ledger import Connection, Ledger, actions, events, reroutes
-from receiver.ledger.actions import Action, Selection, StepBounds
+from receiver.ledger.actions import StepBounds
 from receiver.ledger.deliveries.creation import AddedDelivery
+from receiver.ledger.selection import Action, Selection
 from tests.support.ledger import NOW, beside, claim, lock_runs, new_event, record, settle, states
 
 LATER = NOW + 60

@@ -14,10 +14,10 @@ import sqlalchemy as sa
 from handlers.support import timestamps
 from receiver.domain.delivery import DeliveryMove
 from receiver.ledger import Ledger, actions, totals
-from receiver.ledger.actions import Action, Selection
 from receiver.ledger.deliveries import recovery
 from receiver.ledger.filters import Filter
 from receiver.ledger.schema import deliveries, events, runs
+from receiver.ledger.selection import Action, Selection
 from receiver.ledger.totals import DELIVERY_DIMENSIONS, RUN_DIMENSIONS, Span
 from tests.servers.postgres import PostgresProcess
 from tests.support.ledger import claim, new_event, record, settle, with_tables

@@ -18,7 +18,7 @@ from handlers.testing.conformance import NoServices
 from receiver.config.destinations import RetryPolicy
 from receiver.delivery.runner import SinkRunner
 from receiver.ledger import Ledger, actions
-from receiver.ledger.actions import Action, Selection
+from receiver.ledger.selection import Action, Selection
 from simulator.faults import Fault
 from tests.servers.skyvern import SkyvernSimulator
 from tests.servers.submitting import Submitting
