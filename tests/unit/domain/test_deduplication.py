@@ -246,17 +246,6 @@ def test_any_sample_sent_again_with_fresh_urls_is_a_repeat(name: str) -> None:
     assert classify_bodies(first, again, json.dumps(fewer).encode())[1:] == ["repeat", "repeat"]
 
 
-@pytest.mark.parametrize(
-    ("series", "expected"),
-    [("workflow_run.retries", ["interim", "interim", "new"]), ("workflow_run.canceled_twice", ["new", "new"])],
-)
-def test_a_series_of_samples_is_classified_as_skyvern_means_it(series: str, expected: list[str]) -> None:
-    bodies = [samples.build(name, now=NOW + i, run_id="wr_1") for i, name in enumerate(samples.SERIES[series])]
-
-    assert classify_bodies(*bodies) == expected
-    assert classify_bodies(*bodies, *bodies)[len(bodies) :] == ["repeat"] * len(bodies)
-
-
 def test_a_completed_run_whose_webhook_failed_is_new_once() -> None:
     completed = samples.build("task_v2.completed", now=NOW, run_id="tsk_v2_1")
     tangled = samples.build("task_v2.undelivered", now=NOW + 5, run_id="tsk_v2_1")

@@ -27,14 +27,8 @@ def extent_with(shots: int, mask: int) -> Extent:
         ([event(), event(shots=1)], "update"),
         ([event(at=5.0), event(at=1.0, shots=1)], "update"),
         ([event(), event(at=None, shots=1)], "update"),
-        ([event(), event(mask=1)], "update"),
         ([event(status="running"), event(status="running", shots=1)], "update"),
-        ([event(), event(shots=1), event(shots=2)], "update"),
         # What has no more than all before it is a repeat.
-        ([event(), event()], "repeat"),
-        ([event(shots=1), event()], "repeat"),
-        ([event(), event(shots=1), event(shots=1)], "repeat"),
-        ([event(mask=1), event(mask=2), event(mask=3)], "repeat"),
         ([event(shots=1), event(mask=1), event(shots=1, mask=1)], "repeat"),
         # More of what the run does not say any more completes nothing.
         ([event("A"), event("B", 2.0), event("A", 1.5, shots=1)], "repeat"),

@@ -135,16 +135,6 @@ def test_a_value_can_be_had_back(text: str) -> None:
     assert (shown[1:-1].replace(r"\"", '"').replace("\\\\", "\\") if shown[:1] == '"' else shown) == text
 
 
-@pytest.mark.parametrize("test", ["one", "the next"])
-def test_a_set_up_logs_to_standard_error_and_ends_with_its_test(test: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert logging.getLogger().level == logging.WARNING  # as it is for each test
-
-    set_up()
-    logging.getLogger("runhook.ingest").info("ingest.began test=%s", test)
-
-    assert parsed(capsys.readouterr().err.rstrip("\n"))[1]["test"] == test
-
-
 @pytest.mark.parametrize(("level", "expected"), [("debug", "DIWE"), ("info", "IWE"), ("warning", "WE"), ("error", "E")])
 def test_level_says_which_lines_are_logged(level: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
     set_up(level)
