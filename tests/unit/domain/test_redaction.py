@@ -216,10 +216,10 @@ def test_any_text_can_be_masked(text: bytes) -> None:
     "text", [b"\\" * 1_000_000, b'"token":"' * 50_000, b'"token":{' * 50_000, b'"token":"' + b'\\"' * 300_000]
 )
 def test_hostile_text_takes_no_more_time_than_its_length(text: bytes) -> None:
-    start = time.process_time()
+    start = time.thread_time()
     Redactor(["**.token"]).apply(text, {})
 
-    assert time.process_time() - start < 5
+    assert time.thread_time() - start < 5
 
 
 def test_lone_surrogate_beside_a_mask_stays_an_escape() -> None:

@@ -34,7 +34,7 @@ def test_blocked_work_leaves_other_threads_free() -> None:
             pool.submit(lambda started=started, release=release: (started.release(), release.wait()))  # type: ignore[misc]
         try:
             for _ in range(8):
-                assert started.acquire(timeout=10), "a task got no thread"
+                assert started.acquire(timeout=120), "a task got no thread"
         finally:
             release.set()
             pool.close()

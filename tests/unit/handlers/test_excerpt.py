@@ -19,9 +19,9 @@ def kept(body: str, url: str = f"https://app.example{PATH}?token=query-secret", 
 
 @pytest.mark.parametrize("letters", ["a", "a.", "password "])
 def test_long_response_takes_little_time(letters: str) -> None:
-    began = time.process_time()
+    began = time.thread_time()
     kept(letters * 60_000)
-    assert time.process_time() - began < 1.0
+    assert time.thread_time() - began < 1.0
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 from receiver.runtime.background import Background, TaskState, awaited, keep_thread, start_thread
 from receiver.runtime.process import STABLE_AFTER
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ async def background() -> AsyncIterator[Background]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while not condition():  # noqa: ASYNC110 - of any kind
             await asyncio.sleep(0)
 
@@ -162,7 +162,7 @@ def test_thread_starts_again_until_it_is_to_stop(caplog: pytest.LogCaptureFixtur
     thread = keep_thread("beat", work, stopping)
     eventually(lambda: len(begun) == 3)
     stopping.set()
-    thread.join(10)
+    thread.join(PATIENCE)
 
     assert not thread.is_alive()
     assert caplog.text.count("background.failed task=beat error='ValueError at") == 1
@@ -176,7 +176,7 @@ def test_error_of_a_thread_is_logged(caplog: pytest.LogCaptureFixture) -> None:
         begun.set()
         raise ValueError("payload")
 
-    start_thread("beat", work).join(10)
+    start_thread("beat", work).join(PATIENCE)
 
     assert begun.is_set()
     assert "background.failed task=beat error='ValueError at" in caplog.text

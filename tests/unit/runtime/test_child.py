@@ -111,7 +111,8 @@ def test_failed_fork_leaves_no_blocked_signal_and_no_pipe(monkeypatch: pytest.Mo
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
     monkeypatch.setattr(os, "fork", fork)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ()), len(list(Path("/proc/self/fd").iterdir()))
+    blocked, files = signal.pthread_sigmask(signal.SIG_BLOCK, ()), len(list(Path("/proc/self/fd").iterdir()))
     with pytest.raises(BlockingIOError):
         ForkedProcess("runhook none", lambda: None, piped=True)
-    assert (signal.pthread_sigmask(signal.SIG_BLOCK, ()), len(list(Path("/proc/self/fd").iterdir()))) == before
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == blocked
+    assert len(list(Path("/proc/self/fd").iterdir())) <= files  # garbage of earlier tests may close some

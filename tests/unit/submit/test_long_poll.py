@@ -11,6 +11,7 @@ from receiver.ledger import LedgerUnavailable
 from receiver.submit.long_poll import LongPoll
 from receiver.web.limits import TooManyWaiters, WaiterLimit
 from receiver.web.work import SingleFlight
+from tests.support.waiting import PATIENCE
 
 
 async def test_concurrent_calls_share_a_task() -> None:
@@ -69,7 +70,7 @@ async def test_a_query_that_fails_is_made_again_for_those_who_wait() -> None:
 
     poll: LongPoll[str, int] = LongPoll(query, pause=0.01, retry_pause=0.01)
 
-    assert await poll.wait_for_change("a", 1, 5) == 2
+    assert await poll.wait_for_change("a", 1, PATIENCE) == 2
     await poll.close()
 
 
