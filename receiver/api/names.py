@@ -23,7 +23,7 @@ _KINDS: Final = {"evt_": "event", "dlv_": "delivery", "sub_": "submission", "op_
 _REMOVED: Final = "what is older than retention.events has been removed"
 # Why something may be missing although its id was valid.
 _WHY: Final = {
-    "run": "no webhook of it is recorded. One that was refused is in the quarantine, and `runhook events --disposition "
+    "run": "no readable webhook names it. One that was refused is in the quarantine, and `runhook events --disposition "
     f"unreadable` lists bodies that cannot be read: `runhook reconcile --import --now` fetches the results; {_REMOVED}",
     "event": _REMOVED,
     "delivery": _REMOVED,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -11,6 +12,8 @@ from typing import Any, Final
 MAX_NODES: Final = 2000
 MAX_DEPTH: Final = 12
 MAX_TEXT: Final = 4000
+# A text that reads as another value.
+_NOT_TEXT: Final = re.compile(r"true|false|null|[-+.,\d]*\d(e[-+]?\d+)?|", re.IGNORECASE)
 
 
 @dataclass(slots=True)
@@ -26,6 +29,11 @@ class Node:
     children: list[Node] = field(default_factory=list)
     nulls: list[str] = field(default_factory=list)
     left_out: int = 0
+
+    @property
+    def shown(self) -> str:
+        """The text; in quotes where it reads as another value."""
+        return f'"{self.text}"' if self.kind == "text" and _NOT_TEXT.fullmatch(self.text) else self.text
 
 
 def outline(value: Any, max_nodes: int = MAX_NODES) -> Node:

@@ -144,6 +144,7 @@ class SubmissionRow(Result):
     labels: dict[str, str]
     status: str = Field(description="The outcome of its run, if known.")
     request: Any = Field(description="The request after redaction; null when it was not kept.")
+    webhook: bool = Field(False, description="Whether the caller gave a webhook of its own.")
     answer_status: int | None
     due_at: Moment | None = Field(description="When Skyvern is polled next for the result; null: never.")
     polls: int

@@ -19,6 +19,8 @@ Tone = Literal["good", "bad", "wait", "info"]
 
 # Seconds between receiving and recording from which on it is worth a word.
 LATE = 5.0
+# Why a run counts as completed that Skyvern calls failed.
+ONLY_WEBHOOK = "only its webhook failed, so it counts as completed"
 _TONES: dict[str, Tone] = {
     "completed": "good",
     "failed": "bad",
@@ -88,7 +90,9 @@ def _at_skyvern(run: RunRow) -> Iterator[TimelineEntry]:
 
 def _as_sent(run: RunRow) -> str:
     """Return Skyvern's status of a run, and the outcome where that differs."""
-    return run.status + (f", counted as {run.outcome}" if run.outcome not in ("", run.status) else "")
+    if run.outcome in ("", run.status):
+        return run.status
+    return f"{run.status}: {ONLY_WEBHOOK}" if run.outcome == "completed" else f"{run.status}, counted as {run.outcome}"
 
 
 def _events(events: Iterable[EventRow]) -> Iterator[TimelineEntry]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Sequence
 from itertools import pairwise
@@ -18,7 +17,7 @@ from receiver.api.events import GET_EVENT, GET_EVENT_BODY
 from receiver.api.outline import Node, outline
 from receiver.api.rows import RunRow
 from receiver.api.runs import GET_RUN, RunDetails
-from receiver.api.timeline import TimelineEntry, Tone
+from receiver.api.timeline import ONLY_WEBHOOK, TimelineEntry, Tone
 from receiver.cli.client import Client, rows_of
 from receiver.cli.completion import completer
 from receiver.cli.lists import of_run, size_of, stored_at
@@ -32,8 +31,6 @@ from receiver.status.problem import after
 FILES: Final = 50
 NODES: Final = 300
 _MARKS: Final[dict[Tone, str]] = {"good": "✓", "bad": "✗", "wait": "…", "info": ""}
-# A text that reads as another value, and so is shown in quotes.
-_NOT_TEXT: Final = re.compile(r"true|false|null|[-+.,\d]*\d(e[-+]?\d+)?|", re.IGNORECASE)
 _VALUES: Final = {"text": "green", "number": "cyan", "true": "cyan", "false": "cyan", "null": "dim"}
 
 
@@ -126,7 +123,7 @@ def _print_head(found: RunDetails) -> None:
 
 def _status_there(row: RunRow) -> str:
     """Return the status at Skyvern, if Runhook counts it as another one."""
-    why = ": only its webhook failed, so it counts as completed" if row.outcome == "completed" else ""
+    why = f": {ONLY_WEBHOOK}" if row.outcome == "completed" else ""
     return "" if row.outcome in ("", row.status) else row.status + why
 
 
@@ -138,8 +135,7 @@ def _print_facts(facts: dict[str, Any]) -> None:
 
 def tree(name: str, node: Node) -> Tree:
     """Return a value as a tree of labels."""
-    text = f'"{node.text}"' if node.kind == "text" and _NOT_TEXT.fullmatch(node.text) else node.text
-    label = Text(f"{clean(name)}: ", style="bold").append(clean(text), style=_VALUES.get(node.kind, "dim"))
+    label = Text(f"{clean(name)}: ", style="bold").append(clean(node.shown), style=_VALUES.get(node.kind, "dim"))
     top = Tree(label, guide_style="dim")
     for child in node.children:
         top.add(tree(child.name, child))

@@ -237,7 +237,9 @@ class _Console:
         views = () if values.get("partial") else LIST_VIEWS.call(self._service, actor, LIST_VIEWS.validated({})).items
         places = partial(place_of, self._service.config)
         beside = {"saved_views": views, "may_be_saved": shown.link is not None, "places": places}
-        return self._renderer.html(shown.template, {**beside, **values}, signed_in, _url_of(request), notice), 200
+        return self._renderer.html(
+            values.get("template", shown.template), {**beside, **values}, signed_in, _url_of(request), notice
+        ), 200
 
     def _refused(self, shown: ConsolePage, signed_in: SignedIn, request: Request, error: Invalid) -> str:
         """Return the page of a list whose filter is not valid: its form, as it was filled in. Raises `error` for

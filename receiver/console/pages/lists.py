@@ -22,6 +22,7 @@ from receiver.console.filters import list_page
 from receiver.console.page import ConsolePage, PageLink, Query
 from receiver.console.pages.deliveries import resubmits
 from receiver.domain.counting import counted
+from receiver.submit.kept_request import CALL
 
 # Members of an operation's selection that find its deliveries also when it is done, and how the list calls them.
 _STAYS: Final = {
@@ -73,6 +74,7 @@ def submission(service: Service, actor: Actor, names: Mapping[str, str], query: 
         ("key", details.key.name if details.key else row.key_id),
         ("type", row.run_type),
         ("answer", f"HTTP {row.answer_status}" if row.answer_status else ""),
+        ("webhook", "the caller gave one" if row.webhook else "none from the caller"),
         ("labels", ", ".join(f"{name}={value}" for name, value in sorted(row.labels.items()))),
         ("polled", counted(row.polls, "time", "times") if row.polls else ""),
     ]
@@ -84,7 +86,7 @@ def submission(service: Service, actor: Actor, names: Mapping[str, str], query: 
         "timeline": details.timeline,
         "facts": [(name, value) for name, value in facts if value],
         "resubmits": resubmits(service),
-        "request": None if row.request is None else outline(row.request),
+        "request": outline({name: row.request[name] for name in row.request if name != CALL}) if row.request else None,
     }
 
 

@@ -16,8 +16,11 @@ from receiver.api.outline import outline
 from receiver.api.rows import AttemptRow, DeliveryRow, EventRow, RunRow
 from receiver.api.runs import GET_RUN, RunDetails
 from receiver.api.service import Actor, Service
+from receiver.api.submissions import LIST_SUBMISSIONS
+from receiver.api.timeline import ONLY_WEBHOOK
 from receiver.console.page import ConsolePage, FileLinks, Query, event_path, run_path
 from receiver.console.pages.deliveries import resubmits
+from receiver.console.pages.lists import submission
 from receiver.domain.delivery import DeliveryState
 from receiver.errors import NotFound, TooLarge
 
@@ -38,14 +41,23 @@ class FileView(NamedTuple):
 
 
 def run(service: Service, actor: Actor, names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
-    """Return a run with timeline, output and files."""
-    details = GET_RUN.call(service, actor, GET_RUN.parse(names, query))
+    """Return a run with timeline, output and files; of one without a result, its submission."""
+    parameters = GET_RUN.parse(names, query)
+    try:
+        details = GET_RUN.call(service, actor, parameters)
+    except NotFound:
+        of_run = {"run": parameters.run_id, "source": parameters.source, "limit": 1}
+        found = LIST_SUBMISSIONS.call(service, actor, LIST_SUBMISSIONS.validated(of_run)).items
+        if not (parameters.run_id and found):
+            raise
+        return {**submission(service, actor, {"id": found[0].id}, []), "template": "submission.html"}
     output, note = _output(service, actor, details)
     files, more_files = _files(service, actor, details)
     stored = [each for each in files if each.path]
     pictures = [each for each in stored if each.row.name.lower().endswith(_PICTURES)]
     return {
         "title": details.run.run_id,
+        "counts_as": ONLY_WEBHOOK if details.run.outcome == "completed" != details.run.status else "",
         "here": "Runs",
         "run": details.run,
         "timeline": [each for each in details.timeline if not each.sink],
@@ -53,9 +65,10 @@ def run(service: Service, actor: Actor, names: Mapping[str, str], query: Query) 
         "attempts": attempts_by_delivery(details.attempts),
         "sizes": {each.id: each.size for each in details.events},
         "events": details.events,
-        "submissions": [(each, outline(each.request)) for each in details.submissions],
+        "submissions": [submission(service, actor, {"id": each.id}, []) for each in details.submissions],
         "facts": _facts(details),
-        "missing": list(_not_stored(files)),
+        "missing": list(_not_stored(files, details.attempts)),
+        "stored": sum(bool(each.row.stored) for each in files),
         "no_output": _no_output(details.run, note),
         "output": None if output is None else outline(output),
         "files": files,
@@ -122,11 +135,14 @@ def failures_first(deliveries: Sequence[DeliveryRow]) -> list[DeliveryRow]:
     return sorted(deliveries, key=lambda each: places.get(each.state, len(places)))
 
 
-def _not_stored(files: Sequence[FileView]) -> Iterator[str]:
+def _not_stored(files: Sequence[FileView], attempts: Sequence[AttemptRow]) -> Iterator[str]:
     """Yield what is not here, and why."""
     count = sum(not each.row.stored for each in files)
     if count:
         yield f"No sink has stored {count} of {len(files)} files. Skyvern's links to them expire."
+        for sink, note in dict.fromkeys((each.sink, (each.receipt or {}).get("note")) for each in attempts):
+            if "not kept" in (note or ""):
+                yield f"{sink}: {note}."
 
 
 def _possible(details: RunDetails) -> dict[str, bool]:
@@ -197,14 +213,16 @@ def _body(service: Service, actor: Actor, row: EventRow) -> tuple[str, int]:
 
 def _event_facts(row: EventRow) -> list[tuple[str, str, str]]:
     """Return name, value, and where that leads to, if it is not empty."""
+    unreadable = row.disposition == "unreadable"
     repeats = (row.repeat_of, event_path(row.repeat_of)) if row.repeat_of else ("", "")
     facts = [
         ("source", row.source, ""),
         ("via", row.via, ""),
         ("kind", row.disposition, ""),
         ("repeat of", *repeats),
-        ("routed", "no route matches" if row.unrouted else "", ""),
+        ("routed", ("no: it can't be read" if unreadable else "no route matches") if row.unrouted else "", ""),
         ("problem", row.problem, ""),
+        ("fix", "runhook reconcile --import --now fetches the result from Skyvern" if unreadable else "", ""),
         ("status at Skyvern", row.status, ""),
         ("attempt", str(row.attempt) if row.attempt > 1 else "", ""),
         ("size", f"{row.size:,} bytes", ""),

@@ -13,8 +13,8 @@ from receiver.ledger.filters import Filter, of_submissions
 from receiver.ledger.lists.paging import SCAN, Key, KeysetList, Page, Walk, page_of
 from receiver.ledger.schema import runs, submissions
 
-# The caller's address and key may hold secrets, and its answer is a result.
-_UNSHOWN: Final = frozenset({"callback_url", "idempotency_key", "request_hash", "answer"})
+# The caller's address, of which only its presence is shown, and key may hold secrets, and its answer is a result.
+_UNSHOWN: Final = frozenset({"idempotency_key", "request_hash", "answer"})
 _SHOWN: Final = tuple(column for column in submissions.c if column.name not in _UNSHOWN)
 LISTING: Final = KeysetList(_SHOWN, (submissions.c.created_at, submissions.c.id))
 
@@ -47,6 +47,7 @@ def _dressed(connection: sa.Connection, found: list[dict[str, Any]]) -> list[dic
         for row in connection.execute(sa.select(runs.c.source, runs.c.run_id, runs.c.outcome).where(its))
     }
     for each in found:
+        each["webhook"] = bool(each.pop("callback_url"))
         each["labels"] = json.loads(each["labels"])
         each["request"] = None if each["request"] is None else json.loads(each["request"])
         each["status"] = outcomes.get((each["source"], each["run_id"]), "")

@@ -35,6 +35,12 @@ def link(browser: Browser) -> str:
     return unescape(found[1])
 
 
+def test_run_shows_how_many_files_are_stored(browser: Browser) -> None:
+    browser.sign_in()
+    page = browser.get(RUN).text
+    assert re.search(r"Files <span[^>]*>\d+ of \d+ stored</span>", page)
+
+
 def changed(link: str, **values: str) -> str:
     parts = urlsplit(link)
     given = {name: each[0] for name, each in parse_qs(parts.query).items()}

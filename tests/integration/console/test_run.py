@@ -74,6 +74,30 @@ def test_request_of_a_delivery_stands_beside_its_responses(
     admin.session.close()
 
 
+def test_run_says_why_a_failed_one_counts_as_completed(operated: Submitting, as_person: AsPerson) -> None:
+    reason = "Failed to send webhook. task_id=tsk_1"
+    record(operated.ledger, new_event("tsk_1", status="failed", failure_reason=reason), now=time.time())
+    record(operated.ledger, new_event("tsk_2", output={"total": "1450.00", "count": 3}), now=time.time())
+    admin = as_person("admin")
+    assert f"{reason} · Only its webhook failed, so it counts as completed." in admin.get("/runs/tsk_1").text
+    # And texts that look like numbers are quoted
+    page = admin.get("/runs/tsk_2").text
+    assert "counts as" not in page
+    assert '<span class="text">&#34;1450.00&#34;</span>' in page
+    assert '<span class="number">3</span>' in page
+
+
+def test_unreadable_body_is_not_said_to_be_routed(operated: Submitting, as_person: AsPerson) -> None:
+    new = new_event("", disposition="unreadable")
+    record(operated.ledger, new, now=time.time())
+    page = as_person("admin").get(f"/events/{new.event.id}").text
+    assert "no route matches" not in page
+    assert "runhook reconcile --import --now" in page
+    assert "It was not routed, because it can&#39;t be read." in page
+    # And its run without an id is not a link
+    assert '<span class="soft">without an id</span>' in page
+
+
 def test_failed_run_is_not_said_to_have_output_later(operated: Submitting, as_person: AsPerson) -> None:
     record(operated.ledger, new_event("tsk_1", status="failed", output=None), now=time.time())
     record(operated.ledger, new_event("tsk_2", status="running", output=None), now=time.time())

@@ -18,9 +18,16 @@ from tests.support.console import HOSTILE, Browser, tags
 from tests.support.ledger import new_event, record
 
 
-def submitted(server: Submitting, name: str = "one", run_id: str = "", source: str = "skyvern", **fields: Any) -> str:
+def submitted(
+    server: Submitting,
+    name: str = "one",
+    run_id: str = "",
+    source: str = "skyvern",
+    key: str = "k1",
+    **fields: Any,
+) -> str:
     """Record a submission; with `run_id` Skyvern has answered. Returns its id."""
-    new = NewSubmission(f"sub_{name}", source, "k1", "tasks", name, **fields)
+    new = NewSubmission(f"sub_{name}", source, key, "tasks", name, **fields)
     server.ledger.write(lambda it: lifecycle.begin(it, new, time.time()))
     if run_id:
         answer = SubmitOutcome(SubmissionMove.ACCEPT, run_id, "task_v1", 200, b"{}", due_at=time.time() + 600)
@@ -64,8 +71,30 @@ def test_one_tells_what_it_asked_for_and_waits_for(browser: Browser, console_ser
     # Then it is there
     page = browser.get(f"/submissions/{found}").text
     assert '<a href="/console/runs/tsk_1?source=skyvern">' in page
+    assert f'<a href="/console/submissions/{found}">Submission</a>' in browser.get("/runs/tsk_1").text
     # And there is no button for it where no sink submits runs again
     assert "Submit again" not in page
+
+
+@pytest.mark.parametrize("webhook", ["", "https://shop.example.com/hook"])
+def test_pages_name_key_and_webhook(browser: Browser, console_server: Submitting, webhook: str) -> None:
+    # Given a submission with the key "app", whose run has no result yet
+    key = console_server.key("submit").split("_")[1]
+    request = {"prompt": "Log in first", "x-runhook-call": {"path": "/v1/run/tasks"}}
+    found = submitted(console_server, "taken", "tsk_1", key=key, request=request, webhook_url=webhook)
+    browser.sign_in()
+    waiting = browser.get("/runs/tsk_1?source=skyvern")
+    # Then its run's page is that of the submission
+    assert waiting.status_code == 200
+    assert "tsk_1: no event yet" in waiting.text
+    record(console_server.ledger, new_event("tsk_1"))
+    # And each page names the key, says whether the caller has a webhook, and shows no header of Runhook's
+    for page in (waiting.text, browser.get("/runs/tsk_1").text, browser.get(f"/submissions/{found}").text):
+        assert "<dt>key</dt><dd>app</dd>" in page
+        assert ("the caller gave one" in page) == bool(webhook)
+        assert ("none from the caller" in page) != bool(webhook)
+        assert webhook == "" or webhook not in page
+        assert "x-runhook-call" not in page
 
 
 def test_one_whose_run_has_failed_is_submitted_again(
