@@ -42,12 +42,10 @@ def note(
     action: str,
     selection: Mapping[str, Any],
     count: int,
-    *,
-    source: str = "",
-    detail: str = "",
+    **more: str,
 ) -> None:
-    """Write an action that is done in this transaction into the audit."""
-    audit.record(connection, _auditable(actor), action, selection, count, source=source, detail=detail)
+    """Write an action that is done in this transaction into the audit. `more`: source, outcome and detail."""
+    audit.record(connection, _auditable(actor), action, selection, count, **more)
 
 
 @contextmanager

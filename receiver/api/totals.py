@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import redis
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -23,7 +24,7 @@ from receiver.inbox import state as inbox
 from receiver.ingest import spool
 from receiver.ingest.quarantine import Quarantine
 from receiver.ledger import Connection, totals
-from receiver.ledger.totals import DELIVERY_DIMENSIONS, RUN_DIMENSIONS, Counted, Group, Span
+from receiver.ledger.totals import DELIVERY_DIMENSIONS, RUN_DIMENSIONS, Counted, EventCounts, Group, Span
 from receiver.runtime.redis_client import connect
 
 # Seconds that are counted when no time is given.
@@ -141,13 +142,14 @@ def get_totals(service: Service, actor: Actor, wanted: TotalsParameters) -> Tota
 
     plain = not wanted.model_fields_set - _OF_ACCOUNT
 
-    def read(connection: Connection) -> tuple[Counted, float, dict[str, list[float]], totals.EventAccount | None]:
+    def read(connection: Connection) -> tuple[Counted, float, dict[str, list[float]], Any]:
         counted = count(connection, wanted.filter(), span, wanted.by, wanted.bucket)
         check_names(service, actor, connection, wanted.filter(), empty=not counted.all.count)
-        account = totals.account(connection, wanted.source, span) if plain else None
-        return counted, totals.first_at(connection), totals.ages(connection, wanted.filter(), span), account
+        its_events = totals.count_events(connection, wanted.source, span) if plain else None
+        return counted, totals.first_at(connection), totals.ages(connection, wanted.filter(), span), its_events
 
-    counted, first, ages, account = service.ledger.read(read)
+    counted, first, ages, its_events = service.ledger.read(read)
+    since = max(counted.since, its_events[0] if its_events else 0.0)
     groups = merged(counted.groups, wanted.by, wanted.top)
     counted_for = span.until - max(counted.since, first)
     hours = max(counted_for, min(span.until - span.since, _LEAST)) / 3600
@@ -158,32 +160,38 @@ def get_totals(service: Service, actor: Actor, wanted: TotalsParameters) -> Tota
         of="deliveries" if of_deliveries else "runs",
         since=span.since,
         until=span.until,
-        counted_since=counted.since if counted.since > span.since else None,
+        counted_since=since if since > span.since else None,
         items=[_row(counted.all, wanted, hours, everyone), *shown],
         others=counted.all.count - sum(each.count for each in groups) if wanted.by else 0,
-        account=_account(service, account, wanted.source, span) if account else None,
+        account=_account(service, its_events[1], its_events[2], wanted.source, span) if its_events else None,
     )
 
 
-def _account(service: Service, found: totals.EventAccount, source: str, span: Span) -> Account:
-    other, by_state = dict(found.others), dict(found.deliveries)
+def _account(
+    service: Service, counts: Sequence[EventCounts], states: Mapping[str, int], source: str, span: Span
+) -> Account:
+    copies, recorded = sum(each.copies for each in counts), sum(each.events for each in counts)
+    fetched = sum(each.events for each in counts if each.via != "webhook")
+    other: Counter[str] = Counter()
+    for each in counts:
+        other[each.disposition] += each.events - each.routed
     unrouted = other.pop("new", 0) + other.pop("interim", 0)
-    ended = {state.value: by_state.pop(state, 0) for state in ENDED}
+    ended = {state.value: states.get(state, 0) for state in ENDED}
     refused = None
     with suppress(OSError):
         kept = Quarantine(service.settings.data / "quarantine", 0, 0).list()
         refused = sum(source in ("", each.source) and span.since <= each.at < span.until for each in kept)
     return Account(
-        webhooks=found.webhooks + found.copies,
-        fetched=found.fetched,
-        same_again=found.copies,
-        recorded=found.webhooks + found.fetched,
-        routed=found.routed,
+        webhooks=recorded - fetched + copies,
+        fetched=fetched,
+        same_again=copies,
+        recorded=recorded,
+        routed=sum(each.routed for each in counts),
         unrouted=unrouted,
-        other=other,
-        deliveries=sum(found.deliveries.values()),
+        other=dict(sorted((+other).items())),
+        deliveries=sum(states.values()),
         **ended,
-        pending=sum(by_state.values()),
+        pending=sum(states.values()) - sum(ended.values()),
         refused=refused,
         waiting=None if source else _waiting(service),
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from receiver.api.audit import note
 from receiver.api.names import unknown
 from receiver.api.service import Actor
 from receiver.cli.completion import completer
@@ -22,7 +23,6 @@ from receiver.cli.profiles import here_only
 from receiver.domain.counting import counted
 from receiver.errors import ConfigError, UsageError
 from receiver.ledger import Connection, Ledger, audit, redis_losses
-from receiver.ledger.audit import AuditActor
 from receiver.reconcile.importer import ImportReport, find_missing
 from receiver.reconcile.poller import build
 from receiver.reconcile.source import PolledSource
@@ -89,17 +89,8 @@ def _record_import(
     imported = sum(len(it.imported) for it in reports)
     left = sum(len({row.run_id for row in it.missing} - it.imported - {*(it.young if later else ())}) for it in reports)
     complete = not left and not any(it.trouble for it in reports)
-    outcome, actor = audit.DONE if complete else audit.FAILED, Actor.local()
-    audit.record(
-        connection,
-        AuditActor(actor.kind, actor.name),
-        redis_losses.IMPORT,
-        {"since": oldest},
-        imported,
-        source=source,
-        outcome=outcome,
-        detail="" if complete else f"{counted(left, 'run', 'runs')} not imported",
-    )
+    ended = {} if complete else {"outcome": audit.FAILED, "detail": f"{counted(left, 'run', 'runs')} not imported"}
+    note(connection, Actor.local(), redis_losses.IMPORT, {"since": oldest}, imported, source=source, **ended)
 
 
 def chosen_sources(

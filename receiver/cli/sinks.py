@@ -11,7 +11,6 @@ import typer
 from handlers import SinkError
 from receiver.api.sink_samples import TEST_SINK
 from receiver.api.sinks import LIST_SINKS, MOVE_SINK, PAUSE_SINK, RESUME_SINK, require_sink
-from receiver.api.status import LaneRow
 from receiver.cli.actions import watch
 from receiver.cli.client import Client
 from receiver.cli.completion import completer
@@ -41,14 +40,10 @@ def _why(row: Mapping[str, Any]) -> str:
 
 
 def _state(row: Mapping[str, Any]) -> str:
-    now = time.time()
     if row["orphaned"]:
         return "removed from the config"
     shut = (row["origins"] or {}).get("shut", [])
-    lane = LaneRow.model_validate(
-        {"lane": row["name"], "sink": row["name"], "failures": 0, "until": row["probe_at"], **row}
-    )
-    state = lane_state(lane, now, row["worker"])
+    state = lane_state(row, time.time(), row["worker"])
     opened = f"{counted(len(shut), 'breaker', 'breakers')} open"
     return state if not shut else opened if state == READY else f"{state}; {opened}"
 

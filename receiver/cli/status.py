@@ -9,7 +9,7 @@ from typing import Any, Final
 import typer
 from rich.text import Text
 
-from receiver.api.status import GET_DOCTOR, GET_STATUS, FindingRow, LaneRow, Status, status_of
+from receiver.api.status import GET_DOCTOR, GET_STATUS, FindingRow, Status, status_of
 from receiver.cli.client import Client, LocalClient
 from receiver.cli.options import Json, Output, chosen_form
 from receiver.cli.output import Form, clean, out, print_json, print_rows, print_table, show_counts
@@ -115,7 +115,7 @@ def _of_config(count: int | None) -> str:
 def _sink(found: Status, sink: str, now: float) -> list[str]:
     lane = next((each for each in found.ledger.lanes if each.lane == sink), None)
     served = any(each.part == deliver(sink) and each.state == "running" for each in found.parts)
-    state = lane_state(lane, now, served)
+    state = lane_state(lane.model_dump() if lane else {}, now, served)
     if sink in found.ledger.orphans:
         state = "removed from the config"
     due = found.ledger.oldest_due_at.get(sink)
@@ -134,15 +134,18 @@ def show_drained(counts: Mapping[str, int], seconds: float | None) -> str:
     return f"drained in {least}{ago(seconds)} at this rate" if seconds else ""
 
 
-def lane_state(lane: LaneRow | None, now: float, served: bool | None) -> str:
-    """Return whether a sink is paused, its breaker open, or no worker serves it. `served`: None if that is unknown."""
+def lane_state(lane: Mapping[str, Any], now: float, served: bool | None) -> str:
+    """Return whether a sink is paused, its breaker open, or no worker serves it.
+
+    `lane`: the members of a row of a lane or a sink; {} if neither is the case. `served`: None if that is unknown.
+    """
     states = [NO_WORKER] if served is False else []
-    if lane and lane.paused:
-        states.append("paused" + (f" for {ago(now - lane.paused_at)}" if lane.paused_at else ""))
-    if lane and lane.breaker != "closed":
-        since = f" for {ago(now - lane.opened_at)}" if lane.opened_at else ""
-        probe = f"in {ago(lane.until - now)}" if lane.until and lane.until > now else "due"
-        states.append(f"breaker {lane.breaker}{since}, next probe {probe}")
+    if lane.get("paused"):
+        states.append("paused" + (f" for {ago(now - at)}" if (at := lane["paused_at"]) else ""))
+    if (breaker := lane.get("breaker", "closed")) != "closed":
+        since = f" for {ago(now - at)}" if (at := lane["opened_at"]) else ""
+        at = lane["until" if "until" in lane else "probe_at"]
+        states.append(f"breaker {breaker}{since}, next probe {f'in {ago(at - now)}' if at and at > now else 'due'}")
     return "; ".join(states) or READY
 
 

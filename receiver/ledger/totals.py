@@ -7,10 +7,9 @@ rows that changed last, up to a bound, and returns the time since which all were
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
@@ -110,45 +109,33 @@ def count_deliveries(
     return _count(connection, rows, it.updated_at, good, ended, span, columns, bucket)
 
 
-@dataclass(frozen=True, slots=True)
-class EventAccount:
-    """Events of a time, and what became of them. `since`: from when on all were counted. `webhooks`: without `copies`,
-    the later ones with the same body. `fetched`: polled or imported. `routed`: events with deliveries. `others`: events
-    without, by disposition. `deliveries`: of these events, by state."""
+class EventCounts(NamedTuple):
+    """Events of one kind. `copies`: later webhooks with the same body. `routed`: how many have deliveries."""
 
-    since: float
-    webhooks: int
+    via: str
+    disposition: str
+    events: int
     copies: int
-    fetched: int
     routed: int
-    others: Mapping[str, int]
-    deliveries: Mapping[str, int]
 
 
-def account(connection: sa.Connection, source: str, span: Span) -> EventAccount:
-    """Count the events that were recorded in a span, and their deliveries as they are now. `source`: "" for all."""
+def count_events(
+    connection: sa.Connection, source: str, span: Span
+) -> tuple[float, Sequence[EventCounts], Mapping[str, int]]:
+    """Count the events that were recorded in a span, by kind, and their deliveries as they are now, by state.
+
+    `source`: "" for all. Returns the time since which all were counted, too.
+    """
     it, of = events.c, deliveries.c
     span = _bounded(connection, it.recorded_at, span)
     which = [it.recorded_at >= span.since, it.recorded_at < span.until, *([it.source == source] if source else [])]
     routed = sa.select(1).where(of.event_id == it.id).correlate(events).exists()
+    kind = it.via, it.disposition
     counts = sa.func.count(), sa.func.sum(it.copies), sa.func.count().filter(routed)
-    rows = connection.execute(sa.select(it.via, it.disposition, *counts).where(*which).group_by(*_KINDS)).all()
+    rows = connection.execute(sa.select(*kind, *counts).where(*which).group_by(*kind))
     joined = sa.select(of.state, sa.func.count()).select_from(events.join(deliveries, of.event_id == it.id))
-    others: Counter[str] = Counter()
-    for _, disposition, number, _, with_deliveries in rows:
-        others[disposition] += number - with_deliveries
-    return EventAccount(
-        span.since,
-        webhooks=sum(row[2] for row in rows if row.via == "webhook"),
-        copies=sum(row[3] for row in rows),
-        fetched=sum(row[2] for row in rows if row.via != "webhook"),
-        routed=sum(row[4] for row in rows),
-        others={disposition: number for disposition, number in sorted(others.items()) if number},
-        deliveries={str(state): n for state, n in connection.execute(joined.where(*which).group_by(of.state))},
-    )
-
-
-_KINDS: Final = (events.c.via, events.c.disposition)
+    states = connection.execute(joined.where(*which).group_by(of.state))
+    return span.since, [EventCounts(*row) for row in rows], {str(state): count for state, count in states}
 
 
 def ages(connection: sa.Connection, wanted: Filter, span: Span) -> dict[str, list[float]]:
