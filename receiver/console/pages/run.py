@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 from handlers.support.resubmit_chain import RETRIED
@@ -22,7 +23,7 @@ from receiver.console.page import ConsolePage, FileLinks, Query, event_path, run
 from receiver.console.pages.deliveries import resubmits
 from receiver.console.pages.lists import submission
 from receiver.domain.delivery import DeliveryState
-from receiver.errors import NotFound, TooLarge
+from receiver.errors import Invalid, NotFound, TooLarge
 
 # Characters of a body that are shown; all of it can be saved.
 _MOST_TEXT: Final = 64 << 10
@@ -46,11 +47,13 @@ def run(service: Service, actor: Actor, names: Mapping[str, str], query: Query) 
     try:
         details = GET_RUN.call(service, actor, parameters)
     except NotFound:
-        of_run = {"run": parameters.run_id, "source": parameters.source, "limit": 1}
-        found = LIST_SUBMISSIONS.call(service, actor, LIST_SUBMISSIONS.validated(of_run)).items
-        if not (parameters.run_id and found):
+        if not parameters.run_id:  # a filter with it would find all
             raise
-        return {**submission(service, actor, {"id": found[0].id}, []), "template": "submission.html"}
+        of_run = {"run": parameters.run_id, "source": parameters.source, "limit": 1}
+        with suppress(Invalid):  # for an id that no submission has either
+            for each in LIST_SUBMISSIONS.call(service, actor, LIST_SUBMISSIONS.validated(of_run)).items:
+                return {**submission(service, actor, {"id": each.id}, []), "template": "submission.html"}
+        raise
     output, note = _output(service, actor, details)
     files, more_files = _files(service, actor, details)
     stored = [each for each in files if each.path]

@@ -86,6 +86,7 @@ def test_pages_name_key_and_webhook(browser: Browser, console_server: Submitting
     waiting = browser.get("/runs/tsk_1?source=skyvern")
     # Then its run's page is that of the submission
     assert waiting.status_code == 200
+    assert browser.get("/runs/").status_code == 404
     assert "tsk_1: no event yet" in waiting.text
     record(console_server.ledger, new_event("tsk_1"))
     # And each page names the key, says whether the caller has a webhook, and shows no header of Runhook's
