@@ -186,7 +186,7 @@ class WorkerProcess:
             if why := self._build(sink):
                 raise NotStarted(f"the sink {sink} can't be built: {why}")
             self._heartbeat.start()
-            self._serve(wakeups.deliver_queue(sink), self._linger)
+            self._serve(deliver(sink), self._linger)
 
     def _release_dead(self) -> None:
         """Release, once, claims and inbox entries of dead processes with this work. What can't be released lapses."""
@@ -242,7 +242,7 @@ class WorkerProcess:
                 if self._poke_due():
                     found_at = time.monotonic()
                 time.sleep(_LINGER_LOOK)
-            wakeups.finish(self._redis, wakeups.deliver_queue(self._work.sinks[0]), self._poke_due)
+            wakeups.finish(self._redis, deliver(self._work.sinks[0]), self._poke_due)
 
     def _give_signs(self) -> None:
         """Give signs of life to the supervisor while no job hangs, pass a stop on at once, and end the process when a

@@ -21,6 +21,7 @@ from receiver.delivery.runner import SinkRunner
 from receiver.dispatch.decider import OF_VALUES
 from receiver.dispatch.recorder import EventRecorder
 from receiver.domain.frame import EntryKeys
+from receiver.domain.parts import DISPATCH, deliver
 from receiver.domain.redaction import Redactor
 from receiver.inbox.aside import has_from, put_back, set_aside
 from receiver.inbox.reader import Entry, InboxReader
@@ -33,7 +34,7 @@ from receiver.runtime.throttle import TokenBucket
 from receiver.telemetry.logs import Fields
 from receiver.telemetry.workers import WorkerCounter
 
-QUEUE = wakeups.DISPATCH
+QUEUE = DISPATCH
 BATCH = 256
 # Bytes of bodies in one transaction (one event may be larger): a body takes ten times its size in memory while it is
 # parsed, and all who write wait for a transaction.
@@ -217,7 +218,7 @@ class Dispatcher(EventRecorder):
         self._cut_off = 0
         self._reader.done([entry.entry_id for entry in entries])
         if sinks:  # their processes, when they get no wake-up since Redis is full, find it within a second
-            self._reader.flush([wakeups.wake_command(wakeups.deliver_queue(sink)) for sink in sinks])
+            self._reader.flush([wakeups.wake_command(deliver(sink)) for sink in sinks])
 
     def _set_aside(self, entries: Sequence[Entry]) -> None:
         """Set aside entries that this process cannot verify: any program with access to Redis can add one."""

@@ -15,7 +15,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import orjson
 from starlette.types import Message, Receive, Scope, Send
@@ -25,6 +25,7 @@ from receiver.domain.run import scan_run_id
 from receiver.domain.signature import HEADER, verify
 from receiver.errors import Busy, NotAllowed, NotFound, RequestError, TimedOut, TooLarge, Unauthorized
 from receiver.ingest.held_bodies import HeldBodies, HeldBody, NoRoom
+from receiver.ingest.poll_hints import PollHintWriter
 from receiver.runtime.throttle import TokenBucket
 from receiver.telemetry.receiver import ReceiverMetrics
 
@@ -49,16 +50,6 @@ _ACCEPTED: Final[dict[str, Any]] = {
 }
 
 log = logging.getLogger("runhook.ingest")
-
-
-class PollHints(Protocol):
-    """The part of the poll hints that ingest needs."""
-
-    def take(self) -> bool:
-        """Whether a hint may be added now: looking for a run's id has a cost of its own."""
-
-    async def add(self, source: str, run_id: str) -> None:
-        """Ask for a poll of a run."""
 
 
 class _Disconnected(Exception):
@@ -86,7 +77,7 @@ class Ingest:
         max_body: int,
         commit: Callable[[Event], Awaitable[None]],
         quarantine: Callable[[str, str, bytes, str, float], None],
-        poll_hints: PollHints,
+        poll_hints: PollHintWriter,
         metrics: ReceiverMetrics,
         bodies: HeldBodies,
         body_timeout: float = BODY_TIMEOUT,
@@ -141,7 +132,7 @@ class Ingest:
                 body = await self._read(message, receive, held)
                 return await self._accept(source, secrets, submission_id, signature, body)
         except TooLarge:
-            if self._poll_hints.take():
+            if self._poll_hints.take():  # looking for a run's id has a cost of its own
                 await self._hint_run(source, message, receive)
             raise
 

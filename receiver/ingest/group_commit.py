@@ -23,6 +23,7 @@ import redis
 from receiver import wakeups
 from receiver.domain.event import Event
 from receiver.domain.frame import EntryKeys
+from receiver.domain.parts import DISPATCH
 from receiver.errors import Busy
 from receiver.inbox.writer import InboxUnavailable, InboxWriter
 from receiver.ingest import durability
@@ -92,7 +93,7 @@ class GroupCommit:
         self._background = background or Background()
         self.pace = pace or Pace()
         self._redis_url = redis_url
-        flag = wakeups.flag_key(wakeups.DISPATCH)
+        flag = wakeups.flag_key(DISPATCH)
         self._writer = InboxWriter(redis_url, wake_flag=flag, keys=keys)
         self._spool = spool
         self._limits = limits

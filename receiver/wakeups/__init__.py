@@ -5,6 +5,8 @@ because it is enqueued only while the flag of the queue is down. Its job lowers 
 work once more (`finish`): work that was written before the flag went down is found then, and work written after it
 enqueues the next wake-up.
 
+A queue has the name of the part that works on it, such as "dispatch" or "deliver:archive" (receiver/domain/parts.py).
+
 Here is the producer: the flag, and the job's record as RQ stores it. The receiver wakes the dispatcher with each commit
 that needs it, so this does not import rq, which takes longer to import than the rest of the receiver's start. The
 consumer, RQ's worker, is in `worker`.
@@ -22,10 +24,9 @@ from typing import Any, Final
 
 import redis
 
+from receiver.domain.parts import DISPATCH
 from receiver.domain.time_limits import JOB_TIMEOUT
 
-# The queue of the processes that take events from the inbox into the ledger.
-DISPATCH: Final = "dispatch"
 # Seconds after which a flag expires whose wake-up was lost; then the next look for work enqueues another one.
 FLAG_TTL: Final = 10
 # Seconds that the record of a job lives if no worker takes it.
@@ -50,11 +51,6 @@ redis.call('SADD', KEYS[4], KEYS[2])
 redis.call('RPUSH', KEYS[2], ARGV[3])
 return 1
 """
-
-
-def deliver_queue(sink: str) -> str:
-    """Return the queue of the sink named `sink`."""
-    return f"deliver:{sink}"
 
 
 def flag_key(queue: str) -> str:

@@ -27,10 +27,10 @@ from receiver.ingest import durability
 from receiver.ingest.endpoint import PREFIX, Ingest
 from receiver.ingest.group_commit import GroupCommit, Limits
 from receiver.ingest.held_bodies import HeldBodies
+from receiver.ingest.poll_hints import PollHintWriter
 from receiver.ingest.quarantine import Quarantine, QuarantineWriter
 from receiver.ingest.spool import Spool, SpoolFull, spool_trouble
 from receiver.ledger.async_ledger import WAIT
-from receiver.reconcile.poll_hints import PollHintWriter
 from receiver.runtime.background import Background
 from receiver.runtime.process import error_location
 from receiver.telemetry.receiver import ReceiverMetrics

@@ -73,7 +73,6 @@ class Authenticator:
         self._limits = RateLimits(client)
         self._buckets: dict[str, TokenBucket] = {}
         self._used_at: dict[str, float] = {}
-        self._updates: set[asyncio.Task[None]] = set()
         self._pool = ThreadPoolExecutor(2, "submit-rates")
 
     async def identify(self, headers: Mapping[str, str], address: str = "") -> Key | None:
@@ -117,9 +116,7 @@ class Authenticator:
         key, now = await self._lookup(api_key.digest(presented)), time.monotonic()
         if key is not None and not key.expired and now - self._used_at.get(key.id, float("-inf")) > USED_AT_INTERVAL:
             self._used_at[key.id] = now
-            task = self._background.spawn("submit.mark_used", self._mark_used(key.id, time.time()))
-            self._updates.add(task)
-            task.add_done_callback(self._updates.discard)
+            self._background.spawn("submit.mark_used", self._mark_used(key.id, time.time()))
         return key
 
     async def _lookup(self, digest: str) -> Key | None:
@@ -165,8 +162,6 @@ class Authenticator:
 
     def close(self) -> None:
         """Stop the threads and close the connections to Redis."""
-        for task in self._updates:
-            task.cancel()
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._redis.close()
 

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from receiver.domain.event import delivery_id, event_id
 from receiver.ledger import LedgerUnavailable
 from receiver.ledger.schema import deliveries
-from receiver.wakeups import DISPATCH, FLAG_TTL, deliver_queue, flag_key
+from receiver.wakeups import FLAG_TTL, flag_key
 from tests.servers.deployment import Deployment
 from tests.servers.gate import Gate, Mode
 from tests.servers.postgres import PostgresProcess
@@ -30,7 +30,7 @@ from tests.support.waiting import Stopwatch, eventually
 
 pytestmark = pytest.mark.long
 
-QUEUES = (DISPATCH, deliver_queue("hook"))
+QUEUES = ("dispatch", "deliver:hook")
 # Of the event that a rule is for: see _catch.
 EVENT, DELIVERY = b"<event>", b"<delivery>"
 RECEIPT = b'"delivery_id":"' + DELIVERY

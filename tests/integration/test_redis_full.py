@@ -12,12 +12,13 @@ import redis
 
 from receiver.dispatch.dispatcher import Dispatcher
 from receiver.domain.frame import EntryKeys
+from receiver.domain.parts import DISPATCH
 from receiver.domain.redaction import Redactor
 from receiver.inbox.reader import InboxReader
 from receiver.inbox.stream import ASIDE, STREAM
 from receiver.ledger import Connection, Ledger
 from receiver.routing.router import Router
-from receiver.wakeups import DISPATCH, worker
+from receiver.wakeups import worker
 from tests.servers.valkey import ValkeyProcess
 from tests.support import queries
 from tests.support.events import body, event

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from receiver.dispatch.dispatcher import PART_BYTES, Dispatcher
 from receiver.domain.event import Event, event_id
 from receiver.domain.frame import FORGED, FRAME, MACS, NO_EVENT, UNKNOWN_SOURCE, EntryKeys, head_of, read_frame
-from receiver.domain.parts import DISPATCH, PartBeat
+from receiver.domain.parts import DISPATCH, PartBeat, deliver
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import parse
 from receiver.inbox.reader import InboxReader
@@ -27,7 +27,7 @@ from receiver.ledger.migrate import ensure_schema
 from receiver.routing.route import RouteConfig
 from receiver.routing.router import Router
 from receiver.telemetry import workers
-from receiver.wakeups import deliver_queue, flag_key
+from receiver.wakeups import flag_key
 from tests.servers.gate import Gate
 from tests.servers.postgres import PostgresProcess
 from tests.support import queries
@@ -141,9 +141,7 @@ def test_recorded_events_leave_the_inbox_and_wake_their_sinks(
     assert deliveries(ledger) == {"tsk_1": ["archive", "results"], "tsk_2": ["archive", "ops", "results"]}
     client = redis.Redis.from_url(redis_url)
     assert client.xlen(STREAM) == 0
-    assert {
-        sink: client.exists(flag_key(deliver_queue(sink))) for sink in ("results", "archive", "ops", "billing")
-    } == {
+    assert {sink: client.exists(flag_key(deliver(sink))) for sink in ("results", "archive", "ops", "billing")} == {
         "results": 1,
         "archive": 1,
         "ops": 1,

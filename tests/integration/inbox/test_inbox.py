@@ -140,7 +140,7 @@ async def test_a_redis_that_lost_everything_is_no_trouble(
 
 
 async def test_the_writer_says_whether_a_wake_up_is_outstanding(redis_url: str, client: redis.Redis) -> None:
-    flag = wakeups.flag_key(wakeups.DISPATCH)
+    flag = wakeups.flag_key("dispatch")
     writer, quiet = InboxWriter(redis_url, timeout=30, wake_flag=flag), InboxWriter(redis_url, timeout=30)
     assert not (await writer.append([event(1)])).woken
     wakeups.wake_dispatcher(client)

@@ -14,12 +14,12 @@ from receiver.config.models import ReconcileConfig
 from receiver.config.settings import Settings
 from receiver.domain.callback import CALLBACK
 from receiver.domain.event import Event, event_id
+from receiver.ingest.poll_hints import KEY as HINTS
 from receiver.ledger import Connection, account, watches
 from receiver.ledger.run_polls import ask, note_end
 from receiver.ledger.schema import active_runs, runs
 from receiver.reconcile import listing, poller
 from receiver.reconcile.importer import find_missing
-from receiver.reconcile.poll_hints import KEY as HINTS
 from receiver.reconcile.source import PolledSource
 from receiver.skyvern.client import SkyvernReader
 from simulator.bodies import dumps, webhook

@@ -11,7 +11,7 @@ from rq.exceptions import NoSuchJobError
 from rq.serializers import JSONSerializer
 
 from receiver.domain.time_limits import JOB_TIMEOUT
-from receiver.wakeups import FLAG_TTL, FUNCTION, deliver_queue, flag_key, job_record, wake_command
+from receiver.wakeups import FLAG_TTL, FUNCTION, flag_key, job_record, wake_command
 from receiver.wakeups.worker import WakeUp
 
 OURS = zlib.compress(json.dumps(["receiver.wakeups.work", None, [], {}]).encode())
@@ -45,7 +45,7 @@ def test_record_is_what_rq_itself_writes() -> None:
 
 
 def test_command_names_the_flag_of_its_queue_first() -> None:
-    command = wake_command(deliver_queue("ops"))
+    command = wake_command("deliver:ops")
     assert command[0] == "EVAL"
     assert command[3] == flag_key("deliver:ops")
     assert FLAG_TTL in command
