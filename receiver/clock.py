@@ -38,10 +38,10 @@ from receiver.runtime.process import error_location
 from receiver.runtime.redis_client import check_url
 from receiver.telemetry.logs import Fields
 
-# Seconds between two checks of what is due, and the most while nothing is, nor will be before the next one.
+# Seconds between two checks, and the maximum while nothing comes due before the next one.
 TICK = 1.0
 QUIET_TICK = 2.0
-# Seconds between two checks for results that no webhook has brought; and where no webhook is waited for, so that every
+# Seconds between two checks for results without a webhook; and for a receiver that expects no webhooks, where every
 # result waits for such a check.
 OVERDUE_EVERY = 4.0
 ALONE_EVERY = 1.0
@@ -66,7 +66,7 @@ log = logging.getLogger("runhook.clock")
 
 
 class Clock:
-    """The clock of one process. `sinks`: those of the config. `retain`: seconds that events are kept; None: for ever.
+    """The clock of one process. `sinks`: those of the config. `retain`: seconds that events are kept; None: forever.
 
     `give_up`: seconds by sink after which deliveries behind an open breaker are dead. `redactor`: masks values in the
     index. `waits`: the longest waits that Runhook sets; None: times are not checked.

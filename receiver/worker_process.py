@@ -279,7 +279,7 @@ class WorkerProcess:
             with suppress(LedgerUnavailable):
                 renewed = set(self._ledger.write(partial(self._renew, owned)) if owned else ())
                 for each in runners:
-                    each.renewed(renewed, at)
+                    each.renew(renewed, at)
 
     def _renew(self, owned: Collection[str], connection: Connection) -> list[str]:
         return claims.renew(connection, self._owner, owned, self._ledger.known_now() + CLAIM)

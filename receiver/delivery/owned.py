@@ -86,7 +86,7 @@ class OwnedDeliveries:
                 del self._running[id(task)]
             return found
 
-    def settled(self, claimed: Collection[Claimed]) -> None:
+    def forget(self, claimed: Collection[Claimed]) -> None:
         """Forget deliveries that are settled or handed back."""
         gone = set(claimed)
         with self._lock:

@@ -7,16 +7,16 @@ from typing import Final
 
 from receiver.ledger.deliveries.claimed import Claimed
 
-# Deliveries owned for each place of a sink whose sends are fast, in seconds: so that no place is empty while the ledger
-# commits, and what is owned waits about a second at most. Of another sink, one.
+# Deliveries owned for each place of a sink whose sends take less than FAST seconds, so that no place is empty while the
+# ledger commits. They wait about a second at most. Other sinks own one for each place.
 AHEAD: Final = 4
 FAST: Final = 0.25
 # Deliveries and bytes owned at most.
 MOST: Final = 1024
 MOST_BYTES: Final = 16 << 20
-# Bytes of memory that a parsed body takes, for each of its own.
+# Bytes of memory for each byte of a parsed body.
 PARSED: Final = 4
-# Seconds after which a sink with few free places claims all the same.
+# Seconds after which a sink claims even with few free places.
 CLAIM_AGAIN: Final = 0.25
 # Seconds without trouble before more is owned than there are places.
 CALM: Final = 1.0
@@ -30,7 +30,7 @@ def weight(each: Claimed) -> int:
 class Room:
     """The room of a sink for `size` deliveries under way. All times are those of time.monotonic().
 
-    `rated`: its rate is counted at each claim. `many_lanes`: so are its lanes. Neither owns more than is under way.
+    `rated`: each claim counts the rate. `many_lanes`: each claim counts the lanes. Both own no more than is under way.
     """
 
     def __init__(self, size: int, *, rated: bool = False, many_lanes: bool = False) -> None:
@@ -41,20 +41,20 @@ class Room:
         self._calm_at = -math.inf
         self._claimed_at = -math.inf
 
-    def sent(self, seconds: float) -> None:
+    def note_send(self, seconds: float) -> None:
         """Note that a send took `seconds`."""
         self._typical = seconds if self._typical == math.inf else 0.8 * self._typical + 0.2 * seconds
 
-    def troubled(self, now: float) -> None:
+    def note_trouble(self, now: float) -> None:
         """Note that the sink was unavailable `now`."""
         self._calm_at = now + CALM
 
-    def claimed(self, now: float) -> None:
+    def note_claim(self, now: float) -> None:
         """Note that a claim was made `now`."""
         self._claimed_at = now
 
     def free(self, owned: int, weight: int, now: float) -> int:
-        """Return for how many more deliveries there is room. `weight`: bytes of those that are owned."""
+        """Return how many more deliveries may be owned. `weight`: bytes of the owned ones."""
         return max(0, self._most(now) - owned) if weight < MOST_BYTES else 0
 
     def bytes_left(self, weight: int) -> int:
@@ -62,8 +62,9 @@ class Room:
         return max(MOST_BYTES - weight, 1)
 
     def claims_at(self, owned: int, weight: int, now: float, *, waiting: bool) -> float:
-        """Return when to claim what is due: infinite for not before a send ends. `waiting`: some that are owned are not
-        under way.
+        """Return when to claim due deliveries; infinite: when a send has ended.
+
+        `waiting`: some owned deliveries have not started.
 
         A sink with few free places waits a moment for more, unless it has many lanes: a slow lane must not keep others
         from the places that are free.

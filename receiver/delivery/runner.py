@@ -2,7 +2,7 @@
 
     room, take   the dispatcher of the process records new deliveries as claimed, and hands them over
     poke         the ledger may have something due, which is claimed when there is room
-    owned, renewed   the claims that the process renews
+    owned, renew     the claims that the process renews
 
 One thread claims and settles; nothing else here asks the ledger. A retry frees its place: nothing sleeps. A send that
 takes longer than its sink allows is given up, and its thread is left behind rather than waited for.
@@ -111,8 +111,9 @@ class SinkRunner:
         self._pause = Pause(log, "deliver")
         # Ended tasks, and None to make the runner's thread look around.
         self._done: queue.SimpleQueue[SendTask | None] = queue.SimpleQueue()
-        self._ended: list[SendTask] = []  # of these, those that are not settled
-        self._poked, self._claiming = True, False
+        self._ended: list[SendTask] = []  # ended, and not settled
+        self._poked = True  # the ledger may have something due
+        self._claiming = False
         self._stopping = threading.Event()
         self._stopped = threading.Event()
 
@@ -151,7 +152,7 @@ class SinkRunner:
         """Return the ids of the claimed deliveries that are not settled."""
         return [each.id for each in self._owned.all()]
 
-    def renewed(self, ids: Collection[str], at: float) -> None:
+    def renew(self, ids: Collection[str], at: float) -> None:
         """Let these deliveries be sent later: their claims were renewed at `at`, by time.monotonic(), or after it."""
         self._owned.renew(ids, at + START_WITHIN)
 
@@ -188,7 +189,7 @@ class SinkRunner:
             raise LeftBehind
         task.answers, task.seconds = answers, time.monotonic() - task.started
         if any(isinstance(each, Unavailable) and not each.dependency for each in answers):
-            self._room.troubled(time.monotonic())
+            self._room.note_trouble(time.monotonic())
             self._owned.withdraw()  # else what waits spends its attempts before the breaker opens
         self._done.put(task)
 
@@ -252,7 +253,7 @@ class SinkRunner:
             task.answers = [Unavailable(f"no answer within {self._sink.options.timeout:g} s")] * len(task.claimed)
         self._ended += overdue
         if overdue:  # the threads that were to send what waits may all be left behind
-            self._room.troubled(now)
+            self._room.note_trouble(now)
             self._owned.withdraw()
         if self._threads.abandoned > WORN_OUT * self._places:
             self._give_up(f"left {self._threads.abandoned} hung sends behind")
@@ -266,13 +267,13 @@ class SinkRunner:
         if paused:
             self._owned.withdraw()
         for task in self._ended:
-            self._room.sent(task.seconds)
+            self._room.note_send(task.seconds)
         settled = [*unstarted, *(each for task in self._ended for each in task.claimed)]
         self._ended = []
         # What is handed back is due again; a lane that has a free place, or was probed, may have more.
         if unstarted or self._lane_limit or any(it.probe for it in settled):
             self._poked = True
-        self._owned.settled(settled)
+        self._owned.forget(settled)
         if sinks:
             self._on_due(sinks)
 
@@ -283,7 +284,7 @@ class SinkRunner:
             return
         self._claiming = True
         self._poked = False
-        self._room.claimed(now)
+        self._room.note_claim(now)
         room = self._room.free(*self._owned.size(), now)
         more = True  # until the ledger has answered
         try:

@@ -71,13 +71,13 @@ class Tunnel:
         assert process.stdout is not None
         while not self.url:
             if not select.select([process.stdout], [], [], max(0.0, until - time.monotonic()))[0]:
-                raise NotStarted(f"{self.name} named no public URL within {within:g} s{self._said()}")
+                raise NotStarted(f"{self.name} named no public URL within {within:g} s{self._last_lines()}")
             chunk = os.read(process.stdout.fileno(), 65536)
             *lines, unfinished = (unfinished + chunk).split(b"\n")
             for line in lines if chunk else [unfinished]:
                 self.take(line.decode(errors="replace"))
             if not chunk and not self.url:
-                raise NotStarted(f"{self.name} {exit_text(process.wait())}{self._said()}")
+                raise NotStarted(f"{self.name} {exit_text(process.wait())}{self._last_lines()}")
 
     def take(self, line: str) -> bool:
         """Read a line of the program's output. Returns whether it names a URL other than the last one."""
@@ -96,5 +96,5 @@ class Tunnel:
         if self.process is not None:
             end(self.process, timeout=5.0)
 
-    def _said(self) -> str:
+    def _last_lines(self) -> str:
         return "; its last lines:\n" + "\n".join(f"  {line}" for line in self._last) if self._last else ""

@@ -23,7 +23,9 @@ from receiver.ledger.submissions.records import Submission
 Runners = Mapping[str, SinkRunner]  # by sink
 
 
-def choose(connection: Connection, runners: Runners, events: Sequence[NewEvent], now: float) -> ClaimAtOnce | None:
+def choose_claim(
+    connection: Connection, runners: Runners, events: Sequence[NewEvent], now: float
+) -> ClaimAtOnce | None:
     """Return the claim with which deliveries of these events are to be recorded: as many as their sinks have room for,
     but none to a sink that is paused or whose breaker is not closed."""
     wanted: defaultdict[str, list[str]] = defaultdict(list)
@@ -36,7 +38,7 @@ def choose(connection: Connection, runners: Runners, events: Sequence[NewEvent],
     return ClaimAtOnce(runners[next(iter(room))].owner, now + CLAIM, ids) if ids else None
 
 
-def claimed(
+def claims_of(
     events: Sequence[NewEvent],
     ids: Collection[str],
     known: Mapping[RunKey, KnownRun],
@@ -60,7 +62,7 @@ def claimed(
     return found
 
 
-def left(events: Sequence[NewEvent], claimed: Mapping[str, Collection[Claimed]]) -> set[str]:
+def sinks_due(events: Sequence[NewEvent], claimed: Mapping[str, Collection[Claimed]]) -> set[str]:
     """Return the sinks that have something due of these events which no runner has claimed."""
     due = Counter(new.sink for item in events for new in item.deliveries if not new.after)
     return set(due - Counter({sink: len(claims) for sink, claims in claimed.items()}))

@@ -44,7 +44,7 @@ PART_BYTES = 4 << 20
 IDLE_WAIT = 2.0
 _TURN = 0.2
 RECLAIM_EVERY = 4.0
-# Seconds of a job for what was set aside: however much that is, new events are dispatched meanwhile.
+# Maximum seconds of a job for entries that were set aside: new events must not wait for all of them.
 PUT_BACK_FOR = 2.0
 
 # Errors that an entry may cause: unexpected values, or more of them than fit in memory. Any other error, such as a

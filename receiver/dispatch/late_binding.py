@@ -42,7 +42,7 @@ class LateBinding:
         self._router = cache(make_router)
         self._redactor = redactor
 
-    def tell(
+    def route_again(
         self, connection: Connection, run: RunKey, submission: Submission, now: float, in_order: Collection[str] = ()
     ) -> Collection[str]:
         """Complete the events of a run, and create the deliveries that it lacks as a run of `submission`.
@@ -58,7 +58,7 @@ class LateBinding:
         try:
             router = self._router()
             new = [*_lacking(router, page, reached, submission), *_again(router, page, existing, submission)]
-        except Exception:  # the run is bound all the same
+        except Exception:  # the run stays bound
             log.exception("late.failed source=%s run=%s submission=%s", *run, submission.id)
             return ()
         added, sinks = reroutes.add(connection, new, now)

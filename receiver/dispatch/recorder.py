@@ -149,26 +149,25 @@ class EventRecorder:
         bound = records.for_callers(connection, binding.bind(connection, wanted, candidates, now, named))
         histories = {key: list(run.history) for key, run in known.items()}
         earlier = EarlierEvents(connection)
-        decided: list[NewEvent] = []
-        for each in batch:
-            key, run = each.key, known.get(each.key, NO_RUN)
-            if each.event.id in run.recorded:
-                continue  # its dispatcher was killed after the commit, or heard no reply to it
-            decided.append(self._decider.decide(each, histories.get(key, []), run, bound.get(key), earlier))
-        run_polls.ask_for_more(connection, self._to_poll(decided, bound, now, polled))
-        restarted = sorted({(each.source, each.retried_by) for each in wanted if each.retried_by})
-        claim = born_claimed.choose(connection, self._runners, decided, now) if self._runners else None
-        deciding = {item.event.id for item in decided}
-        late = [key for key in bound if known[key].recorded and not known[key].submission_id]
-        written = events.record(connection, decided, now, claim)
-        schedule_polls(connection, batch, known, histories, bound, now)
+        new = [  # without those whose dispatcher was killed after the commit, or heard no reply to it
+            self._decider.decide(each, histories.get(each.key, []), run, bound.get(each.key), earlier)
+            for each in batch
+            if each.event.id not in (run := known.get(each.key, NO_RUN)).recorded
+        ]
+        run_polls.ask_for_more(connection, self._to_poll(new, bound, now, polled))
+        claim = born_claimed.choose_claim(connection, self._runners, new, now) if self._runners else None
+        written = events.record(connection, new, now, claim)
         ids = written.deliveries.intersection(claim.ids) if claim else ()
-        claimed = born_claimed.claimed(decided, ids, known, bound, now, began) if ids else {}
-        for source, run_id in restarted:
+        claims = born_claimed.claims_of(new, ids, known, bound, now, began) if ids else {}
+        schedule_polls(connection, batch, known, histories, bound, now)
+        for source, run_id in sorted({(each.source, each.retried_by) for each in wanted if each.retried_by}):
             if self.may_ask(source):  # no submission is polled for that run
                 run_polls.ask(connection, source, {run_id: now + poll_schedule.AFTER_RESTART}, now)
-        late_sinks = [self._late.tell(connection, key, bound[key], now, deciding) for key in sorted(late)]
-        return Recorded(written.events, claimed, born_claimed.left(written.events, claimed).union(*late_sinks))
+        due = born_claimed.sinks_due(written.events, claims)
+        new_ids = {item.event.id for item in new}
+        for key in sorted(key for key in bound if known[key].recorded and not known[key].submission_id):
+            due.update(self._late.route_again(connection, key, bound[key], now, new_ids))
+        return Recorded(written.events, claims, due)
 
     def _to_poll(
         self, new: Sequence[NewEvent], submitted: Collection[RunKey], now: float, allowed: set[RunKey]

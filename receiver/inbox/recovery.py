@@ -1,7 +1,7 @@
 """Entries of the inbox that a dispatcher took and did not finish: taken again, and never lost.
 
 Redis counts how often an entry was taken. A dispatcher that dies leaves what it had taken, so an entry that kills each
-dispatcher would come back for ever, and its neighbours with it. Therefore, by that count:
+dispatcher would return forever, and its neighbours with it. Therefore, by that count:
 
     below ALONE   it is taken again, a few at a time
     from ALONE    alone

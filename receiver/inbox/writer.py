@@ -42,7 +42,7 @@ log = logging.getLogger("runhook.ingest")
 
 
 class InboxUnavailable(RunhookError):
-    """Redis did not confirm that it has the events. It may have them all the same: their ids show it.
+    """Redis did not confirm that it has the events. It may still have them: their ids show it.
 
     `refused`: Redis replied with an error.
     """
@@ -99,7 +99,7 @@ class InboxWriter:
                 depth, expires = await self._append(keys=self._places, args=arguments)
         except redis.ResponseError as error:
             raise InboxUnavailable(_short(error), refused=True) from None
-        except Exception as error:  # noqa: BLE001 - whatever it was, the events must go elsewhere
+        except Exception as error:  # noqa: BLE001 - after any error the events must go elsewhere
             await self.disconnect()
             if not isinstance(error, (TimeoutError, redis.RedisError, OSError)):
                 log.error("inbox.bug error=%r", error_location(error))
@@ -138,10 +138,10 @@ def _short(error: BaseException) -> str:
 async def append_each(
     redis_url: str, sources: Mapping[str, Any], events: Iterable[Event], taken: Callable[[int], None]
 ) -> None:
-    """Append events one by one, for a command that puts back what was kept elsewhere. The clock wakes the dispatcher.
+    """Append events one by one, for a command that puts back what was kept elsewhere.
 
-    `sources`: those of the config, for their secrets. `taken`: called with the number of each, from 0, when it is in.
-    Raises InboxUnavailable.
+    A worker finds them within a second. `sources`: those of the config, for their secrets. `taken`: called with the
+    number of each, from 0, when it is in. Raises InboxUnavailable.
     """
     keys = EntryKeys({name: source.signing_secrets for name, source in sources.items()})
     writer = InboxWriter(redis_url, timeout=_PATIENCE, keys=keys)

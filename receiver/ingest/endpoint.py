@@ -103,11 +103,11 @@ class Ingest:
         except _Disconnected:
             self._metrics.requests["disconnected"] += 1
         except asyncio.CancelledError:
-            # The server stops, and this request has had its time. Its event may be committed all the same.
+            # The server stops, and this request has had its time. Its event may still be committed.
             await self._refuse(send, Busy("the receiver stops"), scope["path"], receive)
         except Exception:
             log.exception("ingest.bug")
-            # Whatever is wrong with Runhook, the sender is to try again.
+            # After any fault of Runhook the sender is to try again.
             await self._refuse(send, Busy("the event could not be kept"), scope["path"], receive)
         else:
             self._metrics.requests["accepted"] += 1

@@ -76,8 +76,8 @@ class Pace(NamedTuple):
 class GroupCommit:
     """Group commit for one event loop: `start`, then `commit` events, then `close`.
 
-    A wake-up of the dispatcher that fails changes nothing, since the clock polls the inbox as well. `keys`: what the
-    entries of the inbox are signed with. The spool's events are signed when they are moved to it.
+    A wake-up of the dispatcher that fails changes nothing, since each worker looks into the inbox once a second.
+    `keys`: what the entries of the inbox are signed with. The spool's events are signed when they are moved to it.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class GroupCommit:
         self._log_lines = TokenBucket(rate=0.2, burst=5)
         # Of the Redis in use; None before one was reached.
         self.durability: Durability | None = None
-        # Why Redis is not used now, or ""; and the event of the log that reported it.
+        # Why Redis is not used now, or "", and the log event that reported it.
         self.trouble = ""
         self._reported = ""
 
@@ -152,7 +152,7 @@ class GroupCommit:
             try:
                 if await self._examine():
                     return "redis"
-            except Exception as error:  # noqa: BLE001 - whatever it was, the spool is there
+            except Exception as error:  # noqa: BLE001 - the spool takes events after any error
                 self._away("redis_away", error_location(error))
         try:
             await self._on_disk(self._spool.check)
@@ -236,7 +236,7 @@ class GroupCommit:
             try:
                 await self._append(events)
             except InboxUnavailable as error:
-                self._trip(error)
+                self._commit_failed(error)
             else:
                 self._metrics.commit("redis", len(events), time.perf_counter() - started)
                 return
@@ -266,7 +266,7 @@ class GroupCommit:
         if over != self._over:
             self._over = over
             if over:
-                log.warning("ingest.inbox_full events=%d bytes=%d: %s", events, size, self._elsewhere)
+                log.warning("ingest.inbox_full events=%d bytes=%d: %s", events, size, self._fallback)
             else:
                 log.warning("ingest.inbox_has_room events=%d bytes=%d", events, size)
 
@@ -278,14 +278,14 @@ class GroupCommit:
     # --- Redis: away and back --------------------------------------------------------------------------------------
 
     @property
-    def _elsewhere(self) -> str:
-        """What happens to events that Redis does not get."""
+    def _fallback(self) -> str:
+        """What happens to events while Redis does not take them."""
         if self._disk_low:
             return "the response is 503, for free disk space is under spool.reserve_bytes"
         return "events go to the spool"
 
-    def _trip(self, error: InboxUnavailable) -> None:
-        # A Redis that refuses a commit may pass an examination all the same, and refuse the next one.
+    def _commit_failed(self, error: InboxUnavailable) -> None:
+        # A Redis that refuses a commit may still pass an examination, and refuse the next commit.
         self._away("redis_away", str(error), self.pace.distrust if error.refused else 0.0)
 
     def _away(self, what: str, reason: str, pause: float = 0.0) -> None:
@@ -294,7 +294,7 @@ class GroupCommit:
         `what`: the event of the log, written once.
         """
         if what != self._reported:
-            log.error("ingest.%s reason=%s: %s", what, reason, self._elsewhere)
+            log.error("ingest.%s reason=%s: %s", what, reason, self._fallback)
         self._redis_up = self._metrics.redis_up = False
         self.trouble, self._reported = reason, what
         self._examine_at = time.monotonic() + pause
@@ -340,7 +340,7 @@ class GroupCommit:
                 if time.monotonic() >= self._examine_at:
                     await self._examine()
             except InboxUnavailable as error:
-                self._trip(error)
+                self._commit_failed(error)
 
     async def _watch_disk(self) -> None:
         while not self._closing:
@@ -365,7 +365,7 @@ class GroupCommit:
             if self._log_lines.take(1, time.monotonic()):
                 log.warning("ingest.drain_paused reason=%s", error)
             if not error.refused:
-                self._trip(error)
+                self._commit_failed(error)
             return False
         await self._on_disk(self._spool.done, batch)
         self._metrics.drained += len(batch.events)

@@ -29,7 +29,7 @@ log = logging.getLogger("runhook.spool")
 
 
 class SpoolFull(RunhookError):
-    """The spool takes no more: its size, or the reserve of free disk space, is reached."""
+    """The spool is full: it has reached its maximum size, or the reserve of free disk space."""
 
 
 class Batch(NamedTuple):
@@ -188,5 +188,5 @@ def usage(directory: Path) -> SpoolUsage:
 
 
 def spool_trouble(error: Exception) -> str:
-    """Return in words why the spool took nothing."""
+    """Return why the spool refused events."""
     return f"the spool can't be written: {error.strerror}" if isinstance(error, OSError) else str(error)

@@ -47,7 +47,7 @@ class Survey:
 def list_agents(source: PolledSource) -> tuple[list[ListedAgent], str]:
     """Return all agents of a source, and what was wrong, or ""."""
     found, broken = source.all_pages(source.reader.list_agents, listed_agents, _MOST_PAGES)
-    return found, f"agents: {_said(broken)}" if broken is not None else ""
+    return found, f"agents: {_why_not(broken)}" if broken is not None else ""
 
 
 def agent_of(source: PolledSource, agent_id: str) -> ListedAgent:
@@ -103,7 +103,7 @@ def _set_url(source: PolledSource, agent: ListedAgent, url: str | None) -> None:
     answer = source.reader.update_agent(agent.id, as_yaml(definition), int(before.get("version") or 0))
     if not isinstance(answer, Answered) or not answer.ok:
         refused = isinstance(answer, Answered) and 400 <= answer.status < 500
-        raise NotChanged(_said(answer), untouched=refused)
+        raise NotChanged(_why_not(answer), untouched=refused)
     try:
         after = _get(source, agent.id)
     except NotChanged as error:
@@ -123,11 +123,11 @@ def _get(source: PolledSource, agent_id: str) -> dict[str, Any]:
     answer = source.reader.get_agent(agent_id)
     found = answer.json() if isinstance(answer, Answered) and answer.ok else None
     if not isinstance(found, dict):
-        raise NotChanged(_said(answer))
+        raise NotChanged(_why_not(answer))
     return found
 
 
-def _said(answer: Answer) -> str:
+def _why_not(answer: Answer) -> str:
     """Return why a call failed, with what Skyvern says of it: it names fields, and no URL."""
     found = answer.json() if isinstance(answer, Answered) else None
     detail = found.get("detail") if isinstance(found, dict) else None

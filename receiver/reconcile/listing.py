@@ -18,7 +18,7 @@ from receiver.skyvern.responses import Answered, ListedRun, failure, length_of_l
 
 # What is under way first: a run that ends while the lists are read is then in one of them.
 STATUSES: Final = (*ACTIVE, *sorted(FINAL))
-# Types of runs of Skyvern 1.0.56 (RunType). One that this version does not know is in the plain list all the same.
+# Types of runs of Skyvern 1.0.56 (RunType). A type that this version does not know is still in the plain list.
 RUN_TYPES: Final = (
     *("workflow_run", "task_v1", "task_v2", "task_v3"),
     *("openai_cua", "anthropic_cua", "yutori_navigator", "ui_tars"),

@@ -108,7 +108,7 @@ class Reconciler:
         self._take_hints()
         for source in self.watcher.due(self.sources):
             self._start(source, partial(self.watcher.walk, source))
-        # By turns: where the budget is too small for all that is due, neither kind waits for ever.
+        # By turns, so that no kind waits forever when the budget is too small for all due polls.
         self._kinds.reverse()
         now, started = self._ledger.now(), 0
         for (kind, start), counts in zip(self._kinds, self._due(now, self._slots), strict=True):
@@ -339,7 +339,7 @@ def build(settings: Settings, config: Config, watch_back: float | None = None) -
     ledger = Ledger(settings.database_url, require_durability=config.durable_ledger)
     dispatcher = build_dispatcher(settings, config, "reconcile", connection)
     limits = RateLimits(connection)
-    late = LateBinding(partial(make_router, config), Redactor(config.redact)).tell
+    late = LateBinding(partial(make_router, config), Redactor(config.redact)).route_again
     polled = []
     for name, source in config.sources.items():
         if (found := source.api(settings.skyvern_base_url)) is None:

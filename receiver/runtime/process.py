@@ -55,7 +55,7 @@ def raise_file_limit(most: int = MAX_FILES) -> int:
 class StopRequests:
     """Count requests to stop; true once there was one. A signal handler.
 
-    A terminal's Ctrl-C often comes twice, from the terminal and from whatever runs us: only a request that comes a
+    A terminal's Ctrl-C often comes twice, from the terminal and from the parent process: only a request that comes a
     second after the first sets `urgent`.
     """
 

@@ -104,7 +104,7 @@ def connect_async(
 def _leaving_replicas(kind: type[Any]) -> type[Any]:
     """Return `kind`, a class of connections, that are closed when their server has become a replica.
 
-    The address leads to the new primary by then, but a connection that stays up would reach the old one for ever.
+    The address leads to the new primary by then, but a connection that stays up would reach the old one forever.
     """
 
     def read_response(self: Any, *arguments: Any, **options: Any) -> Any:

@@ -135,7 +135,7 @@ class _Api:
         context.metrics.held = lambda: len(self._places)
 
         redactor = Redactor(config.redact)
-        late = LateBinding(partial(make_router, config), redactor).tell
+        late = LateBinding(partial(make_router, config), redactor).route_again
         watches: dict[str, RunWatch] = {}
         self._states: LongPoll[RunKey, WaitedRun] = LongPoll(WaitedRuns(ledger, watches).query, context.background)
         grace = config.reconcile.paced(webhooks=settings.waits_for_webhooks).webhook_grace

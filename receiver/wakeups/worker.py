@@ -65,7 +65,7 @@ class WakeUp(Job):
         self.data, self.timeout, self.result_ttl, self.failure_ttl = data, JOB_TIMEOUT, 0, FAILURE_TTL
 
     def perform(self) -> None:
-        """Do the work of the worker that took it. RQ lets the record of a running job live for ever."""
+        """Do the work of the worker that took it. RQ gives the record of a running job no end."""
         self.connection.expire(self.key, RECORD_TTL)
         self.work()
 

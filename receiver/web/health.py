@@ -50,44 +50,53 @@ def health(context: Context) -> WebPart:
     /readyz is 200 when a test write has succeeded, and no background task keeps failing. With
     ?all, /readyz is 200 only when, besides, a receiver, a clock and the workers of each sink are alive.
     """
-    lock = asyncio.Lock()
-    last: tuple[float, str | RequestError] = (float("-inf"), "")
-    everything: AllParts | None = None
+    readiness, everything = _Readiness(context), AllParts(context)
 
     async def healthz(_: Request) -> JSONResponse:
         return JSONResponse({"status": "alive"})
 
     async def readyz(request: Request) -> JSONResponse:
-        nonlocal last, everything
         if "all" in request.query_params:
             await context.access.require(request)
-        async with lock:
-            if time.monotonic() - last[0] >= READY_FOR:
-                last = (time.monotonic(), await _state_of(context))
-        if "all" in request.query_params:
-            everything = everything or AllParts(context)
-            return await everything.answer(last[1].message if isinstance(last[1], RequestError) else "")
-        if isinstance(last[1], RequestError):
-            raise last[1]
-        return JSONResponse({"status": "ready", **_state(context.group_commit, last[1])})
+            state = await readiness.state()
+            return await everything.answer(state.message if isinstance(state, RequestError) else "")
+        state = await readiness.state()
+        if isinstance(state, RequestError):
+            raise state
+        return JSONResponse({"status": "ready", **_state(context.group_commit, state)})
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         yield
-        if everything is not None:
-            everything.close()
+        everything.close()
 
     return WebPart([Route("/healthz", healthz), Route("/readyz", readyz)], lifespan)
 
 
-async def _state_of(context: Context) -> str | RequestError:
-    """Return the store that takes an event now, or the error that says what is wrong."""
-    try:
-        store = await context.group_commit.ready()
-    except RequestError as error:
-        return error
-    wrong = context.background.trouble()
-    return Busy(f"{wrong} (events are kept: {store})") if wrong else store
+class _Readiness:
+    """The store that takes an event now, or the error that says what is wrong; as of READY_FOR seconds ago at most."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._lock = asyncio.Lock()
+        self._state: str | RequestError = ""
+        self._read_at = float("-inf")
+
+    async def state(self) -> str | RequestError:
+        """Return the state. Concurrent calls wait for one test write."""
+        async with self._lock:
+            if time.monotonic() - self._read_at >= READY_FOR:
+                self._read_at = time.monotonic()
+                self._state = await self._read()
+            return self._state
+
+    async def _read(self) -> str | RequestError:
+        try:
+            store = await self._context.group_commit.ready()
+        except RequestError as error:
+            return error
+        wrong = self._context.background.trouble()
+        return Busy(f"{wrong} (events are kept: {store})") if wrong else store
 
 
 def _redis(group_commit: GroupCommit) -> str:

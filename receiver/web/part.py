@@ -74,7 +74,7 @@ class WebPart(NamedTuple):
 
     `admin`: routes for operators. Where there is an admin port they are there alone.
 
-    `stop`: called when the server begins to stop, before it waits for requests: those that are held must end now.
+    `stop`: called when the server begins to stop, before it waits for requests: held requests must end now.
     """
 
     routes: Sequence[BaseRoute] = ()

@@ -399,7 +399,7 @@ def test_send_starts_only_while_its_claim_holds(ledger: Ledger, start: Start) ->
     for each in claimed[1:]:
         each.start_by = time.monotonic()
     it.take(claimed[1:])
-    it.renewed({claimed[2].id}, time.monotonic())
+    it.renew({claimed[2].id}, time.monotonic())
     # When a place is free, then that one is sent, and the other only by a new claim, as if it had never had one
     release.set()
     eventually(delivered(ledger, 3))

@@ -28,7 +28,7 @@ from tests.support.labels import ROUTES, make_dispatcher
 from tests.support.ledger import new_event, states, wait_until_blocked
 
 ALL_TOLD = {"tsk_1:results": "queued", "tsk_1:billing": "queued", "tsk_1:callback": "queued"}
-TELL = LateBinding(lambda: Router(ROUTES), Redactor([])).tell
+TELL = LateBinding(lambda: Router(ROUTES), Redactor([])).route_again
 OUTCOME = SubmitOutcome(SubmissionMove.ACCEPT, "tsk_1", "task_v1", 200, b"{}", due_at=time.time() + 600)
 
 

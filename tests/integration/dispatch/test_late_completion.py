@@ -62,7 +62,7 @@ class Account:
         self._name = name
         self._router = Router(ROUTES, completing=["rows"])
         self.dispatch_to()
-        self._tell = LateBinding(lambda: self._router, Redactor(REDACTED)).tell
+        self._tell = LateBinding(lambda: self._router, Redactor(REDACTED)).route_again
 
     def dispatch_to(self, **runners: Any) -> None:
         """Dispatch with these runners from now on."""

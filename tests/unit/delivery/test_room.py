@@ -14,9 +14,9 @@ AT_ONCE, LATER = -math.inf, math.inf
 def room(size: int = 8, seconds: float | None = FAST / 2, **options: bool) -> Room:
     """A room that claimed last at NOW, whose sends have taken `seconds`."""
     it = Room(size, **options)
-    it.claimed(NOW)
+    it.note_claim(NOW)
     if seconds is not None:
-        it.sent(seconds)
+        it.note_send(seconds)
     return it
 
 
@@ -42,14 +42,14 @@ def test_room_is_what_the_sink_and_memory_allow(given: Any, owned: int, weight: 
 
 def test_trouble_leaves_room_for_what_is_under_way_for_a_moment() -> None:
     it = room()
-    it.troubled(NOW)
+    it.note_trouble(NOW)
     assert [it.free(0, 0, NOW + seconds) for seconds in (0, CALM / 2, CALM)] == [8, 8, 8 * AHEAD]
 
 
 def test_sends_that_become_slow_leave_no_room_ahead() -> None:
     it = room()
     for _ in range(20):
-        it.sent(FAST * 2)
+        it.note_send(FAST * 2)
     assert it.free(0, 0, NOW) == 8
 
 
