@@ -104,7 +104,7 @@ def check_at_start(
     """
     check_url(redis_url)
     try:
-        durability = asyncio.run(_examine_once(redis_url, max_body))
+        durability = examine_once(redis_url, max_body)
     except (redis.RedisError, OSError, TimeoutError) as error:
         if barred := no_entry(redis_url, error):
             raise NotStarted(barred) from None
@@ -124,9 +124,14 @@ def explain(redis_url: str, durability: Durability, config_file: str = "the conf
     )
 
 
-async def _examine_once(redis_url: str, max_body: int) -> Durability:
-    client = connect_async(redis_url, timeout=1.0, connect_timeout=1.0, retries=0)
-    try:
-        return await examine(client, max_body)
-    finally:
-        await client.aclose()
+def examine_once(redis_url: str, max_body: int, timeout: float = 1.0) -> Durability:
+    """Examine the Redis at `redis_url` on a connection of its own. Raises as `examine`."""
+
+    async def connected() -> Durability:
+        client = connect_async(redis_url, timeout=timeout, connect_timeout=timeout, retries=0)
+        try:
+            return await examine(client, max_body)
+        finally:
+            await client.aclose()
+
+    return asyncio.run(connected())

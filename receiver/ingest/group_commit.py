@@ -273,7 +273,8 @@ class GroupCommit:
     async def _wake_up(self) -> None:
         with suppress(redis.RedisError, OSError, TimeoutError):
             async with asyncio.timeout(DRAIN_TIMEOUT):
-                await wakeups.wake_dispatcher(self._writer.client)
+                client: Any = self._writer.client  # its commands are untyped
+                await client.execute_command(*wakeups.wake_command(DISPATCH))
 
     # --- Redis: away and back --------------------------------------------------------------------------------------
 

@@ -5,7 +5,6 @@ Changes nothing, except one key with a lifetime, which proves that Redis accepts
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import time
@@ -45,7 +44,7 @@ from receiver.ledger import (
 from receiver.ledger.deliveries import lanes, orphans
 from receiver.ledger.errors import remedy_for
 from receiver.ledger.migrate import schema_trouble
-from receiver.runtime.redis_client import connect, connect_async, no_entry
+from receiver.runtime.redis_client import connect, no_entry
 from receiver.status import board
 from receiver.status.problem import NEWS
 from receiver.status.report import DiskReport, LedgerReport, RedisReport, StatusReport
@@ -106,7 +105,7 @@ def _redis(settings: Settings, config: Config | None) -> RedisReport:
         report = replace(report, max_events=config.inbox.max_events, max_bytes=config.inbox.max_bytes)
     client = connect(settings.redis_url, timeout=_TIMEOUT, connect_timeout=_TIMEOUT, retries=0)
     try:
-        promise = asyncio.run(_durability(settings.redis_url, config.server.max_body if config else 0))
+        promise = durability.examine_once(settings.redis_url, config.server.max_body if config else 0, _TIMEOUT)
         report = replace(report, inbox=examine(client))
     except (redis.RedisError, OSError, TimeoutError) as error:
         reason = no_entry(settings.redis_url, error) or str(error).rstrip(".") or "no answer in time"
@@ -115,14 +114,6 @@ def _redis(settings: Settings, config: Config | None) -> RedisReport:
         client.close()
     weak = not promise.strong and not (config and config.server.accept_weaker_durability)
     return replace(report, durability=str(promise), weak="; ".join(promise.problems) if weak else "")
-
-
-async def _durability(url: str, max_body: int) -> durability.Durability:
-    client = connect_async(url, timeout=_TIMEOUT, connect_timeout=_TIMEOUT, retries=0)
-    try:
-        return await durability.examine(client, max_body)
-    finally:
-        await client.aclose()
 
 
 def _ledger(settings: Settings, config: Config | None) -> tuple[LedgerReport, list[PartSeen]]:

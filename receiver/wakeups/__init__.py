@@ -24,7 +24,6 @@ from typing import Any, Final
 
 import redis
 
-from receiver.domain.parts import DISPATCH
 from receiver.domain.time_limits import JOB_TIMEOUT
 
 # Seconds after which a flag expires whose wake-up was lost; then the next look for work enqueues another one.
@@ -89,11 +88,6 @@ def wake(client: redis.Redis, queue: str) -> bool:
     Returns whether it enqueued one. Raises redis.RedisError.
     """
     return bool(client.execute_command(*wake_command(queue)))
-
-
-def wake_dispatcher(client: Any) -> Any:
-    """Wake the dispatcher. Returns what `wake` does, or an awaitable from an async client. Raises redis.RedisError."""
-    return client.execute_command(*wake_command(DISPATCH))
 
 
 def finish(client: redis.Redis, queue: str, more: Callable[[], bool]) -> bool:

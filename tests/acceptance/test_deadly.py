@@ -83,5 +83,5 @@ def test_event_that_kills_each_dispatcher_ends_unread(deployment: Callable[..., 
     # And what comes later goes its way
     append(redis_url, event(body("tsk_3")), keys=KEYS)
     with redis.Redis.from_url(redis_url) as client:
-        wakeups.wake_dispatcher(client)
+        wakeups.wake(client, "dispatch")
     eventually(lambda: it.states() == {"delivered": 3})

@@ -143,7 +143,7 @@ async def test_the_writer_says_whether_a_wake_up_is_outstanding(redis_url: str, 
     flag = wakeups.flag_key("dispatch")
     writer, quiet = InboxWriter(redis_url, timeout=30, wake_flag=flag), InboxWriter(redis_url, timeout=30)
     assert not (await writer.append([event(1)])).woken
-    wakeups.wake_dispatcher(client)
+    wakeups.wake(client, "dispatch")
     assert (await writer.append([event(2)])).woken
     for lasting in (None, 3600):  # a stranger's: ours lapse within seconds
         client.set(flag, "x", ex=lasting)

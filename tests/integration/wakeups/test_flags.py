@@ -41,7 +41,7 @@ def test_expired_flag_with_a_waiting_job_adds_no_second(client: redis.Redis) -> 
 async def test_a_wake_up_travels_in_a_transaction_of_an_async_client(redis_url: str, client: redis.Redis) -> None:
     async with redis.asyncio.Redis.from_url(redis_url) as ingest, ingest.pipeline(transaction=True) as pipeline:
         pipeline.xadd("stream", {"a": "b"})
-        wakeups.wake_dispatcher(pipeline)
+        pipeline.execute_command(*wakeups.wake_command("dispatch"))
         assert (await pipeline.execute())[1] == 1
     assert client.llen("rq:queue:dispatch") == 1
 
