@@ -45,7 +45,18 @@ ROUTES = [
 SINKS = ("rows", "chat", "prices", "billing", "followers", CALLBACK)
 REDACTED = ["**.x-secret"]
 # What differs between any two runs.
-OF_EVENT = {"seq", "id", "received_at", "recorded_at", "event_id", "first_seen_at", "updated_at", "delivered_at"}
+OF_EVENT = {
+    "seq",
+    "copies",
+    "copied_at",
+    "id",
+    "received_at",
+    "recorded_at",
+    "event_id",
+    "first_seen_at",
+    "updated_at",
+    "delivered_at",
+}
 OF_EVENT |= {"statement"}
 TABLES = ("runs", "events", "skyvern_runs", "skyvern_runs_history")
 # Two runs whose ids have the same length.
