@@ -255,7 +255,7 @@ class SinkRunner:
         if overdue:  # the threads that were to send what waits may all be left behind
             self._room.note_trouble(now)
             self._owned.withdraw()
-        if self._threads.abandoned > WORN_OUT * self._places:
+        if self._threads.abandoned > WORN_OUT * self._places and not self.gave_up:
             self._give_up(f"left {self._threads.abandoned} hung sends behind")
 
     def _settle(self) -> None:
