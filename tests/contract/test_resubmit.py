@@ -156,86 +156,38 @@ def test_what_is_masked_where_it_is_told_is_never_sent(api: FakeSubmitApi, sink_
     assert "cdp_connect_headers" not in api.submitted
 
 
-@pytest.mark.parametrize(
-    ("kept", "changes", "path", "expected", "steps"),
-    [
-        (
-            {"path": "/v1/run/tasks", "request": {**ASKED, "file_ids": ["file_1"], "title": "T", "url": None}},
-            {},
-            "/v1/run/tasks",
-            {
-                "prompt": "Get the invoice",
-                "engine": "skyvern-1.0",
-                "max_steps": 25,
-                "file_ids": ["file_1"],
-                "title": "T",
-            },
-            None,
-        ),
-        (
-            {
-                "path": "/v1/run/agents",
-                "query": "template=true",
-                "headers": {"x-max-steps-override": "7"},
-                "request": {"agent_id": "wpid_1", "parameters": {"a": 1}, "run_metadata": {"k": "v"}},
-                "webhook_url": "https://app.example/h",
-            },
-            {},
-            "/v1/run/agents?template=true",
-            {
-                "agent_id": "wpid_1",
-                "parameters": {"a": 1},
-                "run_metadata": {"k": "v"},
-                "webhook_url": "https://app.example/h",
-            },
-            "7",
-        ),
-        (
-            {
-                "path": "/v1/run/workflows",
-                "headers": {"x-max-steps-override": "7"},
-                "request": {"workflow_id": "wpid_1"},
-            },
-            {"max_steps": "{{ request.max_steps * try }}"},
-            "/v1/run/workflows",
-            {"workflow_id": "wpid_1"},
-            "14",
-        ),
-        (
-            {
-                "path": "/api/v1/tasks",
-                "request": {"navigation_goal": "g", "navigation_payload": {"a": 1}, "totp_verification_url": MASK},
-                "webhook_url": "https://app.example/h",
-            },
-            {},
-            "/api/v1/tasks",
-            {
-                "navigation_goal": "g",
-                "navigation_payload": {"a": 1},
-                "totp_verification_url": "https://totp.example",
-                "webhook_callback_url": "https://app.example/h",
-            },
-            None,
-        ),
-    ],
-    ids=["a task", "an agent", "steps that change", "the older call"],
-)
-def test_the_request_that_was_kept_is_sent_again_as_it_was(
-    api: FakeSubmitApi,
-    sink_at: MakeSink,
-    kept: dict[str, Any],
-    changes: dict[str, Any],
-    path: str,
-    expected: dict[str, Any],
-    steps: str | None,
-) -> None:
+TASK = {"prompt": "Get the invoice", "engine": "skyvern-1.0", "max_steps": 25, "file_ids": ["file_1"], "title": "T"}
+AGENT = {"agent_id": "wpid_1", "parameters": {"a": 1}, "run_metadata": {"k": "v"}}
+OLDER = {"navigation_goal": "g", "navigation_payload": {"a": 1}}
+HOOK, STEPS = "https://app.example/h", {"x-max-steps-override": "7"}
+# What was kept of a request; the changes; what is sent; and its steps in a header.
+KEPT: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], str | None]] = {
+    "a task": ({"path": "/v1/run/tasks", "request": {**ASKED, **TASK, "url": None}}, {}, TASK, None),
+    "an agent": (
+        {"path": "/v1/run/agents", "query": "template=true", "headers": STEPS, "request": AGENT, "webhook_url": HOOK},
+        {}, {**AGENT, "webhook_url": HOOK}, "7",
+    ),
+    "steps that change": (
+        {"path": "/v1/run/workflows", "headers": STEPS, "request": {"workflow_id": "wpid_1"}},
+        {"max_steps": "{{ request.max_steps * try }}"}, {"workflow_id": "wpid_1"}, "14",
+    ),
+    "the older call": (
+        {"path": "/api/v1/tasks", "request": {**OLDER, "totp_verification_url": MASK}, "webhook_url": HOOK},
+        {}, {**OLDER, "totp_verification_url": "https://totp.example", "webhook_callback_url": HOOK}, None,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", KEPT)
+def test_the_request_that_was_kept_is_sent_again_as_it_was(api: FakeSubmitApi, sink_at: MakeSink, case: str) -> None:
+    kept, changes, expected, steps = KEPT[case]
     api.asked = {"prompt": "an echo, which has less", "totp_url": "https://totp.example"}
     api.kept = kept
 
     sink_at(api.url, changes=changes).send(make_delivery(sample_run("tsk_1")))
 
     sent = api.requests[-1]
-    assert sent.path == path
+    assert sent.path == kept["path"] + ("?template=true" if "query" in kept else "")
     assert {name: value for name, value in api.submitted.items() if name != "labels"} == expected
     assert sent.headers.get("x-max-steps-override") == steps
 

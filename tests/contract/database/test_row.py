@@ -137,43 +137,27 @@ def test_a_body_that_names_no_run_is_refused_with_the_reason(database: ResultsDb
 
 
 def test_mapped_column_is_null_and_noted_if_a_value_does_not_fit(database: ResultsDb) -> None:
-    sink = database.sink(
-        columns={
-            "total": {"path": "output.invoice.total", "type": "number"},
-            "as_text": "output.invoice.total",
-            "price": {"path": "output.lines.1", "type": "number"},
-            "lines": {"path": ["output", "lines"], "type": "json"},
-            "paid": {"path": "output.paid", "type": "boolean"},
-            "due": {"path": "output.due", "type": "timestamp"},
-            "count": {"path": "output.count", "type": "integer"},
-            "team": "labels.team",
-            "missing": "output.invoice.nothing.here",
-            "dotted": {"path": ["output", "a.b"]},
-            "how": "outcome",
-            "wrong": {"path": "output.invoice.number", "type": "number"},
-        }
-    )
+    columns = {
+        "total": {"path": "output.invoice.total", "type": "number"}, "as_text": "output.invoice.total",
+        "price": {"path": "output.lines.1", "type": "number"}, "lines": {"path": ["output", "lines"], "type": "json"},
+        "paid": {"path": "output.paid", "type": "boolean"}, "due": {"path": "output.due", "type": "timestamp"},
+        "count": {"path": "output.count", "type": "integer"}, "team": "labels.team", "how": "outcome",
+        "missing": "output.invoice.nothing.here", "dotted": {"path": ["output", "a.b"]},
+        "wrong": {"path": "output.invoice.number", "type": "number"},
+    }  # fmt: skip
     output = {
-        "invoice": {"number": "2026-17", "total": "1234567.89"},
-        "lines": [1, 2.5, None],
-        "paid": True,
-        "due": "2026-04-01T12:00:00+02:00",
-        "count": 7.0,
-        "a.b": "yes",
-    }
+        "invoice": {"number": "2026-17", "total": "1234567.89"}, "lines": [1, 2.5, None], "paid": True,
+        "due": "2026-04-01T12:00:00+02:00", "count": 7.0, "a.b": "yes",
+    }  # fmt: skip
+    sink = database.sink(columns=columns)
     receipt = sink.send(make_delivery(sample_run("tsk_1", output=output), labels={"team": "billing"}))
     assert receipt.note == "null for want of a fitting value: wrong"
     row = database.row()
     assert float(row["total"]) == 1234567.89
     assert (row["as_text"], float(row["price"]), bool(row["paid"]), row["count"]) == ("1234567.89", 2.5, True, 7)
     assert (row["lines"] if isinstance(row["lines"], list) else json.loads(row["lines"])) == [1, 2.5, None]
-    assert (row["team"], row["missing"], row["dotted"], row["how"], row["wrong"]) == (
-        "billing",
-        None,
-        "yes",
-        "failed",
-        None,
-    )
+    texts = [row[name] for name in ("team", "missing", "dotted", "how", "wrong")]
+    assert texts == ["billing", None, "yes", "failed", None]
     due = row["due"] if isinstance(row["due"], datetime) else datetime.fromisoformat(row["due"]).replace(tzinfo=UTC)
     assert due == datetime(2026, 4, 1, 10, tzinfo=UTC)
 
