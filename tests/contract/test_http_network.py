@@ -85,6 +85,9 @@ class Server:
         return bytes(body)
 
 
+Serve, SinkTo = Callable[..., Server], Callable[..., HttpSink]
+
+
 def reset(accepted: socket.socket) -> None:
     """Close with a RST."""
     accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -98,7 +101,7 @@ def stack() -> Iterator[ExitStack]:
 
 
 @pytest.fixture
-def serve(stack: ExitStack) -> Callable[..., Server]:
+def serve(stack: ExitStack) -> Serve:
     """Return a function that starts a server that does `talks`."""
 
     def start(*talks: Talk, tls: ssl.SSLContext | None = None) -> Server:
@@ -110,7 +113,7 @@ def serve(stack: ExitStack) -> Callable[..., Server]:
 
 
 @pytest.fixture
-def sink_to(stack: ExitStack) -> Callable[..., HttpSink]:
+def sink_to(stack: ExitStack) -> SinkTo:
     """Return a function that makes a sink for a server."""
 
     def make(server: Server, **options: object) -> HttpSink:
@@ -163,12 +166,7 @@ def send(sink: HttpSink, key: str = "a", body: bytes = b'{"task_id": "tsk_1", "s
     ],
 )
 def test_response_is_complete_or_delivery_is_retried(
-    serve: Callable[..., Server],
-    sink_to: Callable[..., HttpSink],
-    parts: tuple[bytes, ...],
-    outcome: str,
-    *,
-    kept: bool,
+    serve: Serve, sink_to: SinkTo, parts: tuple[bytes, ...], outcome: str, *, kept: bool
 ) -> None:
     """Over a new connection, and over one that has had another request. Nothing is sent twice."""
 
@@ -202,9 +200,7 @@ def test_response_is_complete_or_delivery_is_retried(
         CHUNKED + b"\r\n2\r\nok\r\n0\r\n\r\n" + EVIL,
     ],
 )
-def test_unrequested_response_never_answers_next_request(
-    serve: Callable[..., Server], sink_to: Callable[..., HttpSink], response: bytes
-) -> None:
+def test_unrequested_response_never_answers_next_request(serve: Serve, sink_to: SinkTo, response: bytes) -> None:
     """The next request goes over a new connection, where the server is unavailable."""
 
     def smuggling(accepted: socket.socket) -> None:
@@ -226,9 +222,7 @@ def test_unrequested_response_never_answers_next_request(
 
 
 @pytest.mark.parametrize("before", [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nok"])
-def test_reset_before_or_within_response_is_unavailable(
-    serve: Callable[..., Server], sink_to: Callable[..., HttpSink], before: bytes
-) -> None:
+def test_reset_before_or_within_response_is_unavailable(serve: Serve, sink_to: SinkTo, before: bytes) -> None:
     def talk(accepted: socket.socket) -> None:
         server.read(accepted)
         accepted.sendall(before)
@@ -241,9 +235,7 @@ def test_reset_before_or_within_response_is_unavailable(
     assert len(server.requests) == 1
 
 
-def test_response_before_the_whole_request_counts(
-    serve: Callable[..., Server], sink_to: Callable[..., HttpSink]
-) -> None:
+def test_response_before_the_whole_request_counts(serve: Serve, sink_to: SinkTo) -> None:
     """A server says 413 and hangs up while a large body is on its way."""
 
     def talk(accepted: socket.socket) -> None:
@@ -257,9 +249,7 @@ def test_response_before_the_whole_request_counts(
 
 
 @pytest.mark.parametrize("how", [reset, socket.socket.close])
-def test_post_is_not_repeated_when_kept_connection_closes(
-    serve: Callable[..., Server], sink_to: Callable[..., HttpSink], how: Talk
-) -> None:
+def test_post_is_not_repeated_when_kept_connection_closes(serve: Serve, sink_to: SinkTo, how: Talk) -> None:
     def talk(accepted: socket.socket) -> None:
         server.read(accepted)
         accepted.sendall(OK)
@@ -275,9 +265,7 @@ def test_post_is_not_repeated_when_kept_connection_closes(
     assert (server.connections, len(server.requests)) == (1, 2)
 
 
-def test_connection_closed_while_idle_is_replaced(
-    serve: Callable[..., Server], sink_to: Callable[..., HttpSink]
-) -> None:
+def test_connection_closed_while_idle_is_replaced(serve: Serve, sink_to: SinkTo) -> None:
     def talk(accepted: socket.socket) -> None:
         server.read(accepted)
         accepted.sendall(OK)
@@ -296,9 +284,7 @@ def test_connection_closed_while_idle_is_replaced(
 @pytest.mark.parametrize(
     "begins", [None, b"HTTP/1.1 200 OK\r\nx: ", b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n"]
 )
-def test_silence_and_drips_end_with_the_timeout(
-    serve: Callable[..., Server], sink_to: Callable[..., HttpSink], begins: bytes | None
-) -> None:
+def test_silence_and_drips_end_with_the_timeout(serve: Serve, sink_to: SinkTo, begins: bytes | None) -> None:
     done = threading.Event()
 
     def talk(accepted: socket.socket) -> None:
@@ -318,7 +304,7 @@ def test_silence_and_drips_end_with_the_timeout(
     assert "did not answer in time" in reason or "not done within" in reason
 
 
-def test_large_body_is_written_completely(serve: Callable[..., Server], sink_to: Callable[..., HttpSink]) -> None:
+def test_large_body_is_written_completely(serve: Serve, sink_to: SinkTo) -> None:
     def talk(accepted: socket.socket) -> None:
         while server.read(accepted):
             accepted.sendall(OK)
@@ -350,12 +336,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ssl.SSL
 @pytest.mark.parametrize("threads", [1, 7, 64])
 @pytest.mark.parametrize("tls", [False, True])
 def test_each_of_many_sends_gets_its_own_response(
-    certificate: tuple[Path, ssl.SSLContext],
-    serve: Callable[..., Server],
-    sink_to: Callable[..., HttpSink],
-    threads: int,
-    *,
-    tls: bool,
+    certificate: tuple[Path, ssl.SSLContext], serve: Serve, sink_to: SinkTo, threads: int, *, tls: bool
 ) -> None:
     # Given a server that accepts some at once and some byte by byte, and resets some before or within a response
     outcomes = {
