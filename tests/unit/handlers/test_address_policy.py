@@ -112,3 +112,16 @@ def test_a_relay_is_never_used_whatever_it_leads_to(number: int, low: int) -> No
     ]
 
     assert all(why_forbidden(ipaddress.IPv6Address(each)) for each in relayed)
+
+
+KINDS = {
+    "127.0.0.1": "loopback", "0.0.0.0": "not an address", "10.0.0.1": "private", "168.63.129.16": "metadata",
+    "fd00:ec2::254": "metadata", "169.254.1.1": "link-local", "100.64.0.1": "shared", "192.0.0.8": "reserved",
+    "224.0.0.1": "multicast", "::ffff:127.0.0.1": "inside IPv6", "64:ff9b::7f00:1": "NAT64", "2002:7f00:1::": "6to4",
+    "2606:4700::5efe:7f00:1": "ISATAP",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("address", KINDS)
+def test_denied_address_is_named_by_its_kind(address: str) -> None:
+    assert KINDS[address] in why_forbidden(ipaddress.ip_address(address))
