@@ -32,7 +32,6 @@ from receiver.api.responses import CONTENT_TYPE, etag_of, is_known, problem_of
 from receiver.api.service import Actor, Service
 from receiver.api.tail import TAIL
 from receiver.api.tail_stream import TailStreams
-from receiver.domain import api_key
 from receiver.domain.api_key import VIEW
 from receiver.errors import Busy, Invalid, NoKey, NotAllowed, NotFound, RequestError, TooLarge, TooMany
 from receiver.ledger import Ledger, LedgerDataError, LedgerUnavailable
@@ -50,11 +49,11 @@ MAX_BODY: Final = 1 << 20
 # Paths that Skyvern's older API has too.
 SHARED: Final = "/runs"
 
-# Seconds for which a key that was valid is accepted while the ledger is unavailable: metrics are needed most then.
+# Seconds for which a key that was valid when keys were last read is accepted while the ledger is unavailable: metrics
+# are needed most then.
 TRUSTED_FOR: Final = 24 * 3600.0
 # Seconds that the ledger has to respond: Prometheus waits 10 s, most of which the metrics may take.
 KEY_PATIENCE: Final = 2.0
-_MOST_KEYS: Final = 256
 
 log = logging.getLogger("runhook.api")
 
@@ -62,7 +61,7 @@ log = logging.getLogger("runhook.api")
 def api(context: Context, tail: Callable[[Service, AsyncLedger], TailStreams] = TailStreams) -> WebPart:
     """Return the part that serves /api/v1. It stands before the submit API, which passes on what is left."""
     server = _Api(context, tail)
-    operators = OperatorKeys(server.identify, lambda request: presented_key(request.headers))
+    operators = OperatorKeys(server.identify, server.remembered)
     context.access.check_key = operators.check
 
     @asynccontextmanager
@@ -153,6 +152,10 @@ class _Api:
         except Refusal as refusal:
             raise _error_of(refusal.reply) from None
 
+    def remembered(self, request: Request) -> Key | None:
+        """Return the caller's key as it was last read, within TRUSTED_FOR."""
+        return self._authenticator.remembered(presented_key(request.headers), TRUSTED_FOR)
+
     async def _key(self, request: Request) -> Key:
         try:
             key = await self._authenticator.identify(request.headers, address_of(request))
@@ -186,42 +189,33 @@ class _Api:
 class OperatorKeys:
     """Checks the keys with which programs of operators read /metrics and /readyz?all on the public port.
 
-    `identify`: returns the valid key of a request; raises RequestError and LedgerUnavailable. `presented`: returns the
-    text of its key.
+    `identify`: returns the valid key of a request; raises RequestError and LedgerUnavailable. `remembered`: returns the
+    key as it was last read, if that was lately. `patience`: see KEY_PATIENCE.
     """
 
     def __init__(
         self,
         identify: Callable[[Request], Awaitable[Key]],
-        presented: Callable[[Request], str],
-        clock: Callable[[], float] = time.monotonic,
+        remembered: Callable[[Request], Key | None],
+        patience: float = KEY_PATIENCE,
     ) -> None:
-        self.patience = KEY_PATIENCE
         self._identify = identify
-        self._presented = presented
-        self._clock = clock
-        self._valid_at: dict[str, float] = {}
+        self._remembered = remembered
+        self._patience = patience
 
     async def check(self, request: Request) -> None:
         """Return for a key of all sources that may view. Raises RequestError for any other."""
-        digest = api_key.digest(self._presented(request))
+        key: Key | None
         try:
-            async with asyncio.timeout(self.patience):
+            async with asyncio.timeout(self._patience):
                 key = await self._identify(request)
         except (LedgerUnavailable, TimeoutError):
-            if self._clock() - self._valid_at.get(digest, float("-inf")) > TRUSTED_FOR:
-                raise Busy("ledger database unavailable, so no key can be checked", retry_after=5) from None
-            return
-        except NoKey:
-            self._valid_at.pop(digest, None)
-            raise
-        self._valid_at.pop(digest, None)
+            key = self._remembered(request)
+        if key is None:
+            raise Busy("ledger database unavailable, so no key can be checked", retry_after=5)
         actor = Actor.of_key(key)
         actor.require(VIEW)
         actor.require_all_sources()
-        if len(self._valid_at) >= _MOST_KEYS:
-            self._valid_at.clear()
-        self._valid_at[digest] = self._clock()
 
 
 def _response(request: Request, encoded: bytes, etag: str) -> Response:

@@ -22,7 +22,7 @@ SERIES: Final = 900.0
 REPEATED: Final = 2
 _HERE: Final = "receiver.ledger."
 # Modules that only run the work of other modules.
-_CARRIERS: Final = tuple(f"receiver.ledger.{name}" for name in ("engine", "async_ledger", "dialect"))
+_CARRIERS: Final = tuple(f"receiver.ledger.{name}" for name in ("engine", "async_ledger", "dialect", "many_rows"))
 
 
 @dataclass(frozen=True, slots=True)

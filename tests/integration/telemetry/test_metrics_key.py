@@ -127,18 +127,19 @@ async def test_hanging_ledger_hides_no_metrics_from_a_known_key(
     postgres: PostgresProcess, postgres_ledger: Ledger
 ) -> None:
     # Given a receiver whose ledger answers, and a key that has read the metrics
-    known, unknown = (new_key(postgres_ledger, "view") for _ in range(2))
+    known, unknown = new_key(postgres_ledger, "view"), "rhk_0_0"
     with Gate(postgres.port) as gate:
         ledger = AsyncLedger(Ledger(postgres_ledger.url.set(port=gate.port).render_as_string(hide_password=False)))
         keys = Authenticator(ledger, redis.Redis(port=1, retry=None), None, cached_for=0.0)
 
-        async def check(key: str, patience: float) -> None:
-            checks.patience = patience
+        async def check(key: str, patience: float, trusted_for: float = 60.0) -> None:
+            checks = OperatorKeys(
+                lambda request: keys.authenticate(request.headers, "view"),
+                lambda request: keys.remembered(presented_key(request.headers), trusted_for),
+                patience,
+            )
             await checks.check(Request({"type": "http", "headers": [(b"x-api-key", key.encode())]}))
 
-        checks = OperatorKeys(
-            lambda request: keys.authenticate(request.headers, "view"), lambda request: presented_key(request.headers)
-        )
         await check(known, PATIENCE)
         noted = "SELECT count(used_at) FROM keys"
         await asyncio.to_thread(
@@ -146,11 +147,12 @@ async def test_hanging_ledger_hides_no_metrics_from_a_known_key(
         )
         # When it does not say any more which keys are valid
         caught = gate.catch(b"FROM keys", "after")
-        # Then that key is still accepted, and one that has not been seen is refused for now
+        # Then that key is still accepted for a day, and one that was not among the keys is refused for now
         await check(known, 0.3)
-        with pytest.raises(Busy) as refused:
-            await check(unknown, 0.3)
-        assert refused.value.headers["Retry-After"] == "5"
+        for key, trusted_for in ((unknown, 60.0), (known, 0.1)):
+            with pytest.raises(Busy) as refused:
+                await check(key, 0.3, trusted_for)
+            assert refused.value.headers["Retry-After"] == "5"
         assert caught.fired
         gate.forget()
         keys.close()
