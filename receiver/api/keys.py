@@ -180,7 +180,7 @@ def _checked_master(service: Service) -> str:
     callers would get wrong signatures."""
     settings = service.settings
     master = settings.master_secret(make=True)
-    for key in service.ledger.read(api_keys.every):
+    for key in service.ledger.read(api_keys.page):
         if key.in_use and api_key.digest(api_key.derive(master, key.id)) != key.hash:
             unset = f"RUNHOOK_SECRET is not set, and {settings.data}/{SECRET_FILE}"
             raise ConfigError(

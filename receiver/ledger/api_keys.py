@@ -51,12 +51,6 @@ def create(connection: sa.Connection, key: Key) -> None:
     connection.execute(sa.insert(keys).values(row))
 
 
-def by_hash(connection: sa.Connection, digest: str) -> Key | None:
-    """Return the key with this hash that is not revoked; it may have expired."""
-    row = connection.execute(_select(connection).where(keys.c.hash == digest, keys.c.revoked_at.is_(None))).first()
-    return None if row is None else _of_row(row)
-
-
 def by_hashes(connection: sa.Connection) -> dict[str, Key]:
     """Return all keys that are not revoked, by their hashes; they may have expired."""
     rows = connection.execute(_select(connection).where(keys.c.revoked_at.is_(None)))
@@ -79,14 +73,8 @@ def one(connection: sa.Connection, key_id: str, *, lock: bool = False) -> Key | 
     return None if row is None else _of_row(row)
 
 
-def every(connection: sa.Connection) -> list[Key]:
-    """Return all keys, the oldest first."""
-    query = _select(connection).order_by(keys.c.created_at, keys.c.id)
-    return [_of_row(row) for row in connection.execute(query)]
-
-
 def page(
-    connection: sa.Connection, limit: int, *, source: str = "", after: tuple[float, str] | None = None
+    connection: sa.Connection, limit: int | None = None, *, source: str = "", after: tuple[float, str] | None = None
 ) -> list[Key]:
     """Return keys, the oldest first. `source`: only those of this one; `after`: only those that come after the one that
     was created then and has this id."""

@@ -38,7 +38,7 @@ def test_a_key_is_shown_once_and_works(service: Service) -> None:
     # Then it is one of that source, and the ledger knows its hash alone
     row = made["row"]
     assert (row["name"], row["scopes"], row["source"], row["rate"]) == ("shop", ["submit", "view"], "other", "5/s")
-    key = service.ledger.read(lambda it: api_keys.by_hash(it, api_key.digest(made["key"])))
+    key = service.ledger.read(lambda it: api_keys.by_hashes(it).get(api_key.digest(made["key"])))
     assert key is not None
     assert key.id == row["id"]
 
@@ -162,7 +162,7 @@ def test_a_key_ends_by_the_clock_of_the_ledger(ledger: Ledger, tmp_path: Path, m
         monkeypatch.setattr(time, "time", lambda: 0.0)
 
     def read(made: dict[str, Any]) -> api_keys.Key | None:
-        return service.ledger.read(lambda it: api_keys.by_hash(it, api_key.digest(made["key"])))
+        return service.ledger.read(lambda it: api_keys.by_hashes(it).get(api_key.digest(made["key"])))
 
     eventually(lambda: (key := read(brief)) is not None and key.expired)
     assert (key := read(lasting)) is not None
@@ -208,7 +208,7 @@ def test_rotated_key_works_beside_its_successor_until_its_end(service: Service) 
         call(service, "rotate_key", rotating, key=old["row"]["id"])
     again = call(service, "rotate_key", rotating, key="shop", grace=0)
     assert again["old"]["id"] == new["id"]
-    replaced = service.ledger.read(lambda it: api_keys.by_hash(it, api_key.digest(made["key"])))
+    replaced = service.ledger.read(lambda it: api_keys.by_hashes(it).get(api_key.digest(made["key"])))
     assert replaced is None or replaced.expired
     assert [line[0] for line in done(service)] == ["key.create", "key.rotate", "key.rotate"]
 

@@ -17,7 +17,7 @@ from receiver.domain.delivery import IllegalMove
 from receiver.domain.submission import SubmissionMove
 from receiver.errors import ConfigError, UsageError
 from receiver.ledger import Ledger, api_keys
-from receiver.ledger.api_keys import Key, by_hash
+from receiver.ledger.api_keys import Key, by_hashes
 from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.schema import runs
 from receiver.ledger.submissions import binding, lifecycle, polls, records
@@ -185,7 +185,7 @@ def test_a_key_is_shown_once_and_kept_as_a_hash(tmp_path: Path) -> None:
     assert call(tmp_path, "revoke", listed[0]["id"]).exit_code == 0
     ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
     ensure_schema(ledger)
-    assert ledger.read(lambda connection: by_hash(connection, api_key.digest(whole))) is None
+    assert ledger.read(lambda connection: by_hashes(connection).get(api_key.digest(whole))) is None
     ledger.close()
 
 

@@ -40,7 +40,7 @@ def run(run_id: str, **when: Any) -> Reply:
 
 def revoke(rig: Submitting, key: str) -> None:
     def work(connection: Any) -> None:
-        found = api_keys.by_hash(connection, digest(key))
+        found = api_keys.by_hashes(connection).get(digest(key))
         assert found is not None
         assert api_keys.revoke(connection, found.id, time.time())
 
