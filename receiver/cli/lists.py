@@ -32,7 +32,6 @@ from receiver.cli.output import (
     print_table,
     relative_path,
     show_counts,
-    show_duration,
     show_value,
     show_when,
     warn,
@@ -43,7 +42,7 @@ from receiver.domain.event import short_id
 from receiver.errors import UsageError
 from receiver.ledger import audit as audit_log
 from receiver.ledger.filters import LIMIT
-from receiver.status.problem import size
+from receiver.status.problem import after, size
 
 Row = Mapping[str, Any]
 
@@ -211,10 +210,6 @@ def _note(found: Totals, form: Form) -> str:
     return "; ".join(notes)
 
 
-def _age(seconds: float | None) -> str:
-    return "" if seconds is None else f"{seconds:.1f}s" if seconds < 10 else show_duration(seconds)
-
-
 def _marking(found: Incidents, form: Form) -> str:
     if not found.items or form is not Form.TABLE:
         return ""
@@ -309,8 +304,8 @@ stats = list_command(
         **parse_columns("count good ended"),
         "success": lambda row: "" if row["success_rate"] is None else f"{100 * row['success_rate']:.1f} %",
         **parse_columns("per_hour=per_hour"),
-        "age p50": lambda row: _age(row["age_p50"]),
-        "age p95": lambda row: _age(row["age_p95"]),
+        "age p50": lambda row: "" if row["age_p50"] is None else after(row["age_p50"]),
+        "age p95": lambda row: "" if row["age_p95"] is None else after(row["age_p95"]),
     },
     empty="nothing to count",
     most=10_000,

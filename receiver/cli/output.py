@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from handlers.support import timestamps
 from receiver.domain.event import short_id
+from receiver.status.problem import ago
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -89,20 +90,12 @@ def show_time(moment: float | str | None) -> str:
 
 
 def show_when(moment: float | str | None) -> str:
-    """Return a time for a table: "3m ago" or "in 3m" on a terminal, else as `show_time`."""
+    """Return a time for a table: "3 min ago" or "in 3 min" on a terminal, else as `show_time`."""
     seconds = timestamps.epoch(moment) if isinstance(moment, str) else moment
     if seconds is None or not sys.stdout.isatty():
         return show_time(seconds)
     left = seconds - time.time()
-    return f"in {show_duration(left)}" if left > 0 else f"{show_duration(-left)} ago"
-
-
-def show_duration(seconds: float) -> str:
-    """Return a duration as a number and a unit, such as 5m."""
-    for unit, size in (("d", 86_400), ("h", 3600), ("m", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds // size:.0f}{unit}"
-    return f"{max(seconds, 0):.0f}s"
+    return f"in {ago(left)}" if left > 0 else f"{ago(-left)} ago"
 
 
 def iso(seconds: float | None) -> str | None:

@@ -86,7 +86,8 @@ def test_any_text_comes_back_from_csv_as_it_was(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ahead", "shown"), [(-2, "2s ago"), (-119, "119s ago"), (-180, "3m ago"), (-7200, "2h ago"), (200_000, "in 2d")]
+    ("ahead", "shown"),
+    [(-2, "2 s ago"), (-119, "119 s ago"), (-180, "3 min ago"), (-7200, "2 h ago"), (200_000, "in 2 d")],
 )
 def test_a_time_is_relative_on_a_terminal_and_iso_elsewhere(
     monkeypatch: pytest.MonkeyPatch, ahead: float, shown: str
