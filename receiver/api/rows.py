@@ -95,7 +95,7 @@ class DeliveryRow(Result):
     via: str
     received_at: Moment
     receipt: dict[str, Any] | None
-    response: str = Field("", description="Of a dead letter: the last response, as in its attempts.")
+    response: str = Field("", description="While it is not delivered: the last response, as in its attempts.")
 
     @model_validator(mode="before")
     @classmethod

@@ -60,6 +60,7 @@ class SinkRow(Result):
     opened_at: Moment | None = Field(description="Since when it is not closed.")
     probe_at: Moment | None = Field(description="When the next probe is due.")
     reason: str = Field(description="Why it is open.")
+    response: str = Field("", description="How the newest response of its server begins while it is open.")
     worker: bool | None = Field(None, description="Whether a worker that serves it is running.")
     deliveries: dict[str, int] | None = Field(
         description=f"Deliveries by state, without delivered and cancelled ones, up to {stats.COUNT_LIMIT} of each."
@@ -117,6 +118,7 @@ def _rows(connection: Connection, config: Config, source: str) -> list[SinkRow]:
     due, removed = stats.oldest_due(connection, now), orphans.orphaned(counted, types)
     backlog = any(state == "queued" and count >= stats.BACKLOG for (_, state), count in counted.items())
     paces = stats.paces(connection, counted, now) if backlog else {}
+    responses = stats.responses(connection, {lane.sink for lane in known.values() if lane.breaker != "closed"})
     rows: list[SinkRow] = []
     for name in (*types, *removed):
         state = _state(None if name in removed else known.get(name))
@@ -128,6 +130,7 @@ def _rows(connection: Connection, config: Config, source: str) -> list[SinkRow]:
                 name=name,
                 type=types.get(name, ""),
                 **state,
+                response=responses.get(name, ""),
                 worker=deliver(name) in served,
                 deliveries=counts,
                 more=sorted(state for state, count in counts.items() if count >= stats.COUNT_LIMIT),

@@ -145,7 +145,7 @@ def _to_come(
             text += f"; given up at {iso(each.give_up_at // 1)}" if each.give_up_at is not None else ""
             if (lane := lanes.get(each.sink)) and each.state in (DeliveryState.QUEUED, DeliveryState.WAITING):
                 last = f"; its last attempt{_because(each.reason)}" if each.reason not in ("", lane.reason) else ""
-                at, text = max(at, lane.until), _behind(lane) + last
+                at, text = max(at, lane.until), behind(lane) + last
             yield _entry(at, "next", text, "wait", each.id, each.sink)
     for submission in submissions:
         if submission.due_at is not None:
@@ -153,7 +153,7 @@ def _to_come(
             yield _entry(submission.due_at, "next", f"ask Skyvern for the result{polls}", "wait", submission.id)
 
 
-def _behind(lane: Lane) -> str:
+def behind(lane: Lane) -> str:
     """Return why a delivery of a paused or shut lane is not sent."""
     if lane.paused:
         return f"waits until {lane.sink} is resumed: it is paused"

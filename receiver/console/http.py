@@ -26,6 +26,7 @@ from receiver.console.action import ConsoleAction, Done, Question, perform
 from receiver.console.catalogue import ACTIONS, PAGES
 from receiver.console.forms import NOTICE, Notice, form_of, notice_of, set_notice
 from receiver.console.page import PATH, ConsolePage, FileLinks
+from receiver.console.pages.deliveries import waits_of
 from receiver.console.passwords import ADMIN, Person, people_of
 from receiver.console.rendering import Renderer, download, page, see_other, static_file
 from receiver.console.sign_in import (
@@ -236,7 +237,8 @@ class _Console:
             return self._refused(shown, signed_in, request, error), error.status
         views = () if values.get("partial") else LIST_VIEWS.call(self._service, actor, LIST_VIEWS.validated({})).items
         places = partial(place_of, self._service.config)
-        beside = {"saved_views": views, "may_be_saved": shown.link is not None, "places": places}
+        waits = waits_of(self._service)
+        beside = {"saved_views": views, "may_be_saved": shown.link is not None, "places": places, "waits": waits}
         return self._renderer.html(
             values.get("template", shown.template), {**beside, **values}, signed_in, _url_of(request), notice
         ), 200

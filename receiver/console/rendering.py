@@ -43,7 +43,8 @@ _NOT_KEPT: Final = {"cache-control": "no-store"}
 
 _TONES: Final = {
     "good": "completed delivered accepted running ready alive closed done resolved",
-    "bad": "failed terminated timed_out dead refused lost missing stuck stopped silent open orphaned error rejected",
+    "bad": "failed terminated timed_out dead refused lost missing stuck stopped silent open down orphaned error"
+    " rejected",
     "wait": "waiting held queued sending canceled cancelled unavailable paused probing pending unknown lapsed begun",
 }
 _TONE_OF: Final = {word: tone for tone, words in _TONES.items() for word in words.split()} | {"no worker": "bad"}

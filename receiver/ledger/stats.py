@@ -36,6 +36,8 @@ COUNT_LIMIT: Final = 10_000
 
 # Events of which the deliveries are counted by route, the newest.
 NEWEST: Final = 10_000
+# Characters of a response in a problem.
+RESPONSE: Final = 200
 # Queued deliveries from which on it is estimated when they will be sent.
 BACKLOG: Final = 100
 
@@ -134,6 +136,32 @@ def paces(connection: sa.Connection, counts: Mapping[tuple[str, str], int], now:
         sink: DeliveryPace(round(rate, 3), round(waiting[sink] / rate, 1) if sink in waiting else None)
         for sink, rate in rates.items()
     }
+
+
+def responses(connection: sa.Connection, sinks: Collection[str]) -> dict[str, str]:
+    """Return how the newest response of these sinks begins, as kept with the attempts of the deliveries that changed
+    last."""
+    of, it = deliveries.c, attempts.c
+    newest = sa.select(of.id, of.sink, of.attempts, of.updated_at).order_by(of.updated_at.desc(), of.id.desc())
+    changed = newest.limit(NEWEST // 10).subquery()
+    tried = sa.and_(it.delivery_id == changed.c.id, it.number == changed.c.attempts, it.response != "")
+    query = sa.select(changed.c.sink, it.response).join(attempts, tried).where(changed.c.sink.in_(sorted(sinks)))
+    rows = connection.execute(query.order_by(changed.c.updated_at)) if sinks else ()
+    return {sink: " ".join(response.split())[:RESPONSE] for sink, response in rows}  # the newest last
+
+
+def waiting_runs(connection: sa.Connection, sinks: Iterable[str]) -> dict[str, int]:
+    """Count by sink the runs whose deliveries have not ended, of up to COUNT_LIMIT deliveries in each state."""
+    it, found = deliveries.c, dict[str, int]()
+    for sink in sinks:
+        of_sink = (
+            sa.select(it.source, it.run_id).where(in_state(state), it.sink == sink).limit(COUNT_LIMIT).subquery()
+            for state in COUNTED
+            if state is not DeliveryState.DEAD
+        )
+        runs = sa.union(*map(sa.select, of_sink)).subquery()
+        found[sink] = connection.execute(sa.select(sa.func.count()).select_from(runs)).scalar_one()
+    return found
 
 
 class Newest(NamedTuple):

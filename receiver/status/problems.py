@@ -195,7 +195,9 @@ def _sinks(report: StatusReport) -> Iterator[Problem]:
         if report.sinks and sink not in (*report.sinks, CALLBACK):
             continue  # a removed sink cannot be resumed; its deliveries are reported below
         waiting = sum(n for (name, state), n in report.ledger.gauges.counts.items() if name == sink and state != "dead")
-        wait = counted(_amount(waiting), "delivery waits", "deliveries wait")
+        runs = report.ledger.waiting_runs.get(sink)
+        of = f" of {counted(_amount(runs), 'run', 'runs')}" if runs else ""
+        wait = counted(_amount(waiting), f"delivery{of} waits", f"deliveries{of} wait")
         if lane.paused:
             since = f" {ago(now - lane.paused_at)} ago" if lane.paused_at else ""
             by = f" by {who}" if (who := report.ledger.paused_by.get(sink)) else ""
@@ -210,7 +212,7 @@ def _sinks(report: StatusReport) -> Iterator[Problem]:
             probe = f"in {ago(lane.until - now)}" if lane.until > now else "due"
             why = lane.reason or "unavailable"
             does, remedy = next((does, todo) for pattern, does, todo in _CAUSES if re.search(pattern, why))
-            what = f"{sink} {does}{since}: {why}; {wait}, and the next probe is {probe}"
+            what = f"{sink} {does}{since}: {why}{_response(report, sink)}; {wait}, and the next probe is {probe}"
             # Without a delivery nothing probes it.
             limit = report.rates.get(sink)
             rate = f"lower `rate` of this sink, now `{limit}`," if limit else "set `rate` of this sink, such as `20/m`,"
@@ -222,13 +224,20 @@ def _sinks(report: StatusReport) -> Iterator[Problem]:
         yield problem("callers_down", f"{servers} not accept webhooks, such as {example}")
     for sink, (count, why) in sorted(report.ledger.newest.refused.items()):
         if count >= REFUSED_IN_A_ROW and sink in report.sinks:
-            yield problem("sink_refuses", f"{sink} has refused its last {count} deliveries: {why}", sink=sink)
+            what = f"{sink} has refused its last {count} deliveries: {why}{_response(report, sink)}"
+            yield problem("sink_refuses", what, sink=sink)
     for sink, count in sorted(report.ledger.newest.files_left_out.items()):
         deliveries = counted(count, "recent delivery", "recent deliveries")
         yield problem("files_left_out", f"{sink} left out files of {deliveries} for a limit", sink=sink)
     for sink, states in sorted(report.ledger.orphans.items()):
         counts = ", ".join(f"{_amount(count)} {state}" for state, count in sorted(states.items()))
         yield problem("sink_gone", f"removed sink {sink} still has pending deliveries: {counts}", sink=sink)
+
+
+def _response(report: StatusReport, sink: str) -> str:
+    """Return the newest response of a failing sink's server."""
+    response = report.ledger.responses.get(sink)
+    return f": {response}" if response else ""
 
 
 def _amount(count: int) -> str:

@@ -39,6 +39,7 @@ class LedgerReport:
     `paused_by`: who paused a sink last, by sink. `paces`: by sink, how fast it accepts. `corrected`: the last
     recent correction of rows dated ahead by a database clock. `redis_lost`: when Redis lost its data within a
     day, if its results were not imported since. `spool_sent`: when an operator last sent a left spool within a day.
+    `responses`: how the newest response of sinks begins that fail; `waiting_runs`: of how many runs deliveries wait.
     """
 
     url: str
@@ -55,6 +56,8 @@ class LedgerReport:
     paused_by: dict[str, str] = field(default_factory=dict)
     redis_lost: float | None = None
     spool_sent: float | None = None
+    responses: dict[str, str] = field(default_factory=dict)
+    waiting_runs: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

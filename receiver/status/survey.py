@@ -124,6 +124,7 @@ def _ledger(settings: Settings, config: Config | None) -> tuple[LedgerReport, li
     def read(connection: Connection) -> tuple[LedgerReport, list[PartSeen]]:
         gauges, shut = stats.read(connection), lanes.not_closed(connection)
         pauses = audit.list_actions(connection, 100, actions=["sink.pause"]) if any(it.paused for it in shut) else []
+        newest, sinks_shut = stats.newest(connection, gauges.read_at - NEWS), {lane.sink for lane in shut}
         sent = audit.list_actions(connection, 1, actions=["spool.send"], since=gauges.read_at - NEWS)
         report = LedgerReport(
             url,
@@ -131,7 +132,9 @@ def _ledger(settings: Settings, config: Config | None) -> tuple[LedgerReport, li
             lanes=shut,
             paused_by={str(it.selection.get("sink")): audit.who(it.actor, it.actor_kind) for it in reversed(pauses)},
             orphans=orphans.orphaned(gauges.counts, sinks) if sinks is not None else {},
-            newest=stats.newest(connection, gauges.read_at - NEWS),
+            newest=newest,
+            responses=stats.responses(connection, sinks_shut | newest.refused.keys()),
+            waiting_runs=stats.waiting_runs(connection, sinks_shut),
             paces=stats.paces(connection, gauges.counts, gauges.read_at),
             operations=actions.count_running(connection),
             corrected=ahead.last_correction(connection, gauges.read_at - _CORRECTION_NEWS),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
 
@@ -22,12 +23,16 @@ from receiver.api.deliveries import (
 from receiver.api.endpoint import Endpoint
 from receiver.api.events import LIST_EVENTS
 from receiver.api.outline import outline
+from receiver.api.rows import DeliveryRow
 from receiver.api.service import Actor, Service
+from receiver.api.timeline import behind
 from receiver.api.totals import GET_TOTALS
 from receiver.console.action import ConsoleAction, Form
 from receiver.console.filters import list_page
 from receiver.console.page import ConsolePage, PageLink, Query
+from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove, DeliveryState, states_before
+from receiver.ledger.deliveries import lanes
 
 _COMMON: Final = ("reason", "sink", "state", "source", "since")
 # What the dead letters are grouped by, how far back, and how many groups are shown.
@@ -36,6 +41,33 @@ _REASONS: Final = {"by": "sink,reason", "since": "90d", "top": "12"}
 _TELLING: Final = 4
 # What a reason without its particulars has in their places.
 _PARTICULARS: Final = re.compile(r"#|https?://\S+")
+
+
+class Wait(NamedTuple):
+    """What a delivery waits for besides its time. `at`: of the next probe, or None."""
+
+    why: str
+    at: float | None = None
+
+
+def waits_of(service: Service) -> Callable[[DeliveryRow], Wait | None]:
+    """Return what says what a delivery waits for: the breaker, the pause or the rate of its sink. Reads lanes once."""
+
+    @functools.cache
+    def shut() -> Mapping[str, Lane]:
+        return {lane.lane: lane for lane in service.ledger.read(lanes.not_closed)}
+
+    def waits(row: DeliveryRow) -> Wait | None:
+        if row.state not in (DeliveryState.QUEUED, DeliveryState.WAITING):
+            return None
+        if lane := shut().get(row.lane) or shut().get(row.sink):
+            return Wait(behind(lane), None if lane.paused else max(row.due_at, lane.until))
+        sink = service.config.sinks.get(row.sink)
+        if row.state == DeliveryState.QUEUED and sink is not None and sink.rate:
+            return Wait(f"waits for its turn: {row.sink} gets at most {sink.rate}")
+        return None
+
+    return waits
 
 
 class _Move(NamedTuple):

@@ -1,4 +1,4 @@
-"""The first page: what is wrong now; then numbers with the lists behind them, charts, what failed, sinks, newest runs.
+"""The first page: what is wrong now; then numbers with their lists, sinks, new incidents, charts, newest runs.
 
 Who may see one source only sees the same of that source, without what concerns the whole deployment.
 """
@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from receiver.api.deliveries import CANCEL_DELIVERIES
+from receiver.api.incidents import LIST_INCIDENTS, IncidentRow
 from receiver.api.models import Scoped
 from receiver.api.runs import LIST_RUNS
 from receiver.api.service import Actor, Service
@@ -32,6 +33,8 @@ _SHARE: Final = 0.55
 _NEWEST: Final = 10
 _MISSING: Final = 50
 _REASONS: Final = 8
+# New incidents on the page.
+_INCIDENTS: Final = 5
 # Maximum sinks of the page; those that need attention come before others.
 _SINKS: Final = 12
 # How runs end, in what colour; what is in none of these has another end, or none yet.
@@ -62,7 +65,7 @@ _ON_SINK: Final[Mapping[str, tuple[str, str]]] = {
 
 
 def overview(service: Service, actor: Actor, _names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
-    """Return what is wrong, first; numbers, charts, dead letters, sinks, parts, and the newest runs."""
+    """Return what is wrong, first; numbers, sinks, incidents, charts, dead letters, processes, and the newest runs."""
     window = window_of(query)
     buckets = window.buckets(service.ledger.known_now())
 
@@ -91,8 +94,10 @@ def overview(service: Service, actor: Actor, _names: Mapping[str, str], query: Q
     dead = total(by="sink,reason", state=("dead",), since=0.0, bucket=None)
     ages = GET_AGES.call(service, actor, GET_AGES.validated({"since": buckets.since, "bucket": window.seconds}))
     missing = LIST_MISSING.call(service, actor, LIST_MISSING.validated({"limit": _MISSING}))
+    new = _new_incidents(service, actor, window)
     listed = _sinks(service, actor, buckets, sinks.items[1:])
     shown = {each["row"].name for each in sorted(listed, key=_urgency)[:_SINKS]}
+    listed.sort(key=lambda each: bool(each["state"] == "ready"))
     overdue = f"{len(missing.items)}{'+' if missing.next else ''}"
     return {
         **known,
@@ -107,10 +112,18 @@ def overview(service: Service, actor: Actor, _names: Mapping[str, str], query: Q
         "counted_since": runs.counted_since or sinks.counted_since,
         "dead": [_dead(each) for each in dead.items[1 : 1 + _REASONS]],
         "more_dead": len(dead.items) > 1 + _REASONS,
+        "incidents": new[:_INCIDENTS],
+        "new_incidents": len(new),
         "sinks": [each for each in listed if each["row"].name in shown],
         "more_sinks": len(listed) if len(listed) > _SINKS else 0,
         "runs": LIST_RUNS.call(service, actor, LIST_RUNS.validated({"limit": _NEWEST})).items,
     }
+
+
+def _new_incidents(service: Service, actor: Actor, window: Window) -> list[IncidentRow]:
+    """Return the incidents of the window that nobody has acknowledged or resolved, the newest first."""
+    found = LIST_INCIDENTS.call(service, actor, LIST_INCIDENTS.validated({"since": window.name})).items
+    return sorted((each for each in found if each.state == "open"), key=lambda row: -row.last_at)
 
 
 def _path(path: str, **query: str | Sequence[str]) -> str:
@@ -134,7 +147,7 @@ def _of_runs(runs: Totals, window: Window) -> list[Figure]:
     def delay(seconds: float | None) -> str:
         return "–" if seconds is None else ago(seconds)
 
-    good = "–" if rate is None else f"{100 * rate:.1f} %"
+    good = "–" if rate is None else percent(round(100 * rate, 1))
     return [
         Figure("runs", f"{everyone.count:,}", _path("/runs", since=window.name)),
         Figure("successful", good, _path("/runs", since=window.name, status="completed")),
@@ -150,7 +163,7 @@ def _of_work(status: Status | None, dead: Totals, overdue: str) -> list[Figure]:
     more = "+" if dead.counted_since else ""
     figures = [
         Figure("dead letters", f"{count:,}{more}", f"{PATH}/dead", "bad" if count else ""),
-        Figure("overdue", overdue, f"{PATH}/missing", "wait" if overdue != "0" else ""),
+        Figure("results overdue", overdue, f"{PATH}/missing", "wait" if overdue != "0" else ""),
     ]
     if status is None:
         return figures
@@ -161,8 +174,8 @@ def _of_work(status: Status | None, dead: Totals, overdue: str) -> list[Figure]:
 
     pending = ("queued", "sending", "held")
     return [
-        Figure("pending", waiting(*pending), _path("/deliveries", state=pending)),
-        Figure("retrying", waiting("waiting"), _path("/deliveries", state="waiting")),
+        Figure("deliveries pending", waiting(*pending), _path("/deliveries", state=pending)),
+        Figure("deliveries retrying", waiting("waiting"), _path("/deliveries", state="waiting")),
         *figures,
     ]
 
@@ -181,6 +194,8 @@ def _advice(problem: ProblemRow, sinks: Sequence[str]) -> Advice:
     """Return a problem with its buttons. The text of one about a sink begins with the sink's name."""
     links = [(label, PATH + path) for label, path in (LINKS[problem.code],)] if problem.code in LINKS else []
     sink = problem.what.removeprefix("removed sink ").partition(" ")[0]
+    if sink in sinks and links == [("Show sinks", f"{PATH}/sinks")]:
+        links = [("Show sink", f"{PATH}/sinks/{quote(sink, safe='')}")]
     done = [(*_ON_SINK[problem.code], {"sink": sink})] if sink in sinks and problem.code in _ON_SINK else []
     todo = "" if done and problem.code == "sink_paused" else problem.todo  # the button is all of it
     return Advice(problem.what, todo, problem.note, links, done)
@@ -249,14 +264,20 @@ def _urgency(sink: Mapping[str, Any]) -> tuple[bool, bool, bool]:
 def _health(buckets: Buckets, rows: Sequence[TotalRow]) -> dict[str, Any]:
     """Return what became of a sink's deliveries, as a picture and as numbers."""
     good, ended = _summed(rows, lambda row: row.good), _summed(rows, lambda row: row.ended)
+    made = _summed(rows, lambda row: row.count)
     dead = {at: ended[at] - good[at] for at in ended}
-    delivered, lost = sum(good.values()), sum(dead.values())
-    series = [Values("delivered", "good", buckets.values(good)), Values("dead", "bad", buckets.values(dead))]
+    wait = {at: made[at] - ended[at] for at in made}
+    delivered, lost, waiting = sum(good.values()), sum(dead.values()), sum(wait.values())
+    series = [
+        Values("delivered", "good", buckets.values(good)),
+        Values("waiting", "wait", buckets.values(wait)),
+        Values("dead", "bad", buckets.values(dead)),
+    ]
     return {
+        "made": delivered + lost + waiting,
         "delivered": delivered,
-        "rate": percent(round(100 * delivered / (delivered + lost), 1)) if delivered + lost else "",
         "series": series,
-        "summary": f"{delivered:,.0f} delivered, {lost:,.0f} dead",
+        "summary": f"{delivered:,.0f} delivered, {lost:,.0f} dead" + (f", {waiting:,.0f} waiting" if waiting else ""),
     }
 
 

@@ -22,8 +22,9 @@ from receiver.domain.callback import CALLBACK
 from receiver.domain.counting import counted
 from receiver.errors import Invalid
 
-# Attempts on the page of a sink.
-_NEWEST: Final = 15
+# Attempts that the page of a sink reads, and lines that show them: equal failures in a row are one.
+_NEWEST: Final = 100
+_LINES: Final = 15
 # What became of deliveries, from the bottom of the chart up.
 _SERIES: Final = (("delivered", "good"), ("waiting", "wait"), ("dead", "bad"))
 
@@ -55,13 +56,26 @@ def sink(service: Service, actor: Actor, names: Mapping[str, str], query: Query)
         "state": state_of(row),
         "chart": _chart(buckets, counted),
         "windows": window_links(f"/sinks/{name}", query, window),
-        "attempts": tried.items,
+        "attempts": _in_groups(tried.items)[:_LINES],
         "older": tried.next is not None,
         "place": place_of(service.config, name),
         "others": list(service.config.sinks) if row.orphaned else [],
         "fillable": name != CALLBACK and not row.orphaned,
         "sources": list(service.config.sources) if not actor.source else [],
     }
+
+
+def _in_groups(tried: Sequence[AttemptRow]) -> list[tuple[AttemptRow, int, float]]:
+    """Return the newest of attempts that failed alike in a row, how many there are, and when the first began."""
+    found: list[tuple[AttemptRow, int, float]] = []
+    for each in sorted(tried, key=lambda row: -row.started_at):
+        if found and each.outcome != "accepted":
+            newest, count, _ = found[-1]
+            if all(getattr(newest, name) == getattr(each, name) for name in ("outcome", "reason", "response")):
+                found[-1] = newest, count + 1, each.started_at
+                continue
+        found.append((each, 1, each.started_at))
+    return found
 
 
 def state_of(row: SinkRow) -> str:
@@ -72,7 +86,7 @@ def state_of(row: SinkRow) -> str:
         return "paused"
     if row.breaker == "closed":
         return "no worker" if row.worker is False else "ready"
-    return row.breaker
+    return "down" if row.breaker == "open" else row.breaker
 
 
 def _chart(buckets: Buckets, rows: Sequence[TotalRow]) -> Chart:

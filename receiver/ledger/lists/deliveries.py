@@ -117,9 +117,10 @@ def _completed(connection: sa.Connection, found: list[Row]) -> list[Row]:
     query = sa.select(it.delivery_id, it.receipt).where(dialect.among(it.delivery_id, [each["id"] for each in found]))
     query = query.where(it.receipt.is_not(None)).order_by(it.number)
     receipts = {row.delivery_id: row.receipt for row in connection.execute(query)} if found else {}
-    dead = [each["id"] for each in found if each["state"] == DeliveryState.DEAD]
-    query = sa.select(it.delivery_id, it.response).where(dialect.among(it.delivery_id, dead)).order_by(it.number)
-    responses = {row.delivery_id: row.response for row in connection.execute(query)} if dead else {}
+    states = (DeliveryState.DEAD, DeliveryState.WAITING, DeliveryState.QUEUED)
+    failed = [each["id"] for each in found if each["attempts"] and each["state"] in states]
+    query = sa.select(it.delivery_id, it.response).where(dialect.among(it.delivery_id, failed)).order_by(it.number)
+    responses = {row.delivery_id: row.response for row in connection.execute(query)} if failed else {}
     return [
         {
             **each,

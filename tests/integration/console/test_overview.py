@@ -42,9 +42,9 @@ def test_numbers_lead_to_their_lists(browser: Browser) -> None:
     assert figure(page, "successful") == ("66.7 %", "/console/runs?since=24h&status=completed")
     assert figure(page, "failed")[0] == "1"
     assert figure(page, "dead letters")[0] == "1"
-    assert figure(page, "overdue")[0] == "0"
-    assert figure(page, "pending")[0] == "2"
-    assert figure(page, "retrying")[0] == "0"
+    assert figure(page, "results overdue")[0] == "0"
+    assert figure(page, "deliveries pending")[0] == "2"
+    assert figure(page, "deliveries retrying")[0] == "0"
     # And charts say in words what they show
     assert '<desc id="runs-desc">2 completed, 1 failed</desc>' in page
 
@@ -63,6 +63,23 @@ def test_a_problem_leads_to_where_it_is_mended(browser: Browser) -> None:
     # And each page that a problem leads to is there
     for _, path in overview.LINKS.values():
         assert browser.get(path).status_code == 200, path
+
+
+@pytest.mark.usefixtures("results")
+def test_new_incidents_and_sinks_stand_before_the_charts(browser: Browser) -> None:
+    browser.sign_in()
+    page = browser.get("/").text
+    incidents = page.split('id="incidents"')[1].split("</section>")[0]
+    path = re.search(r'<a href="/console/incidents\?window=24h#(inc_\w+)">', incidents)
+    assert path
+    assert f'id="{path[1]}"' in browser.get("/incidents?window=24h").text
+    places = [page.index(f'id="{name}"') for name in ("figures", "sinks", "incidents", "charts", "newest")]
+    assert places == sorted(places)
+    # And deliveries that were not accepted are no success
+    assert re.search(r'data-head="delivered">0 of 3<', page)
+    # And what a person has acknowledged is no longer new
+    browser.act("mark_incident", id=path[1], state="acknowledged", source="skyvern")
+    assert 'id="incidents"' not in browser.get("/").text
 
 
 def test_problem_names_its_sink_and_has_a_button(deployment: ConsoleDeployment) -> None:

@@ -12,12 +12,12 @@ import sqlalchemy as sa
 
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
-from receiver.ledger.deliveries import lanes
+from receiver.ledger.deliveries import attempts, lanes
 from receiver.ledger.schema import deliveries
 from tests.servers.submitting import Submitting
 from tests.support.api import done
 from tests.support.console import Browser, forms
-from tests.support.ledger import claim, new_event, record, settle, states, work_off
+from tests.support.ledger import claim, new_event, record, result_of, settle, states, work_off
 
 AsPerson = Callable[[str], Browser]
 
@@ -44,8 +44,53 @@ def test_each_sink_is_told(shut: Submitting, as_person: AsPerson) -> None:
     assert "orphaned" in page
     one = admin.get("/sinks/ops").text
     assert "it is down" in one
+    assert '<span class="badge bad">down</span>' in one
     assert "next try" in one
     assert admin.get("/sinks/nothing").status_code == 404
+
+
+def test_failing_sink_shows_what_its_server_responds(operated: Submitting, as_person: AsPerson) -> None:
+    # Given three attempts that failed alike, an open breaker, and a delivery that was never tried
+    now = time.time()
+    record(operated.ledger, *(new_event(f"tsk_{each}", "ops") for each in range(4)), now=now - 60)
+    for number in range(3):
+        tried = [
+            result_of(each, DeliveryMove.DEFER)._replace(
+                outcome="unavailable",
+                reason="crm answered 500",
+                response="licence expired",
+                started_at=now - 50 + number,
+                due_at=now + 900,
+            )
+            for each in claim(operated.ledger, "ops", limit=1, now=now - 50 + number)
+        ]
+        operated.ledger.write(lambda it, tried=tried: attempts.settle(it, "w", tried, now))  # type: ignore[misc]
+    lane = Lane("ops", "ops", breaker="open", until=now + 600, reason="crm answered 500", opened_at=now - 50)
+    operated.ledger.write(lambda it: lanes.put(it, lane, now))
+    admin = as_person("admin")
+    # Then the response is in the problem with the number of runs, on the pages of sinks, and at the deliveries
+    front = admin.get("/").text
+    assert "crm answered 500: licence expired; 4 deliveries of 4 runs wait" in front
+    for path in ("/sinks", "/sinks/ops", "/deliveries?sink=ops"):
+        assert "licence expired" in admin.get(path).text, path
+    # And equal attempts are one line
+    newest = admin.get("/sinks/ops").text.split("Newest attempts")[1]
+    assert newest.count("<td>") == 1
+    assert "crm answered 500</span>, 3 times since " in newest
+    # And each page of the delivery that was not tried says what it waits for
+    reason = "waits for ops, which is probed first: crm answered 500"
+    query = sa.select(deliveries.c.id, deliveries.c.run_id).where(deliveries.c.attempts == 0)
+    untried = operated.ledger.read(lambda it: it.execute(query).one())
+    for path in (f"/deliveries/{untried.id}", f"/runs/{untried.run_id}", "/deliveries?sink=ops"):
+        page = admin.get(path).text
+        assert reason in page.replace("Waits for", "waits for"), path
+        assert "next probe" in page, path
+        assert re.search(r'due <time class="until"[^>]*>now<', page) is None, path
+    # When it is paused, then that is the reason
+    admin.act("pause_sink", sink="ops", sure="yes")
+    page = admin.get(f"/deliveries/{untried.id}").text
+    assert "Waits until ops is resumed: it is paused" in page
+    assert "next probe</dt><dd>none" in page
 
 
 def test_sink_whose_attempts_are_old_is_not_called_unused(operated: Submitting, as_person: AsPerson) -> None:
@@ -76,7 +121,7 @@ def test_long_backlog_is_not_counted_as_10000(operated: Submitting, as_person: A
     admin = as_person("admin")
     for path in ("/sinks", "/sinks/ops"):
         assert "10,000+ queued" in admin.get(path).text, path
-    assert "<b>10,000+</b><span>pending</span>" in admin.get("/").text
+    assert "<b>10,000+</b><span>deliveries pending</span>" in admin.get("/").text
     assert re.search(r"<dt>drained in</dt><dd>more than \d+ d</dd>", admin.get("/sinks/ops").text)
 
 
