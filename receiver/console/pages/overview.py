@@ -121,7 +121,7 @@ def overview(service: Service, actor: Actor, _names: Mapping[str, str], query: Q
 
 
 def _new_incidents(service: Service, actor: Actor, window: Window) -> list[IncidentRow]:
-    """Return the incidents of the window that nobody has acknowledged or resolved, the newest first."""
+    """Return the open incidents of the window, the newest first."""
     found = LIST_INCIDENTS.call(service, actor, LIST_INCIDENTS.validated({"since": window.name})).items
     return sorted((each for each in found if each.state == "open"), key=lambda row: -row.last_at)
 
