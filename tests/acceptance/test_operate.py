@@ -4,6 +4,7 @@ stopped while its sink is slow.
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -114,3 +115,33 @@ def test_replay_keeps_its_rate_over_a_killed_clock_and_a_cancel(
     it.all_delivered(10, sink="hooks")
     assert len(consumer.requests) == before + stopped["done"]
     assert "\n0 deliveries" in it.runhook("replay", "--backfill", "results", "--dry-run")
+
+
+def test_each_acknowledged_webhook_is_accounted_for(
+    deployment: Deployments, redis_url: str, consumer: ScriptedServer
+) -> None:
+    # Given a worker that is killed in a night in which two results came again
+    it = deployment(redis_url, **config(consumer))
+    it.start()
+    it.run("worker")
+    sent = [body(1), body(2), body(1), body(3), body(1), body(3)]
+    it.acked(*sent[:4])
+    it.all_delivered(3)
+    it.kill_part("worker")
+    it.acked(*sent[4:], body(4), body(1))
+
+    # When an operator asks before and after the next worker takes the rest
+    def account() -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(it.runhook("api", "get_totals"))["account"]
+        return found
+
+    waiting = account()
+    it.run("worker")
+    it.all_delivered(4)
+    eventually(lambda: account()["same_again"] == 4, what=account)
+
+    # Then each webhook is in one of the numbers
+    assert waiting["webhooks"] + waiting["waiting"] == 8
+    after = account()
+    assert (after["webhooks"], after["recorded"], after["routed"], after["delivered"]) == (8, 4, 4, 4)
+    assert after["unrouted"] + after["waiting"] + after["refused"] + after["pending"] == 0
