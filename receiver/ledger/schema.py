@@ -115,10 +115,10 @@ events = Table(
     Column("submission_id", Text, nullable=False),
     Column("received_at", Double, nullable=False),
     Column("recorded_at", Double, nullable=False),
-    Column("body", LargeBinary, nullable=False),
-    Column("completion", Text, nullable=False, server_default=""),  # JSON object: members that the body lacks, or ""
     Column("copies", Integer, nullable=False, server_default="0"),  # webhooks with the same body that came after it
     Column("copied_at", Double),  # when the newest of them was received
+    Column("body", LargeBinary, nullable=False),
+    Column("completion", Text, nullable=False, server_default=""),  # JSON object: members that the body lacks, or ""
     Index("uq_events_id", "id", unique=True),
     Index("ix_events_run_id", "run_id", "source"),
     Index("ix_events_recorded_at", "recorded_at", "seq"),
