@@ -19,7 +19,7 @@ import pytest
 from receiver.ledger import Ledger
 from receiver.ledger.migrate import HEAD
 from tests.servers.dev import CONFIG, Dev, a_run
-from tests.servers.valkey import ValkeyProcess, free_port
+from tests.servers.valkey import free_port
 from tests.support.button import press
 from tests.support.ledger import with_tables
 from tests.support.paths import ROOT
@@ -210,27 +210,6 @@ def test_it_is_ready_when_the_last_sink_can_be_sent_to(start: Callable[..., Dev]
     # Until that sink is there
     go.touch()
     dev.ready()
-
-
-# --- With a Redis of its own, and on a terminal
-
-
-def test_with_redis_url_the_same_code_runs_on_a_real_server(
-    start: Callable[..., Dev], valkey_factory: Callable[..., ValkeyProcess]
-) -> None:
-    server = valkey_factory()
-    dev = start(REDIS_URL=server.url).ready()
-    dev.post(a_run(3))
-    eventually(lambda: any("tsk_3" in str(path) for path in dev.data.glob("archive/**/*")), what=lambda: dev.log)
-    assert not (dev.data / "redis").exists()
-    eventually(lambda: server.connect().exists("rq:workers:dispatch"))
-
-
-def test_redis_without_the_promise_is_refused_at_the_start(
-    start: Callable[..., Dev], valkey_factory: Callable[..., ValkeyProcess]
-) -> None:
-    line = refused(start(REDIS_URL=valkey_factory(appendfsync="everysec").url), 3)
-    assert "appendfsync is everysec" in line
 
 
 def test_a_busy_port_is_one_line_and_nothing_was_started(start: Callable[..., Dev], tmp_path: Path) -> None:

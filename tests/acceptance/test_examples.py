@@ -44,7 +44,7 @@ def run(code: str, command: list[str], file: Path, rig: Submitting) -> str:
     kept = {name: value for name, value in os.environ.items() if not name.upper().endswith("_PROXY")}
     environ = {**kept, "HOME": str(file.parent), "RUNHOOK_KEY": rig.key("submit")}
     ended = subprocess.run(
-        [*command, str(file)], capture_output=True, text=True, timeout=120, cwd=file.parent, env=environ
+        [*command, str(file)], capture_output=True, text=True, timeout=300, cwd=file.parent, env=environ
     )
     assert ended.returncode == 0, ended.stderr[-3000:]
     return ended.stdout

@@ -20,7 +20,7 @@ SHORT = {fault: ratio for fault, ratio in FAULTS.items() if fault not in (Fault.
 def test_each_run_ends_as_its_webhook_says_despite_all_faults(tmp_path: Path, redis_url: str) -> None:
     loop = Loop(40, 1, tmp_path / "loop", redis_url, faults=SHORT, of_reads={}, kills=1)
 
-    found = loop.run(patience=120)
+    found = loop.run(patience=300)
 
     assert found.errors == []
     assert found.min_polls > 0

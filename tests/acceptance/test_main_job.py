@@ -17,7 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
-import httpx2
 import psycopg
 import pytest
 from standardwebhooks import Webhook
@@ -295,15 +294,3 @@ def test_each_sink_can_be_tried_from_the_command_line(system: System) -> None:
     assert all(f"{name}: accepted" in text for name, text in said.items())
     assert any("test" in text_of(message).lower() for message in system.slack.messages)
     assert [path for path in system.files() if "/test-evt_" in path]
-
-
-def test_strangers_get_responses_that_suit_skyvern(system: System) -> None:
-    def post(path: str, body: bytes = b"{}", **headers: str) -> tuple[int, dict[str, Any]]:
-        answer = httpx2.post(system.url + path, content=body, headers=headers)
-        return answer.status_code, answer.json()
-
-    assert post("/webhooks/skyvern")[0] == 401
-    assert post("/webhooks/nobody")[0] == 404
-    assert post("/webhooks/skyvern", b"x" * (17 << 20))[0] == 413
-    for path in ("/webhooks/skyvern", "/webhooks/nobody", "/nowhere"):
-        assert set(post(path)[1]["error"]) == {"code", "message"}

@@ -32,7 +32,7 @@ def test_the_official_sdk_needs_no_change(
     command = [str(sdk_python), str(Path(__file__).with_name("sdk_client.py")), rig.url, rig.whole_key, hook]
 
     ended = subprocess.run(
-        command, capture_output=True, text=True, timeout=120, cwd=tmp_path, env={**environ, "HOME": str(tmp_path)}
+        command, capture_output=True, text=True, timeout=300, cwd=tmp_path, env={**environ, "HOME": str(tmp_path)}
     )
 
     assert ended.returncode == 0, ended.stderr[-3000:]

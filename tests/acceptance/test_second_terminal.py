@@ -77,6 +77,7 @@ def test_commands_find_what_dev_was_started_with(
     # Then it is accepted, and the commands of that terminal see it
     assert sent.returncode == 0, sent.stdout + sent.stderr
     eventually(lambda: runs(folder) == ["tsk_1"])
+    assert not (dev.data / "redis").exists()
     assert run(folder, "open", "tsk_1").stdout.startswith(f"http://127.0.0.1:{dev.port}/console/runs/tsk_1")
     status = run(folder, "status")
     assert f"{tmp_path}/elsewhere.db" in status.stdout

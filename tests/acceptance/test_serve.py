@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -194,11 +193,3 @@ def test_a_missing_config_is_one_line(receiver_factory: Receivers, redis_url: st
     receiver = receiver_factory(redis_url, start=False)
     receiver.config.unlink()
     assert str(receiver.config) in one_line(receiver, 2)
-
-
-def test_what_it_writes_is_for_its_own_user_only(receiver_factory: Receivers) -> None:
-    receiver = receiver_factory(f"redis://127.0.0.1:{free_port()}/0")
-    receiver.acked(body(1))
-    files = [path for path in (receiver.data / "spool").rglob("*") if path.is_file()]
-    assert files
-    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}

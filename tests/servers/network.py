@@ -129,7 +129,7 @@ class Link:
         self._pairs: list[tuple[_End, _End]] = []  # (client's end, server's end)
         self._gone: list[_End] = []  # servers' ends whose client vanished
         self._dripping = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._connecting: dict[asyncio.Task[None], _End] = {}  # clients that have no server's end yet
         self._server: asyncio.Server | None = None
         self._hold_at: tuple[bytes, bytes] | None = None  # at what, and after what
         self.is_held = False
@@ -221,8 +221,8 @@ class Link:
             client.reset()
             return
         task = asyncio.get_running_loop().create_task(self._connect(client))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._connecting[task] = client
+        task.add_done_callback(self._connecting.pop)
 
     async def _connect(self, client: _End) -> None:
         server = _End(self)
@@ -231,10 +231,6 @@ class Link:
         except OSError:
             client.reset()
             return
-        except asyncio.CancelledError:
-            client.reset()
-            server.reset()
-            raise
         if client.transport is None or client.transport.is_closing():
             server.reset()
             return
@@ -337,15 +333,21 @@ class Link:
 
     async def _refuse(self) -> None:
         if self._server is not None:
-            self._server.close()
-            self._server = None
+            server, self._server = self._server, None
+            for each in server.sockets:
+                asyncio.get_running_loop().remove_reader(each.fileno())
+            await asyncio.sleep(0)  # what is being accepted gets its transport: of a closed server it would stay open
+            server.close()
         self._reset()
 
     async def _close(self) -> None:
         await self._refuse()
         for end in self._gone:
             end.reset()
-        tasks = list(self._tasks)
-        for task in tasks:
+        connecting = dict(self._connecting)
+        for task in connecting:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*connecting, return_exceptions=True)
+        for client in connecting.values():  # whose task may not even have begun
+            client.reset()
+        self._reset()
