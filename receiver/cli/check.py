@@ -165,21 +165,17 @@ def _explain(loaded: Loaded, name: str, source: str, labels: Mapping[str, str]) 
 
 
 def _body(name: str) -> bytes:
+    from receiver.cli.trigger import sample
+
     try:
         return sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
     except OSError as error:
-        if (sample := _sample(name)) is not None:
-            return sample
+        if (found := sample(name)) is not None:
+            return found
         if isinstance(error, FileNotFoundError):
             hint = "`runhook trigger --list` lists samples; for a recorded event or run, use `runhook explain ID`"
             raise UsageError(f"--against {name}: neither a file nor a sample. {hint}") from None
         raise UsageError(f"--against {name}: cannot be read: {error.strerror}") from None
-
-
-def _sample(name: str) -> bytes | None:
-    from receiver.cli.trigger import sample
-
-    return sample(name)
 
 
 def print_trial(trial: Mapping[str, Any], sink: str = "") -> None:

@@ -74,7 +74,7 @@ def run(settings: Settings, config: Config, host: str, port: int, admin: ListenA
         f"connections: {listener.limit} at most",
         promise,
     ]
-    for line in [*lines, *map(_as_warning, doubtful)]:
+    for line in [*lines, *(f"WARNING: {each}" for each in doubtful)]:
         logs.say(line)
     freeze_imports()
     say_working()
@@ -92,7 +92,3 @@ def web_parts() -> list[Callable[[Context], WebPart]]:
     from receiver.web.metrics import metrics
 
     return [health, presence, metrics, api, console, submit]
-
-
-def _as_warning(text: str) -> str:
-    return f"WARNING: {text}"
