@@ -44,6 +44,13 @@ FULL = 2
 # SQLSTATE classes caused by the row: wrong data, constraints, sizes, what a trigger raised.
 #
 # All others (connections, rights, missing tables, deadlocks, full disks) pass, or an operator can fix them.
+# Errors of PostgreSQL that need no programmer, by SQLSTATE.
+_WORDS = {
+    "23502": "a value is missing in a column that is NOT NULL",
+    "23503": "it refers to a row that does not exist",
+    "23505": "a row with this key exists already",
+    "23514": "a value fails a check",
+}
 _ROW_ERRORS = {"21", "22", "23", "38", "39", "44", "54", "P0"}
 # Classes whose message may quote the row or the statement, and so is not shown.
 _QUOTING_ERRORS = _ROW_ERRORS | {"42"}
@@ -216,10 +223,11 @@ class Database:
         if isinstance(cause, psycopg.Error):
             return self._from_postgresql(cause)
         name = str(getattr(cause, "sqlite_errorname", "") or type(cause).__name__)
+        words = _one_line(str(cause))
         about_row = ("SQLITE_CONSTRAINT", "SQLITE_MISMATCH", "SQLITE_RANGE", "SQLITE_TOOBIG")
         if name.startswith(about_row) or isinstance(cause, OverflowError):
-            return RowRejected(f"SQLite refused the row: {name}")
-        words = _one_line(str(cause))
+            # Its words name the column, and quote no value.
+            return RowRejected(f"SQLite refused the row: {words if name == 'SQLITE_CONSTRAINT_NOTNULL' else name}")
         if name == "SQLITE_ERROR":  # its messages name tables and columns, and quote no values
             return TableMismatch(f"SQLite: {words}")
         return Unavailable(f"SQLite: {words} ({name})")
@@ -239,7 +247,7 @@ class Database:
             )
             if name
         )
-        what = f"{type(cause).__name__} {state}" + (f", {where}" if where else "")
+        what = _WORDS.get(state, f"{type(cause).__name__} {state}") + (f": {where}" if where else "")
         if state[:2] in _ROW_ERRORS:
             return RowRejected(f"PostgreSQL refused the row: {what}")
         quotes_nothing = (

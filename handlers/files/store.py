@@ -22,6 +22,7 @@ from handlers.contract import ReadableFile, Unavailable
 from handlers.files.disk import PARTS, READ, new_file, open_subfolder, sweep, translated_errors
 from handlers.mirror.download import IncomingFile
 from handlers.mirror.store import MAX_DOCUMENT, ObjectTarget, Stored
+from handlers.support import wording
 from handlers.support.deadline import Deadline
 from handlers.support.private_file import make_private_folder
 
@@ -33,9 +34,8 @@ _CODING = re.compile(r"[\w!#$%&'*+.^`|~, -]{0,40}", re.ASCII)  # of a header; lo
 
 def no_room(root: Path, free: int, reserve: int) -> str:
     """Return that less than the reserve is free on a disk; "" if more is."""
-    return f"the disk that holds {root} has {free:,} bytes free, less than the reserve of {reserve:,}" * (
-        free < reserve
-    )
+    what = f"the disk that holds {root} has {wording.size(free)} free, less than the reserve of {wording.size(reserve)}"
+    return what if free < reserve else ""
 
 
 class LocalStore:
@@ -218,7 +218,7 @@ class LocalStore:
             raise Unavailable(trouble, dependency=streamed)
         if size > free - self._reserve:
             raise Unavailable(
-                f"a file of {size:,} bytes does not fit on the disk that holds {self._root}", dependency=True
+                f"a file of {wording.size(size)} does not fit on the disk that holds {self._root}", dependency=True
             )
 
     @contextmanager

@@ -88,6 +88,14 @@ def without_particulars(text: str) -> str:
     return " ".join(text.lower().split())[:500]
 
 
+def size(count: float) -> str:
+    """Return a number of bytes for people, such as 1.5 MiB."""
+    for unit, step in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if count >= step:
+            return f"{count / step:.1f} {unit}"
+    return f"{count:.0f} B"
+
+
 def safe_url(url: object) -> str:
     """Return `url`, with characters that markup could interpret percent-encoded, if it is an absolute http(s) URL.
 

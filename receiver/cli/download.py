@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Final
 
 from handlers.mirror.names import UsedNames, safe_file_name
+from handlers.support.wording import size as shown_size
 from receiver.api.artifact_content import ContentParameters
 from receiver.api.artifacts import LIST_ARTIFACTS, ArtifactRow
 from receiver.cli.client import Client, rows_of
 from receiver.cli.output import clean, out, progress
 from receiver.errors import Busy, NotFound, NotStarted, RunhookError
-from receiver.status.problem import size as shown_size
 
 # Files of a run, tries of one, and seconds between two tries.
 MOST: Final = 10_000

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, get_args
 
 import typer
 
+from handlers.support.wording import size
 from receiver.api.artifacts import LIST_ARTIFACTS
 from receiver.api.audit import LIST_AUDIT
 from receiver.api.deliveries import LIST_ATTEMPTS, LIST_DELIVERIES
@@ -42,7 +43,7 @@ from receiver.domain.event import short_id
 from receiver.errors import UsageError
 from receiver.ledger import audit as audit_log
 from receiver.ledger.filters import LIMIT
-from receiver.status.problem import after, size
+from receiver.status.problem import after
 
 Row = Mapping[str, Any]
 

@@ -15,6 +15,7 @@ from urllib.parse import quote
 import httpx2
 from pydantic import BaseModel, ValidationError
 
+from handlers.support.wording import size
 from receiver import __version__
 from receiver.api.endpoint import Endpoint
 from receiver.api.models import Parameters
@@ -22,7 +23,6 @@ from receiver.api.responses import CONTENT_TYPE, TYPE
 from receiver.cli.output import clean, warn
 from receiver.cli.profiles import RemoteService
 from receiver.errors import Busy, Invalid, NotStarted, RequestError, RunhookError, UsageError
-from receiver.status.problem import size
 
 if TYPE_CHECKING:
     from receiver.api.artifact_content import ContentParameters

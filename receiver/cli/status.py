@@ -9,6 +9,7 @@ from typing import Any, Final
 import typer
 from rich.text import Text
 
+from handlers.support.wording import size
 from receiver.api.status import GET_DOCTOR, GET_STATUS, FindingRow, Status, status_of
 from receiver.cli.client import Client, LocalClient
 from receiver.cli.options import Json, Output, chosen_form
@@ -18,7 +19,7 @@ from receiver.domain.counting import counted
 from receiver.domain.parts import deliver
 from receiver.errors import RunhookError
 from receiver.ledger.stats import COUNT_LIMIT
-from receiver.status.problem import ago, size
+from receiver.status.problem import ago
 from receiver.status.survey import survey
 
 # The state of a sink that is neither paused nor removed, and whose breaker is closed; the console has the same word.

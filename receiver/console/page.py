@@ -19,6 +19,9 @@ PATH: Final = "/console"
 GOOD_FOR: Final = 3600
 _SAME_FOR: Final = 600
 
+# The part of what a request may wait for the ledger after which the page shows what is known without it.
+SHARE: Final = 0.55
+
 Query = Sequence[tuple[str, str]]
 Load = Callable[[Service, Actor, Mapping[str, str], Query], Mapping[str, Any]]
 

@@ -16,6 +16,7 @@ from markupsafe import Markup, escape
 from starlette.responses import HTMLResponse, Response
 
 from handlers.support import timestamps
+from handlers.support.wording import size
 from receiver.api.service import Actor
 from receiver.console.forms import Notice
 from receiver.console.page import PATH, ConsolePage, PageLink, event_path, run_path
@@ -23,7 +24,7 @@ from receiver.console.sign_in import SignedIn
 from receiver.console.wording import asked_for, many, result, seconds_left
 from receiver.domain.api_key import OPERATE
 from receiver.domain.event import short_id
-from receiver.status.problem import after, ago, size
+from receiver.status.problem import after, ago
 
 FOLDER: Final = Path(__file__).parent
 STATIC: Final = FOLDER / "static"
@@ -44,7 +45,7 @@ _NOT_KEPT: Final = {"cache-control": "no-store"}
 _TONES: Final = {
     "good": "completed delivered accepted running ready alive closed done resolved",
     "bad": "failed terminated timed_out dead refused lost missing stuck stopped silent open down orphaned error"
-    " rejected",
+    " rejected suspended",
     "wait": "waiting held queued sending canceled cancelled unavailable paused probing pending unknown lapsed begun",
 }
 _TONE_OF: Final = {word: tone for tone, words in _TONES.items() for word in words.split()} | {"no worker": "bad"}

@@ -15,6 +15,7 @@ from typing import Any, Final
 from handlers import SinkError, registry
 from handlers.contract import Sink
 from handlers.support.daemon_pool import in_thread
+from handlers.support.wording import size
 from receiver import __version__
 from receiver.config.loader import load
 from receiver.config.models import Config, SourceConfig
@@ -25,7 +26,7 @@ from receiver.domain.counting import counted
 from receiver.domain.signature import verify
 from receiver.errors import ConfigError
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
-from receiver.status.problem import ago, size
+from receiver.status.problem import ago
 from receiver.status.problems import find
 from receiver.status.report import DiskReport, StatusReport
 from receiver.status.survey import survey

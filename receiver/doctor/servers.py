@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import redis
 
+from handlers.support.wording import size
 from receiver.config.settings import Settings
 from receiver.doctor import Finding
 from receiver.domain.trouble import redis_todo
@@ -17,7 +18,6 @@ from receiver.ledger.database_clock import database_now
 from receiver.ledger.errors import remedy_for
 from receiver.ledger.migrate import HEAD, schema_trouble
 from receiver.runtime.redis_client import OLDEST_REDIS, connect
-from receiver.status.problem import size
 from receiver.status.processes import SKEW
 from receiver.status.report import LedgerReport, RedisReport
 

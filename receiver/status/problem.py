@@ -1,4 +1,4 @@
-"""Represent a problem with its fix, and format durations and sizes.
+"""Represent a problem with its fix, and format durations.
 
 A problem needs an operator, and makes `runhook status` exit with 1. A note does not. Each code has a row in
 docs/how-to/operations.md.
@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, Final
-
-_GIB: Final = 1 << 30
 
 # Seconds for which a mistake of a sender counts as news.
 NEWS: Final = 86_400.0
@@ -109,11 +107,3 @@ def ago(seconds: float) -> str:
 def after(seconds: float) -> str:
     """Return a delay for people: as `ago`, but with two decimals below 10 s."""
     return f"{max(seconds, 0):.2f} s" if seconds < 10 else ago(seconds)
-
-
-def size(count: float) -> str:
-    """Return a number of bytes for people, such as 1.5 MiB."""
-    for unit, step in (("GiB", _GIB), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if count >= step:
-            return f"{count / step:.1f} {unit}"
-    return f"{count:.0f} B"

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Final
 
+from handlers.support.wording import size
 from receiver.domain import parts
 from receiver.domain.callback import CALLBACK
 from receiver.domain.counting import counted
@@ -15,7 +16,7 @@ from receiver.domain.delivery import DeliveryState
 from receiver.domain.trouble import redis_todo
 from receiver.ledger.stats import COUNT_LIMIT
 from receiver.status import processes
-from receiver.status.problem import NEWS, REMEDIES, Problem, ago, problem, size
+from receiver.status.problem import NEWS, REMEDIES, Problem, ago, problem
 from receiver.status.report import StatusReport
 
 # Seconds after which an inbox entry or a due delivery is overdue.
@@ -43,7 +44,7 @@ _CAUSES: Final = (
         "{rate} below the limit that `runhook attempts --sink {sink}` shows, or ask for a higher one",
     ),
     (
-        r"(?i)disk.* (is )?full|no space|bytes free",
+        r"(?i)disk.* (is )?full|no space|less than the reserve",
         "has no disk space left",
         "free disk space there; then `runhook sink resume {sink}` probes",
     ),

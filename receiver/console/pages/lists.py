@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -15,13 +16,16 @@ from receiver.api.operations import CANCEL_OPERATION, GET_OPERATION, LIST_OPERAT
 from receiver.api.outline import outline
 from receiver.api.runs import LIST_RUNS
 from receiver.api.service import Actor, Service
+from receiver.api.status import status_of
 from receiver.api.submissions import GET_SUBMISSION, LIST_MISSING, LIST_SUBMISSIONS
 from receiver.api.views import LIST_VIEWS, REMOVE_VIEW, SAVE_VIEW
 from receiver.console.action import ConsoleAction
 from receiver.console.filters import list_page
-from receiver.console.page import ConsolePage, PageLink, Query
+from receiver.console.page import SHARE, ConsolePage, PageLink, Query
 from receiver.console.pages.deliveries import resubmits
 from receiver.domain.counting import counted
+from receiver.ledger import async_ledger
+from receiver.status.survey import survey
 from receiver.submit.kept_request import CALL
 
 # Members of an operation's selection that find its deliveries also when it is done, and how the list calls them.
@@ -29,6 +33,12 @@ _STAYS: Final = {
     **{each: each for each in ("source", "sink", "route", "event_id", "run_prefix", "run_type", "workflow", "status")},
     "run_id": "run",
 }
+_MISSING: Final = ("run_prefix", "workflow", "title", "since")
+# Codes of problems by which results may be missing of runs that no list has, or come late.
+_UNLISTED: Final = frozenset(
+    {"redis_lost", "webhooks_refused", "webhooks_missed", "misdirected", "quarantine", "spool_left", "spool_damaged"}
+    | {"inbox_set_aside", "inbox_late", "part_missing", "part_suspended", "watch_trouble"}
+)
 _RUNS: Final = ("text", "status", "workflow", "run_prefix", "since")
 
 
@@ -114,8 +124,17 @@ def views(service: Service, actor: Actor, _names: Mapping[str, str], _query: Que
     return {"title": "Saved views", "here": "Saved views", "rows": page.items}
 
 
+def missing(service: Service, actor: Actor, _names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
+    """Return a page of the overdue results, and the problems that may keep others from this list."""
+    page = list_page(service, actor, query, LIST_MISSING, "/missing", "Missing", _MISSING)
+    status = None if actor.source else status_of(survey(service.settings, async_ledger.WAIT * SHARE))
+    unlisted = [each for each in status.problems if each.code in _UNLISTED] if status else []
+    commands = re.findall(r"`(runhook reconcile [^`]*--import[^`]*)`", " ".join(each.todo for each in unlisted))
+    return {**page, "unlisted": unlisted, "command": next(iter(commands), "runhook reconcile --import --now")}
+
+
 RUNS: Final = ConsolePage("/runs", "runs.html", runs, PageLink("Runs", "r", ""))
-MISSING: Final = _list(LIST_MISSING, PageLink("Missing", "m", ""), "run_prefix", "workflow", "title", "since")
+MISSING: Final = ConsolePage("/missing", "missing.html", missing, PageLink("Missing", "m", ""))
 SUBMISSIONS: Final = (
     _list(LIST_SUBMISSIONS, PageLink("Submissions", "u", "Submitting"), "text", "state", "run", "label", "since"),
     ConsolePage("/submissions/{id}", "submission.html", submission),

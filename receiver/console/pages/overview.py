@@ -19,16 +19,15 @@ from receiver.api.status import GET_STATUS, PartRow, ProblemRow, Status, status_
 from receiver.api.submissions import LIST_MISSING
 from receiver.api.totals import GET_AGES, GET_TOTALS, Ages, TotalRow, Totals
 from receiver.console.charts import Buckets, Chart, Values, Window, percent, window_links, window_of
-from receiver.console.page import PATH, ConsolePage, PageLink, Query
+from receiver.console.page import PATH, SHARE, ConsolePage, PageLink, Query
 from receiver.console.pages.sinks import state_of
 from receiver.domain.callback import CALLBACK
+from receiver.domain.parts import STUCK_AFTER
 from receiver.ledger import async_ledger
 from receiver.ledger.stats import COUNT_LIMIT
 from receiver.status.problem import ago
 from receiver.status.survey import survey
 
-# The part of what a request may wait for the ledger after which the page shows what is known without it.
-_SHARE: Final = 0.55
 # Runs, missing results and reasons on the page.
 _NEWEST: Final = 10
 _MISSING: Final = 50
@@ -76,7 +75,7 @@ def overview(service: Service, actor: Actor, _names: Mapping[str, str], query: Q
     status = None
     if not actor.source:
         GET_STATUS.allowed(actor, GET_STATUS.validated({}))
-        status = status_of(survey(service.settings, async_ledger.WAIT * _SHARE))
+        status = status_of(survey(service.settings, async_ledger.WAIT * SHARE))
     names = [] if status is None else [*service.config.destinations, *status.ledger.orphans]
     known = {
         "title": "Overview",
@@ -285,9 +284,11 @@ def _parts(status: Status) -> list[tuple[PartRow, int]]:
     """Return the processes that are not stopped, each with how many are alike: those of sinks that run on one host."""
     groups: dict[tuple[str, str], list[PartRow]] = {}
     for each in status.parts:
+        suspended = each.state == "stuck" and each.stalled < STUCK_AFTER
+        shown = each.model_copy(update={"state": "suspended"}) if suspended else each
         alike = each.part.startswith("deliver:") and each.state == "running"
         if each.state != "stopped":
-            groups.setdefault((each.host, "deliver" if alike else each.name), []).append(each)
+            groups.setdefault((each.host, "deliver" if alike else each.name), []).append(shown)
     return [(max(parts, key=lambda part: part.beat_age), len(parts)) for parts in groups.values()]
 
 

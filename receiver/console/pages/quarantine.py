@@ -22,7 +22,7 @@ from receiver.console.page import ConsolePage, PageLink, Query, further, given_o
 from receiver.domain.api_key import OPERATE
 
 _VERDICTS: Final = {
-    "authentic": "It fits a secret of today: check it again, and it is let in.",
+    "authentic": "Its signature is valid now: check it again to accept it.",
     "bad_signature": "Its signature fits no secret of its source: the secret is wrong or missing here, or a stranger"
     " sent it. Compare the source's secrets with the API key that the run was submitted with.",
     "unknown_source": "Its source is not in the config.",
@@ -73,8 +73,8 @@ def _reason(service: Service, actor: Actor, request_id: str, source: str) -> str
 
 def _verified(result: VerifyResult) -> str:
     if not result.authentic:
-        return f"None of {result.count:,} fits a secret of today. They stay in quarantine."
-    return f"{result.authentic:,} of {result.count:,} fitted a secret of today, and went in as of when they came."
+        return f"None of {result.count:,} has a valid signature. They stay in quarantine."
+    return f"{result.authentic:,} of {result.count:,} had a valid signature and were accepted, each with its own time."
 
 
 def _dropped(result: DropResult) -> str:

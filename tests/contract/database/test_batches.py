@@ -28,6 +28,22 @@ def test_refused_row_does_not_harm_its_batch(database: ResultsDb) -> None:
     assert len(database.rows()) == 50
 
 
+def test_missing_value_names_its_column_in_words(database: ResultsDb) -> None:
+    database.execute(
+        "CREATE TABLE skyvern_runs (run_id TEXT, source TEXT, cost_center TEXT NOT NULL, PRIMARY KEY (run_id, source))"
+    )
+    sink = database.sink()
+    sink.add_columns()
+    (answer,) = sink.send_many([event("tsk_1", 1)])
+    assert isinstance(answer, Refused)
+    reason = {
+        "sqlite": "SQLite refused the row: NOT NULL constraint failed: skyvern_runs.cost_center",
+        "postgresql": "PostgreSQL refused the row: a value is missing in a column that is NOT NULL: "
+        "table skyvern_runs, column cost_center",
+    }
+    assert str(answer) == reason[database.engine.dialect.name]
+
+
 def test_row_dropped_by_a_trigger_gets_no_receipt(database: ResultsDb) -> None:
     sink = database.sink()
     sink.add_columns()

@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 import sqlalchemy as sa
 
+from receiver.ledger import audit, redis_losses
+from receiver.ledger.audit import AuditActor
 from receiver.ledger.schema import deliveries, runs
 from tests.servers.submitting import Submitting
 from tests.support.console import Browser
@@ -102,13 +104,29 @@ def test_matching_failed_runs_go_to_the_chosen_sink(
     assert resubmitted(server) == {("tsk_1", "abroad"), ("tsk_3", "abroad")}
     # And of selected rows the other sink takes the one that was chosen
     asked = browser.click(browser.get("/runs"), "Submit again by here selected", ids="tsk_1")
-    browser.click(asked, "Submit again")
+    browser.click(asked, "Submit again 1")
     assert resubmitted(server) == {("tsk_1", "abroad"), ("tsk_3", "abroad"), ("tsk_1", "here")}
     browser.session.close()
 
 
-def test_what_is_missing(browser: Browser, console_server: Submitting) -> None:
+def test_missing_page_says_what_it_cannot_list(console_server: Submitting, browser: Browser) -> None:
+    # Given that Redis lost results that were acknowledged
+    actor = AuditActor("process", "dispatch")
+    console_server.ledger.write(lambda it: audit.record(it, actor, redis_losses.LOSS, {}, 0))
     browser.sign_in()
+    page = browser.get("/missing").text
+    # Then no list of known runs is taken for all, and the command that fetches them can be copied
+    assert "Nothing is missing" not in page
+    assert "Other results may be missing, or come late" in page
+    assert "Redis lost its data at" in page
+    assert 'data-copy="runhook reconcile --since 25h --import --now"' in page
+    # And a person of one source sees only the list
+    browser.sign_in("olga")
+    assert "Redis lost" not in browser.get("/missing").text
+
+
+def test_what_is_missing(browser: Browser, console_server: Submitting) -> None:
+    browser.sign_in("olga")
     assert "Nothing is missing" in browser.get("/missing").text
     # Given a run whose end Skyvern was asked for in vain
     event = new_event("tsk_1", status="running", title="Fetch <invoices>")
@@ -118,4 +136,4 @@ def test_what_is_missing(browser: Browser, console_server: Submitting) -> None:
     assert '<a href="/console/runs/tsk_1?source=skyvern">Fetch &lt;invoices&gt;</a>' in page
     assert '<td class="num" data-head="polls">3</td>' in page
     assert "No overdue result matches" in browser.get("/missing?run_prefix=wr").text
-    assert "<b>1</b><span>overdue</span>" in browser.get("/").text
+    assert "<b>1</b><span>results overdue</span>" in browser.get("/").text

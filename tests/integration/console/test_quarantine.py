@@ -56,12 +56,13 @@ def test_one_request_tells_what_is_wrong(browser: Browser, console_server: Submi
     wrong, right = put(console_server), put(console_server, secret="other", title="known now")
     browser.sign_in()
     listed = browser.get("/quarantine").text
+    assert "Did the API key change?" in listed
     assert f"/console/quarantine/{wrong}" in listed
     # Then each says what is wrong, with its body
     page = browser.get(f"/quarantine/{wrong}").text
     assert "Its signature fits no secret of its source" in page
     assert "tsk_1" in page
-    assert "It fits a secret of today" in browser.get(f"/quarantine/{right}").text
+    assert "Its signature is valid now" in browser.get(f"/quarantine/{right}").text
     # And a body shows no secret of a run
     masked = put(console_server, extra_http_headers={"authorization": "sesame"})
     assert "sesame" not in browser.get(f"/quarantine/{masked}").text
@@ -77,7 +78,7 @@ def test_what_is_authentic_now_goes_in(browser: Browser, console_server: Submitt
     assert answer.status_code == 303
     # Then the one went in, and the other stays
     page = browser.get("/quarantine").text
-    assert "1 of 2 fitted a secret of today" in page
+    assert "1 of 2 had a valid signature and were accepted" in page
     assert right not in page
     assert wrong in page
     assert actions(console_server)[0] == ("quarantine.verify", "admin", 1)
