@@ -103,7 +103,7 @@ class Chart:
         highest = max(self._known, default=0.0) if self.highest is None else self.highest
         size = 10.0 ** math.floor(math.log10(max(highest, 1e-6) / _MOST_VALUES))
         step = next((each * size for each in (1, 2, 5) if highest / (each * size) <= _MOST_VALUES), 10 * size)
-        step = max(1.0, step) if self.stacked else step
+        step = max(1.0, step)
         count = max(1, math.ceil(highest / step - 1e-9))
         return [Tick(step * number, self.text(step * number)) for number in range(1, count + 1)]
 

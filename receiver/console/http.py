@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -237,8 +238,9 @@ class _Console:
             return self._refused(shown, signed_in, request, error), error.status
         views = () if values.get("partial") else LIST_VIEWS.call(self._service, actor, LIST_VIEWS.validated({})).items
         places = partial(place_of, self._service.config)
-        waits = waits_of(self._service)
-        beside = {"saved_views": views, "may_be_saved": shown.link is not None, "places": places, "waits": waits}
+        rates = defaultdict(str, {name: sink.rate or "" for name, sink in self._service.config.sinks.items()})
+        beside = {"saved_views": views, "may_be_saved": shown.link is not None, "places": places, "rates": rates}
+        beside["waits"] = waits_of(self._service)
         return self._renderer.html(
             values.get("template", shown.template), {**beside, **values}, signed_in, _url_of(request), notice
         ), 200

@@ -182,8 +182,7 @@ def _sentence(text: str, names: Collection[str] = ()) -> str:
 
 def _clock(seconds: float) -> str:
     """Return a time to the second, in UTC."""
-    when = datetime.fromtimestamp(seconds, UTC)
-    return f"{when:%b} {when.day}, {when:%H:%M:%S}"
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def _code(text: str) -> Markup:

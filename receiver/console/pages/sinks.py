@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from typing import Any, Final
 
+from receiver.api.audit import LIST_AUDIT
 from receiver.api.chosen import TakenResult
 from receiver.api.deliveries import LIST_ATTEMPTS
 from receiver.api.models import Page, Scoped
@@ -16,15 +17,12 @@ from receiver.api.sinks import GET_SINK, LIST_SINKS, MOVE_SINK, PAUSE_SINK, RESU
 from receiver.api.totals import GET_TOTALS, TotalRow
 from receiver.console.action import ConsoleAction
 from receiver.console.charts import Buckets, Chart, Values, window_links, window_of
-from receiver.console.page import ConsolePage, PageLink, Query
+from receiver.console.page import ConsolePage, PageLink, Query, further, given_of
 from receiver.console.wording import place_of
 from receiver.domain.callback import CALLBACK
 from receiver.domain.counting import counted
 from receiver.errors import Invalid
 
-# Attempts that the page of a sink reads, and lines that show them: equal failures in a row are one.
-_NEWEST: Final = 100
-_LINES: Final = 15
 # What became of deliveries, from the bottom of the chart up.
 _SERIES: Final = (("delivered", "good"), ("waiting", "wait"), ("dead", "bad"))
 
@@ -38,7 +36,7 @@ def sinks(service: Service, actor: Actor, _names: Mapping[str, str], _query: Que
 
 def sink(service: Service, actor: Actor, names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
     """Return how one sink is, what became of its deliveries, and its newest attempts."""
-    name, window = names["sink"], window_of(query)
+    name, window, given = names["sink"], window_of(query), given_of(query)
     row = GET_SINK.call(service, actor, GET_SINK.validated({"sink": name}))
     buckets = window.buckets(service.ledger.now())
     span = {"since": buckets.since, "by": "state", "bucket": buckets.seconds, "sink": name}
@@ -48,7 +46,8 @@ def sink(service: Service, actor: Actor, names: Mapping[str, str], query: Query)
     with suppress(Invalid) if row.orphaned else nullcontext():
         counted = GET_TOTALS.call(service, actor, GET_TOTALS.validated(span)).items[1:]
     with suppress(Invalid) if row.orphaned else nullcontext():
-        tried = LIST_ATTEMPTS.call(service, actor, LIST_ATTEMPTS.validated({"sink": name, "limit": _NEWEST}))
+        newest = LIST_ATTEMPTS.validated({"sink": name, "after": dict(given).get("after", "")})
+        tried = LIST_ATTEMPTS.call(service, actor, newest)
     return {
         "title": name,
         "here": "Sinks",
@@ -56,7 +55,9 @@ def sink(service: Service, actor: Actor, names: Mapping[str, str], query: Query)
         "state": state_of(row),
         "chart": _chart(buckets, counted),
         "windows": window_links(f"/sinks/{name}", query, window),
-        "attempts": _in_groups(tried.items)[:_LINES],
+        "attempts": _in_groups(tried.items),
+        "further": further(f"/sinks/{name}", given, tried),
+        "paused_by": _paused_by(service, actor, name) if row.paused else "",
         "older": tried.next is not None,
         "place": place_of(service.config, name),
         "others": list(service.config.sinks) if row.orphaned else [],
@@ -76,6 +77,12 @@ def _in_groups(tried: Sequence[AttemptRow]) -> list[tuple[AttemptRow, int, float
                 continue
         found.append((each, 1, each.started_at))
     return found
+
+
+def _paused_by(service: Service, actor: Actor, sink: str) -> str:
+    """Return who paused a sink, by the newest entries of the audit, or ""."""
+    rows = LIST_AUDIT.call(service, actor, LIST_AUDIT.validated({"action": ["sink.pause"]})).items
+    return next((each.actor for each in rows if each.selection.get("sink") == sink), "")
 
 
 def state_of(row: SinkRow) -> str:
@@ -125,7 +132,8 @@ ACTIONS: Final = (
         PAUSE_SINK,
         "Pause",
         lambda row: f"{row.name} is paused: its deliveries wait.",
-        "Pause this sink? Nothing more is sent to it, and its deliveries wait until it is resumed.",
+        "Pause this sink?\nNothing is lost, and there is no time limit: results wait until somebody resumes the sink.\n"
+        "What is being sent now ends. Resume sends all that waits, within the sink's rate.",
     ),
     ConsoleAction(
         MOVE_SINK,

@@ -139,7 +139,8 @@ function age() {
     const past = time.className === "until" ? "now" : `${duration(passed)} ago`;
     const text = passed < 0 ? `in ${duration(-passed)}` : past;
     if (time.className && time.textContent !== text) time.textContent = text;
-    time.title = `${new Date(at).toLocaleString()} here, ${time.dateTime}`;
+    const here = new Date(at - 60000 * new Date(at).getTimezoneOffset()).toISOString();
+    time.title = `${here.slice(0, 19).replace("T", " ")} here, ${time.dateTime}`;
   }
 }
 age();

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Sequence
 
 import pytest
@@ -22,7 +23,7 @@ def created(browser: Browser, **form: str | Sequence[str]) -> str:
 def test_a_key_is_shown_once(browser: Browser, console_server: Submitting) -> None:
     # When somebody creates a key
     browser.sign_in()
-    page = created(browser, name="billing", scopes=["view", "operate"], source="*", rate="5/s", expires_in="2592000")
+    page = created(browser, name="billing", scopes=["view", "operate"], source="*", rate="5/s", expires_in="604800")
     whole = re.search(r'value="(rhk_[^"]+)"', page)
     assert whole
     # Then it opens the API, with what it was given
@@ -33,7 +34,10 @@ def test_a_key_is_shown_once(browser: Browser, console_server: Submitting) -> No
     listed = browser.get("/keys").text
     assert "billing" in listed
     assert whole[1] not in listed
-    assert "ends <time" in listed
+    # And its end is a time, in a column of its own
+    day = time.strftime("%Y-%m-%d", time.gmtime(time.time() + 604_800))
+    assert re.search(rf'data-head="ends"><time[^>]*>{day} [0-9:]+</time> UTC', listed)
+    assert '<option value="604800">7 days</option>' in listed
     # And the audit says who it was
     newest = console_server.ledger.read(lambda it: audit.list_actions(it))[0]
     assert (newest.action, newest.actor, newest.actor_kind) == ("key.create", "admin", "user")
@@ -68,7 +72,7 @@ def test_a_key_is_rotated(browser: Browser, console_server: Submitting) -> None:
     assert re.search(r'value="(rhk_[^"]+)"', page)
     assert "ends <time" in page
     listed = browser.get("/keys").text
-    assert "replaced, ends <time" in " ".join(listed.split())
+    assert 'data-head="ends">replaced, <time' in listed
     key = console_server.ledger.read(lambda it: api_keys.one(it, old))
     assert key.replaced_by
     assert key.in_use

@@ -37,7 +37,7 @@ def test_failed_delivery_comes_first_with_response_and_resend(operated: Submitti
     assert "&lt;b&gt;amount&lt;/b&gt; is not a number" in page.text
     # And times are absolute, the routing is no entry of the timeline, and good news is no warning
     when = time.strftime("%H:%M:%S", time.gmtime(now))
-    assert re.search(rf">\w\w\w \d+, {when}</time>", page.text)
+    assert re.search(rf">20\d\d-\d\d-\d\d {when}</time>", page.text)
     assert "By route" not in page.text.partition('id="timeline"')[2].partition("</section>")[0]
     assert "already there" in page.text
     assert 'id="missing"' not in page.text

@@ -122,7 +122,39 @@ def test_long_backlog_is_not_counted_as_10000(operated: Submitting, as_person: A
     for path in ("/sinks", "/sinks/ops"):
         assert "10,000+ queued" in admin.get(path).text, path
     assert "<b>10,000+</b><span>deliveries pending</span>" in admin.get("/").text
-    assert re.search(r"<dt>drained in</dt><dd>more than \d+ d</dd>", admin.get("/sinks/ops").text)
+    assert re.search(
+        r"<dt>drained in</dt><dd>more than \d+ d, at 20[-0-9]+ [0-9:]+ UTC</dd>", admin.get("/sinks/ops").text
+    )
+
+
+def test_sink_page_shows_its_rate_and_all_attempts(
+    submitting: Callable[..., Submitting], hashed_password: str, tmp_path: Path
+) -> None:
+    # Given a sink with a rate, 60 results that it took at different times, and one that waits for the rate
+    ops = {"type": "files", "path": str(tmp_path), "rate": "20/m"}
+    server = submitting("http://127.0.0.1:9", dispatching=False, console_password=hashed_password, sinks={"ops": ops})
+    now = time.time() - 100
+    record(server.ledger, *(new_event(f"tsk_{number}", "ops") for number in range(61)), now=now)
+    for at in range(60):
+        settle(server.ledger, claim(server.ledger, "ops", limit=1, now=now + at), DeliveryMove.ACCEPT, now=now + at)
+    admin = Browser(server.url)
+    admin.sign_in()
+    page = admin.get("/sinks/ops").text
+    # Then the pages say that it is limited
+    assert "<dt>rate</dt><dd>at most 20/m, " in page
+    for path in ("/", "/sinks"):
+        assert re.search("past its time: at most 20/m", admin.get(path).text), path
+    # And attempts stand in the order of time, with a link to older ones
+    older = re.findall(r'href="/console(/sinks/ops[^"]*)" rel="next">Older attempts', page)
+    begun = [*attempt_times(page), *attempt_times(admin.get(older[0].replace("&amp;", "&")).text)]
+    assert begun == sorted(begun, reverse=True)
+    assert len(begun) == 60
+    admin.session.close()
+
+
+def attempt_times(page: str) -> list[str]:
+    """When the attempts on a sink's page began."""
+    return re.findall(r'datetime="([^"]+)"', page.partition("Newest attempts")[2].partition("</section>")[0])
 
 
 def test_a_sink_is_paused_and_goes_on(shut: Submitting, as_person: AsPerson) -> None:
@@ -132,6 +164,7 @@ def test_a_sink_is_paused_and_goes_on(shut: Submitting, as_person: AsPerson) -> 
     assert not lane_of(shut, "results").paused
     after = admin.click(asked, "Pause")
     assert "results is paused" in after.text
+    assert re.search("<dt>paused</dt><dd><time.*</time> by admin</dd>", after.text)
     assert lane_of(shut, "results").paused
     assert "results resumed." in admin.click(after, "Resume").text
     assert not lane_of(shut, "results").paused
