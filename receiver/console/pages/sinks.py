@@ -132,7 +132,7 @@ ACTIONS: Final = (
         PAUSE_SINK,
         "Pause",
         lambda row: f"{row.name} is paused: its deliveries wait.",
-        "Pause this sink?\nNothing is lost, and there is no time limit: results wait until somebody resumes the sink.\n"
+        "Pause this sink?\nNothing is lost, and there is no time limit: results wait until the sink is resumed.\n"
         "What is being sent now ends. Resume sends all that waits, within the sink's rate.",
     ),
     ConsoleAction(
