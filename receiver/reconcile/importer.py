@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from receiver.domain.run import FINAL
 from receiver.ledger import Ledger, run_polls, runs
-from receiver.reconcile.listing import read_back
+from receiver.reconcile.listing import RunList
 from receiver.reconcile.source import PolledSource
 from receiver.reconcile.watcher import due_at
 from receiver.skyvern.responses import ListedRun
@@ -47,30 +48,25 @@ def find_missing(
     """
     report = ImportReport(source.name)
     seen: set[str] = set()
-
-    def page(rows: Sequence[ListedRun], newest: float | None) -> None:
+    listed = RunList(source, since, statuses=sorted(FINAL))
+    for rows in listed:
         fresh = [row for row in rows if row.run_id not in seen and row.final]
         seen.update(row.run_id for row in fresh)
-        times = [row.created_at for row in rows if row.created_at]
-        keys = [(source.name, row.run_id) for row in fresh]
-        known = ledger.read(lambda connection: runs.final_runs(connection, keys))
+        known = ledger.read(partial(runs.final_runs, keys=[(source.name, row.run_id) for row in fresh]))
         report.final += len(fresh)
         missing = [row for row in fresh if (source.name, row.run_id) not in known]
         report.missing += missing
         if grace is not None:
             now = ledger.now()
-            wanted = {row.run_id: due_at(row, now, newest, grace) for row in missing}
-            ledger.write(
-                lambda it: run_polls.ask(it, source.name, wanted, now, found_by=run_polls.IMPORT, grace=grace, soon=0.0)
-            )
+            wanted = {row.run_id: due_at(row, now, listed.newest, grace) for row in missing}
+            ask = partial(run_polls.ask, found_by=run_polls.IMPORT, grace=grace, soon=0.0)
+            ledger.write(partial(ask, source=source.name, wanted=wanted, now=now))
             late = {run_id: at for run_id, at in wanted.items() if at > now}
             report.young += late
             report.again_at = max(filter(None, [report.again_at, *late.values()]), default=None)
-        if times:
+        if times := [row.created_at for row in rows if row.created_at]:
             show(min(times))
-
-    listing = read_back(source, since, page, statuses=sorted(FINAL))
-    report.trouble = listing.trouble
-    if not listing.reached and not listing.trouble:
+    report.trouble = listed.trouble
+    if not listed.reached and not listed.trouble:
         report.trouble = "Skyvern's list ends before that time: runs may be missing; --since a later one shows all"
     return report

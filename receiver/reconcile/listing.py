@@ -7,8 +7,7 @@ Where it ends too early, it is read again for each status, and then for each typ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Final
 
 from receiver.domain.attention import ACTIVE
@@ -24,96 +23,73 @@ RUN_TYPES: Final = (
     *("openai_cua", "anthropic_cua", "yutori_navigator", "ui_tars"),
 )
 
-# Called with the requested rows of a page, and when the newest run that was read so far was created.
-OnPage = Callable[[Sequence[ListedRun], float | None], None]
 
+class RunList:
+    """The runs that were created since `since` (epoch seconds, Skyvern's clock). Iterate it once, page by page.
 
-@dataclass(slots=True)
-class Listing:
-    """What reading the list came to. `newest`: when the newest run that was read was created. `reached`: whether it
-    goes back to where it should. `trouble`: why it was broken off, or ""; `retry_after`: seconds that Skyvern then
-    asked to wait."""
+    `statuses`: only runs that have one of them. `to_the_end`: a page that is not full may have a next one.
+    `with_active`: older active runs of these pages too. `stopped`: whether to break off.
 
-    newest: float | None = None
-    reached: bool = True
-    trouble: str = ""
-    retry_after: float = 0.0
-    calls: int = 0
-
-
-def read_back(
-    source: PolledSource,
-    since: float,
-    on_page: OnPage,
-    *,
-    statuses: Sequence[str] = (),
-    to_the_end: bool = False,
-    with_active: bool = False,
-    stopped: Callable[[], bool] = lambda: False,
-) -> Listing:
-    """Read the runs that were created since `since` (epoch seconds, Skyvern's clock), and hand each page to `on_page`.
-
-    `statuses`: only runs that have one of them. `to_the_end`: a page that is not full may have a
-    next one. `with_active`: hand on older active runs of these pages too. `stopped`: whether to break off.
+    `newest`: when the newest run that was read so far was created. After the last page, `reached`: whether the list
+    goes back to `since`; `trouble`: why reading was broken off, or ""; `retry_after`: seconds that Skyvern then asked
+    to wait.
     """
-    return _Reading(source, since, on_page, to_the_end, with_active, stopped).read(statuses)
 
+    def __init__(
+        self,
+        source: PolledSource,
+        since: float,
+        *,
+        statuses: Sequence[str] = (),
+        to_the_end: bool = False,
+        with_active: bool = False,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._source = source
+        self._since = since
+        self._statuses = statuses
+        self._full = 1 if to_the_end else source.page_size  # rows of a page that may have a next one
+        self._with_active = with_active
+        self._stopped = stopped
+        self.newest: float | None = None
+        self.reached = True
+        self.trouble = ""
+        self.retry_after = 0.0
+        self.calls = 0
 
-@dataclass(slots=True)
-class _Reading:
-    """One reading of the list, of which `listing` tells."""
-
-    source: PolledSource
-    since: float
-    on_page: OnPage
-    to_the_end: bool
-    with_active: bool
-    stopped: Callable[[], bool]
-    listing: Listing = field(default_factory=Listing)
-
-    def read(self, statuses: Sequence[str]) -> Listing:
-        """Read the list; its parts, where it ends too early."""
-        if not self._read(statuses, ()) and not self.listing.trouble:
-            self._read_parts(statuses or STATUSES)
-        return self.listing
-
-    def _read_parts(self, statuses: Sequence[str]) -> None:
-        for status in statuses:
-            if self._read([status], ()):
+    def __iter__(self) -> Iterator[Sequence[ListedRun]]:
+        """Yield the pages, without those that have no such run."""
+        if (yield from self._read(self._statuses)):
+            return
+        for status in self._statuses or STATUSES:  # the whole list ends too early
+            if self.trouble or (yield from self._read([status])):
                 continue
             for run_type in RUN_TYPES:
-                if self.listing.trouble:
-                    return
-                if not self._read([status], [run_type]) and not self.listing.trouble:
-                    self.listing.reached = False
+                if not self.trouble and not (yield from self._read([status], [run_type])) and not self.trouble:
+                    self.reached = False
 
-    def _read(self, statuses: Sequence[str], run_types: Sequence[str]) -> bool:
+    def _read(
+        self, statuses: Sequence[str], run_types: Sequence[str] = ()
+    ) -> Generator[Sequence[ListedRun], None, bool]:
         """Read one list. Returns whether it goes back to `since`; if not, there is trouble, or it ends too early."""
-        listing = self.listing
-        if listing.trouble:
-            return False
-        for page in range(1, self.source.max_pages + 1):
-            if not self.source.wait_for_budget(self.stopped):
-                listing.trouble = "the process is stopping"
+        for page in range(1, self._source.max_pages + 1):
+            if not self._source.wait_for_budget(self._stopped):
+                self.trouble = "the process is stopping"
                 return False
-            answer = self.source.reader.list_runs(page, self.source.page_size, statuses, run_types)
-            listing.calls += 1
+            answer = self._source.reader.list_runs(page, self._source.page_size, statuses, run_types)
+            self.calls += 1
             rows = listed_runs(answer) if isinstance(answer, Answered) else None
             if rows is None or not isinstance(answer, Answered):
-                listing.trouble = f"page {page}: {failure(answer)}"
-                listing.retry_after = (answer.retry_after if isinstance(answer, Answered) else None) or 0.0
+                self.trouble = f"page {page}: {failure(answer)}"
+                self.retry_after = (answer.retry_after if isinstance(answer, Answered) else None) or 0.0
                 return False
             times = [row.created_at for row in rows if row.created_at is not None]
-            listing.newest = max([*times, *([] if listing.newest is None else [listing.newest])], default=None)
-            wanted = [
-                row
-                for row in rows
-                if row.created_at is None or row.created_at >= self.since or (self.with_active and not row.final)
-            ]
-            if wanted:
-                self.on_page(wanted, listing.newest)
-            if length_of_list(answer) < (1 if self.to_the_end else self.source.page_size) or (
-                times and min(times) < self.since
-            ):
+            self.newest = max([*times, *([] if self.newest is None else [self.newest])], default=None)
+            if wanted := [row for row in rows if self._is_wanted(row)]:
+                yield wanted
+            if length_of_list(answer) < self._full or min(times, default=self._since) < self._since:
                 return True
         return False
+
+    def _is_wanted(self, row: ListedRun) -> bool:
+        return row.created_at is None or row.created_at >= self._since or (self._with_active and not row.final)

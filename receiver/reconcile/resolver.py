@@ -27,7 +27,7 @@ from receiver.ledger.submissions import lifecycle, polls
 from receiver.ledger.submissions.lifecycle import WhenLate
 from receiver.ledger.submissions.polls import Owner
 from receiver.ledger.submissions.records import Submission
-from receiver.reconcile.listing import read_back
+from receiver.reconcile.listing import RunList
 from receiver.reconcile.source import PolledSource
 from receiver.skyvern.responses import Answered, ListedRun, listed_runs
 
@@ -106,14 +106,8 @@ class Resolver:
             return found, set()
         created = [each.created_at for each in missing.values()]
         since, latest = min(created) - SKEW, max(created) + SKEW + (math.inf if within is None else within)
-        listed: dict[str, ListedRun] = {}
-        listing = read_back(
-            self._source,
-            since,
-            lambda rows, _: listed.update((row.run_id, row) for row in rows),
-            to_the_end=within is not None,
-            stopped=stopped,
-        )
+        listing = RunList(self._source, since, to_the_end=within is not None, stopped=stopped)
+        listed = {row.run_id: row for rows in listing for row in rows}
         owners = self._ledger.read(lambda connection: polls.owners(connection, self._source.name, list(listed)))
         possible = [run for run in listed.values() if run.run_id not in owners and (run.created_at or since) <= latest]
         all_read = self._fetch(possible, missing, found, stopped)

@@ -29,7 +29,7 @@ from receiver.domain.webhook_grace import ended_for
 from receiver.ledger import Connection, Ledger, account, run_polls, runs, watches
 from receiver.ledger.watches import ActiveRun, Watch
 from receiver.reconcile.connect import list_agents
-from receiver.reconcile.listing import read_back
+from receiver.reconcile.listing import RunList
 from receiver.reconcile.schedules import check_schedules
 from receiver.reconcile.source import PolledSource
 from receiver.skyvern.responses import ListedRun
@@ -163,10 +163,12 @@ class _Walk:
     def run(self) -> bool:
         """Read the list back to the watermark, then the active runs, and record the outcome. Returns whether the walk
         was complete."""
-        listing = read_back(self._source, self._since, self._page, with_active=self._first, stopped=self._stopped)
+        listing = RunList(self._source, self._since, with_active=self._first, stopped=self._stopped)
+        self._take(listing)
         calls, trouble, retry_after = listing.calls, listing.trouble, listing.retry_after
         if not trouble and self._others_active():
-            active = read_back(self._source, float("-inf"), self._page, statuses=ACTIVE, stopped=self._stopped)
+            active = RunList(self._source, float("-inf"), statuses=ACTIVE, stopped=self._stopped)
+            self._take(active)
             calls, trouble, retry_after = calls + active.calls, active.trouble, active.retry_after
             if not trouble and active.reached:
                 self._ended()
@@ -198,6 +200,10 @@ class _Walk:
             level, "watch.walked source=%s runs=%d asked=%d calls=%d", self._source.name, self._seen, self._asked, calls
         )
         return complete
+
+    def _take(self, listing: RunList) -> None:
+        for rows in listing:
+            self._page(rows, listing.newest)
 
     def _page(self, rows: Sequence[ListedRun], newest: float | None) -> None:
         """Schedule polls of the ended runs of a page that are unknown here, and remember its active runs."""

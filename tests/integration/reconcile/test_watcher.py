@@ -383,12 +383,11 @@ class Paged:
         return Answered(200, orjson.dumps(found[(page - 1) * self.size : page * self.size]))
 
 
-def read(paged: Any, since: float) -> tuple[listing.Listing, set[str]]:
-    seen: set[str] = set()
+def read(paged: Any, since: float) -> tuple[listing.RunList, set[str]]:
     source = PolledSource("skyvern", paged, lambda wanted: wanted, page_size=paged.size)
     source.max_pages = paged.pages
-    found = listing.read_back(source, since, lambda rows, _: seen.update(each.run_id for each in rows))
-    return found, seen
+    found = listing.RunList(source, since)
+    return found, {each.run_id for rows in found for each in rows}
 
 
 def test_truncated_list_is_read_by_status_and_type() -> None:
