@@ -40,7 +40,7 @@ def server() -> Iterator[ScriptedServer]:
 
 @contextmanager
 def sink_to(url: str, **options: Any) -> Iterator[HttpSink]:
-    sink = HttpSink("billing", HttpOptions.model_validate({"url": url, "timeout": 5, **options}), NoServices())
+    sink = HttpSink("billing", HttpOptions.model_validate({"url": url, "timeout": 60, **options}), NoServices())
     yield sink
     sink.close()
 
@@ -56,7 +56,7 @@ class TestHttpConforms(SinkConformance):
     @pytest.fixture
     def target(self, server: ScriptedServer) -> Iterator[SinkUnderTest]:
         secrets = {"secret": SECRET, "headers": {"authorization": "Bearer header-5e1f"}}
-        options = {"url": f"{server.url}/hooks?token=query-5e1f", "timeout": 5, **secrets}
+        options = {"url": f"{server.url}/hooks?token=query-5e1f", "timeout": 60, **secrets}
         with silent_port() as silent, ScriptedServer() as busy, ScriptedServer() as rude:
             busy.script += [Reply(503)] * 2
             rude.script += [Reply(drop=True)] * 2

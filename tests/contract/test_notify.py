@@ -46,7 +46,7 @@ def seen_by(server: ScriptedServer) -> list[dict[str, Any]]:
 
 
 def make(**options: Any) -> NotifySink:
-    return NotifySink("people", NotifyOptions.model_validate({"timeout": 5, **options}), NoServices())
+    return NotifySink("people", NotifyOptions.model_validate({"timeout": 60, **options}), NoServices())
 
 
 class TestNotify(SinkConformance):

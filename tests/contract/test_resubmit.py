@@ -29,7 +29,7 @@ from tests.servers.submit_api import ASKED, FakeSubmitApi
 from tests.servers.submitting import Submitting
 
 KEY = "rhk_5e1f_key-of-the-sink"
-LASTING = {"timeout": 10, "max_age": 1e9}  # the sample came long ago
+LASTING = {"timeout": 60, "max_age": 1e9}  # the sample came long ago
 REFUSED = json.dumps({"detail": [{"type": "x", "loc": ["body", "max_steps"], "msg": "not a number", "input": "MARK"}]})
 
 

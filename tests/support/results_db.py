@@ -32,7 +32,7 @@ class ResultsDb:
         self.sinks: list[DatabaseSink] = []
 
     def sink(self, **options: Any) -> DatabaseSink:
-        validated = DatabaseOptions.model_validate({"url": self.url, "timeout": 10, **options})
+        validated = DatabaseOptions.model_validate({"url": self.url, "timeout": 60, **options})
         self.sinks.append(DatabaseSink("results", validated, NoServices()))
         return self.sinks[-1]
 

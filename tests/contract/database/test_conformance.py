@@ -16,7 +16,7 @@ class TestSqliteConforms(SinkConformance):
         (tmp_path / "a-file").touch()
         return SinkUnderTest(
             DatabaseSink,
-            {"url": sqlite.url, "timeout": 10},
+            {"url": sqlite.url, "timeout": 60},
             sqlite.rows,
             idempotent=True,
             is_marked=lambda row: row["is_test"],
@@ -31,7 +31,7 @@ class TestPostgresConforms(SinkConformance):
         with silent_port() as silent:
             yield SinkUnderTest(
                 DatabaseSink,
-                {"url": url, "timeout": 10},
+                {"url": url, "timeout": 60},
                 pg.rows,
                 idempotent=True,
                 is_marked=lambda row: row["is_test"],

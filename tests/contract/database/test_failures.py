@@ -22,7 +22,7 @@ def test_killed_server_continues_with_its_rows_when_it_returns(
 ) -> None:
     server = postgres_factory()
     database = ResultsDb(server.url())
-    sink = database.sink(timeout=5)
+    sink = database.sink(timeout=30)
     sink.send(event("tsk_1", 1))
     server.kill()
     with pytest.raises(Unavailable, match="PostgreSQL"):

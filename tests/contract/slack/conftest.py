@@ -26,12 +26,12 @@ def slack() -> Iterator[FakeSlack]:
 @pytest.fixture
 def webhook(slack: FakeSlack) -> Make:
     """`webhook(**options)`: a sink with an incoming webhook."""
-    return lambda **options: make({"webhook_url": slack.webhook_url, "timeout": 5, **options})
+    return lambda **options: make({"webhook_url": slack.webhook_url, "timeout": 60, **options})
 
 
 @pytest.fixture
 def bot(slack: FakeSlack) -> Make:
     """`bot(**options)`: a sink with a bot token."""
     return lambda **options: make(
-        {"token": TOKEN, "channel": slack.channel, "api_url": slack.api_url, "timeout": 5, **options}, Host(slack)
+        {"token": TOKEN, "channel": slack.channel, "api_url": slack.api_url, "timeout": 60, **options}, Host(slack)
     )

@@ -28,13 +28,13 @@ class Loopback(NoServices):
 
 def bot(slack: EmulatedSlack, token: str = "", **options: Any) -> SlackSink:
     """A sink of a process that remembers nothing."""
-    own = {"token": token or slack.token, "channel": slack.channel, "api_url": slack.api_url, "timeout": 10}
+    own = {"token": token or slack.token, "channel": slack.channel, "api_url": slack.api_url, "timeout": 60}
     return make({**own, **options}, Loopback())
 
 
 def test_a_webhook_posts_the_whole_message(emulated_slack: EmulatedSlack) -> None:
     run = sample_run("tsk_by_webhook", workflow_title="Weekly invoices", failure_reason="No login form <!here>")
-    sink = make({"webhook_url": emulated_slack.webhook_url, "timeout": 10})
+    sink = make({"webhook_url": emulated_slack.webhook_url, "timeout": 60})
 
     sink.send(make_delivery(run))
 
