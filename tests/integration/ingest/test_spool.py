@@ -202,7 +202,7 @@ def test_a_damaged_row_is_kept_for_a_person_and_costs_no_other(
     assert drained(spool) == [event(0), event(2)]
     assert spool.events == 0
     spool.close()
-    assert usage(tmp_path / "spool") == (0, 0, 1)
+    assert usage(tmp_path / "spool") == (0, 0, 1, 0)
     assert caplog.text.count("spool.damaged row=2 ") == 1
     with closing(sqlite3.connect(file_of(tmp_path))) as connection:
         ((frame,),) = connection.execute("SELECT frame FROM events").fetchall()
@@ -224,7 +224,7 @@ def test_a_file_that_sqlite_cannot_read_is_set_aside(
     spool.close()
     (aside,) = folder.glob("events-*.damaged")
     assert aside.read_bytes() == content
-    assert usage(folder) == (0, 0, 1)
+    assert usage(folder) == (0, 0, 1, 0)
     assert "events.damaged file=" in caplog.text
 
 
@@ -319,7 +319,7 @@ def test_check_writes_for_real(spool: Spool, tmp_path: Path) -> None:
 
 
 def test_its_usage_tells_whether_a_receiver_runs(tmp_path: Path) -> None:
-    assert usage(tmp_path / "spool") == (0, 0, 0)
+    assert usage(tmp_path / "spool") == (0, 0, 0, 0)
     spool = open_spool(tmp_path)
     spool.append([event(0, 10_000)])
     open_ = usage(tmp_path / "spool")
