@@ -109,6 +109,8 @@ def test_a_click_does_it(
         button.click()
     if person.page.locator("[name=sure]").count():
         assert action.asks in person.page.inner_text(".confirm")
+        for box in person.page.locator(".confirm [type=checkbox]").all():
+            box.check()
         with person.page.expect_navigation():
             person.page.click(".confirm button.main")
     # Then it is done and said, or its result shown, and whatever changes something is in the audit
