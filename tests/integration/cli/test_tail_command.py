@@ -50,8 +50,8 @@ def page(after: str, *run_ids: str, gap: Any = None) -> Reply:
     fields: dict[str, Any] = dict.fromkeys(TailEvent.model_fields, "")
     fields |= dict.fromkeys(("received_at", "recorded_at"), "2026-11-25T10:00:00Z")
     fields |= dict.fromkeys(("retry_pending", "final", "unrouted"), False)
-    fields |= dict.fromkeys(("seq", "attempt", "size"), 1)
-    fields |= {"modified_at": None, "labels": {}, "sinks": [], "routes": []}
+    fields |= dict.fromkeys(("seq", "attempt", "size", "copies"), 1)
+    fields |= {"modified_at": None, "copied_at": None, "labels": {}, "sinks": [], "routes": []}
     body = {"items": [{**fields, "run_id": each} for each in run_ids], "next": after, "gap": gap}
     return Reply(200, json.dumps(body).encode(), {"content-type": "application/json"})
 

@@ -440,6 +440,7 @@ class Restarted:
         change = f"UPDATE runs SET due_at = 1 WHERE run_id = '{self.first}'"
         self.it.ledger.write(lambda c: c.exec_driver_sql(change))
         self.it.reconciler.drain(20)
+        self.it.reconciler.drain(20)  # what the look has found, if it ended as the last thing
 
 
 def test_restarted_run_is_found_by_its_callback_url(rig: MakeRig) -> None:
