@@ -42,7 +42,7 @@ class Unavailable(SinkError):
     artifact). Only this delivery waits and spends its attempts; the sink's breaker does not open.
     """
 
-    # Of a class derived from it that calls no __init__ but its own, too.
+    # Defaults for subclasses whose __init__ does not call this one.
     retry_after: float | None = None
     dependency: bool = False
 
@@ -89,14 +89,14 @@ class Delivery:
     """One event for one sink, as a sink sees it.
 
     `key` is the idempotency key: the same at every attempt and every replay, never shared by two deliveries.
-    `run` is the run after redaction, with the same members by whichever road it came ({} when the body could not be
-    parsed, and then `problem` says why); `body` the bytes that were received (re-serialised only if something in them
-    was redacted); `payload` the body as a webhook has it, for sinks that pass it on: `body` itself unless it came by a
-    poll or an import.
+    `run` is the run after redaction, with the same members whether it came by webhook, poll or import ({} when the body
+    could not be parsed, and then `problem` says why); `body` the bytes that were received (re-serialised only if
+    something in them was redacted); `payload` the body as a webhook has it, for sinks that pass it on: `body` itself
+    unless it came by a poll or an import.
     `status` is the run's outcome, which can differ from run["status"].
     `receipts`: the receipts (`Receipt.to_dict()`) of the sinks that this one waited for, by sink name;
     None for one that ended dead.
-    `last_attempt`: whether this attempt spends the last of the delivery's budget: what fails now is dead.
+    `last_attempt`: whether a failure of this attempt makes the delivery dead.
     """
 
     key: str
@@ -143,10 +143,10 @@ class Artifact:
 
 
 class ReadableFile(NamedTuple):
-    """A file that a sink keeps. `size`: bytes. `version`: exactly these bytes. `encoding`: its content coding, such as
-    gzip, or "".
+    """A file that a sink stored. `size`: bytes. `version`: identifies these bytes. `encoding`: its content coding, such
+    as gzip, or "".
 
-    `chunks`: yields the bytes from one place up to another. It raises SinkError, also when the file has changed.
+    `chunks`: yields the bytes from a start up to an end. Raises SinkError, also when the file has changed.
     """
 
     size: int
@@ -156,13 +156,13 @@ class ReadableFile(NamedTuple):
 
 
 class Services:
-    """What the host provides to a sink, which may ignore it. As it stands here, the host provides nothing."""
+    """Services of the host for its sinks. This base class provides nothing."""
 
     def fresh_artifacts(self, delivery: Delivery, types: Sequence[str] = ()) -> Sequence[Artifact]:  # noqa: ARG002
         """Return the run's artifacts with new signed URLs from the source's API; () when the source has no API key.
 
-        `types`: Skyvern's artifact types to ask for; all when empty. Others may be among the answer all the same.
-        Raises Unavailable when the API can't answer now.
+        `types`: Skyvern's artifact types to request; all when empty. The result may contain others.
+        Raises Unavailable when the API is unavailable.
         """
         return ()
 
@@ -186,7 +186,7 @@ class Services:
 class SinkOptions(BaseModel):
     """Base of every sink's options. Unknown keys are an error, so that a typo is found at load."""
 
-    # Those of a type are built when there is a sink of it, and what they derive from never is.
+    # Pydantic builds a model at its first use, and base classes never.
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, defer_build=True)
 
     timeout: Seconds = Field(30.0, gt=0, le=3600, description="Time that one send may take: seconds, or such as 30s.")
@@ -203,14 +203,14 @@ class Sink(ABC, Generic[O]):
     """
 
     Options: ClassVar[type[SinkOptions]] = SinkOptions
-    # Whether it wants a later event of a result that it has, which has more files or fields, to complete what it keeps.
+    # Whether it gets later events of the same result that have more files or fields.
     takes_updates: ClassVar[bool] = False
-    # Whether `erase` deletes what `send` has written. `runhook erase` lists the receipts of others for the operator.
+    # Whether `erase` deletes what `send` wrote. `runhook erase` lists the receipts of all other sinks.
     erases: ClassVar[bool] = False
-    # How many deliveries `send_many` takes at once; 1 means that the caller runs `send` concurrently instead.
+    # Maximum deliveries of one `send_many`; with 1, the caller runs `send` concurrently instead.
     batch_size: ClassVar[int] = 1
-    # Whether its sends may run in a process with those of other sinks, where the config does not say it: they wait for
-    # servers, compute little, and never end the process, change its signals or its folder. Not inherited.
+    # Whether its sends share a process with other sinks unless the config says otherwise: they wait for servers,
+    # compute little, and never end the process or change its signals or working directory. Not inherited.
     shares_worker: ClassVar[bool] = False
 
     def __init__(self, name: str, options: O, services: Services) -> None:
@@ -223,14 +223,14 @@ class Sink(ABC, Generic[O]):
         """Send the delivery. Returning means accepted; see the module's docstring for the errors."""
 
     def send_many(self, deliveries: Sequence[Delivery]) -> list[Receipt | Exception]:
-        """Send a batch; return one answer for each delivery, in order. Raising means that the whole batch failed."""
-        answers: list[Receipt | Exception] = []
+        """Send a batch; return one result for each delivery, in order. Raises when the complete batch failed."""
+        results: list[Receipt | Exception] = []
         for delivery in deliveries:
             try:
-                answers.append(self.send(delivery))
+                results.append(self.send(delivery))
             except Exception as error:  # noqa: BLE001 - the caller distinguishes the three kinds
-                answers.append(error)
-        return answers
+                results.append(error)
+        return results
 
     def find_file(self, location: str) -> ReadableFile | None:  # noqa: ARG002 - for those that keep files
         """Return a file that `send` has written, by its key of the receipt.
@@ -247,10 +247,10 @@ class Sink(ABC, Generic[O]):
         raise NotImplementedError
 
     def check(self) -> str:
-        """Find out whether sends would get through: the server is there, and takes our credentials. Changes nothing.
+        """Check that the server is reachable and accepts the credentials, without changing anything.
 
-        Returns what was found, in words; "" for a sink that can't tell without sending. Raises as `send` does, within
-        the sink's timeout. `runhook doctor` asks.
+        Returns a sentence; "" if only a send could tell. Raises as `send` does, within the sink's timeout. `runhook
+        doctor` calls it.
         """
         return ""
 

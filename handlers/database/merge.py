@@ -102,7 +102,7 @@ def weight_of(column: Column, cell: Any) -> int:
     return len(value) if isinstance(value, (list, dict)) else 1
 
 
-def of_event(columns: Sequence[Column], cells: Mapping[str, Any]) -> RunState:
+def state_of_event(columns: Sequence[Column], cells: Mapping[str, Any]) -> RunState:
     """Return the state of a run of which one event is known."""
     order = order_of(cells)
     kept: dict[str, dict[str, Value]] = {"run": {}, "attempt": {}, "result": {}}
@@ -117,9 +117,9 @@ def of_event(columns: Sequence[Column], cells: Mapping[str, Any]) -> RunState:
     return RunState(order, cells["status"], event, kept["run"], kept["attempt"], {cells["status"]: kept["result"]})
 
 
-def of_row(columns: Sequence[Column], cells: Mapping[str, Any]) -> RunState:
+def state_of_row(columns: Sequence[Column], cells: Mapping[str, Any]) -> RunState:
     """Return the state that a row of the table holds."""
-    state = of_event(columns, {**cells, "status": cells["status"] or ""})
+    state = state_of_event(columns, {**cells, "status": cells["status"] or ""})
     memory = _memory(cells)
     origins = {name: _order(origin) for name, origin in memory.get("columns", {}).items()}
     kinds = {column.name: column.kind for column in columns}

@@ -152,7 +152,7 @@ class DatabaseSink(BatchSink[DatabaseOptions]):
                 answers[number] = Receipt(f"{self.options.table}/{row.cells['run_id']}", note=_note(row, fresh, notice))
 
     def _written(self, rows: Sequence[Row], deadline: float) -> list[bool]:
-        """Write the rows in one transaction. Returns for each row whether no event of its run is newer."""
+        """Write the rows in one transaction. Returns for each row whether its event is the newest of its run."""
         tables = self._prepare(deadline)
         cells = [row.cells for row in rows]
         try:
@@ -212,7 +212,7 @@ def _note(row: Row, written: bool, notice: str) -> str:
 
 
 def write_runs(connection: sa.Connection, table: ResultsTable, rows: Sequence[Cells]) -> list[bool]:
-    """Write what the events `rows` say of their runs. Returns for each event whether none of its run's is newer.
+    """Write the rows of events into the rows of their runs. Returns for each event whether it is the newest of its run.
 
     Raises RowMissing.
     """
@@ -221,16 +221,15 @@ def write_runs(connection: sa.Connection, table: ResultsTable, rows: Sequence[Ce
         by_run.setdefault(table.key_of(row), []).append(row)
     # Sorted, so that concurrent batches lock in the same order and never deadlock.
     by_run = dict(sorted(by_run.items()))
-    several = {key: _fold(table, events) for key, events in by_run.items() if len(events) > 1}
-    written = [
-        merge.cells_of(table.columns, several[key]) if key in several else events[0] for key, events in by_run.items()
-    ]
-    inserted = table.insert_new(connection, written)
-    there = {key: several.get(key) or _fold(table, by_run[key]) for key in by_run if key not in inserted}
-    newest = {key: state.newest for key, state in several.items()}
-    if there:
-        newest |= _merge(connection, table, there)
-    return [(last := newest.get(table.key_of(row))) is None or merge.order_of(row) >= last for row in rows]
+    # Most runs have one event in a batch, whose cells are the row.
+    states = {key: _fold(table, events) for key, events in by_run.items() if len(events) > 1}
+    new_rows = [merge.cells_of(table.columns, states[key]) if key in states else by_run[key][0] for key in by_run]
+    inserted = table.insert_new(connection, new_rows)
+    existing = {key: states.get(key) or _fold(table, by_run[key]) for key in by_run if key not in inserted}
+    newest = {key: state.newest for key, state in states.items()}
+    if existing:
+        newest |= _merge(connection, table, existing)
+    return [merge.order_of(row) >= newest.get(table.key_of(row), merge.order_of(row)) for row in rows]
 
 
 def _merge(connection: sa.Connection, table: ResultsTable, new: dict[Key, RunState]) -> dict[Key, merge.Order]:
@@ -239,7 +238,7 @@ def _merge(connection: sa.Connection, table: ResultsTable, new: dict[Key, RunSta
     changed: list[Cells] = []
     for row in table.read(connection, list(new)):
         key = table.key_of(row)
-        old = merge.of_row(table.columns, row)
+        old = merge.state_of_row(table.columns, row)
         joined = merge.join(old, new[key])
         newest[key] = joined.newest
         cells = merge.cells_of(table.columns, joined)
@@ -258,4 +257,4 @@ def _merge(connection: sa.Connection, table: ResultsTable, new: dict[Key, RunSta
 
 
 def _fold(table: ResultsTable, events: Sequence[Cells]) -> RunState:
-    return reduce(merge.join, (merge.of_event(table.columns, each) for each in events))
+    return reduce(merge.join, (merge.state_of_event(table.columns, each) for each in events))

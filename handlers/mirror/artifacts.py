@@ -81,7 +81,7 @@ def with_listed(named: Sequence[Artifact], listed: Sequence[Artifact], types: Se
     return artifacts[:MAX_LISTED]
 
 
-def renewed(artifact: Artifact, listed: Sequence[Artifact]) -> Artifact | None:
+def with_fresh_url(artifact: Artifact, listed: Sequence[Artifact]) -> Artifact | None:
     """Return `artifact` with the newer URL that the same file has in `listed`; its name, checksum and size stay.
 
     None when no entry is certainly the same file.
@@ -125,7 +125,7 @@ def url_identity(url: str) -> str:
 
 
 def is_content_path(url: str) -> bool:
-    """Whether `url` has the path of the API's artifact contents: the only one that is sent the API key unasked."""
+    """Whether `url` has the path of the API's artifact contents: only there the API key is sent at once."""
     return bool(_CONTENT_PATH.search(_path(url)))
 
 
@@ -235,7 +235,7 @@ def record_of(artifact: Artifact, listed: Sequence[Artifact]) -> Artifact | None
     return same_file(artifact, [other for other in listed if other.kind == artifact.kind])
 
 
-def expected(artifact: Artifact, record: Artifact | None) -> Artifact:
+def completed_by(artifact: Artifact, record: Artifact | None) -> Artifact:
     """Return `artifact` with the size and SHA-256 that its bytes must have to be complete, as far as known.
 
     Its URL is the record's: the one in the event may lead to the part under its first ending.
@@ -251,15 +251,15 @@ def expected(artifact: Artifact, record: Artifact | None) -> Artifact:
     )
 
 
-def named_as(artifact: Artifact, record: Artifact | None, taken: Collection[str]) -> Artifact:
+def with_ending_of(artifact: Artifact, record: Artifact | None, taken: Collection[str]) -> Artifact:
     """Return `artifact` with the ending of its record, for a URL of the API has none. `taken`: names of others."""
     ending = record.name.rpartition(".")[2].lower() if record is not None else ""
     name = f"{artifact.name.rpartition('.')[0]}.{ending}"
     return replace(artifact, name=name) if ending in VIDEO and name not in taken else artifact
 
 
-def unfinished(record: Artifact | None, run: Mapping[str, Any]) -> str:
-    """Return why the recording can't be complete yet, whatever its size is, or ""."""
+def why_incomplete(record: Artifact | None, run: Mapping[str, Any]) -> str:
+    """Return why a recording cannot be complete yet, whatever its size; "" if it may be complete."""
     if record is None or record.sha256 is not None or record.size is None or record.unchanged_since is None:
         return ""
     ended = epoch(run.get("finished_at"))

@@ -1,12 +1,12 @@
 """Fetch one artifact into a store, streamed and verified. A wrong or short file is never stored as complete.
 
-    returns        the store has it; its size and SHA-256 are known
-    SkipArtifact   it can't be had or must not be: gone for good, over the cap, a forbidden address
-    Unavailable    it may be had later: the network, a failing server, bytes that don't match
+    returns        the store has the file; its size and SHA-256 are known
+    SkipArtifact   the file cannot or must not be fetched: gone, over the cap, a forbidden address
+    Unavailable    a retry may succeed: the network, a failing server, bytes that don't match
 
-When a URL has expired, the API is asked for fresh ones, once for the whole delivery. A file that may come, since its
-run has only just ended, is looked for again, for a bounded time. A send whose time ends during a transfer fails alone:
-the sink's breaker does not open. This file knows no particular store.
+When a URL has expired, the API is asked for fresh ones, once per delivery. A file that may still come, since its run
+has just ended, is retried for a bounded time. A send whose time ends during a transfer fails alone: the sink's breaker
+does not open. This module knows no particular store.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from handlers.contract import Artifact, Delivery, Refused, Services, Unavailable
-from handlers.mirror.artifacts import is_content_path, renewed
+from handlers.mirror.artifacts import is_content_path, with_fresh_url
 from handlers.support.deadline import Deadline, DeadlineExceeded
 from handlers.support.guarded_client import Download, GuardedClient
 from handlers.support.retry_after import RETRYABLE, retry_after
@@ -49,7 +49,7 @@ class _UrlFailed(SkipArtifact):
 
 
 class NotAsAnnounced(Unavailable):
-    """The bytes are not those that the sender's checksum or size is of. They may be, later."""
+    """The bytes do not match the sender's checksum or size. They may later."""
 
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(message, retry_after=retry_after, dependency=True)
@@ -88,7 +88,7 @@ class IncomingFile:
 
     @property
     def expected(self) -> int:
-        """How many bytes are announced, by the host or the sender; 0 when neither says."""
+        """The announced number of bytes, by the host or the sender; 0 if unknown."""
         return self.announced or self.artifact.size or 0
 
     def __iter__(self) -> Iterator[bytes]:
@@ -200,7 +200,7 @@ class ArtifactFetcher:
     def _request_fresh(self, artifact: Artifact, problem: str) -> Iterator[IncomingFile]:
         """Open an artifact at a new URL from the API. `problem`: why its own URL failed."""
         listed = self.listed(*(["recording"] if artifact.kind == "recording" else []))
-        fresh = renewed(artifact, listed) or self._by_id(artifact)
+        fresh = with_fresh_url(artifact, listed) or self._by_id(artifact)
         if fresh is None:
             raise SkipArtifact(f"{problem}, and no fresh address for it was given")
         try:

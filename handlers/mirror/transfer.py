@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from handlers.contract import Artifact, Refused, Unavailable
-from handlers.mirror.artifacts import RECORDING, expected, named_as, record_of, unfinished
+from handlers.mirror.artifacts import RECORDING, completed_by, record_of, why_incomplete, with_ending_of
 from handlers.mirror.download import (
     LOOK_AGAIN,
     ArtifactFetcher,
@@ -57,13 +57,13 @@ class Transfer:
         record: Artifact | None = None
         try:
             record = record_of(artifact, self.fetcher.listed(RECORDING))
-            why = unfinished(record, self.folder.delivery.run)
+            why = why_incomplete(record, self.folder.delivery.run)
         except Unavailable as error:
             if retriable:
                 raise
             why = str(error)
         trusted = record is not None and bool(record.url)
-        artifact = named_as(expected(artifact, record), record, self.names)
+        artifact = with_ending_of(completed_by(artifact, record), record, self.names)
         try:
             if why:
                 raise NotAsAnnounced(why)

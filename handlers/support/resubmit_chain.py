@@ -37,7 +37,7 @@ def next_labels(delivery: Delivery, first: str) -> dict[str, str]:
 def skip_reason(delivery: Delivery, budget: int, max_age: float, now: datetime) -> str:
     """Return why the run is not submitted again, or "". `max_age`: seconds. Raises Refused."""
     if delivery.status not in RETRIED:
-        what = delivery.status if delivery.status in ("completed", "canceled") else "not ended, as far as is known"
+        what = delivery.status if delivery.status in ("completed", "canceled") else "not known to have ended"
         return f"the run is {what}: not submitted again"
     if delivery.run.get("retry_pending") is True or delivery.run.get("retried_by_workflow_run_id"):
         return "Skyvern itself will try the run again: not submitted again"

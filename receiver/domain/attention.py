@@ -9,7 +9,7 @@ PAUSED: Final = "paused"
 ACTIVE: Final = ("created", "queued", "running", PAUSED)
 
 
-def needs_telling(status: str, age: float, known: str | None, stuck_after: float) -> bool:
+def needs_report(status: str, age: float, known: str | None, stuck_after: float) -> bool:
     """Whether a poll that shows `status` becomes an interim event.
 
     `age`: seconds since the run was made, or since we first heard of it. `known`: the status of the run's newest

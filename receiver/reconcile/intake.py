@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from receiver.config.models import ReconcileConfig
 from receiver.dispatch.dispatcher import Dispatcher
-from receiver.domain.attention import needs_telling
+from receiver.domain.attention import needs_report
 from receiver.domain.event import Event, Via, event_id
 from receiver.domain.run import Run, parse
 from receiver.domain.webhook_grace import ended_for
@@ -107,7 +107,7 @@ class ResultIntake:
         if (
             run.run_id
             and not run.retry_pending
-            and needs_telling(run.status, seconds, known, self._settings.stuck_after)
+            and needs_report(run.status, seconds, known, self._settings.stuck_after)
         ):
             log.info("reconcile.attention source=%s run=%s status=%s", source, run.run_id, run.status)
             self._dispatch(source, body, run, via, submission_id)

@@ -228,7 +228,7 @@ class _Api:
     def _source_of(self, key: Key) -> Source:
         """Return the source that the key is for. Raises Refusal."""
         if key.source == ALL_SOURCES:
-            raise Refusal(error(403, "The key is of no one source, so nothing is passed on with it"))
+            raise Refusal(error(403, "The key is for all sources, so its calls cannot be forwarded to one"))
         if key.source not in self.sources:
             words = f"Runhook's config has no api_key for the source {key.source}. {api_key_remedy(key.source)}"
             raise Refusal(error(503, words, retry_after="60"))

@@ -58,7 +58,7 @@ _SharedKey = tuple[RunKey, str]  # with the id of an API key: what one may see, 
 
 
 class Results:
-    """Results for callers. `states`: of runs that are waited for.
+    """Results for callers. `states`: of the runs that requests wait for.
 
     `grace`: seconds that a noted end waits for its webhook. `kept`: seconds for which events are kept; None: for ever.
     """
@@ -141,7 +141,7 @@ class Results:
         if submission.request is None:
             return error(
                 404,
-                "The request was not kept: it was too large or nested too deeply, or made before requests were kept",
+                "The request was not kept: it was too large or nested too deeply",
             )
         members = {name: value for name, value in submission.request.items() if name != CALL}
         content = {

@@ -256,7 +256,7 @@ def old(delivery: Delivery, hours: float) -> Delivery:
     [
         (make_delivery(sample_run(status="completed")), "the run is completed"),
         (make_delivery(sample_run(status="canceled")), "the run is canceled"),
-        (make_delivery(sample_run(status="running")), "not ended"),
+        (make_delivery(sample_run(status="running")), "not known to have ended"),
         (make_delivery(sample_run(retry_pending=True)), "Skyvern itself will try"),
         (make_delivery(labels={"runhook-try": "3", "runhook-chain": "tsk_1"}), "budget is spent: 3 tries since tsk_1"),
         (make_delivery(labels={"runhook-try": "9999"}), "budget is spent"),

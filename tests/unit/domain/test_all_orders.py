@@ -132,7 +132,7 @@ def test_last_output_wins_in_any_order_of_arrival(name: str) -> None:
             continue
         assert output_of(last) in [output_of(dict(each.run)) for each in reached]
         # And in any order of delivery the row and the newest folder have it
-        states = [merge.of_event(COLUMNS.all, COLUMNS.row(each, NOW).cells) for each in reached]
+        states = [merge.state_of_event(COLUMNS.all, COLUMNS.row(each, NOW).cells) for each in reached]
         for written in (states, states[::-1]):
             cells = merge.cells_of(COLUMNS.all, reduce(merge.join, written))
             assert json.loads(cells["output"] or b"null") == output_of(last)

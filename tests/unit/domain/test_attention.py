@@ -2,7 +2,7 @@
 
 import pytest
 
-from receiver.domain.attention import needs_telling
+from receiver.domain.attention import needs_report
 
 
 @pytest.mark.parametrize(
@@ -24,4 +24,4 @@ from receiver.domain.attention import needs_telling
     ],
 )
 def test_a_state_that_needs_a_person_is_told_once(status: str, age: float, known: str | None, told: bool) -> None:
-    assert needs_telling(status, age, known, 100.0) is told
+    assert needs_report(status, age, known, 100.0) is told

@@ -29,7 +29,7 @@ histories = st.lists(run_events(), min_size=1, max_size=5)
 
 
 def _state(delivery: Delivery) -> RunState:
-    return merge.of_event(COLUMNS.all, COLUMNS.row(delivery, NOW).cells)
+    return merge.state_of_event(COLUMNS.all, COLUMNS.row(delivery, NOW).cells)
 
 
 def _row(deliveries: Iterable[Delivery]) -> dict[str, Any]:
@@ -173,7 +173,7 @@ def test_row_follows_the_rule_in_any_order(rule: str) -> None:
 @given(histories)
 def test_a_row_holds_all_that_merging_needs(history: list[Delivery]) -> None:
     joined = reduce(merge.join, map(_state, history))
-    found = merge.of_row(COLUMNS.all, merge.cells_of(COLUMNS.all, joined))
+    found = merge.state_of_row(COLUMNS.all, merge.cells_of(COLUMNS.all, joined))
     # A status without values leaves nothing to remember.
     results = {status: values for status, values in joined.results.items() if values or status == joined.status}
     assert found == replace(joined, results=results)
@@ -184,5 +184,5 @@ def test_memory_of_a_row_written_by_others_is_ignored() -> None:
     row = _row([older, newer])
     assert row["merged_from"] is not None
     written_past = row | {"event_id": "evt_other", "modified_at": NOW}
-    found = merge.of_row(COLUMNS.all, written_past)
+    found = merge.state_of_row(COLUMNS.all, written_past)
     assert found.visible["output"].order == found.newest

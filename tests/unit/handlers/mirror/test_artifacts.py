@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handlers.contract import Artifact
-from handlers.mirror.artifacts import artifacts_of, is_content_path, renewed, url_identity, with_listed
+from handlers.mirror.artifacts import artifacts_of, is_content_path, url_identity, with_fresh_url, with_listed
 from handlers.mirror.names import MAX_NAME, MAX_PART, key_part
 from handlers.support.url import MAX_URL
 from tests.support.names import JSON, TEXT, is_safe
@@ -159,7 +159,7 @@ def test_a_fresh_address_is_taken_only_from_the_same_file(artifact: Artifact, fo
         Artifact("recording", "x", "https://s3.example/recording"),
         Artifact("recording", "x", ""),
     ]
-    fresh = renewed(artifact, listed)
+    fresh = with_fresh_url(artifact, listed)
     assert (fresh.url.split("?")[0].rpartition("/")[2] if fresh else None) == found
     assert fresh is None or (fresh.name, fresh.sha256) == (artifact.name, artifact.sha256)
 
@@ -171,7 +171,7 @@ def test_path_on_skyverns_disk_names_the_apis_artifact() -> None:
         Artifact("screenshot_final", "x", content("a_600732"), artifact_id="a_600732"),
         Artifact("screenshot_action", "x", content("a_600731"), artifact_id="a_600731"),
     ]
-    fresh = renewed(named, listed)
+    fresh = with_fresh_url(named, listed)
     assert fresh is not None
     assert (fresh.name, fresh.url) == ("screenshot-1.png", content("a_600731"))
     assert [each.artifact_id for each in with_listed([named], listed, ["screenshot*"])] == ["a_600731", "a_600732"]

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from handlers.contract import Artifact
-from handlers.mirror.artifacts import expected, named_as, record_of, unfinished, with_listed
+from handlers.mirror.artifacts import completed_by, record_of, why_incomplete, with_ending_of, with_listed
 
 URL = "https://api.example/v1/artifacts/a_9/content"
 ENDED = "2026-03-01T10:00:00.5"
@@ -32,13 +32,13 @@ def recording(**changes: Any) -> Artifact:
 def test_unchanged_record_from_before_the_end_is_incomplete(
     record: dict[str, Any], run: dict[str, Any], doubted: bool
 ) -> None:
-    assert bool(unfinished(recording(**record), run)) == doubted
+    assert bool(why_incomplete(recording(**record), run)) == doubted
 
 
 def test_recording_without_record_is_accepted() -> None:
-    assert unfinished(None, {"finished_at": ENDED}) == ""
-    assert expected(recording(), None) == recording()
-    assert named_as(recording(), None, ()) == recording()
+    assert why_incomplete(None, {"finished_at": ENDED}) == ""
+    assert completed_by(recording(), None) == recording()
+    assert with_ending_of(recording(), None, ()) == recording()
 
 
 @pytest.mark.parametrize(
@@ -61,9 +61,9 @@ def test_a_record_is_of_the_same_recording(listed: list[Artifact], found: int | 
 
 def test_record_gives_the_expected_bytes_and_address() -> None:
     record = recording(size=7, sha256="0" * 64, url="https://b.example/x.mp4", name="x.mp4")
-    wanted = expected(recording(artifact_id=None), record)
+    wanted = completed_by(recording(artifact_id=None), record)
     assert (wanted.size, wanted.sha256, wanted.url, wanted.artifact_id) == (7, "0" * 64, record.url, "a_9")
-    assert expected(recording(), recording(url="")).url == URL
+    assert completed_by(recording(), recording(url="")).url == URL
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_record_gives_the_expected_bytes_and_address() -> None:
     ],
 )
 def test_a_recording_has_the_ending_of_its_record(name: str, taken: tuple[str, ...], given: str) -> None:
-    assert named_as(recording(), recording(name=name), taken).name == given
+    assert with_ending_of(recording(), recording(name=name), taken).name == given
 
 
 def test_of_listed_files_only_a_checksum_vouches_for_the_size() -> None:
