@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from enum import Enum
-from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple, get_args, get_origin
 
 from receiver.api.endpoint import Endpoint
-from receiver.api.service import Actor, Service
-from receiver.console.page import PATH, Query, further, given_of
+from receiver.console.page import PATH, PageRequest, Query, next_page_of
 from receiver.domain.attention import ACTIVE
 from receiver.domain.run import FINAL
 
@@ -81,22 +80,15 @@ class FilterForm(NamedTuple):
 
 
 def filter_form(
-    service: Service,
-    actor: Actor,
-    path: str,
-    given: Query,
-    call: Endpoint[Any, Any],
-    common: Sequence[str],
-    without: Collection[str] = (),
+    request: PageRequest, path: str, call: Endpoint[Any, Any], common: Sequence[str], without: Collection[str] = ()
 ) -> FilterForm:
-    """Return the form of a list, made of the parameters of its call. `path`: below PATH. `given`: the address's query
-    without what is empty.
+    """Return the form of a list, made of the parameters of its call. `path`: below PATH.
 
     `common`: parameters that are shown at once; the others, except those of `without`, are below. The source only
     shows where there are several to see.
     """
-    fields, values = call.parameters.model_fields, _by_name(given)
-    known = _choices(service, actor)
+    fields, values = call.parameters.model_fields, _by_name(request.query)
+    known = _choices(request)
 
     def field(name: str) -> FilterField:
         chosen = values.get(name, [])
@@ -108,27 +100,22 @@ def filter_form(
     shown = [field(name) for name in common if name not in hides]
     seldom = [field(name) for name in fields if name not in common and name not in hides]
     names = {each.name for each in (*shown, *seldom)}
-    hidden = [(name, value) for name, value in given if name not in names and name != "after"]
+    hidden = [(name, value) for name, value in request.query if name not in names and name != "after"]
     narrowed = {name: value for name, value in values.items() if name not in _PLACE}
     return FilterForm(PATH + path, shown, seldom, hidden, narrowed)
 
 
 def list_page(
-    service: Service,
-    actor: Actor,
-    query: Query,
-    call: Endpoint[Any, Any],
-    path: str,
-    title: str,
-    common: Sequence[str],
-    fixed: Mapping[str, str] = MappingProxyType({}),
+    request: PageRequest, call: Endpoint[Any, Any], title: str, common: Sequence[str], path: str = "", **fixed: str
 ) -> dict[str, Any]:
-    """Return a page of the rows of a call that match the query, with its form and where it continues. `fixed`:
-    parameters of the list that its form does not have."""
-    given = [each for each in given_of(query) if each[0] not in fixed]
-    page = call.call(service, actor, call.parse({}, [*given, *fixed.items()]))
-    form = filter_form(service, actor, path, given, call, common, without=fixed)
-    return {"title": title, "here": title, "rows": page.items, "form": form, "further": further(path, given, page)}
+    """Return a page of the rows of a call that match the query, with its form and where it continues. `path`: by
+    default the title's. `fixed`: parameters of the list that its form does not have."""
+    path = path or f"/{title.lower()}"
+    request = replace(request, query=[each for each in request.query if each[0] not in fixed])
+    page = replace(request, query=[*request.query, *fixed.items()]).call_as_asked(call)
+    form = filter_form(request, path, call, common, without=fixed)
+    next_page = next_page_of(path, request.query, page)
+    return {"title": title, "here": title, "rows": page.items, "form": form, "next_page": next_page}
 
 
 def _values_of(annotation: Any) -> Sequence[str]:
@@ -151,11 +138,11 @@ def _with_given(listed: Sequence[str], chosen: Sequence[str]) -> Sequence[str]:
     return [*listed, *(each for each in chosen if each not in listed)] if listed else ()
 
 
-def _choices(service: Service, actor: Actor) -> dict[str, Sequence[str]]:
-    """Return what there is to choose from, by the name of the filter. Who sees one source only has no other."""
-    config = service.config
+def _choices(request: PageRequest) -> dict[str, Sequence[str]]:
+    """Return the choices by the name of the filter. A person of one source cannot choose another."""
+    config = request.service.config
     return {
-        "source": [] if actor.source else list(config.sources),
+        "source": [] if request.actor.source else list(config.sources),
         "sink": list(config.destinations),
         "route": [each.name for each in config.routes],
         "status": [*sorted(FINAL), *sorted(ACTIVE)],

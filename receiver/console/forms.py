@@ -1,4 +1,4 @@
-"""What a form of the console sent, and the notice that the next page shows once it was acted on."""
+"""The fields of a form, and the notice that the next page shows after an action."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _KEPT: Final = 60
 
 
 class Notice(NamedTuple):
-    """What a page says once. `tone`: good, bad or wait."""
+    """A message that a page shows once. `tone`: good, bad or wait."""
 
     tone: str
     text: str
@@ -54,14 +54,14 @@ def _fields(body: bytes) -> list[tuple[str, str]]:
 
 
 def set_notice(request: Request, response: Response, signed_in: SignedIn, notice: Notice) -> None:
-    """Have the next page of this session say something."""
+    """Set the notice of the next page of this session."""
     text = f"{notice.tone} {notice.text[:_LONGEST]}".encode("utf-8", "replace")
     value = f"{base64.urlsafe_b64encode(text).decode()}.{_mac(signed_in, text)}"
     set_cookie(request, response, NOTICE, value, _KEPT)
 
 
 def notice_of(request: Request, signed_in: SignedIn) -> Notice | None:
-    """Return what the page is to say. Only what we said ourselves, to this session."""
+    """Return the notice for this session. A notice that Runhook did not sign for it is ignored."""
     encoded, _, mac = request.cookies.get(NOTICE, "").rpartition(".")
     try:
         text = base64.urlsafe_b64decode(encoded)

@@ -1,4 +1,4 @@
-"""The console over HTTP: pages, what their buttons do, files. Off unless someone may sign in."""
+"""The console over HTTP: pages, actions, files. Off unless a person may sign in."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from receiver.api.views import LIST_VIEWS
 from receiver.console.action import ConsoleAction, Done, Question, perform
 from receiver.console.catalogue import ACTIONS, PAGES
 from receiver.console.forms import NOTICE, Notice, form_of, notice_of, set_notice
-from receiver.console.page import PATH, ConsolePage, FileLinks
+from receiver.console.page import PATH, ConsolePage, FileLinks, PageRequest, filled
 from receiver.console.pages.deliveries import waits_of
 from receiver.console.passwords import ADMIN, Person, people_of
 from receiver.console.rendering import Renderer, download, page, see_other, static_file
@@ -66,8 +66,10 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 def console(context: Context, *, per_network: tuple[float, float] = PER_NETWORK) -> WebPart:
-    """Return the part that serves /console; one without routes unless someone may sign in. `per_network`: tries to sign
-    in, a second and at once."""
+    """Return the part that serves /console, without routes if it is off.
+
+    `per_network`: sign-in attempts per second, and at once.
+    """
     settings, config = context.settings, context.config.console
     people = people_of(
         config, settings.console_password, settings.console_token, lambda: settings.master_secret(make=True)
@@ -93,19 +95,28 @@ def console(context: Context, *, per_network: tuple[float, float] = PER_NETWORK)
 
     routes = [
         Route(PATH, server.front, methods=["GET"]),
-        *(Route(path, server.answering(each), methods=[method]) for method, path, each in server.signing_in.routes()),
+        *(
+            Route(path, server.with_problem_page(each), methods=[method])
+            for method, path, each in server.signing_in.routes()
+        ),
         Route(f"{PATH}/static/{{name}}", server.static, methods=["GET"]),
-        *(Route(f"{PATH}/do/{each.name}", server.answering(server.doing(each)), methods=["POST"]) for each in ACTIONS),
-        Route(f"{PATH}/files/{{name}}", server.answering(server.file), methods=["GET"]),
-        Route(f"{PATH}/events/{{event_id}}/body", server.answering(server.body), methods=["GET"]),
-        *(Route(PATH + each.path, server.answering(server.shown(each)), methods=["GET"]) for each in PAGES),
-        Route(f"{PATH}/{{rest:path}}", server.answering(server.nothing), methods=["GET", "POST"]),
+        *(
+            Route(f"{PATH}/do/{each.name}", server.with_problem_page(server.action_handler(each)), methods=["POST"])
+            for each in ACTIONS
+        ),
+        Route(f"{PATH}/files/{{name}}", server.with_problem_page(server.file), methods=["GET"]),
+        Route(f"{PATH}/events/{{event_id}}/body", server.with_problem_page(server.body), methods=["GET"]),
+        *(
+            Route(PATH + each.path, server.with_problem_page(server.page_handler(each)), methods=["GET"])
+            for each in PAGES
+        ),
+        Route(f"{PATH}/{{rest:path}}", server.with_problem_page(server.not_found), methods=["GET", "POST"]),
     ]
     return WebPart(lifespan=lifespan, admin=routes)
 
 
 def _issuer(config: OidcConfig, people: Mapping[str, Person], secret: str) -> tuple[Mapping[str, Person], Oidc]:
-    """Return who may sign in with the issuer's people, and the issuer. Raises ConfigError without the extra."""
+    """Return the issuer, and all people with those of the issuer. Raises ConfigError without the extra."""
     try:
         from receiver.console.oidc import Oidc, People
     except ModuleNotFoundError as error:
@@ -161,7 +172,7 @@ class _Console:
         )
         self._log_limit = TokenBucket(1, 10)
 
-    def answering(self, handler: Handler) -> Handler:
+    def with_problem_page(self, handler: Handler) -> Handler:
         """Return `handler` with a page for each error."""
 
         async def handle(request: Request) -> Response:
@@ -186,7 +197,7 @@ class _Console:
         signed_in = None
         if not isinstance(error, Busy):
             with suppress(LedgerUnavailable):  # then the page is one without a name
-                signed_in = await self._sign_in.who(request)
+                signed_in = await self._sign_in.session_of(request)
         title = _TITLES.get(error.status, HTTPStatus(error.status).phrase)
         values = {"title": title, "detail": error.message, "back": _way_back(request, error)}
         answer = page(self._renderer.html("problem.html", values, signed_in), error.status)
@@ -194,24 +205,24 @@ class _Console:
         return answer
 
     async def front(self, _request: Request) -> Response:
-        """Lead to the first page."""
+        """Redirect to the overview."""
         return see_other(f"{PATH}/")
 
     async def static(self, request: Request) -> Response:
         """Return a static file."""
         return static_file(request.path_params["name"]) or Response(status_code=404)
 
-    async def nothing(self, _request: Request) -> Response:
-        """Say that there is no such page."""
+    async def not_found(self, _request: Request) -> Response:
+        """Raise NotFound for an unknown path."""
         raise NotFound("There is no such page.")
 
-    def shown(self, shown: ConsolePage) -> Handler:
-        """Return the handler of a page, which leads to the form to sign in who has not."""
+    def page_handler(self, shown: ConsolePage) -> Handler:
+        """Return the handler of a page. It leads people without a session to the sign-in form."""
 
         async def handle(request: Request) -> Response:
             signed_in = None
             with suppress(LedgerUnavailable):  # then a new session of this process alone shows the overview
-                signed_in = await self._sign_in.who(request)
+                signed_in = await self._sign_in.session_of(request)
             if signed_in is None:
                 return _to_sign_in(request)
             notice = None if REFRESH in request.headers else notice_of(request, signed_in)
@@ -230,10 +241,10 @@ class _Console:
         actor = signed_in.person.actor
         if shown.all_sources:
             actor.require_all_sources()
-        query = request.query_params.multi_items()
+        query = filled(request.query_params.multi_items())
         values: Any
         try:
-            values = shown.load(self._service, actor, request.path_params, query)
+            values = shown.load(PageRequest(self._service, actor, request.path_params, query))
         except Invalid as error:
             return self._refused(shown, signed_in, request, error), error.status
         views = () if values.get("partial") else LIST_VIEWS.call(self._service, actor, LIST_VIEWS.validated({})).items
@@ -248,12 +259,12 @@ class _Console:
     def _refused(self, shown: ConsolePage, signed_in: SignedIn, request: Request, error: Invalid) -> str:
         """Return the page of a list whose filter is not valid: its form, as it was filled in. Raises `error` for
         a page without a form."""
-        query = request.query_params.multi_items()
+        query = filled(request.query_params.multi_items())
         wrong = {each["name"]: each["message"].removeprefix(f"{each['name']}: ") for each in error.problems}
         valid = [each for each in query if each[0] not in wrong]
         if len(valid) == len(query):
             raise error
-        values = shown.load(self._service, signed_in.person.actor, request.path_params, valid)
+        values = shown.load(PageRequest(self._service, signed_in.person.actor, request.path_params, valid))
         if "form" not in values:
             raise error
         problem = {"title": values["title"], "here": values["here"], "detail": error.message}
@@ -261,11 +272,11 @@ class _Console:
         return self._renderer.html("problem.html", {**problem, "form": form}, signed_in, _url_of(request))
 
     async def file(self, request: Request) -> Response:
-        """Return a file of a run to who is signed in, or has a link that is still good."""
+        """Return a file of a run, to people with a session or a valid link."""
         name, given = request.path_params["name"], request.query_params
         person = self._people.get(self._links.person(name, given, time.time()) or "")
         if person is None:
-            signed_in = await self._sign_in.who(request)
+            signed_in = await self._sign_in.session_of(request)
             if signed_in is None:
                 return _to_sign_in(request)
             person = signed_in.person
@@ -274,19 +285,19 @@ class _Console:
 
     async def body(self, request: Request) -> Response:
         """Return the body of an event as it is kept, to be saved."""
-        signed_in = await self._sign_in.who(request)
+        signed_in = await self._sign_in.session_of(request)
         if signed_in is None:
             return _to_sign_in(request)
         actor, parameters = signed_in.person.actor, GET_EVENT_BODY.validated(request.path_params)
         kept = await self._pool.run(lambda: GET_EVENT_BODY.call(self._service, actor, parameters))
         return download(f"{kept.event_id}.json", kept.content())
 
-    def doing(self, action: ConsoleAction) -> Handler:
+    def action_handler(self, action: ConsoleAction) -> Handler:
         """Return the handler of an action's forms."""
 
         async def handle(request: Request) -> Response:
             check_same_origin(request)
-            signed_in = await self._sign_in.who(request)
+            signed_in = await self._sign_in.session_of(request)
             if signed_in is None:
                 return see_other(f"{PATH}/login")
             sent = await form_of(request)
@@ -297,7 +308,7 @@ class _Console:
             actor, sure = replace(signed_in.person.actor, address=address_of(request)), "sure" in own
             if "selected" in own and "ids" not in own:
                 # a call without ids would take all
-                return _said(request, back, signed_in, Notice("wait", "Select some rows first."))
+                return _back_with_notice(request, back, signed_in, Notice("wait", "Select some rows first."))
             form += action.selected if "selected" in own else ()
 
             def work() -> str | Done:
@@ -308,15 +319,16 @@ class _Console:
                     return self._renderer.html("confirm.html", {**values, "question": outcome}, signed_in, back)
                 if not action.template:
                     return outcome
-                added = action.values(self._service, actor, form, outcome.result)
+                added = action.values(PageRequest(self._service, actor, {}, form), outcome.result)
                 values |= {"result": outcome.result, **added}
                 return self._renderer.html(action.template, values, signed_in, back)
 
             outcome = await self._pool.run(work)
             if isinstance(outcome, str):
                 return page(outcome)
-            leads, tone = action.leads(outcome.result), "bad" if action.failed(outcome.result) else "good"
-            return _said(request, PATH + leads if leads else back, signed_in, Notice(tone, action.said(outcome.result)))
+            path, tone = action.next_page(outcome.result), "bad" if action.failed(outcome.result) else "good"
+            notice = Notice(tone, action.notice(outcome.result))
+            return _back_with_notice(request, PATH + path if path else back, signed_in, notice)
 
         return handle
 
@@ -328,8 +340,8 @@ class _Console:
         self._service.ledger.close()
 
 
-def _said(request: Request, back: str, signed_in: SignedIn, notice: Notice) -> Response:
-    """Return the answer that leads back to a page, which then says it."""
+def _back_with_notice(request: Request, back: str, signed_in: SignedIn, notice: Notice) -> Response:
+    """Return the response that leads back to a page, which then shows a notice."""
     answer = see_other(back)
     set_notice(request, answer, signed_in, notice)
     return answer

@@ -106,7 +106,7 @@ class Oidc:
         kept |= {"where": where[:_LONGEST_WHERE], "exp": int(time.time()) + LASTS}
         return begun["url"], jwt.encode({"alg": "HS256"}, kept, self._key)
 
-    def begun(self, given: Mapping[str, str], cookie: str) -> Mapping[str, Any]:
+    def pending(self, given: Mapping[str, str], cookie: str) -> Mapping[str, Any]:
         """Return what was kept of the sign-in that comes back with this query and cookie. Makes no request. Raises
         BadRequest for one that this browser did not begin here: any site can send people to this address."""
         try:
@@ -119,8 +119,7 @@ class Oidc:
         return kept
 
     async def finish(self, redirect: str, given: Mapping[str, str], kept: Mapping[str, Any]) -> Person:
-        """Return who came back with this query. `kept`: see `begun`. Raises BadRequest and Forbidden, which say what to
-        do."""
+        """Return who came back with this query. `kept`: see `pending`. Raises BadRequest and Forbidden."""
         if given.get("iss", self._config.issuer) != self._config.issuer:
             raise BadRequest("The answer is of another issuer than console.oidc.issuer.")
         if "error" in given:

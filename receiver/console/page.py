@@ -1,4 +1,4 @@
-"""What a page of the console is, its place among the links, and the links to what pages are about."""
+"""The pages of the console as values, what a page is asked for, and links to runs, events and files."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import quote, urlencode
 
 from receiver.api import cursor
+from receiver.api.endpoint import Endpoint, P, R
 from receiver.api.models import Page
 from receiver.api.service import Actor, Service
 from receiver.ledger.filters import LIMIT
@@ -23,7 +24,25 @@ _SAME_FOR: Final = 600
 SHARE: Final = 0.55
 
 Query = Sequence[tuple[str, str]]
-Load = Callable[[Service, Actor, Mapping[str, str], Query], Mapping[str, Any]]
+PageValues = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class PageRequest:
+    """A request of a person. `names`: from the path. `query`: the query or the form, without empty fields."""
+
+    service: Service
+    actor: Actor
+    names: Mapping[str, str]
+    query: Query
+
+    def call(self, endpoint: Endpoint[P, R], **parameters: Any) -> R:
+        """Call the API for the person. Raises RequestError."""
+        return endpoint.call(self.service, self.actor, endpoint.validated(parameters))
+
+    def call_as_asked(self, endpoint: Endpoint[P, R]) -> R:
+        """Call the API with the parameters of the path and the query. Raises RequestError."""
+        return endpoint.call(self.service, self.actor, endpoint.parse(self.names, self.query))
 
 
 class PageLink(NamedTuple):
@@ -36,13 +55,13 @@ class PageLink(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ConsolePage:
-    """A page. `path`: below PATH. `load`: its values, by the names in the path and the query; runs in a thread, and
-    raises RequestError. `all_sources`: only for people who may see all sources.
+    """A page. `path`: below PATH. `load`: returns the values of its template; runs in a thread, and raises
+    RequestError. `all_sources`: only for people who may see all sources.
     """
 
     path: str
     template: str
-    load: Load
+    load: Callable[[PageRequest], PageValues]
     link: PageLink | None = None
     all_sources: bool = False
 
@@ -57,27 +76,27 @@ def event_path(event_id: str) -> str:
     return f"{PATH}/events/{quote(event_id, safe='')}"
 
 
-def given_of(query: Query) -> list[tuple[str, str]]:
-    """Return what a query gives: a form sends its empty fields too."""
-    return [(name, value) for name, value in query if value]
+def filled(fields: Query) -> list[tuple[str, str]]:
+    """Return the fields that are not empty: a form sends empty ones too."""
+    return [(name, value) for name, value in fields if value]
 
 
-class Further(NamedTuple):
-    """Where a list continues. `path`: of its next page. `is_short`: this one is not full, because the next matching
-    row is far away. `searched_to`: the time down to which it looked; None where the list has another order."""
+class NextPage(NamedTuple):
+    """The link to the next page of a list. `is_short`: this page is not full, because the next match is far away.
+    `searched_to`: the time back to which the list was searched; None where it has another order."""
 
     path: str
     is_short: bool
     searched_to: float | None
 
 
-def further(path: str, given: Query, page: Page[Any]) -> Further | None:
-    """Return where the list continues of which `page` was asked for with `given`, or None at its end."""
+def next_page_of(path: str, given: Query, page: Page[Any]) -> NextPage | None:
+    """Return the link to the page after `page`, which was requested with `given`; None for the last page."""
     if not page.next:
         return None
     limit = int(dict(given).get("limit", LIMIT))
     query = urlencode([*((name, value) for name, value in given if name != "after"), ("after", page.next)])
-    return Further(f"{PATH}{path}?{query}", len(page.items) < limit, cursor.moment_of(page.next))
+    return NextPage(f"{PATH}{path}?{query}", len(page.items) < limit, cursor.moment_of(page.next))
 
 
 class FileLinks:
@@ -94,7 +113,7 @@ class FileLinks:
         return f"{PATH}/files/{quote(name, safe='')}?{urlencode({**signed, 'signature': self._mac(name, signed)})}"
 
     def person(self, name: str, given: Mapping[str, str], now: float) -> str | None:
-        """Return by whom a link was made; None for an invalid or expired one."""
+        """Return the person who made a link; None for an invalid or expired link."""
         signed = {key: given.get(key, "") for key in ("source", "run_id", "by", "until")}
         signature = given.get("signature", "").encode("utf-8", "replace")
         is_ours = hmac.compare_digest(signature, self._mac(name, signed).encode())

@@ -98,7 +98,7 @@ def _environment() -> jinja2.Environment:
         "now": time.time,
         "still": False,
         "more": "Older",
-        "further": None,
+        "next_page": None,
         "sub": "",
     }
     return it

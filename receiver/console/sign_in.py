@@ -34,11 +34,10 @@ COOKIE: Final = "runhook_console"
 # That of a sign-in by an issuer, while it lasts.
 SIGNING_IN: Final = "runhook_oidc"
 SIGNING_IN_PATH: Final = f"{PATH}/oidc"
-# Seconds for which a session is believed without asking the ledger: so long is one still served that was ended on
-# another host.
+# Seconds for which a session is valid without asking the ledger: one that was ended on another host still works then.
 FRESH_FOR: Final = 5.0
-# Tries to sign in, a second and at once: of one network, and of all networks without a sign-in yet. A
-# name has no limit, because an attacker could use it to lock out its owner.
+# Sign-in attempts per second, and at once: of one network, and of all networks without a sign-in yet. A name has no
+# limit, because an attacker could use it to lock out its owner.
 PER_NETWORK: Final = (0.1, 10)
 OF_STRANGERS: Final = (1.0, 60)
 _MOST: Final = 4096
@@ -105,7 +104,7 @@ class SignIn:
         return await self._welcome(person, network)
 
     async def with_issuer(self, request: Request, person: Person) -> str:
-        """Return the token of a new session for whom the issuer has named."""
+        """Return the token of a new session for a person that the issuer named."""
         return await self._welcome(person, _network(request))
 
     async def _welcome(self, person: Person, network: str) -> str:
@@ -115,7 +114,7 @@ class SignIn:
         return await self._begin(person)
 
     async def with_token(self, token: str) -> str | None:
-        """Return the token of a new session of the admin for who has the token that is good once, or None."""
+        """Return the token of a new admin session for the one-time token; None for any other token."""
         if not self._once or not hmac.compare_digest(token.encode("utf-8", "surrogateescape"), self._once.encode()):
             return None
         self._once = ""
@@ -150,8 +149,8 @@ class SignIn:
             self._offline[session.hash] = replace(session, expires_at=now + min(self._lasts, self._offline_for))
         return token
 
-    async def who(self, request: Request) -> SignedIn | None:
-        """Return who sent the request, or None. Raises LedgerUnavailable."""
+    async def session_of(self, request: Request) -> SignedIn | None:
+        """Return the session of a request, or None. Raises LedgerUnavailable."""
         token = request.cookies.get(COOKIE, "")
         if not token:
             return None
@@ -232,7 +231,7 @@ def is_secure(request: Request) -> bool:
 
 
 def check_same_origin(request: Request) -> None:
-    """Raise Forbidden for a form that another site sent, or that does not say which one: every browser says it."""
+    """Raise Forbidden for a form from another site, or without the headers that every browser sends."""
     fetched = request.headers.get("sec-fetch-site")
     origin = request.headers.get("origin")
     same = fetched == "same-origin" if fetched is not None else False

@@ -71,7 +71,7 @@ class SignInPages:
             return self._signed_in(request, token, "") if token else self._form("", problem=_USED)
         where = request.query_params.get("next", "")
         try:
-            signed_in = await self._sign_in.who(request)
+            signed_in = await self._sign_in.session_of(request)
         except LedgerUnavailable:
             return self._form(where, problem="The ledger is unavailable. Sign in to see the status.")
         return self._form(where) if signed_in is None else see_other(local_path(where))
@@ -102,7 +102,7 @@ class SignInPages:
     async def from_issuer(self, oidc: Oidc, request: Request) -> Response:
         """Sign in who comes back from the issuer."""
         cookie, given = request.cookies.get(SIGNING_IN, ""), dict(request.query_params)
-        kept = oidc.begun(given, cookie)
+        kept = oidc.pending(given, cookie)
         self._sign_in.throttle(request)  # only now: else pictures of another site could use up a network's tries
         person = await oidc.finish(_redirect_uri(request), given, kept)
         token = await self._sign_in.with_issuer(request, person)
@@ -118,7 +118,7 @@ class SignInPages:
     async def logout(self, request: Request) -> Response:
         """Sign a person out, on every host."""
         check_same_origin(request)
-        signed_in = await self._sign_in.who(request)
+        signed_in = await self._sign_in.session_of(request)
         if signed_in is not None:
             check_form_token(signed_in, dict(await form_of(request)).get("form_token", ""))
             await self._sign_in.end(signed_in)

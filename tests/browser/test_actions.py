@@ -108,7 +108,7 @@ def test_a_click_does_it(
     with person.page.expect_navigation():
         button.click()
     if person.page.locator("[name=sure]").count():
-        assert action.asks in person.page.inner_text(".confirm")
+        assert action.question in person.page.inner_text(".confirm")
         for box in person.page.locator(".confirm [type=checkbox]").all():
             box.check()
         with person.page.expect_navigation():

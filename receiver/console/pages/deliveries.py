@@ -1,10 +1,11 @@
-"""Deliveries, dead letters, one delivery with its attempts; what is done with them, wherever some are shown."""
+"""Deliveries, dead letters, one delivery with its attempts, and the actions on deliveries."""
 
 from __future__ import annotations
 
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
 
@@ -24,19 +25,19 @@ from receiver.api.endpoint import Endpoint
 from receiver.api.events import LIST_EVENTS
 from receiver.api.outline import outline
 from receiver.api.rows import DeliveryRow
-from receiver.api.service import Actor, Service
+from receiver.api.service import Service
 from receiver.api.timeline import behind
 from receiver.api.totals import GET_TOTALS
-from receiver.console.action import ConsoleAction, Form
+from receiver.console.action import ConsoleAction
 from receiver.console.filters import list_page
-from receiver.console.page import ConsolePage, PageLink, Query
+from receiver.console.page import ConsolePage, PageLink, PageRequest, PageValues, Query
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove, DeliveryState, states_before
 from receiver.ledger.deliveries import lanes
 
 _COMMON: Final = ("reason", "sink", "state", "source", "since")
 # What the dead letters are grouped by, how far back, and how many groups are shown.
-_REASONS: Final = {"by": "sink,reason", "since": "90d", "top": "12"}
+_REASONS: Final = {"by": ["sink,reason"], "since": ["90d"], "top": ["12"]}
 # Characters that tell a reason from others.
 _TELLING: Final = 4
 # What a reason without its particulars has in their places.
@@ -97,25 +98,24 @@ def resubmits(service: Service) -> list[tuple[str, str]]:
     return [("Submit again", "")] if len(sinks) == 1 else [(f"Submit again by {name}", name) for name in sinks]
 
 
-def deliveries(service: Service, actor: Actor, _names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
+def deliveries(request: PageRequest) -> PageValues:
     """Return a page of the deliveries that match what the query says."""
-    page = list_page(service, actor, query, LIST_DELIVERIES, "/deliveries", "Deliveries", _COMMON)
+    page = list_page(request, LIST_DELIVERIES, "Deliveries", _COMMON)
     return {**page, **_moves(page["form"].given, page), "groups": []}
 
 
-def dead_letters(service: Service, actor: Actor, _names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
-    """Return a page of the dead letters, and of what they died."""
-    page = list_page(service, actor, query, LIST_DELIVERIES, "/dead", "Dead letters", _COMMON, {"state": "dead"})
+def dead_letters(request: PageRequest) -> PageValues:
+    """Return a page of the dead letters, and of their reasons."""
+    page = list_page(request, LIST_DELIVERIES, "Dead letters", _COMMON, "/dead", state="dead")
     taken = {**page["form"].given, "state": ["dead"]}
-    return {**page, **_moves(taken, page), "groups": _groups(service, actor, taken)}
+    return {**page, **_moves(taken, page), "groups": _groups(request, taken)}
 
 
-def delivery(service: Service, actor: Actor, names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
-    """Return one delivery, and what became of each try."""
-    details = GET_DELIVERY.call(service, actor, GET_DELIVERY.parse(names, query))
+def delivery(request: PageRequest) -> PageValues:
+    """Return one delivery with its attempts."""
+    details = request.call_as_asked(GET_DELIVERY)
     row = details.delivery
-    of_event = LIST_EVENTS.validated({"event_id": row.event_id, "source": row.source, "limit": 1})
-    events = LIST_EVENTS.call(service, actor, of_event).items
+    events = request.call(LIST_EVENTS, event_id=row.event_id, source=row.source, limit=1).items
     return {
         "title": f"{row.run_id} to {row.sink}",
         "here": "Deliveries",
@@ -126,7 +126,7 @@ def delivery(service: Service, actor: Actor, names: Mapping[str, str], query: Qu
     }
 
 
-def _moves(taken: Mapping[str, Sequence[str]], page: Mapping[str, Any]) -> Mapping[str, Any]:
+def _moves(taken: Mapping[str, Sequence[str]], page: PageValues) -> PageValues:
     """Return what can be done with selected deliveries in the states of a filter, any by default (the action, its
     verb, and no sink), and with all that match (the action, what its button says, and what it takes). `page`: of the
     list; where it is all of it, what takes none of its rows is left out."""
@@ -138,22 +138,21 @@ def _moves(taken: Mapping[str, Sequence[str]], page: Mapping[str, Any]) -> Mappi
         "on_all": [
             (each.name, f"{each.verb} all that match" if states else each.on_all, taken)
             for each in moves
-            if (states <= each.states if states else page["further"] or seen & each.takes)
+            if (states <= each.states if states else page["next_page"] or seen & each.takes)
         ],
     }
 
 
-def _groups(service: Service, actor: Actor, taken: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
-    """Return what the dead letters died of, the most frequent first. `taken`: the filter that finds them."""
-    parameters = {**{name: [value] for name, value in _REASONS.items()}, **taken}
-    counted = GET_TOTALS.parse({}, [(name, value) for name, values in parameters.items() for value in values])
-    rows = GET_TOTALS.call(service, actor, counted).items[1:]
+def _groups(request: PageRequest, taken: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
+    """Return the reasons of dead letters, the most frequent first. `taken`: the filter that finds them."""
+    parameters = {**_REASONS, **taken}
+    query = [(name, value) for name, values in parameters.items() for value in values]
+    rows = replace(request, query=query).call_as_asked(GET_TOTALS).items[1:]
     return [_group(taken, row.key["sink"], row.key["reason"], row.count) for row in rows]
 
 
 def _group(taken: Mapping[str, Sequence[str]], sink: str, reason: str, count: int) -> dict[str, Any]:
-    """Return what is shown of dead letters that are alike. Where they have no part of the reason in common, no filter
-    finds them."""
+    """Return a group of dead letters with similar reasons. No filter finds it if their common part is too short."""
     part = common_part(reason)
     alike = {**taken, "sink": [sink], "reason": [part]} if len(part) >= _TELLING else {}
     link = urlencode([(name, value) for name, values in alike.items() if name != "state" for value in values])
@@ -161,34 +160,34 @@ def _group(taken: Mapping[str, Sequence[str]], sink: str, reason: str, count: in
 
 
 def common_part(reason: str) -> str:
-    """Return the longest piece of a reason without its particulars, which all reasons have that are alike."""
+    """Return the longest part of a reason that similar reasons share: without ids, numbers and URLs."""
     return max((each.strip() for each in _PARTICULARS.split(reason)), key=len)[:200]
 
 
 def _action(
-    endpoint: Endpoint[Any, TakenResult], verb: str, done: str, asks: str, selected: Form = (), **more: Any
+    endpoint: Endpoint[Any, TakenResult], verb: str, done: str, question: str, selected: Query = (), **more: Any
 ) -> ConsoleAction:
-    """Return the action of a call that takes many. `done`: what is said of those that were taken."""
+    """Return the action of a call that takes many deliveries. `done`: the participle in its notice."""
 
-    def said(result: TakenResult) -> str:
-        return f"{result.count:,} {'to be ' if _goes_on(result) else ''}{done}."
+    def notice(result: TakenResult) -> str:
+        return f"{result.count:,} {'to be ' if _is_running(result) else ''}{done}."
 
-    def leads(result: TakenResult) -> str:
-        many = result.count > 1 or _goes_on(result)
+    def next_page(result: TakenResult) -> str:
+        many = result.count > 1 or _is_running(result)
         return f"/operations/{result.operation.id}" if result.operation and many else ""
 
-    return ConsoleAction(endpoint, verb, said, asks, selected=selected, leads=leads, **more)
+    return ConsoleAction(endpoint, verb, notice, question, selected=selected, next_page=next_page, **more)
 
 
-def _goes_on(result: TakenResult) -> bool:
-    """Whether the clock works it off."""
+def _is_running(result: TakenResult) -> bool:
+    """Whether the clock still works on it."""
     return result.operation is not None and result.operation.state == "running"
 
 
-def _delivered(wanted: ReplayParameters) -> ReplayParameters | None:
-    """Return what finds the deliveries of a replay that their sinks accepted already, or None if it takes none."""
-    taken = (wanted.force and not wanted.state) or DeliveryState.DELIVERED in wanted.state
-    return wanted.model_copy(update={"state": (DeliveryState.DELIVERED,)}) if taken else None
+def _delivered(parameters: ReplayParameters) -> ReplayParameters | None:
+    """Return parameters that find only the deliveries of a replay that were accepted already; None if it has none."""
+    has_some = DeliveryState.DELIVERED in parameters.state or (parameters.force and not parameters.state)
+    return parameters.model_copy(update={"state": (DeliveryState.DELIVERED,)}) if has_some else None
 
 
 _EACH: Final = tuple(("state", state.value) for state in REPLAYABLE)

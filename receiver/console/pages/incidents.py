@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import urlencode
 
 from receiver.api.incidents import LIST_INCIDENTS, MARK_INCIDENT, TREND, IncidentRow
-from receiver.api.service import Actor, Service
 from receiver.console.action import ConsoleAction
 from receiver.console.charts import NAME, Values, window_links, window_of
 from receiver.console.filters import filter_form
-from receiver.console.page import PATH, ConsolePage, PageLink, Query, given_of
+from receiver.console.page import PATH, ConsolePage, PageLink, PageRequest, PageValues
 from receiver.console.pages.deliveries import resubmits
 
 _COMMON: Final = ("workflow", "reason", "source")
@@ -19,19 +19,19 @@ _COMMON: Final = ("workflow", "reason", "source")
 _STATES: Final = ("open", "acknowledged", "resolved")
 
 
-def incidents(service: Service, actor: Actor, _names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
+def incidents(request: PageRequest) -> PageValues:
     """Return groups of runs that failed in the window, with their runs in one link."""
-    window, given = window_of(query), given_of(query)
-    parameters = [*((name, value) for name, value in given if name != NAME), ("since", window.name)]
-    page = LIST_INCIDENTS.call(service, actor, LIST_INCIDENTS.parse({}, parameters))
+    window = window_of(request.query)
+    query = [*((name, value) for name, value in request.query if name != NAME), ("since", window.name)]
+    page = replace(request, query=query).call_as_asked(LIST_INCIDENTS)
     return {
         "title": "Incidents",
         "here": "Incidents",
         "window": window,
-        "windows": window_links("/incidents", query, window),
-        "form": filter_form(service, actor, "/incidents", given, LIST_INCIDENTS, _COMMON, without=("since", "until")),
+        "windows": window_links("/incidents", request.query, window),
+        "form": filter_form(request, "/incidents", LIST_INCIDENTS, _COMMON, without=("since", "until")),
         "rows": [_shown(each, window.name) for each in sorted(page.items, key=lambda row: _STATES.index(row.state))],
-        "resubmits": resubmits(service),
+        "resubmits": resubmits(request.service),
         "others": page.others,
         "counted_since": page.counted_since,
     }

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
-from receiver.api.keys import CREATE_KEY, LIST_KEYS, LONGEST_NAME, REVOKE_KEYS, ROTATE_KEY
+from receiver.api.keys import (
+    CREATE_KEY,
+    LIST_KEYS,
+    LONGEST_NAME,
+    REVOKE_KEYS,
+    ROTATE_KEY,
+    KeysParameters,
+    RotationParameters,
+)
 from receiver.api.models import MAX_LIMIT
-from receiver.api.service import Actor, Service
 from receiver.console.action import ConsoleAction
-from receiver.console.page import ConsolePage, PageLink, Query, further, given_of
+from receiver.console.page import ConsolePage, PageLink, PageRequest, PageValues, next_page_of
 from receiver.domain.api_key import ALL_SCOPES
 
 # What each scope lets the holder of a key do.
@@ -23,27 +29,25 @@ _MEANINGS: Final = {
 }
 
 
-def keys(service: Service, actor: Actor, _names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
+def keys(request: PageRequest) -> PageValues:
     """Return a page of the keys, and what a new one may be given."""
-    given = given_of(query)
-    page = LIST_KEYS.call(service, actor, LIST_KEYS.parse({}, given))
+    page, actor = request.call_as_asked(LIST_KEYS), request.actor
     return {
         "title": "Keys",
         "here": "Keys",
         "rows": page.items,
-        "further": further("/keys", given, page),
+        "next_page": next_page_of("/keys", request.query, page),
         "scopes": [(scope, _MEANINGS[scope]) for scope in ALL_SCOPES if scope in actor.scopes],
         "withheld": [scope for scope in ALL_SCOPES if scope not in actor.scopes],
-        "sources": [] if actor.source else list(service.config.sources),
+        "sources": [] if actor.source else list(request.service.config.sources),
         "longest_name": LONGEST_NAME,
     }
 
 
-def _name(service: Service, actor: Actor, wanted: Any) -> str:
-    """Return the names of the keys that an action is about, by which people know them."""
-    ids = getattr(wanted, "ids", None) or [wanted.key]
-    rows = LIST_KEYS.call(service, actor, LIST_KEYS.validated({"limit": MAX_LIMIT})).items
-    names = {row.id: f"{row.name} ({row.hint}…)" for row in rows}
+def _names(request: PageRequest, parameters: KeysParameters | RotationParameters) -> str:
+    """Return the names of the keys that an action applies to."""
+    ids = parameters.ids if isinstance(parameters, KeysParameters) else [parameters.key]
+    names = {row.id: f"{row.name} ({row.hint}…)" for row in request.call(LIST_KEYS, limit=MAX_LIMIT).items}
     return ", ".join(names.get(each, each) for each in ids)
 
 
@@ -53,16 +57,16 @@ ACTIONS: Final = (
     ConsoleAction(
         ROTATE_KEY,
         "Rotate",
-        asks="Give this key a successor? The old one works for another day, so that its users can switch.",
+        question="Give this key a successor? The old one works for another day, so that its users can switch.",
         template="key_created.html",
         values=lambda *_: {"here": "Keys"},
-        about=_name,
+        about=_names,
     ),
     ConsoleAction(
         REVOKE_KEYS,
         "Revoke",
         lambda result: "The key is revoked." if result.count else "The key was revoked already.",
         "Revoke this key? Its users are refused within 5 seconds, and it cannot be restored.",
-        about=_name,
+        about=_names,
     ),
 )

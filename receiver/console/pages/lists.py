@@ -15,13 +15,12 @@ from receiver.api.models import Filtered
 from receiver.api.operations import CANCEL_OPERATION, GET_OPERATION, LIST_OPERATIONS, OperationParameters
 from receiver.api.outline import outline
 from receiver.api.runs import LIST_RUNS
-from receiver.api.service import Actor, Service
 from receiver.api.status import status_of
 from receiver.api.submissions import GET_SUBMISSION, LIST_MISSING, LIST_SUBMISSIONS
 from receiver.api.views import LIST_VIEWS, REMOVE_VIEW, SAVE_VIEW
 from receiver.console.action import ConsoleAction
 from receiver.console.filters import list_page
-from receiver.console.page import SHARE, ConsolePage, PageLink, Query
+from receiver.console.page import SHARE, ConsolePage, PageLink, PageRequest, PageValues
 from receiver.console.pages.deliveries import resubmits
 from receiver.domain.counting import counted
 from receiver.ledger import async_ledger
@@ -43,18 +42,19 @@ _RUNS: Final = ("text", "status", "workflow", "run_prefix", "since")
 
 
 def _list(call: Endpoint[Any, Any], link: PageLink, *common: str) -> ConsolePage:
+    """Return the page of a list that shows its rows as they are. `common`: filters that are shown at once."""
     name = link.name.lower()
 
-    def load(service: Service, actor: Actor, _names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
-        return list_page(service, actor, query, call, f"/{name}", link.name, common)
+    def load(request: PageRequest) -> PageValues:
+        return list_page(request, call, link.name, common)
 
     return ConsolePage(f"/{name}", f"{name}.html", load, link)
 
 
-def runs(service: Service, actor: Actor, _names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
+def runs(request: PageRequest) -> PageValues:
     """Return a page of runs that match what the query says."""
-    again = resubmits(service)
-    page = list_page(service, actor, query, LIST_RUNS, "/runs", "Runs", _RUNS)
+    again = resubmits(request.service)
+    page = list_page(request, LIST_RUNS, "Runs", _RUNS)
     given = page["form"].given
     return {
         **page,
@@ -73,9 +73,9 @@ def _resubmittable(given: Mapping[str, Sequence[str]]) -> bool:
     return bool(given) and given.keys() <= Filtered.model_fields.keys() and not status.isdisjoint(RETRIED)
 
 
-def submission(service: Service, actor: Actor, names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
+def submission(request: PageRequest) -> PageValues:
     """Return one submission with its run and what it waits for."""
-    details = GET_SUBMISSION.call(service, actor, GET_SUBMISSION.parse(names, query))
+    details = request.call_as_asked(GET_SUBMISSION)
     row = details.submission
     facts = [
         ("id", row.id),
@@ -95,14 +95,14 @@ def submission(service: Service, actor: Actor, names: Mapping[str, str], query: 
         "run": details.run,
         "timeline": details.timeline,
         "facts": [(name, value) for name, value in facts if value],
-        "resubmits": resubmits(service),
+        "resubmits": resubmits(request.service),
         "request": outline({name: row.request[name] for name in row.request if name != CALL}) if row.request else None,
     }
 
 
-def operation(service: Service, actor: Actor, names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
+def operation(request: PageRequest) -> PageValues:
     """Return one operation."""
-    row = GET_OPERATION.call(service, actor, GET_OPERATION.parse(names, query))
+    row = request.call_as_asked(GET_OPERATION)
     kept = {name: row.selection[asked] for asked, name in _STAYS.items() if row.selection.get(asked)}
     return {
         "title": f"{row.kind.capitalize()} {row.id}",
@@ -112,22 +112,24 @@ def operation(service: Service, actor: Actor, names: Mapping[str, str], query: Q
     }
 
 
-def _progress(service: Service, actor: Actor, wanted: OperationParameters) -> str:
+def _progress(request: PageRequest, parameters: OperationParameters) -> str:
     """Return what an operation does and how far it is."""
-    row = GET_OPERATION.call(service, actor, wanted)
+    row = GET_OPERATION.call(request.service, request.actor, parameters)
     return f"{row.kind} {row.id}: {row.done:,} of {row.total:,} done"
 
 
-def views(service: Service, actor: Actor, _names: Mapping[str, str], _query: Query) -> Mapping[str, Any]:
+def views(request: PageRequest) -> PageValues:
     """Return the saved views that a person sees."""
-    page = LIST_VIEWS.call(service, actor, LIST_VIEWS.validated({}))
+    page = request.call(LIST_VIEWS)
     return {"title": "Saved views", "here": "Saved views", "rows": page.items}
 
 
-def missing(service: Service, actor: Actor, _names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
+def missing(request: PageRequest) -> PageValues:
     """Return a page of the overdue results, and the problems that may keep others from this list."""
-    page = list_page(service, actor, query, LIST_MISSING, "/missing", "Missing", _MISSING)
-    status = None if actor.source else status_of(survey(service.settings, async_ledger.WAIT * SHARE))
+    page = list_page(request, LIST_MISSING, "Missing", _MISSING)
+    status = None
+    if not request.actor.source:
+        status = status_of(survey(request.service.settings, async_ledger.WAIT * SHARE))
     unlisted = [each for each in status.problems if each.code in _UNLISTED] if status else []
     commands = re.findall(r"`(runhook reconcile [^`]*--import[^`]*)`", " ".join(each.todo for each in unlisted))
     return {**page, "unlisted": unlisted, "command": next(iter(commands), "runhook reconcile --import --now")}

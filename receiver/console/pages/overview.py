@@ -11,15 +11,13 @@ from urllib.parse import quote, urlencode
 
 from receiver.api.deliveries import CANCEL_DELIVERIES
 from receiver.api.incidents import LIST_INCIDENTS, IncidentRow
-from receiver.api.models import Scoped
 from receiver.api.runs import LIST_RUNS
-from receiver.api.service import Actor, Service
 from receiver.api.sinks import LIST_SINKS, RESUME_SINK
 from receiver.api.status import GET_STATUS, PartRow, ProblemRow, Status, status_of
 from receiver.api.submissions import LIST_MISSING
 from receiver.api.totals import GET_AGES, GET_TOTALS, Ages, TotalRow, Totals
 from receiver.console.charts import Buckets, Chart, Values, Window, percent, window_links, window_of
-from receiver.console.page import PATH, SHARE, ConsolePage, PageLink, Query
+from receiver.console.page import PATH, SHARE, ConsolePage, PageLink, PageRequest, PageValues
 from receiver.console.pages.sinks import state_of
 from receiver.domain.callback import CALLBACK
 from receiver.domain.parts import STUCK_AFTER
@@ -63,20 +61,20 @@ _ON_SINK: Final[Mapping[str, tuple[str, str]]] = {
 }
 
 
-def overview(service: Service, actor: Actor, _names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
+def overview(request: PageRequest) -> PageValues:
     """Return what is wrong, first; numbers, sinks, incidents, charts, dead letters, processes, and the newest runs."""
-    window = window_of(query)
-    buckets = window.buckets(service.ledger.known_now())
+    actor, config = request.actor, request.service.config
+    window = window_of(request.query)
+    buckets = window.buckets(request.service.ledger.known_now())
 
     def total(**given: Any) -> Totals:
-        parameters = {"since": buckets.since, "bucket": window.seconds, "top": 500, **given}
-        return GET_TOTALS.call(service, actor, GET_TOTALS.validated(parameters))
+        return request.call(GET_TOTALS, **{"since": buckets.since, "bucket": window.seconds, "top": 500, **given})
 
     status = None
     if not actor.source:
         GET_STATUS.allowed(actor, GET_STATUS.validated({}))
-        status = status_of(survey(service.settings, async_ledger.WAIT * SHARE))
-    names = [] if status is None else [*service.config.destinations, *status.ledger.orphans]
+        status = status_of(survey(request.service.settings, async_ledger.WAIT * SHARE))
+    names = [] if status is None else [*config.destinations, *status.ledger.orphans]
     known = {
         "title": "Overview",
         "here": "Overview",
@@ -91,17 +89,17 @@ def overview(service: Service, actor: Actor, _names: Mapping[str, str], query: Q
     runs = total(by="status")
     sinks = total(by="sink")
     dead = total(by="sink,reason", state=("dead",), since=0.0, bucket=None)
-    ages = GET_AGES.call(service, actor, GET_AGES.validated({"since": buckets.since, "bucket": window.seconds}))
-    missing = LIST_MISSING.call(service, actor, LIST_MISSING.validated({"limit": _MISSING}))
-    new = _new_incidents(service, actor, window)
-    listed = _sinks(service, actor, buckets, sinks.items[1:])
+    ages = request.call(GET_AGES, since=buckets.since, bucket=window.seconds)
+    missing = request.call(LIST_MISSING, limit=_MISSING)
+    new = _new_incidents(request, window)
+    listed = _sinks(request, buckets, sinks.items[1:])
     shown = {each["row"].name for each in sorted(listed, key=_urgency)[:_SINKS]}
     listed.sort(key=lambda each: bool(each["state"] == "ready"))
     overdue = f"{len(missing.items)}{'+' if missing.next else ''}"
     return {
         **known,
         "window": window,
-        "windows": window_links("/", query, window),
+        "windows": window_links("/", request.query, window),
         "figures": [*_of_runs(runs, window), *_of_work(status, dead, overdue)],
         "charts_of": {
             "runs": _throughput(buckets, runs.items[1:]),
@@ -115,14 +113,14 @@ def overview(service: Service, actor: Actor, _names: Mapping[str, str], query: Q
         "new_incidents": len(new),
         "sinks": [each for each in listed if each["row"].name in shown],
         "more_sinks": len(listed) if len(listed) > _SINKS else 0,
-        "runs": LIST_RUNS.call(service, actor, LIST_RUNS.validated({"limit": _NEWEST})).items,
+        "runs": request.call(LIST_RUNS, limit=_NEWEST).items,
     }
 
 
-def _new_incidents(service: Service, actor: Actor, window: Window) -> list[IncidentRow]:
+def _new_incidents(request: PageRequest, window: Window) -> list[IncidentRow]:
     """Return the open incidents of the window, the newest first."""
-    found = LIST_INCIDENTS.call(service, actor, LIST_INCIDENTS.validated({"since": window.name})).items
-    return sorted((each for each in found if each.state == "open"), key=lambda row: -row.last_at)
+    rows = request.call(LIST_INCIDENTS, since=window.name).items
+    return sorted((row for row in rows if row.state == "open"), key=lambda row: -row.last_at)
 
 
 def _path(path: str, **query: str | Sequence[str]) -> str:
@@ -242,15 +240,15 @@ def _dead(row: TotalRow) -> dict[str, Any]:
     return {"sink": sink, "reason": reason, "count": row.count, "path": _path("/dead", sink=sink)}
 
 
-def _sinks(service: Service, actor: Actor, buckets: Buckets, counted: Sequence[TotalRow]) -> list[dict[str, Any]]:
+def _sinks(request: PageRequest, buckets: Buckets, counted: Sequence[TotalRow]) -> list[dict[str, Any]]:
     """Return each sink with what became of its deliveries; for a person of one source, those that got some of it."""
     by_sink: dict[str, list[TotalRow]] = {}
     for each in counted:
         by_sink.setdefault(each.key["sink"], []).append(each)
     return [
         {"row": row, "state": state_of(row), **_health(buckets, by_sink.get(row.name, []))}
-        for row in LIST_SINKS.call(service, actor, Scoped()).items
-        if row.name in by_sink or (not actor.source and (row.name != CALLBACK or row.deliveries))
+        for row in request.call(LIST_SINKS).items
+        if row.name in by_sink or (not request.actor.source and (row.name != CALLBACK or row.deliveries))
     ]
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from handlers.support import timestamps
 from receiver.api.outline import outline
@@ -16,59 +15,53 @@ from receiver.api.quarantine import (
     DropResult,
     VerifyResult,
 )
-from receiver.api.service import Actor, Service
 from receiver.console.action import ConsoleAction
-from receiver.console.page import ConsolePage, PageLink, Query, further, given_of
+from receiver.console.page import ConsolePage, PageLink, PageRequest, PageValues, next_page_of
 from receiver.domain.api_key import OPERATE
 
 _VERDICTS: Final = {
     "authentic": "Its signature is valid now: check it again to accept it.",
-    "bad_signature": "Its signature fits no secret of its source: the secret is wrong or missing here, or a stranger"
-    " sent it. Compare the source's secrets with the API key that the run was submitted with.",
-    "unknown_source": "Its source is not in the config.",
+    "bad_signature": "The signature matches no secret of the source: the secret is wrong or missing here, or someone"
+    " else sent the request. Compare the source's secrets with the API key that the run was submitted with.",
+    "unknown_source": "The source is not in the config.",
 }
 
 
-def quarantine(service: Service, actor: Actor, _names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
+def quarantine(request: PageRequest) -> PageValues:
     """Return a page of what is in quarantine, and what an action on all of it would take."""
-    given = given_of(query)
-    parameters = LIST_QUARANTINE.parse({}, given)
-    page = LIST_QUARANTINE.call(service, actor, parameters)
+    page = request.call_as_asked(LIST_QUARANTINE)
     all_of_it: dict[str, str] = {}
-    if page.items and OPERATE in actor.scopes:
-        until = timestamps.iso(time.time())
-        counting = DROP_QUARANTINE.validated({"source": parameters.source, "until": until, "dry_run": True})
-        count = DROP_QUARANTINE.call(service, actor, counting).count
-        all_of_it = {"source": parameters.source, "until": until, "expect": str(count)}
+    if page.items and OPERATE in request.actor.scopes:
+        source, until = dict(request.query).get("source", ""), timestamps.iso(time.time())
+        count = request.call(DROP_QUARANTINE, source=source, until=until, dry_run=True).count
+        all_of_it = {"source": source, "until": until, "expect": str(count)}
     return {
         "title": "Quarantine",
         "here": "Quarantine",
         "rows": page.items,
         "all_of_it": all_of_it,
-        "further": further("/quarantine", given, page),
+        "next_page": next_page_of("/quarantine", request.query, page),
     }
 
 
-def quarantined(service: Service, actor: Actor, names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
+def quarantined(request: PageRequest) -> PageValues:
     """Return one request with its body redacted, and what is wrong with it."""
-    parameters = GET_QUARANTINED.parse(names, given_of(query))
-    details = GET_QUARANTINED.call(service, actor, parameters)
+    details = request.call_as_asked(GET_QUARANTINED)
     return {
         "title": details.request.id,
         "here": "Quarantine",
         "found": details,
         "body": None if details.data is None else outline(details.data),
-        "reason": _reason(service, actor, details.request.id, details.request.source),
+        "reason": _reason(request, details.request.id, details.request.source),
     }
 
 
-def _reason(service: Service, actor: Actor, request_id: str, source: str) -> str:
-    """Return what today's secrets say of it; for who may not ask, what they said when it came."""
-    if OPERATE not in actor.scopes:
+def _reason(request: PageRequest, quarantined_id: str, source: str) -> str:
+    """Return the verdict of today's secrets; for people without the scope operate, the verdict at its receipt."""
+    if OPERATE not in request.actor.scopes:
         return _VERDICTS["bad_signature"]
-    asked = VERIFY_QUARANTINE.validated({"ids": [request_id], "source": source, "dry_run": True})
-    items = VERIFY_QUARANTINE.call(service, actor, asked).items
-    return _VERDICTS[items[0].verdict] if items else "It was dropped meanwhile."
+    items = request.call(VERIFY_QUARANTINE, ids=[quarantined_id], source=source, dry_run=True).items
+    return _VERDICTS[items[0].verdict] if items else "The request was dropped meanwhile."
 
 
 def _verified(result: VerifyResult) -> str:
@@ -87,5 +80,5 @@ PAGES: Final = (
 )
 ACTIONS: Final = (
     ConsoleAction(VERIFY_QUARANTINE, "Check again", _verified, failed=lambda result: not result.authentic),
-    ConsoleAction(DROP_QUARANTINE, "Drop", _dropped, "Drop it for good? What is dropped can't be brought back."),
+    ConsoleAction(DROP_QUARANTINE, "Drop", _dropped, "Drop permanently? Dropped requests cannot be restored."),
 )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 from handlers.support.resubmit_chain import RETRIED
@@ -16,10 +17,9 @@ from receiver.api.models import MAX_LIMIT
 from receiver.api.outline import outline
 from receiver.api.rows import AttemptRow, DeliveryRow, EventRow, RunRow
 from receiver.api.runs import GET_RUN, RunDetails
-from receiver.api.service import Actor, Service
 from receiver.api.submissions import LIST_SUBMISSIONS
 from receiver.api.timeline import ONLY_WEBHOOK
-from receiver.console.page import ConsolePage, FileLinks, Query, event_path, run_path
+from receiver.console.page import ConsolePage, FileLinks, PageRequest, PageValues, event_path, run_path
 from receiver.console.pages.deliveries import resubmits
 from receiver.console.pages.lists import submission
 from receiver.domain.delivery import DeliveryState
@@ -41,21 +41,20 @@ class FileView(NamedTuple):
     path: str
 
 
-def run(service: Service, actor: Actor, names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
+def run(request: PageRequest) -> PageValues:
     """Return a run with timeline, output and files; of one without a result, its submission."""
-    parameters = GET_RUN.parse(names, query)
     try:
-        details = GET_RUN.call(service, actor, parameters)
+        details = request.call_as_asked(GET_RUN)
     except NotFound:
-        if not parameters.run_id:  # a filter with it would find all
+        given = GET_RUN.parse(request.names, request.query)
+        if not given.run_id:  # a filter with it would find all
             raise
-        of_run = {"run": parameters.run_id, "source": parameters.source, "limit": 1}
         with suppress(Invalid):  # for an id that no submission has either
-            for each in LIST_SUBMISSIONS.call(service, actor, LIST_SUBMISSIONS.validated(of_run)).items:
-                return {**submission(service, actor, {"id": each.id}, []), "template": "submission.html"}
+            for each in request.call(LIST_SUBMISSIONS, run=given.run_id, source=given.source, limit=1).items:
+                return {**_submission(request, each.id), "template": "submission.html"}
         raise
-    output, note = _output(service, actor, details)
-    files, more_files = _files(service, actor, details)
+    output, note = _output(request, details)
+    files, more_files = _files(request, details)
     stored = [each for each in files if each.path]
     pictures = [each for each in stored if each.row.name.lower().endswith(_PICTURES)]
     return {
@@ -68,7 +67,7 @@ def run(service: Service, actor: Actor, names: Mapping[str, str], query: Query) 
         "attempts": attempts_by_delivery(details.attempts),
         "sizes": {each.id: each.size for each in details.events},
         "events": details.events,
-        "submissions": [submission(service, actor, {"id": each.id}, []) for each in details.submissions],
+        "submissions": [_submission(request, each.id) for each in details.submissions],
         "facts": _facts(details),
         "missing": list(_not_stored(files, details.attempts)),
         "stored": sum(bool(each.row.stored) for each in files),
@@ -80,8 +79,12 @@ def run(service: Service, actor: Actor, names: Mapping[str, str], query: Query) 
         "pictures": pictures[:_MOST_PICTURES],
         "pictures_left": len(pictures[_MOST_PICTURES:]),
         "can": _possible(details),
-        "resubmits": resubmits(service),
+        "resubmits": resubmits(request.service),
     }
+
+
+def _submission(request: PageRequest, submission_id: str) -> PageValues:
+    return submission(replace(request, names={"id": submission_id}, query=[]))
 
 
 def attempts_by_delivery(attempts: Sequence[AttemptRow]) -> dict[str, list[AttemptRow]]:
@@ -92,26 +95,25 @@ def attempts_by_delivery(attempts: Sequence[AttemptRow]) -> dict[str, list[Attem
     return grouped
 
 
-def _output(service: Service, actor: Actor, details: RunDetails) -> tuple[Any, str]:
+def _output(request: PageRequest, details: RunDetails) -> tuple[Any, str]:
     """Return the output of the run's newest event, and why it is not here."""
-    parameters = {"event_id": details.run.event_id, "source": details.run.source}
     try:
-        event_details = GET_EVENT.call(service, actor, GET_EVENT.validated(parameters))
+        event_details = request.call(GET_EVENT, event_id=details.run.event_id, source=details.run.source)
     except NotFound:
         return None, "its event has been removed"
     run = event_details.run if isinstance(event_details.run, dict) else {}
     return run.get("output"), event_details.note
 
 
-def _files(service: Service, actor: Actor, details: RunDetails) -> tuple[list[FileView], bool]:
+def _files(request: PageRequest, details: RunDetails) -> tuple[list[FileView], bool]:
     """Return the files, at most MAX_LIMIT, and whether there are more."""
-    of_run = {"run": details.run.run_id, "source": details.run.source, "limit": MAX_LIMIT}
-    page = LIST_ARTIFACTS.call(service, actor, LIST_ARTIFACTS.validated(of_run))
-    links, now, sinks = FileLinks(service.settings.master_secret(make=True)), time.time(), service.config.sinks
+    page = request.call(LIST_ARTIFACTS, run=details.run.run_id, source=details.run.source, limit=MAX_LIMIT)
+    sinks, now = request.service.config.sinks, time.time()
+    links = FileLinks(request.service.settings.master_secret(make=True))
     views = [
         FileView(
             each,
-            links.path(actor.name, each.source, each.run_id, each.name, now)
+            links.path(request.actor.name, each.source, each.run_id, each.name, now)
             if any(copy.key and copy.sink in sinks for copy in each.stored)
             else "",
         )
@@ -181,14 +183,13 @@ def _facts(details: RunDetails) -> list[tuple[str, str, str]]:
     return [each for each in facts if each[1]]
 
 
-def event(service: Service, actor: Actor, names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
+def event(request: PageRequest) -> PageValues:
     """Return one event with its body and its deliveries."""
-    details = GET_EVENT.call(service, actor, GET_EVENT.parse(names, query))
+    details = request.call_as_asked(GET_EVENT)
     row = details.event
-    of_event = {"event_id": row.id, "source": row.source, "limit": MAX_LIMIT}
-    deliveries = LIST_DELIVERIES.call(service, actor, LIST_DELIVERIES.validated(of_event)).items
-    attempts = LIST_ATTEMPTS.call(service, actor, LIST_ATTEMPTS.validated(of_event)).items
-    text, left = _body(service, actor, row)
+    deliveries = request.call(LIST_DELIVERIES, event_id=row.id, source=row.source, limit=MAX_LIMIT).items
+    attempts = request.call(LIST_ATTEMPTS, event_id=row.id, source=row.source, limit=MAX_LIMIT).items
+    text, left = _body(request, row)
     return {
         "title": f"Event {row.id}",
         "here": "Runs",
@@ -203,11 +204,10 @@ def event(service: Service, actor: Actor, names: Mapping[str, str], query: Query
     }
 
 
-def _body(service: Service, actor: Actor, row: EventRow) -> tuple[str, int]:
+def _body(request: PageRequest, row: EventRow) -> tuple[str, int]:
     """Return the text of the body, and how many characters of it are left out."""
-    parameters = {"event_id": row.id, "source": row.source}
     try:
-        kept = GET_EVENT_BODY.call(service, actor, GET_EVENT_BODY.validated(parameters))
+        kept = request.call(GET_EVENT_BODY, event_id=row.id, source=row.source)
     except TooLarge:
         return "", row.size
     text = kept.content().decode("utf-8", "backslashreplace")

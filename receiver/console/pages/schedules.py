@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from receiver.api.account import (
     CONNECT_AGENT,
@@ -15,29 +14,25 @@ from receiver.api.account import (
     ConnectResult,
 )
 from receiver.api.models import MAX_LIMIT
-from receiver.api.service import Actor, Service
 from receiver.console.action import ConsoleAction
-from receiver.console.page import ConsolePage, PageLink, Query, further, given_of
+from receiver.console.page import ConsolePage, PageLink, PageRequest, PageValues, next_page_of
 
 
-def schedules(service: Service, actor: Actor, _names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
+def schedules(request: PageRequest) -> PageValues:
     """Return how each source is watched, a page of the schedules, and the agents that were connected."""
-    given = given_of(query)
-    parameters = LIST_SCHEDULES.parse({}, given)
-    page = LIST_SCHEDULES.call(service, actor, parameters)
-    of_source = {"source": parameters.source}
-    agents = LIST_AGENTS.call(service, actor, LIST_AGENTS.validated({**of_source, "limit": MAX_LIMIT}))
-    connected = LIST_CONNECTED_AGENTS.validated({**of_source, "limit": MAX_LIMIT})
+    page = request.call_as_asked(LIST_SCHEDULES)
+    of_source = {name: value for name, value in request.query if name == "source"}
+    agents = request.call(LIST_AGENTS, **of_source, limit=MAX_LIMIT)
     return {
         "title": "Schedules",
         "here": "Schedules",
-        "watches": LIST_WATCHES.call(service, actor, LIST_WATCHES.validated(of_source)).items,
+        "watches": request.call(LIST_WATCHES, **of_source).items,
         "schedules": page.items,
         "results_of": {(each.source, each.agent_id): each.results for each in agents.items},
         "agents": agents,
-        "connected": LIST_CONNECTED_AGENTS.call(service, actor, connected),
-        "public_url": service.settings.public_url,
-        "further": further("/schedules", given, page),
+        "connected": request.call(LIST_CONNECTED_AGENTS, **of_source, limit=MAX_LIMIT),
+        "public_url": request.service.settings.public_url,
+        "next_page": next_page_of("/schedules", request.query, page),
     }
 
 

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
-from typing import Any, Final
+from typing import Final
 
 from receiver.api.audit import LIST_AUDIT
 from receiver.api.chosen import TakenResult
 from receiver.api.deliveries import LIST_ATTEMPTS
-from receiver.api.models import Page, Scoped
+from receiver.api.models import Page
 from receiver.api.rows import AttemptRow
-from receiver.api.service import Actor, Service
 from receiver.api.sink_samples import TEST_SINK, SinkTestResult
 from receiver.api.sinks import GET_SINK, LIST_SINKS, MOVE_SINK, PAUSE_SINK, RESUME_SINK, ResumeResult, SinkRow
 from receiver.api.totals import GET_TOTALS, TotalRow
 from receiver.console.action import ConsoleAction
 from receiver.console.charts import Buckets, Chart, Values, window_links, window_of
-from receiver.console.page import ConsolePage, PageLink, Query, further, given_of
+from receiver.console.page import ConsolePage, PageLink, PageRequest, PageValues, next_page_of
 from receiver.console.wording import place_of
 from receiver.domain.callback import CALLBACK
 from receiver.domain.counting import counted
@@ -27,42 +26,41 @@ from receiver.errors import Invalid
 _SERIES: Final = (("delivered", "good"), ("waiting", "wait"), ("dead", "bad"))
 
 
-def sinks(service: Service, actor: Actor, _names: Mapping[str, str], _query: Query) -> Mapping[str, Any]:
+def sinks(request: PageRequest) -> PageValues:
     """Return how each sink is."""
-    sink_rows = LIST_SINKS.call(service, actor, Scoped()).items
-    rows = [(row, state_of(row), place_of(service.config, row.name)) for row in sink_rows]
+    sink_rows = request.call(LIST_SINKS).items
+    rows = [(row, state_of(row), place_of(request.service.config, row.name)) for row in sink_rows]
     return {"title": "Sinks", "here": "Sinks", "rows": rows}
 
 
-def sink(service: Service, actor: Actor, names: Mapping[str, str], query: Query) -> Mapping[str, Any]:
+def sink(request: PageRequest) -> PageValues:
     """Return how one sink is, what became of its deliveries, and its newest attempts."""
-    name, window, given = names["sink"], window_of(query), given_of(query)
-    row = GET_SINK.call(service, actor, GET_SINK.validated({"sink": name}))
+    name, window, service = request.names["sink"], window_of(request.query), request.service
+    row = request.call(GET_SINK, sink=name)
     buckets = window.buckets(service.ledger.now())
     span = {"since": buckets.since, "by": "state", "bucket": buckets.seconds, "sink": name}
     counted: Sequence[TotalRow] = ()
     tried: Page[AttemptRow] = Page(items=[])
     # A sink that is not in the config is an unknown name to a list without a row of it.
     with suppress(Invalid) if row.orphaned else nullcontext():
-        counted = GET_TOTALS.call(service, actor, GET_TOTALS.validated(span)).items[1:]
+        counted = request.call(GET_TOTALS, **span).items[1:]
     with suppress(Invalid) if row.orphaned else nullcontext():
-        newest = LIST_ATTEMPTS.validated({"sink": name, "after": dict(given).get("after", "")})
-        tried = LIST_ATTEMPTS.call(service, actor, newest)
+        tried = request.call(LIST_ATTEMPTS, sink=name, after=dict(request.query).get("after", ""))
     return {
         "title": name,
         "here": "Sinks",
         "sink": row,
         "state": state_of(row),
         "chart": _chart(buckets, counted),
-        "windows": window_links(f"/sinks/{name}", query, window),
+        "windows": window_links(f"/sinks/{name}", request.query, window),
         "attempts": _in_groups(tried.items),
-        "further": further(f"/sinks/{name}", given, tried),
-        "paused_by": _paused_by(service, actor, name) if row.paused else "",
+        "next_page": next_page_of(f"/sinks/{name}", request.query, tried),
+        "paused_by": _paused_by(request, name) if row.paused else "",
         "older": tried.next is not None,
         "place": place_of(service.config, name),
         "others": list(service.config.sinks) if row.orphaned else [],
         "fillable": name != CALLBACK and not row.orphaned,
-        "sources": list(service.config.sources) if not actor.source else [],
+        "sources": list(service.config.sources) if not request.actor.source else [],
     }
 
 
@@ -79,9 +77,9 @@ def _in_groups(tried: Sequence[AttemptRow]) -> list[tuple[AttemptRow, int, float
     return found
 
 
-def _paused_by(service: Service, actor: Actor, sink: str) -> str:
+def _paused_by(request: PageRequest, sink: str) -> str:
     """Return who paused a sink, by the newest entries of the audit, or ""."""
-    rows = LIST_AUDIT.call(service, actor, LIST_AUDIT.validated({"action": ["sink.pause"]})).items
+    rows = request.call(LIST_AUDIT, action=["sink.pause"]).items
     return next((each.actor for each in rows if each.selection.get("sink") == sink), "")
 
 
@@ -112,9 +110,9 @@ def _resumed(result: ResumeResult) -> str:
 
 
 def _moved(result: TakenResult) -> str:
-    """Return how far a move is."""
+    """Return the progress of a move."""
     done = result.operation.done if result.operation else 0
-    return f"Deliveries that go to the other sink now: {done:,} of {result.count:,}."
+    return f"Moved {done:,} of {result.count:,} deliveries so far."
 
 
 def _tested(result: SinkTestResult) -> str:
@@ -139,8 +137,8 @@ ACTIONS: Final = (
         MOVE_SINK,
         "Move",
         _moved,
-        "Give the deliveries of this sink to the other one? What waits is sent there at once, under the same keys.",
-        leads=lambda _result: "/sinks",
+        "Move the deliveries of this sink to the other one? Waiting ones are sent there at once, under the same keys.",
+        next_page=lambda _result: "/sinks",
     ),
     ConsoleAction(RESUME_SINK, "Resume", _resumed),
     ConsoleAction(

@@ -84,16 +84,16 @@ async def test_session_is_valid_without_ledger_for_a_time(
     people = people_of(ConsoleConfig(), "", "once")
     sign_in = SignIn(AsyncLedger(postgres_ledger), people, 3600.0, "once", fresh_for=-1.0, offline_for=offline)
     request = request_with(await sign_in.with_token("once"))
-    assert await sign_in.who(request) is not None
+    assert await sign_in.session_of(request) is not None
     # When the ledger hangs
     postgres.hang()
     try:
         # Then the session is valid for that long at most: another host may have ended it
         if known:
-            assert await sign_in.who(request) is not None
+            assert await sign_in.session_of(request) is not None
         else:
             with pytest.raises(LedgerUnavailable):
-                await sign_in.who(request)
+                await sign_in.session_of(request)
     finally:
         postgres.resume()
         await sign_in.close()

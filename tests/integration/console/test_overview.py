@@ -149,4 +149,4 @@ def test_people_of_one_source_see_their_own_numbers(browser: Browser) -> None:
     assert figure(page, "runs")[0] == "0"
     assert figure(page, "dead letters")[0] == "0"
     assert "results" not in re.sub(r"<span>[^<]*</span>|<h2>[^<]*</h2>", "", page.split("<main", 1)[1])
-    assert "Nothing in this time." in page
+    assert "No data in this period." in page

@@ -60,7 +60,7 @@ def test_one_request_tells_what_is_wrong(browser: Browser, console_server: Submi
     assert f"/console/quarantine/{wrong}" in listed
     # Then each says what is wrong, with its body
     page = browser.get(f"/quarantine/{wrong}").text
-    assert "Its signature fits no secret of its source" in page
+    assert "The signature matches no secret of the source" in page
     assert "tsk_1" in page
     assert "Its signature is valid now" in browser.get(f"/quarantine/{right}").text
     # And a body shows no secret of a run
@@ -89,7 +89,7 @@ def test_dropping_asks_first(browser: Browser, console_server: Submitting) -> No
     put(console_server, run_id="tsk_2")
     browser.sign_in()
     asked = browser.press("/quarantine", "drop_quarantine")
-    assert "Drop it for good?" in asked.text
+    assert "Drop permanently?" in asked.text
     assert len(store_of(console_server).list()) == 2
     assert browser.answer(asked).status_code == 303
     assert store_of(console_server).list() == []

@@ -123,9 +123,9 @@ async def test_a_session_ends_in_time(ledger: Ledger) -> None:
     people = people_of(ConsoleConfig(), "", "once")
     signing_in = SignIn(AsyncLedger(ledger), people, 3600.0, "once", fresh_for=-1.0)
     request = request_with(await signing_in.with_token("once"))
-    assert await signing_in.who(request) is not None
+    assert await signing_in.session_of(request) is not None
     ledger.write(lambda it: it.execute(rows.update().values(expires_at=time.time() - 1)))
-    assert await signing_in.who(request) is None
+    assert await signing_in.session_of(request) is None
     await signing_in.close()
 
 

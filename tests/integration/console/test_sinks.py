@@ -102,7 +102,7 @@ def test_sink_whose_attempts_are_old_is_not_called_unused(operated: Submitting, 
             claimed = claim(operated.ledger, sink, limit=250, now=now + at)
             settle(operated.ledger, claimed, DeliveryMove.ACCEPT, now=now + at)
     page = as_person("admin").get("/sinks/ops").text
-    assert "Nothing was sent to it yet" not in page
+    assert "No attempts yet" not in page
     assert 'None of the newest attempts of all sinks was for ops. <a href="/console/deliveries?sink=ops">' in page
 
 
@@ -209,12 +209,12 @@ def test_what_waits_for_a_sink_that_is_gone_is_given_to_another(shut: Submitting
     assert "Give its deliveries to another sink" not in admin.get("/sinks/ops").text
     form = {"sink": "gone", "into": "results", "back": "/console/sinks/gone"}
     asked = admin.act("move_sink", **form)
-    assert "Give the deliveries of this sink to the other one?" in asked.text
+    assert "Move the deliveries of this sink to the other one?" in asked.text
     before = states(shut.ledger)
     assert "tsk_1:gone" in before
     answer = admin.act("move_sink", **form, sure="yes")
     assert answer.status_code == 303, answer.text
-    assert "Deliveries that go to the other sink now: 1 of 1." in admin.get("/sinks").text
+    assert "Moved 1 of 1 deliveries so far." in admin.get("/sinks").text
     assert states(shut.ledger).keys() == {*before.keys() - {"tsk_1:gone"}, "tsk_1:results"}
     assert done(shut)[-1] == ("sink.move", "admin", 1, "done")
     # And nobody else's

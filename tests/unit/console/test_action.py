@@ -26,7 +26,7 @@ class Many:
         self.count = count
         self.taken: list[Chosen] = []
         endpoint = Endpoint("take", "POST", "/take", OPERATE, Chosen, TakenResult, self)
-        self.action = ConsoleAction(endpoint, "Take", asks="Take these?")
+        self.action = ConsoleAction(endpoint, "Take", question="Take these?")
         self.__name__, self.__doc__ = "take", "Take."
 
     def __call__(self, _service: Service, _actor: Actor, wanted: Chosen) -> TakenResult:
@@ -133,5 +133,5 @@ def test_what_has_no_question_is_done_at_once(asks: str, sure: bool, done: bool)
         return Said(done=True)
 
     endpoint: Endpoint[Any, Any] = Endpoint("run", "POST", "/run", OPERATE, Nothing, Said, run)
-    outcome = perform(SERVICE, OPERATOR, ConsoleAction(endpoint, "Run", asks=asks), [], sure=sure)
+    outcome = perform(SERVICE, OPERATOR, ConsoleAction(endpoint, "Run", question=asks), [], sure=sure)
     assert isinstance(outcome, Done) is done

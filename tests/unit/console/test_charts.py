@@ -56,7 +56,7 @@ def test_everything_drawn_is_inside_the_plot(chart: Chart) -> None:
 def test_empty_chart_shows_a_sentence() -> None:
     buckets = Buckets.until(NOW, 60, 2)
     for chart in (Chart("Runs", buckets, []), Chart("Age", buckets, [Values("x", "good", [None] * 2)], stacked=False)):
-        assert "Nothing in this time." in Renderer(()).macro("charts.html", "plot", chart)
+        assert "No data in this period." in Renderer(()).macro("charts.html", "plot", chart)
 
 
 def test_bars_stand_on_each_other_as_high_as_they_count() -> None:

@@ -6,6 +6,7 @@ from typing import Any, cast
 from receiver.api.runs import LIST_RUNS
 from receiver.api.service import Actor, Service
 from receiver.console.filters import FilterForm, filter_form
+from receiver.console.page import PageRequest
 from receiver.domain.api_key import VIEW
 
 ROUTES = [SimpleNamespace(name="all")]
@@ -15,7 +16,8 @@ def form_of(*given: tuple[str, str], sources: tuple[str, ...] = ("skyvern", "oth
     config: Any = SimpleNamespace(sources=dict.fromkeys(sources), destinations={"ops": None}, routes=ROUTES)
     service = cast("Service", SimpleNamespace(config=config))
     actor = Actor("user", "ana", frozenset({VIEW}), own)
-    return filter_form(service, actor, "/runs", given, LIST_RUNS, ("text", "sink"), without=("state",))
+    request = PageRequest(service, actor, {}, given)
+    return filter_form(request, "/runs", LIST_RUNS, ("text", "sink"), without=("state",))
 
 
 def test_source_is_a_field_where_several_can_be_seen() -> None:
