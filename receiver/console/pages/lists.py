@@ -36,7 +36,7 @@ _MISSING: Final = ("run_prefix", "workflow", "title", "since")
 # Codes of problems by which results may be missing of runs that no list has, or come late.
 _UNLISTED: Final = frozenset(
     {"redis_lost", "webhooks_refused", "webhooks_missed", "misdirected", "quarantine", "spool_left", "spool_damaged"}
-    | {"inbox_set_aside", "inbox_late", "part_missing", "part_suspended", "watch_trouble"}
+    | {"inbox_set_aside", "inbox_late", "watch_trouble"}
 )
 _RUNS: Final = ("text", "status", "workflow", "run_prefix", "since")
 
