@@ -54,6 +54,9 @@ if TYPE_CHECKING:
 
 _TITLES: Final = {422: "Not valid", 503: "Unavailable"}  # of errors with a technical HTTP name
 
+# Where the page of an id is, by what it begins with; others are ids of runs.
+_PLACES: Final = {"evt": "events", "dlv": "deliveries", "sub": "submissions", "op": "operations"}
+
 log = logging.getLogger("runhook.console")
 
 # Fields of a form that are not part of the call.
@@ -99,6 +102,7 @@ def console(context: Context, *, per_network: tuple[float, float] = PER_NETWORK)
             Route(path, server.with_problem_page(each), methods=[method])
             for method, path, each in server.signing_in.routes()
         ),
+        Route(f"{PATH}/find", server.find, methods=["GET"]),
         Route(f"{PATH}/static/{{name}}", server.static, methods=["GET"]),
         *(
             Route(f"{PATH}/do/{each.name}", server.with_problem_page(server.action_handler(each)), methods=["POST"])
@@ -195,7 +199,9 @@ class _Console:
 
     async def _problem(self, request: Request, error: RequestError) -> Response:
         signed_in = None
-        if not isinstance(error, Busy):
+        if isinstance(error, Busy):
+            signed_in = getattr(request.state, "signed_in", None)  # another look would wait for the ledger again
+        else:
             with suppress(LedgerUnavailable):  # then the page is one without a name
                 signed_in = await self._sign_in.session_of(request)
         title = _TITLES.get(error.status, HTTPStatus(error.status).phrase)
@@ -207,6 +213,11 @@ class _Console:
     async def front(self, _request: Request) -> Response:
         """Redirect to the overview."""
         return see_other(f"{PATH}/")
+
+    async def find(self, request: Request) -> Response:
+        """Redirect to the page of an id."""
+        identifier = request.query_params.get("id", "").strip()
+        return see_other(f"{PATH}/{_PLACES.get(identifier.partition('_')[0], 'runs')}/{quote(identifier, safe='')}")
 
     async def static(self, request: Request) -> Response:
         """Return a static file."""
@@ -223,6 +234,7 @@ class _Console:
             signed_in = None
             with suppress(LedgerUnavailable):  # then a new session of this process alone shows the overview
                 signed_in = await self._sign_in.session_of(request)
+            request.state.signed_in = signed_in
             if signed_in is None:
                 return _to_sign_in(request)
             notice = None if REFRESH in request.headers else notice_of(request, signed_in)

@@ -284,9 +284,9 @@ def _parts(status: Status) -> list[tuple[PartRow, int]]:
     for each in status.parts:
         suspended = each.state == "stuck" and each.stalled < STUCK_AFTER
         shown = each.model_copy(update={"state": "suspended"}) if suspended else each
-        alike = each.part.startswith("deliver:") and each.state == "running"
+        alike = each.part.startswith("deliver:") and each.state in ("running", "silent")
         if each.state != "stopped":
-            groups.setdefault((each.host, "deliver" if alike else each.name), []).append(shown)
+            groups.setdefault((each.host, f"deliver {each.state}" if alike else each.name), []).append(shown)
     return [(max(parts, key=lambda part: part.beat_age), len(parts)) for parts in groups.values()]
 
 

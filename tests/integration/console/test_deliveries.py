@@ -12,6 +12,8 @@ import pytest
 from handlers.support.timestamps import iso
 from receiver.domain.delivery import DeliveryMove, DeliveryState
 from receiver.ledger.schema import deliveries
+from receiver.ledger.submissions import lifecycle
+from receiver.ledger.submissions.records import NewSubmission
 from tests.servers.submitting import Submitting
 from tests.support.api import done
 from tests.support.console import Browser, forms
@@ -42,6 +44,26 @@ def test_deliveries_are_listed_filtered_and_told(operated: Submitting, as_person
     page = admin.get(f"/deliveries/{ids['tsk_1']}").text
     assert "refused" in page
     assert "/console/runs/tsk_1?source=skyvern" in page
+
+
+def test_ids_lead_to_their_pages(operated: Submitting, as_person: AsPerson) -> None:
+    # Given a run with an event and a delivery, and a submission whose run has no result yet
+    new = new_event("tsk_1", "ops")
+    record(operated.ledger, new, now=time.time())
+    (claimed,) = claim(operated.ledger, "ops", now=time.time())
+    operated.ledger.write(lambda it: lifecycle.begin(it, NewSubmission("sub_1", "skyvern", "k", "tasks", "x"), 1.0))
+    admin = as_person("admin")
+    assert '<form class="find" action="/console/find"' in admin.get("/").text
+    # Then each id that is typed leads to its page
+    for found, path in (
+        ("tsk_1", "/runs/tsk_1"),
+        (new.event.id, f"/events/{new.event.id}"),
+        (claimed.id, f"/deliveries/{claimed.id}"),
+        ("sub_1", "/submissions/sub_1"),
+    ):
+        answer = admin.get(f"/find?id=%20{found}")
+        assert answer.headers["location"] == f"/console{path}"
+        assert admin.get(path).status_code == 200
 
 
 def test_pages_show_when_a_waiting_delivery_is_given_up(operated: Submitting, as_person: AsPerson) -> None:

@@ -117,4 +117,6 @@ def test_lists_say_503_while_the_ledger_is_unavailable(
     # Then it says why it is not there
     assert {path: answer.status_code for path, answer in found.items()} == dict.fromkeys(lists, 503)
     assert [path for path, answer in found.items() if "The ledger is unavailable" not in answer.text] == []
+    # And keeps the menu
+    assert [path for path, answer in found.items() if 'href="/console/keys"' not in answer.text] == []
     browser.session.close()

@@ -9,6 +9,8 @@ import pytest
 
 from receiver.console.pages import overview
 from receiver.domain.delivery import DeliveryMove
+from receiver.domain.parts import PartBeat
+from receiver.ledger import heartbeats
 from receiver.status import problem
 from tests.servers.console import ConsoleDeployment, console_deployment
 from tests.servers.submitting import Submitting
@@ -150,3 +152,17 @@ def test_people_of_one_source_see_their_own_numbers(browser: Browser) -> None:
     assert figure(page, "dead letters")[0] == "0"
     assert "results" not in re.sub(r"<span>[^<]*</span>|<h2>[^<]*</h2>", "", page.split("<main", 1)[1])
     assert "No data in this period." in page
+
+
+def test_silent_sinks_of_one_host_are_one_line(browser: Browser, console_server: Submitting) -> None:
+    # Given a worker with two sinks that ended unexpectedly
+    beats = [PartBeat(f"w.{name}", f"deliver:{name}", "lost-host", 1, "1", "", 1.0) for name in ("results", "ops")]
+    console_server.ledger.write(lambda it: heartbeats.put(it, *beats))
+    console_server.ledger.write(lambda it: it.exec_driver_sql("UPDATE heartbeats SET beat_at = beat_at - 300"))
+    browser.sign_in()
+    page = browser.get("/").text.partition("<h2>Processes</h2>")[2]
+    # Then they are one line of the table
+    row = next(each for each in page.split("<tr") if "lost-host" in each)
+    assert page.count("lost-host</td>") == 1
+    assert "(2 sinks)" in row
+    assert ">silent</span>" in row
