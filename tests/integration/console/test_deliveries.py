@@ -89,7 +89,7 @@ def test_receipt_that_repeats_the_id_is_not_shown(operated: Submitting, as_perso
     assert '<span class="brief">accepted</span>' in cells
     assert '<span class="brief">runs/tsk_2/run.json</span>' in cells
     assert not any(re.search(r">dlv_|^dlv_", each) for each in cells)
-    assert any(f'<div class="soft small">files {tmp_path}/ops</div>' in each for each in cells)
+    assert any(f'<div class="soft small place">files {tmp_path}/ops</div>' in each for each in cells)
 
 
 @pytest.mark.parametrize("state", list(DeliveryState))
@@ -185,7 +185,7 @@ def test_reasons_are_grouped_and_each_group_is_replayed(operated: Submitting, as
         )
     admin = as_person("admin")
     page = admin.get("/dead")
-    assert "answered #: no credit for #" in page.text
+    assert "Answered #: no credit for #" in page.text
     # When the first group's button is pressed
     asked = admin.click(page, "Replay")
     admin.click(asked, "Replay 2")
