@@ -112,7 +112,7 @@ class EventDecider:
         event = parsed.event
         labels = submission.labels if submission else run.labels
         view = RunView(parsed.run, event.source, event.via, found.disposition, labels, event.received_at, event.id)
-        verdict = self._router.match(view, told=told)
+        verdict = self._router.match(view, earlier_sinks=told)
         failed = [each for each in verdict.explanations if each.error]
         notes = [parsed.run.note] if parsed.run.left_out else []
         notes += [f"route {each.route} {each.why}" for each in failed]

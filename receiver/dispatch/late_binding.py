@@ -153,7 +153,7 @@ def _again(
             if (old.result, it.sink) in seen:
                 continue
             seen.add((old.result, it.sink))
-            if more and it.begun and not is_old_news(old) and router.tells_again(it.sink, it.route):
+            if more and it.begun and not is_old_news(old) and router.gets_updates(it.sink, it.route):
                 yield AddedDelivery(
                     *(old.id, old.source, old.run_id, it.sink, it.route, it.lane, it.after), again=submission.id
                 )

@@ -1,13 +1,13 @@
-"""One run, one shape: the members that a run has, whichever road its body came by. Pure.
+"""The members of a run, the same whether its body came by webhook or by poll. Pure.
 
 A webhook, a poll and a webhook that is sent again differ in members (docs/reference/skyvern.md, "Bodies"): a task's
 webhook lacks its request, a poll lacks ten to twenty-eight of the webhook's members. What a body lacks comes from
 
     the body itself      `run_request` has the prompt, the parameters, the workflow; a task's `task_id` is its `run_id`
-    its completion       kept beside the body: the request of its submission, what earlier events of the run had, and
-                         what one more call of Skyvern's API tells
+    its completion       kept beside the body: the request of its submission, members of earlier events of the run, and
+                         of one more call of Skyvern's API
 
-and unknown members are null, so that a rule sees null whichever way the body came. Bodies stay as they came.
+and unknown members are null, so that rules see null in all cases. Bodies are not changed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from receiver.domain.members import TASK, TASK_V2, WORKFLOW, family, run_request
 
 Data = Mapping[str, Any]
 
-# Members that describe the run whatever its result, so that any of its events may tell them of all.
+# Members that describe the run, not its result: one event of the run has them for all.
 DESCRIPTIVE: Final = (
     *("run_request", "prompt", "url", "parameters", "title", "workflow_title", "workflow_id", "workflow_permanent_id"),
     *("workflow_run_id", "organization_id", "proxy_location", "agent_id", "agent_run_id"),
@@ -29,7 +29,7 @@ DESCRIPTIVE: Final = (
     *("totp_verification_url", "totp_identifier", "extra_http_headers", "browser_address", "run_with", "ai_fallback"),
     *("retried_from_workflow_run_id", "retried_by_workflow_run_id", "task_v2", "browser_type"),
 )
-# Members of one result: an event that says the same may tell them of another.
+# Members of one result: an event has them for others of the same result.
 OF_RESULT: Final = (
     *("summary", "failure_category", "recording_url", "recording_urls", "screenshot_urls", "action_screenshot_urls"),
     *("screenshot_url", "downloaded_files", "downloaded_file_urls", "browser_console_log_url", "app_url"),
@@ -45,17 +45,17 @@ def _same_as(name: str) -> Deriving:
     return lambda data: data.get(name)
 
 
-_ASKED: Final[dict[str, Deriving]] = {}
+_REQUESTED: Final[dict[str, Deriving]] = {}
 
 
-def _asked(name: str) -> Deriving:
-    """Return what the run's request says under `name`."""
+def _requested(name: str) -> Deriving:
+    """Return the derivation from the member `name` of the run's request."""
 
-    def asked(data: Data) -> Any:
+    def derive(data: Data) -> Any:
         request = data.get("run_request")
         return request.get(name) if type(request) is dict else None
 
-    return _ASKED.setdefault(name, asked)
+    return _REQUESTED.setdefault(name, derive)
 
 
 def _first_screenshot(data: Data) -> Any:
@@ -99,7 +99,7 @@ def _table(text: str) -> dict[str, Deriving]:
     table: dict[str, Deriving] = {}
     for word in text.split():
         name, sign, other = re.fullmatch(r"(\w+)([=?:]?)(\w*)", word).groups()  # type: ignore[union-attr]
-        derivations = {"": _unknown, "=": _same_as(other), "?": _asked(other or name), ":": _FUNCTIONS.get(other)}
+        derivations = {"": _unknown, "=": _same_as(other), "?": _requested(other or name), ":": _FUNCTIONS.get(other)}
         table[name] = derivations[sign]  # type: ignore[assignment]
     return table
 
@@ -157,20 +157,20 @@ class _Lacking(NamedTuple):
     derived: Sequence[tuple[str, Deriving]]
 
 
-def _lacking(kind: str, *, asked: bool) -> _Lacking:
-    """`asked`: whether the run says what was asked for; else nothing follows from that."""
+def _lacking(kind: str, *, has_request: bool) -> _Lacking:
+    """Return the members for a run type. `has_request`: whether the run has a request to derive members from."""
     members = {**_WEBHOOK[kind], **_FURTHER[kind]}
-    unknown = {_unknown} if asked else {_unknown, *_ASKED.values()}
+    unknown = {_unknown} if has_request else {_unknown, *_REQUESTED.values()}
     null = dict.fromkeys([name for name, derive in members.items() if derive in unknown])
     return _Lacking(null, [(name, derive) for name, derive in members.items() if name not in null])
 
 
-# By run type, where the run says what was asked for, and where it does not.
-_LACKING: Final = {kind: (_lacking(kind, asked=True), _lacking(kind, asked=False)) for kind in _WEBHOOK}
+# By run type, for a run with its request and for one without.
+_LACKING: Final = {kind: (_lacking(kind, has_request=True), _lacking(kind, has_request=False)) for kind in _WEBHOOK}
 
 
 def _kind(run: Data) -> str:
-    """Return the key of the tables above; "" for a run whose type is not known."""
+    """Return the run type as a key of the tables above; "" if unknown."""
     run_type = run.get("run_type")
     return family(run_type) if isinstance(run_type, str) and run_type else ""
 
@@ -180,11 +180,11 @@ def completed(data: Data, completion: Data | None = None) -> dict[str, Any]:
     follows from them; null for what is not known. `data` is not changed."""
     run = dict(data)
     for name, value in (completion or {}).items():
-        there = run.get(name)
-        if is_empty(there):
+        existing = run.get(name)
+        if is_empty(existing):
             run[name] = value
-        elif name == "run_request" and isinstance(there, dict) and isinstance(value, dict):
-            run[name] = {**there, **{each: value[each] for each in value if is_empty(there.get(each))}}
+        elif name == "run_request" and isinstance(existing, dict) and isinstance(value, dict):
+            run[name] = {**existing, **{each: value[each] for each in value if is_empty(existing.get(each))}}
     kind = _kind(run)
     if kind:
         null, derived = _LACKING[kind][type(run.get("run_request")) is not dict]
@@ -204,19 +204,19 @@ def completion_of(
     same_result: Data | None = None,
     earlier: Data | None = None,
 ) -> dict[str, Any]:
-    """Return the members that the completed `run` lacks still and that are known from elsewhere.
+    """Return members that the completed `run` still lacks, from other sources.
 
     `request`: the members of its submission's request; `older`: by a call under /api/v1. `details`: see `of_details`.
     `same_result`, `earlier`: the completed members of an event of the run that said the same, and of any other.
     """
     completion: dict[str, Any] = {}
     if request is not None:
-        asked, there = run_request(str(run.get("run_type")), request, older=older), run.get("run_request")
-        if isinstance(there, dict):  # Skyvern leaves out some of what was asked for
-            asked = {name: asked[name] for name in asked if is_empty(there.get(name)) and not is_empty(asked[name])}
-        if asked:
-            completion["run_request"] = asked
-            run = completed(run, completion)  # the rest of it follows from that, each time
+        added, existing = run_request(str(run.get("run_type")), request, older=older), run.get("run_request")
+        if isinstance(existing, dict):  # Skyvern leaves out some members of the request
+            added = {name: added[name] for name in added if is_empty(existing.get(name)) and not is_empty(added[name])}
+        if added:
+            completion["run_request"] = added
+            run = completed(run, completion)  # with the members that derive from the request
     for values, names in (
         (same_result, (*DESCRIPTIVE, *OF_RESULT)),
         (earlier, DESCRIPTIVE),

@@ -1,7 +1,7 @@
 """Which sinks an event goes to, and why. Pure: routes and a view of an event in, a verdict out.
 
-What a rule sees as the run is its body with a few fields put straight: `status` is the outcome, `original_status` what
-was sent, `attempt` and `retry_pending` are always there, `labels` are the submission's.
+A rule sees the run's body with a few fields adjusted: `status` is the outcome, `original_status` the status that was
+sent, `attempt` and `retry_pending` always exist, `labels` are the submission's.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Verdict(NamedTuple):
 
 
 class _CompiledRoute:
-    """A route made ready."""
+    """A route with its compiled rule."""
 
     def __init__(self, config: RouteConfig) -> None:
         self.config = config
@@ -103,22 +103,22 @@ class Router:
 
     def __init__(self, routes: Sequence[RouteConfig], completing: Collection[str] = ()) -> None:
         self._completing = frozenset(completing)
-        self._telling_again = frozenset(each.name for each in routes if each.updates or each.repeats)
+        self._updating_routes = frozenset(each.name for each in routes if each.updates or each.repeats)
         self._routes = [_CompiledRoute(route) for route in routes]
         self._rules = tuple(dict.fromkeys(route.expression for route in self._routes if route.expression))
         # By route, how often its expression could not be evaluated since this process began.
         self.failures: Counter[str] = Counter()
 
-    def tells_again(self, sink: str, route: str) -> bool:
+    def gets_updates(self, sink: str, route: str) -> bool:
         """Whether `sink`, which has a result because of `route`, gets updates: the sink completes what it stores,
         or the route asks for updates."""
-        return sink in self._completing or route in self._telling_again
+        return sink in self._completing or route in self._updating_routes
 
-    def match(self, view: RunView, *, told: Collection[str] = (), explain: bool = False) -> Verdict:
+    def match(self, view: RunView, *, earlier_sinks: Collection[str] = (), explain: bool = False) -> Verdict:
         """Match an event against the routes, from top to bottom. Never raises.
 
-        `told`: sinks that got the result before. Those get the update `view` only if `tells_again` is true.
-        `explain`: let the reasons name values of the run, to show to a person. Without it they hold nothing of it.
+        `earlier_sinks`: sinks that got the result before, which get an update only if `gets_updates` is true.
+        `explain`: the reasons name values of the run, to show to a person; otherwise they hold none.
         """
         subject = _Subject(view, self._rules, explain)
         targets: dict[str, Target] = {}
@@ -135,25 +135,25 @@ class Router:
                 self.failures[config.name] += 1
             if outcome.matched:
                 for target in route.targets:
-                    if target.sink not in told or self.tells_again(target.sink, config.name):
+                    if target.sink not in earlier_sinks or self.gets_updates(target.sink, config.name):
                         targets.setdefault(target.sink, target)
                 if config.stop:
                     stopped = config.name
-        reached = {*targets, *told}
+        reached = {*targets, *earlier_sinks}
         return Verdict([_linked(target, reached) for target in targets.values()], explanations)
 
 
 def _linked(target: Target, reached: Collection[str]) -> Target:
     """Drop sinks to wait for that the result does not reach: the route that names them may not have matched.
 
-    One that an earlier event has told stays: its receipt belongs to this update too.
+    A sink that got an earlier event stays: its receipt belongs to this update too.
     """
     return Target(target.sink, target.route, tuple(name for name in target.after if name in reached))
 
 
 @dataclass(slots=True)
 class _Subject:
-    """One event under test. What rules need is made when the first one asks for it."""
+    """One event under test. The inputs of rules are made when the first rule needs them."""
 
     view: RunView
     rules: Sequence[cel.Expression]

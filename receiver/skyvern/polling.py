@@ -1,7 +1,7 @@
-"""A run as Skyvern's own GET /v1/runs/{id} answers with it, made of what a webhook has. Pure.
+"""A run as Skyvern's own GET /v1/runs/{id} returns it, made from the body of a webhook. Pure.
 
-The members and their order are in members.py. What a poll's `run_request` leaves out of the request is the default
-here too, so that an answer is the same before the webhook and after it.
+The members and their order are in members.py. A member of the request that a poll's `run_request` omits has its default
+here too, so that responses before and after the webhook are equal.
 """
 
 from __future__ import annotations
@@ -12,68 +12,66 @@ from typing import Any, Final
 from receiver.domain import members
 from receiver.domain.members import ENGINES, run_request
 
-# What the members are that no body need have: the defaults of Skyvern's own model.
+# Defaults of Skyvern's own model for members that a body may lack.
 _DEFAULTS: Final[dict[str, Any]] = {"recording_archived": False, "attempt": 1, "retry_pending": False, "attempts": []}
-# Members of a workflow's request that its webhook has exactly.
+# Members of a workflow's request that its webhook repeats exactly.
 _SENT: Final = frozenset({"title", "parameters", "proxy_location", "totp_url", "totp_identifier", "browser_type"})
 _BY_DEFAULT: Final = object()
-# Members of a workflow's poll that its webhook has as null or default, whatever was asked for.
-_ASKED: Final = ("browser_session_id", "browser_profile_id", "max_screenshot_scrolls", "run_with", "ai_fallback")
+# Members of a workflow's poll that are null or default in its webhook, whatever the request has.
+_IF_REQUESTED: Final = ("browser_session_id", "browser_profile_id", "max_screenshot_scrolls", "run_with", "ai_fallback")
 
 
 def polled(
     body: Mapping[str, Any],
     run: Mapping[str, Any],
-    answered: Mapping[str, Any] | None = None,
+    answered_request: Mapping[str, Any] | None = None,
     callback: str = "",
     *,
     proxy_location: Any = _BY_DEFAULT,
 ) -> dict[str, Any]:
-    """Return the members of the polling answer.
+    """Return the members of the response to a poll.
 
-    `body`: the members of the newest event's body; those of `run`, the completed run, that nothing is changed of are
-    the very same objects. `answered`: the `run_request` of Skyvern's answer to the submit, which has the request as it
-    understood it. `callback`: the callback URL that the run has, where the body does not say. `proxy_location`: of a
-    task that was asked for by the older call, which has another default for it.
+    `body`: the members of the newest event's body. `run`: the completed run; unchanged members are the same objects as
+    in `body`. `answered_request`: the `run_request` of Skyvern's response to the submit. `callback`: the callback
+    URL of the run, if `body` has none. `proxy_location`: of a task from the older call, which has another default.
     """
     family = members.family(str(run.get("run_type")))
     names = members.POLL[family]
-    elsewhere = members.lacking(str(run.get("run_type")))
+    webhook_only = members.lacking(str(run.get("run_type")))
     answer = {name: run.get(name, _DEFAULTS.get(name)) for name in names}
     request = run.get("run_request")
-    asked = request if isinstance(request, Mapping) else {}
-    if family == members.WORKFLOW and asked:
-        for name in _ASKED:
-            if asked.get(name) is not None and (answer[name] is None or name == "run_with"):
-                answer[name] = asked[name]
+    requested = request if isinstance(request, Mapping) else {}
+    if family == members.WORKFLOW and requested:
+        for name in _IF_REQUESTED:
+            if requested.get(name) is not None and (answer[name] is None or name == "run_with"):
+                answer[name] = requested[name]
         answer["run_with"] = answer["run_with"] or "agent"
     answer["run_request"] = (
-        _request(family, body, run, asked, answered or {}, callback, proxy_location) if asked else None
+        _request(family, body, run, requested, answered_request or {}, callback, proxy_location) if requested else None
     )
-    # What a later version of Skyvern has beside these.
-    more = {name: value for name, value in body.items() if name not in answer and name not in elsewhere}
-    return {**answer, **more}
+    newer = {name: value for name, value in body.items() if name not in answer and name not in webhook_only}
+    return {**answer, **newer}  # with the members of later versions of Skyvern
 
 
 def _request(
     family: str,
     body: Mapping[str, Any],
     run: Mapping[str, Any],
-    asked: Mapping[str, Any],
-    answered: Mapping[str, Any],
+    requested: Mapping[str, Any],
+    answered_request: Mapping[str, Any],
     callback: str,
     proxy_location: Any,
 ) -> dict[str, Any]:
     names = members.RUN_REQUEST[family]
     own = body.get("run_request")
     if isinstance(own, Mapping) and not body.keys() & members.lacking(str(run.get("run_type"))):
-        return dict(own)  # the body is an answer to a poll itself
+        return dict(own)  # the body itself came by a poll
     left_out = members.LEFT_OUT[family]
     webhook_request = own if isinstance(own, Mapping) else {}
     defaults = run_request(str(run.get("run_type")), {})
     request = {}
     for name in names:
-        values = (webhook_request.get(name), answered.get(name), asked.get(name))
+        values = (webhook_request.get(name), answered_request.get(name), requested.get(name))
         value = None if name in left_out else next((each for each in values if each is not None), None)
         request[name] = defaults.get(name) if value is None else value
         if name in webhook_request and name in _SENT:

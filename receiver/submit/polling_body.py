@@ -1,6 +1,6 @@
-"""The body of an answer to a GET, made of a result in the ledger: in the form of Skyvern's own. Pure.
+"""The response body for a GET of a run, made from a result in the ledger in Skyvern's own form. Pure.
 
-Members that the run has stay as they came: a 20-digit integer does not become a float.
+Members of the run are not converted: a 20-digit integer does not become a float.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _REQUIRED: Final = ("run_id", "run_type", "status", "created_at", "modified_at")
 
 
 def polling_body(result: RunResult, body: bytes, callback: str, more: Mapping[str, object]) -> tuple[bytes, str] | None:
-    """Return the body of the answer, and the status that Skyvern gave; None when the run lacks what each must have.
+    """Return the response body and Skyvern's status of the run; None if the run lacks a required member.
 
-    `body`: of the result, or what Skyvern answers now. `callback`: the callback URL of its submission, or "". `more`:
+    `body`: of the result, or of Skyvern's response now. `callback`: the callback URL of its submission, or "". `more`:
     further members.
     """
     try:
-        came = parse_object(body)
+        received = parse_object(body)
     except NotAnObject:
         return None
     data = parse(body).data
@@ -40,20 +40,20 @@ def polling_body(result: RunResult, body: bytes, callback: str, more: Mapping[st
     status = str(members["status"])
     if status != result.status.outcome:
         members["status"] = result.status.outcome
-    # The name of a member with a NUL or half a character in it is another one in `data`.
-    as_they_came = {name for name, value in members.items() if name in came and name in data and data[name] is value}
-    return to_bytes({name: came[name] if name in as_they_came else value for name, value in members.items()}), status
+    # A name with a NUL or a lone surrogate differs in `data`.
+    unchanged = {name for name, value in members.items() if name in received and name in data and data[name] is value}
+    return to_bytes({name: received[name] if name in unchanged else value for name, value in members.items()}), status
 
 
 def _completion(result: RunResult, data: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return what the body lacks: as it was recorded, else from the request of its submission."""
+    """Return the members that complete the body: the recorded ones, else those of its submission's request."""
     if result.completion or result.request is None:
         return result.completion
     return shape.completion_of(shape.completed(data), request=result.request)
 
 
 def _answered(result: RunResult) -> Mapping[str, Any] | None:
-    """Return the `run_request` of Skyvern's answer to the submit, if it was recorded."""
+    """Return the `run_request` of Skyvern's recorded response to the submit, or None."""
     try:
         request = parse_object(result.answer or b"").get("run_request")
     except NotAnObject:

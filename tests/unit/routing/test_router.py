@@ -409,7 +409,7 @@ def test_a_route_sees_new_final_results_and_what_it_asks_for(
 
 
 @pytest.mark.parametrize(
-    ("flags", "told", "sinks"),
+    ("flags", "earlier_sinks", "sinks"),
     [
         ({}, [], ["rows", "chat", "mail"]),
         ({}, ["chat"], ["rows", "mail"]),
@@ -421,10 +421,12 @@ def test_a_route_sees_new_final_results_and_what_it_asks_for(
         ({"superseded": True, "interim": True, "test": True}, ["rows", "chat", "mail"], ["rows"]),
     ],
 )
-def test_update_goes_only_to_completing_sinks(flags: dict[str, bool], told: list[str], sinks: list[str]) -> None:
+def test_update_goes_only_to_completing_sinks(
+    flags: dict[str, bool], earlier_sinks: list[str], sinks: list[str]
+) -> None:
     router = Router([route(to=["rows", "chat", "mail"], **flags)], completing=["rows", "elsewhere"])
 
-    found = router.match(view(RUN, disposition="update"), told=told)
+    found = router.match(view(RUN, disposition="update"), earlier_sinks=earlier_sinks)
 
     assert [target.sink for target in found.targets] == sinks
     assert found.explanations[0].matched
@@ -433,7 +435,7 @@ def test_update_goes_only_to_completing_sinks(flags: dict[str, bool], told: list
 def test_update_keeps_links_to_earlier_receipts() -> None:
     to = ["chat", "log", {"sink": "mail", "after": ["chat", "log"]}]
 
-    found = Router([route(to=to)]).match(view(RUN, disposition="update"), told=["chat", "log"])
+    found = Router([route(to=to)]).match(view(RUN, disposition="update"), earlier_sinks=["chat", "log"])
 
     assert [(target.sink, target.after) for target in found.targets] == [("mail", ("chat", "log"))]
 
@@ -441,7 +443,7 @@ def test_update_keeps_links_to_earlier_receipts() -> None:
 def test_route_with_updates_sends_to_its_sinks_again() -> None:
     router = Router([route(to=["chat"]), route("all of it", to=["chat"], updates=True)])
 
-    (target,) = router.match(view(RUN, disposition="update"), told=["chat"]).targets
+    (target,) = router.match(view(RUN, disposition="update"), earlier_sinks=["chat"]).targets
 
     assert (target.sink, target.route) == ("chat", "all of it")
 
