@@ -104,8 +104,7 @@ class Dispatcher(EventRecorder):
             raise
 
     def _look_for_loss(self) -> None:
-        read_at = self._reader.read_at()
-        if self._ledger.read(lambda connection: redis_losses.is_older(connection, read_at)):
+        if self._ledger.read(lambda connection: redis_losses.is_older(connection, self._reader.read_at)):
             self.record_loss()
 
     def record_loss(self) -> None:

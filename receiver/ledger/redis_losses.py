@@ -6,6 +6,7 @@ Events that were acknowledged and not recorded yet are missing then, until a rec
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Final
 
 import sqlalchemy as sa
@@ -25,16 +26,17 @@ OLDER: Final = 300.0
 _NEWEST: Final = 100  # events in which the newest webhook is sought
 
 
-def is_older(connection: sa.Connection, read_at: float) -> bool:
+def is_older(connection: sa.Connection, read_at: Callable[[], float]) -> bool:
     """Return whether the inbox is an older copy, and no loss was recorded lately or since the newest webhook.
 
-    `read_at`: when the newest entry that was ever read from it was added. Each recorded webhook was read from there.
+    `read_at`: returns when the newest entry that was ever read from the inbox was added. It is called after the ledger
+    was read: each webhook that is recorded by then was read from the inbox before, maybe by another dispatcher.
     """
     it = events.c
     newest = sa.select(it.via, it.received_at, it.recorded_at).order_by(it.seq.desc()).limit(_NEWEST)
     webhooks = [row for row in connection.execute(newest) if row.via == "webhook"]
     # A receiver's clock may be ahead, but no webhook came after it was recorded.
-    if max((min(row.received_at, row.recorded_at) for row in webhooks), default=0.0) < read_at + OLDER:
+    if max((min(row.received_at, row.recorded_at) for row in webhooks), default=0.0) < read_at() + OLDER:
         return False
     since = min(webhooks[0].recorded_at, database_now(connection) - AGAIN)  # where clocks differ too much: once an hour
     return not audit.list_actions(connection, actions=[LOSS], since=since, limit=1)

@@ -150,6 +150,15 @@ def test_recorded_events_leave_the_inbox_and_wake_their_sinks(
     client.close()
 
 
+def read_last(redis_url: str, at: float) -> None:
+    """Make an empty inbox, from which an entry of that time was read."""
+    with redis.Redis.from_url(redis_url) as client:
+        client.xgroup_create(STREAM, GROUP, id="0", mkstream=True)
+        client.xadd(STREAM, {"any": "entry"}, id=f"{int(at) * 1000}-0")
+        client.xreadgroup(GROUP, "d0", {STREAM: ">"})
+        client.xtrim(STREAM, maxlen=0)
+
+
 @pytest.mark.parametrize(("age", "ahead"), [(10, 0), (10, 3600), (3600, 0)])
 def test_older_copy_of_redis_is_recorded_as_a_loss(
     dispatcher: Dispatcher, ledger: Ledger, redis_url: str, age: int, ahead: int
@@ -159,11 +168,7 @@ def test_older_copy_of_redis_is_recorded_as_a_loss(
     now = time.time()
     ledger.write(lambda it: heartbeats.put(it, PartBeat("d", DISPATCH, "host", 1, "1", "", now - 7200)))
     dispatcher.dispatch([dataclasses.replace(event(body("tsk_1")), received_at=now + ahead)])
-    with redis.Redis.from_url(redis_url) as client:
-        client.xgroup_create(STREAM, GROUP, id="0", mkstream=True)
-        client.xadd(STREAM, {"any": "entry"}, id=f"{int(now - age) * 1000}-0")
-        client.xreadgroup(GROUP, "d0", {STREAM: ">"})
-        client.xtrim(STREAM, maxlen=0)
+    read_last(redis_url, now - age)
 
     # When the dispatcher starts, and starts again
     dispatcher.run(once())
@@ -172,6 +177,30 @@ def test_older_copy_of_redis_is_recorded_as_a_loss(
     # Then a loss is recorded once, but not for clocks that differ
     losses = ledger.read(lambda it: audit.list_actions(it, actions=[redis_losses.LOSS]))
     assert len(losses) == (age == 3600)
+
+
+def test_slow_read_of_the_ledger_is_no_loss_of_redis(make: Make, ledger: Ledger, redis_url: str) -> None:
+    # Given a process that ran before the newest webhook, and an inbox that was last read an hour ago
+    now = time.time()
+    ledger.write(lambda it: heartbeats.put(it, PartBeat("d", DISPATCH, "host", 1, "1", "", now - 7200)))
+    read_last(redis_url, now - 3600)
+    append(redis_url, event(body("tsk_1")))
+
+    # When another dispatcher records an event while the first one waits for the ledger
+    other = make(name="d2")
+
+    class SlowLedger(Ledger):
+        def read(self, *arguments: Any, **options: Any) -> Any:
+            if not dispositions(ledger):
+                other.run(once())
+            return super().read(*arguments, **options)
+
+    with contextlib.closing(SlowLedger(ledger.url.render_as_string(hide_password=False))) as slow:
+        make(on=slow).run(once())
+
+    # Then no loss is recorded
+    assert dispositions(ledger) == [("new", False)]
+    assert ledger.read(lambda it: audit.list_actions(it, actions=[redis_losses.LOSS])) == []
 
 
 def test_body_is_parsed_once_from_inbox_to_ledger(
