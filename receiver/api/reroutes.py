@@ -74,7 +74,7 @@ def reroute(service: Service, actor: Actor, wanted: RerouteParameters, most: int
         require_live_sink(service, wanted.into)
     if wanted.dry_run:
         return _asked(service, actor, wanted, most, lambda _page: 0)
-    selected = wanted.model_dump(mode="json", exclude={"dry_run", "after"})
+    selected = wanted.model_dump(mode="json", exclude={"dry_run"})
     chosen = {name: value for name, value in selected.items() if value}
     with audited(service.ledger, actor, "reroute", chosen, source=wanted.source) as done:
 

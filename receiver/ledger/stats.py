@@ -227,7 +227,8 @@ def newest(connection: sa.Connection, since: float) -> Newest:
 
 
 def _covers(reroute: audit.AuditedAction, event: Any) -> bool:
-    """Return whether the rules were applied again to this event, and all could be evaluated."""
+    """Return whether the rules were applied again to this event, and all could be evaluated. A call with `after` only
+    continues another one with older events."""
     asked = reroute.selection
     since, until = timestamps.epoch(asked.get("since")) or 0.0, timestamps.epoch(asked.get("until")) or reroute.at
     return (

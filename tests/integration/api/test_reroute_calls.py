@@ -94,7 +94,9 @@ def test_reroute_ends_the_problem_of_a_failed_rule(ledger: Ledger, tmp_path: Pat
         call(api.service(ledger, tmp_path, routes=routes), "reroute", since="1h", **given)
         return ledger.read(lambda it: stats.newest(it, 0.0)).unrouted
 
-    # Then it stays a problem while the rule fails or is only tried, and ends once correct rules were applied
+    # Then it stays a problem while the rule fails or is only tried, also after a page of older events without failures,
+    # and ends once correct rules were applied
     assert reroute("double(run.status) > 5.0") == 1
+    assert reroute("double(run.status) > 5.0", after="1") == 1
     assert reroute('run.status == "completed"', dry_run=True) == 1
     assert reroute('run.status == "completed"') == 0
