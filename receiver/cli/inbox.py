@@ -34,6 +34,7 @@ from receiver.ledger import audit
 from receiver.ledger.audit import AuditActor
 from receiver.ledger.filters import LIMIT
 from receiver.runtime.redis_client import connect, unusable
+from receiver.status.board import directory_id
 
 app = new_app()
 spool_app = new_app()
@@ -180,7 +181,7 @@ def send(
     finally:
         spool.close()
     with suppress(NotStarted), open_ledger(settings) as ledger:  # a ledger that is down misses it: its problem stays
-        asked, who = {"directory": str(directory)}, Actor.local()
+        asked, who = {"directory": str(directory), "data_id": directory_id(settings.data)}, Actor.local()
         actor = AuditActor(who.kind, who.name)
         ledger.write(lambda it: audit.record(it, actor, "spool.send", asked, runs.total()))
     out().print(f"{_events_of(runs)} sent" if runs else "the spool is empty")

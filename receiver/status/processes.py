@@ -139,7 +139,7 @@ def _last(seen: PartSeen | None) -> str:
 def _left_spools(report: StatusReport) -> Iterator[Problem]:
     """Yield receivers that ended with events in their spools, or may have: these wait until a receiver starts there.
 
-    A note once an operator has sent a spool since.
+    A note once an operator has sent it since, or a spool whose data directory is unknown.
     """
     seen = report.parts
 
@@ -153,9 +153,10 @@ def _left_spools(report: StatusReport) -> Iterator[Problem]:
             left.setdefault(directory(each), each)
     for place, each in left.items():
         held, spool = each.beat.details.get("spool_events"), f"{each.beat.details.get('data')}/spool"
-        sent = report.ledger.spool_sent
-        note = sent is not None and sent > report.now - each.age
-        after = f"; a spool was sent {ago(report.now - sent)} ago" if note and sent else ""
+        sends = report.ledger.spool_sent
+        sent = max(sends.get("", 0.0), sends.get(str(each.beat.details.get("data_id", "")), 0.0))
+        note = sent > report.now - each.age
+        after = f"; a spool was sent {ago(report.now - sent)} ago" if note else ""
         if held and place not in alive:
             how = "was stopped" if each.beat.stopped else "is gone"
             held_there = f"its spool held {counted(held, 'event', 'events')}, in {spool}"

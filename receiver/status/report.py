@@ -38,7 +38,8 @@ class LedgerReport:
     operations, such as replays. `newest`: what the newest events and deliveries show.
     `paused_by`: who paused a sink last, by sink. `paces`: by sink, how fast it accepts. `corrected`: the last
     recent correction of rows dated ahead by a database clock. `redis_lost`: when Redis lost its data within a
-    day, if its results were not imported since. `spool_sent`: when an operator last sent a left spool within a day.
+    day, if its results were not imported since. `spool_sent`: when an operator last sent a left spool
+    within a day, by the id of its data directory; "" for a directory without one.
     `responses`: how the newest response of sinks begins that fail; `waiting_runs`: of how many runs deliveries wait.
     """
 
@@ -55,7 +56,7 @@ class LedgerReport:
     corrected: Corrected | None = None
     paused_by: dict[str, str] = field(default_factory=dict)
     redis_lost: float | None = None
-    spool_sent: float | None = None
+    spool_sent: dict[str, float] = field(default_factory=dict)
     responses: dict[str, str] = field(default_factory=dict)
     waiting_runs: dict[str, int] = field(default_factory=dict)
 

@@ -125,7 +125,7 @@ def _ledger(settings: Settings, config: Config | None) -> tuple[LedgerReport, li
         gauges, shut = stats.read(connection), lanes.not_closed(connection)
         pauses = audit.list_actions(connection, 100, actions=["sink.pause"]) if any(it.paused for it in shut) else []
         newest, sinks_shut = stats.newest(connection, gauges.read_at - NEWS), {lane.sink for lane in shut}
-        sent = audit.list_actions(connection, 1, actions=["spool.send"], since=gauges.read_at - NEWS)
+        sent = audit.list_actions(connection, 100, actions=["spool.send"], since=gauges.read_at - NEWS)
         report = LedgerReport(
             url,
             gauges=gauges,
@@ -139,7 +139,7 @@ def _ledger(settings: Settings, config: Config | None) -> tuple[LedgerReport, li
             operations=actions.count_running(connection),
             corrected=ahead.last_correction(connection, gauges.read_at - _CORRECTION_NEWS),
             redis_lost=redis_losses.last_loss(connection, gauges.read_at - NEWS),
-            spool_sent=sent[0].at if sent else None,
+            spool_sent={str(it.selection.get("data_id", "")): it.at for it in reversed(sent)},
         )
         return report, heartbeats.every(connection)
 

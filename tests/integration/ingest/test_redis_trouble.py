@@ -14,6 +14,7 @@ import redis
 from receiver.inbox.reader import InboxReader
 from receiver.inbox.stream import STREAM
 from receiver.ledger import Ledger, audit
+from receiver.status.board import directory_id
 from tests.servers.receiver import Load, ReceiverProcess, body
 from tests.servers.valkey import ValkeyProcess, free_port
 from tests.support.command import call_command
@@ -113,7 +114,8 @@ def test_a_spool_whose_host_is_gone_is_sent_from_its_disk(
     assert "stopped_with_spool" in receiver.log.splitlines()[-1]
     assert "20" in receiver.log.splitlines()[-1]
     # When its disk is brought to a host that reaches Redis
-    shutil.copytree(receiver.data / "spool", tmp_path / "disk" / "spool")
+    for name in ("spool", "parts"):
+        shutil.copytree(receiver.data / name, tmp_path / "disk" / name)
     server = valkey_factory()
     receiver.redis_url = server.url
     # Then a dry run counts them and lists their runs, and sends nothing
@@ -133,6 +135,7 @@ def test_a_spool_whose_host_is_gone_is_sent_from_its_disk(
     assert again.stdout == "the spool is empty\n"
     (sent_again,) = ledger.read(lambda connection: audit.list_actions(connection, actions=["spool.send"]))
     assert (sent_again.count, sent_again.outcome) == (0, "done")
+    assert sent_again.selection["data_id"] == directory_id(receiver.data)
     ledger.close()
     nowhere = receiver.call("spool", "send", "--data", str(tmp_path / "nothing"))
     assert (nowhere.returncode, len(nowhere.stderr.splitlines())) == (2, 1)

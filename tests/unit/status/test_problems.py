@@ -132,10 +132,19 @@ CASES: list[tuple[str, StatusReport, str, bool]] = [
         "spool_left",  # an operator has dealt with it
         replace(
             but(parts=[*WELL.parts, seen("receiver", "b", age=100.0, details={"data": "/d", "spool_events": 12})]),
-            ledger=replace(WELL.ledger, spool_sent=NOW - 30),
+            ledger=replace(WELL.ledger, spool_sent={"": NOW - 30}),
         ),
         "held 12 events, in /d/spool on b; a spool was sent 30 s ago",
         True,
+    ),
+    (
+        "spool_left",  # an operator has sent another one
+        replace(
+            but(parts=[*WELL.parts, seen("receiver", "b", age=100.0, details={"data_id": "b", "spool_events": 12})]),
+            ledger=replace(WELL.ledger, spool_sent={"c": NOW - 30}),
+        ),
+        "held 12 events, in ",
+        False,
     ),
     (
         "worker_split",
