@@ -35,8 +35,9 @@ _LEAST: Final = 3600.0
 MAX_BUCKETS: Final = 1000
 
 _DIMENSIONS: Final = (*RUN_DIMENSIONS, *(name for name in DELIVERY_DIMENSIONS if name not in RUN_DIMENSIONS))
-# With one of these, deliveries are counted, else runs.
+# With parameters besides these, webhooks are not accounted for.
 _OF_ACCOUNT: Final = frozenset(("source", "since", "until", "top"))
+# With one of these, deliveries are counted, else runs.
 _OF_DELIVERIES: Final = frozenset(DELIVERY_DIMENSIONS) - frozenset(RUN_DIMENSIONS)
 
 

@@ -25,7 +25,7 @@ _NAMES: Final = {
     "event_id": "event",
 }
 _TIMES: Final = ("since", "until")
-# PageValues in seconds.
+# Values in seconds.
 _DURATIONS: Final = frozenset({"grace", "expires_in"})
 # Options that say where a sink writes, the most telling first; of an address only the origin is shown.
 _PLACES: Final = ("path", "bucket", "channel", "table", "topic_arn", "stream")

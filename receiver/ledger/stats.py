@@ -139,15 +139,21 @@ def paces(connection: sa.Connection, counts: Mapping[tuple[str, str], int], now:
 
 
 def responses(connection: sa.Connection, sinks: Collection[str]) -> dict[str, str]:
-    """Return how the newest response of these sinks begins, as kept with the attempts of the deliveries that changed
-    last."""
+    """Return how the response of the newest attempt of these sinks begins, of the deliveries that changed last: in one
+    line, without control characters. A sink whose newest attempt got no response is left out."""
     of, it = deliveries.c, attempts.c
     newest = sa.select(of.id, of.sink, of.attempts, of.updated_at).order_by(of.updated_at.desc(), of.id.desc())
     changed = newest.limit(NEWEST // 10).subquery()
-    tried = sa.and_(it.delivery_id == changed.c.id, it.number == changed.c.attempts, it.response != "")
+    tried = sa.and_(it.delivery_id == changed.c.id, it.number == changed.c.attempts)
     query = sa.select(changed.c.sink, it.response).join(attempts, tried).where(changed.c.sink.in_(sorted(sinks)))
-    rows = connection.execute(query.order_by(changed.c.updated_at)) if sinks else ()
-    return {sink: " ".join(response.split())[:RESPONSE] for sink, response in rows}  # the newest last
+    rows = connection.execute(query.order_by(it.ended_at)) if sinks else ()
+    last = {sink: " ".join(response.split())[:RESPONSE] for sink, response in rows}  # the newest last
+    return {sink: "".join(map(_printable, response)) for sink, response in last.items() if response}
+
+
+def _printable(character: str) -> str:
+    """Return the character, or a mark for one that would change how the text around it is shown."""
+    return character if character.isprintable() else "\N{REPLACEMENT CHARACTER}"
 
 
 def waiting_runs(connection: sa.Connection, sinks: Iterable[str]) -> dict[str, int]:

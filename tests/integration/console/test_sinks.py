@@ -58,7 +58,7 @@ def test_failing_sink_shows_what_its_server_responds(operated: Submitting, as_pe
             result_of(each, DeliveryMove.DEFER)._replace(
                 outcome="unavailable",
                 reason="crm answered 500",
-                response="licence expired",
+                response="licence expired\u202e",
                 started_at=now - 50 + number,
                 due_at=now + 900,
             )
@@ -70,13 +70,13 @@ def test_failing_sink_shows_what_its_server_responds(operated: Submitting, as_pe
     admin = as_person("admin")
     # Then the response is in the problem with the number of runs, on the pages of sinks, and at the deliveries
     front = admin.get("/").text
-    assert "crm answered 500: licence expired; 4 deliveries of 4 runs wait" in front
+    assert "crm answered 500: licence expired\ufffd; 4 deliveries of 4 runs wait" in front
     for path in ("/sinks", "/sinks/ops", "/deliveries?sink=ops"):
         assert "licence expired" in admin.get(path).text, path
     # And equal attempts are one line
     newest = admin.get("/sinks/ops").text.split("Newest attempts")[1]
     assert newest.count("<td>") == 1
-    assert "crm answered 500</span>, 3 times since " in newest
+    assert '<div class="soft small">3 times since ' in newest
     # And each page of the delivery that was not tried says what it waits for
     reason = "waits for ops, which is probed first: crm answered 500"
     query = sa.select(deliveries.c.id, deliveries.c.run_id).where(deliveries.c.attempts == 0)
@@ -86,6 +86,13 @@ def test_failing_sink_shows_what_its_server_responds(operated: Submitting, as_pe
         assert reason in page.replace("Waits for", "waits for"), path
         assert "next probe" in page, path
         assert re.search(r'due <time class="until"[^>]*>now<', page) is None, path
+    # When its server can't be reached any longer, then its last response is no longer why
+    operated.ledger.write(lambda it: lanes.put(it, Lane("ops", "ops"), now))
+    (probed,) = claim(operated.ledger, "ops", limit=1, now=now)
+    operated.ledger.write(lambda it: lanes.put(it, lane, now))
+    gone = result_of(probed, DeliveryMove.DEFER)._replace(reason="connection refused", started_at=now, ended_at=now)
+    operated.ledger.write(lambda it: attempts.settle(it, "w", [gone], now))
+    assert "licence expired" not in admin.get("/sinks").text
     # When it is paused, then that is the reason
     admin.act("pause_sink", sink="ops", sure="yes")
     page = admin.get(f"/deliveries/{untried.id}").text
