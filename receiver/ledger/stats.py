@@ -23,6 +23,7 @@ from receiver.ledger.database_clock import database_now
 from receiver.ledger.deliveries import lanes
 from receiver.ledger.deliveries.lanes import WorstLane
 from receiver.ledger.dialect import contains_exactly, each_value
+from receiver.ledger.filters import in_states
 from receiver.ledger.schema import attempts, deliveries, events, in_state
 from receiver.ledger.timeouts import Cancelled
 from receiver.ledger.watches import Watch
@@ -215,10 +216,7 @@ def newest(connection: sa.Connection, since: float) -> Newest:
     refused: dict[str, tuple[int, str]] = {}
     accepted: dict[str, float] = {}
     left_out: Counter[str] = Counter()
-    died: set[str] = set()
     for sink, state, reason, outcome, at, some_left_out in connection.execute(changed.limit(most)):
-        if state == DeliveryState.DEAD:
-            died.add(sink)
         if state == DeliveryState.DELIVERED:
             accepted.setdefault(sink, at)
             left_out.update([sink] if some_left_out else ())
@@ -228,8 +226,16 @@ def newest(connection: sa.Connection, since: float) -> Newest:
     none = ("", "")
     return Newest(
         *(webhook_at, len(troubled), (*troubled, none)[0], len(unrouted), (*unrouted, none)[0]),
-        *(refused, accepted, frozenset(died), left_out),
+        *(refused, accepted, _died(connection, since), left_out),
     )
+
+
+def _died(connection: sa.Connection, since: float) -> frozenset[str]:
+    """Return the sinks with a dead letter since then, however many deliveries have changed after it."""
+    it = deliveries.c
+    dead = sa.select(it.sink).where(*in_states(DeliveryState.DEAD), it.updated_at > since)
+    last = dead.order_by(it.updated_at.desc(), it.id.desc()).limit(COUNT_LIMIT).subquery()
+    return frozenset(connection.execute(sa.select(last.c.sink).distinct()).scalars())
 
 
 def _covers(reroute: audit.AuditedAction, event: Any) -> bool:

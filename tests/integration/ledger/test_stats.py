@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
 from receiver.ledger import Ledger, stats
@@ -100,3 +102,16 @@ def test_newest_rows_show_refusals_in_a_row_and_troubled_events(ledger: Ledger) 
     assert found.unrouted_example[1] == "route big can't be evaluated: 3"
     assert found.died == {"ops", "crm"}
     assert ledger.read(lambda it: stats.newest(it, NOW + 9)) == stats.Newest(NOW + 3)
+
+
+def test_dead_letter_is_new_for_a_time_whatever_follows(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a dead letter, and more deliveries after it than are looked at one by one
+    monkeypatch.setattr(stats, "NEWEST", 50)
+    record(ledger, new_event("r0", "ops"))
+    settle(ledger, claim(ledger, "ops"), DeliveryMove.DIE)
+    record(ledger, *(new_event(f"r{number}", "crm") for number in range(1, 9)))
+    settle(ledger, claim(ledger, "crm"), DeliveryMove.ACCEPT, now=NOW + 1)
+
+    # Then its sink has a new one, until it is older than is asked for
+    assert ledger.read(lambda it: stats.newest(it, NOW - 1)).died == {"ops"}
+    assert ledger.read(lambda it: stats.newest(it, NOW + 0.5)).died == set()
