@@ -67,6 +67,6 @@ def copy_(
     out().print(
         f"Copied to {hide_password(to)} and compared: all {sum(counts.values()):,} rows are the same. Next: set "
         "DATABASE_URL to it on every host, start the processes, and run `runhook reconcile --since 1d --import --now` "
-        f"for results of the meantime. The old ledger, {where(settings)}, was not changed: keep it until then, and "
-        "start no process with it."
+        "to fetch the results of runs that ended in the meantime. "
+        f"The old ledger, {where(settings)}, was not changed: keep it until then, and start no process with it."
     )
