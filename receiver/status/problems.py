@@ -209,11 +209,12 @@ def _sinks(report: StatusReport) -> Iterator[Problem]:
                 sink=sink,
             )
         if lane.breaker != "closed" and lane.lane == sink != CALLBACK:
-            since = f", for {ago(now - lane.opened_at)} now" if lane.opened_at else ""
-            probe = f"in {ago(lane.until - now)}" if lane.until > now else "due"
+            # A pause stops the probes, and sets `opened_at` to its own time.
+            since = f", for {ago(now - lane.opened_at)} now" if lane.opened_at and not lane.paused else ""
+            probe = f", and the next probe is {f'in {ago(lane.until - now)}' if lane.until > now else 'due'}"
             why = lane.reason or "unavailable"
             does, remedy = next((does, todo) for pattern, does, todo in _CAUSES if re.search(pattern, why))
-            what = f"{sink} {does}{since}: {why}{_response(report, sink)}; {wait}, and the next probe is {probe}"
+            what = f"{sink} {does}{since}: {why}{_response(report, sink)}; {wait}{'' if lane.paused else probe}"
             # Without a delivery nothing probes it.
             limit = report.rates.get(sink)
             rate = f"lower `rate` of this sink, now `{limit}`," if limit else "set `rate` of this sink, such as `20/m`,"

@@ -98,6 +98,8 @@ def test_failing_sink_shows_what_its_server_responds(operated: Submitting, as_pe
     page = admin.get(f"/deliveries/{untried.id}").text
     assert "Waits until ops is resumed: it is paused" in page
     assert "next probe</dt><dd>none" in page
+    for path in ("/sinks", "/sinks/ops"):
+        assert not re.search("next (probe|try)", admin.get(path).text), path
 
 
 def test_sink_whose_attempts_are_old_is_not_called_unused(operated: Submitting, as_person: AsPerson) -> None:

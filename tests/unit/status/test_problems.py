@@ -264,6 +264,16 @@ def test_nothing_is_wrong_when_all_is_well() -> None:
     assert find(WELL) == []
 
 
+def test_paused_sink_that_is_down_has_no_next_probe() -> None:
+    # Given a sink whose outage counts from its pause
+    lane = Lane("ops", "ops", True, "open", until=NOW + 20, reason="503", paused_at=NOW - 60, opened_at=NOW - 60)
+    problems = find(ledger(lanes=[lane]))
+    assert {problem.what for problem in problems} == {
+        "ops was paused 60 s ago; 3 deliveries wait",
+        "ops cannot be used: 503; 3 deliveries wait",
+    }
+
+
 @pytest.mark.parametrize(("code", "report", "words", "note"), CASES, ids=[f"{n}-{c[0]}" for n, c in enumerate(CASES)])
 def test_each_problem_has_words_and_a_remedy(code: str, report: StatusReport, words: str, note: bool) -> None:
     (problem,) = find(report)
