@@ -154,9 +154,9 @@ class Reconciler:
 
     def _take_hints(self) -> None:
         """Schedule a poll of a run whose webhook was too large. Bounded: any client that knows the URL invents them."""
-        if not self._hints.take(1, time.monotonic()):
-            return
         with suppress(redis.RedisError):
+            if not self._redis.exists(poll_hints.KEY) or not self._hints.take(1, time.monotonic()):
+                return
             for source, run_id in poll_hints.pop_hints(self._redis, 1):
                 if source in self._sources:
                     now = self._ledger.now()

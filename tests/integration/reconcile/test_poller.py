@@ -287,6 +287,22 @@ def test_too_large_result_is_fetched_at_once(rigged: Rigged, redis_url: str) -> 
     assert it.events() == [(run_id, "poll", "new")]
 
 
+def test_hints_that_come_together_are_taken_at_once(rigged: Rigged, redis_url: str) -> None:
+    # Given a clock that has found no hint for a while
+    it, _ = rigged()
+    for _ in range(2 * int(poller.HINTS_AT_ONCE)):
+        it.reconciler.tick()
+
+    # When three come together
+    with redis.Redis.from_url(redis_url) as client:
+        client.zadd(HINTS, {f"skyvern wr_{number}": 1.0 for number in range(3)})
+        for _ in range(3):
+            it.reconciler.tick()
+
+        # Then none of them waits
+        assert client.zcard(HINTS) == 0
+
+
 @pytest.mark.parametrize("redis_there", [True, False])
 def test_budget_bounds_calls_with_and_without_redis(rigged: Rigged, redis_url: str, redis_there: bool) -> None:
     url = redis_url if redis_there else f"redis://127.0.0.1:{free_port()}/0"
