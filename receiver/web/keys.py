@@ -120,10 +120,14 @@ class Authenticator:
         return key
 
     def remembered(self, presented: str, within: float) -> Key | None:
-        """Return the key if the last read of the keys had it, and was at most `within` seconds ago; else None."""
+        """Return the key if the last read of the keys had it, and was at most `within` seconds ago; else None.
+
+        A key that has expired since is not returned, by the clock of this host.
+        """
         found = self._keys.get(api_key.digest(presented))
-        lately = time.monotonic() - self._read_at <= within
-        return found if found is not None and not found.expired and lately else None
+        if found is None or found.expired or time.monotonic() - self._read_at > within:
+            return None
+        return found if found.expires_at is None or time.time() < found.expires_at else None
 
     async def _lookup(self, digest: str) -> Key | None:
         """Return the key from the cache, which is read again when it is old, or has no such key. One read serves all

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import redis
+import sqlalchemy as sa
 
 from receiver.domain import api_key
-from receiver.ledger import Ledger, api_keys
+from receiver.ledger import Ledger, api_keys, schema
 from receiver.ledger.async_ledger import AsyncLedger
 from receiver.web import keys
 from receiver.web.keys import Authenticator
@@ -144,4 +145,17 @@ async def test_revoked_key_is_believed_for_five_seconds(tmp_path: Path, monkeypa
         it.now += seconds
         statuses.append(await it.call(it.key))
     assert statuses == [200, 403, 403]
+    await it.close()
+
+
+async def test_key_that_expired_since_is_not_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a key for another minute
+    it = Refusals(tmp_path, monkeypatch)
+    end = time.time() + 60
+    it.ledger.write(lambda connection: connection.execute(sa.update(schema.keys).values(expires_at=end)))
+    assert await it.call(it.key) == 200
+    assert it.authenticator.remembered(it.key, 3600.0)
+    # When it expires while no key can be read
+    monkeypatch.setattr(keys, "time", SimpleNamespace(monotonic=lambda: it.now, time=lambda: end + 1))
+    assert it.authenticator.remembered(it.key, 3600.0) is None
     await it.close()
