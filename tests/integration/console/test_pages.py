@@ -126,7 +126,7 @@ def test_empty_list_says_what_fills_it(browser: Browser) -> None:
         ("/dead", "No dead letter"),
         ("/dead?since=1h", "No delivery matches"),
         ("/deliveries", "Nothing was delivered yet"),
-        ("/missing", "No run that was submitted or seen is overdue yet"),
+        ("/missing", "Nothing is missing"),
         ("/operations", "No operation yet"),
         ("/schedules", "set <code>watch: true</code>"),
         ("/schedules", "No schedule is known."),
