@@ -120,7 +120,8 @@ def prepare(settings: Settings, config: Config, patience: float) -> None:
 
 def preload(config: Config) -> None:
     """Import what the processes need, before the fork, so that they share it."""
-    from handlers.support import guarded_client, template_sandbox  # noqa: F401 - imported at a first send otherwise
+    from handlers.mirror import transfer  # noqa: F401 - sinks import these when they are built, or first send
+    from handlers.support import template_sandbox  # noqa: F401
     from receiver.wakeups import worker  # noqa: F401
 
     for sink in config.sinks.values():

@@ -15,12 +15,11 @@ import re
 import threading
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 from urllib.parse import quote
 
 from handlers.contract import Artifact, Delivery, ReadableFile, Receipt, Refused, Services, Sink, Unavailable
 from handlers.mirror.artifacts import artifacts_of, with_listed
-from handlers.mirror.download import ArtifactFetcher
 from handlers.mirror.manifest import (
     SkippedFile,
     StoredFile,
@@ -33,11 +32,13 @@ from handlers.mirror.names import JSON, safe_file_name
 from handlers.mirror.options import MAX_PREFIX, MirrorOptions, compile_prefix
 from handlers.mirror.run_folder import RunFolder
 from handlers.mirror.store import ObjectTarget, Store
-from handlers.mirror.transfer import Transfer, raise_most_severe, skipped_file
 from handlers.support import templating
 from handlers.support.daemon_pool import run_all
 from handlers.support.deadline import Deadline
-from handlers.support.guarded_client import GuardedClient
+
+if TYPE_CHECKING:
+    from handlers.mirror.download import ArtifactFetcher
+    from handlers.support.guarded_client import GuardedClient
 
 # Ends the folder of a source. No value of a template contains it, so no run of another source can name that folder.
 SOURCE_MARK = "~"
@@ -47,8 +48,17 @@ MAX_SWAPS = 8
 O = TypeVar("O", bound=MirrorOptions)  # noqa: E741 - as in the contract
 
 
+class _Opened(NamedTuple):
+    """What a sink needs when it is used."""
+
+    store: Store
+    client: GuardedClient
+    prefix: templating.Template
+
+
 class MirrorSink(Sink[O]):
-    """Stores each event and its run's files. The store is made at the first use: boto3 is slow to import."""
+    """Stores each event and its run's files. The store and the HTTP client are made at the first use: they are slow to
+    import, and all processes make a sink to check its options."""
 
     takes_updates: ClassVar[bool] = True
     erases: ClassVar[bool] = True
@@ -59,29 +69,36 @@ class MirrorSink(Sink[O]):
         self._fixed_parts = re.split(r"\{[{%#]", options.prefix)[0].count("/")
         # Folders of the first source have no mark: they had none while it was the only one.
         self._unmarked = frozenset(services.sources()[:1])
-        self._client = GuardedClient(services.allowed_addresses())
-        self._prefix = compile_prefix(options.prefix)
         self._lock = threading.Lock()
-        self._opened: Store | None = None
+        self._opened: _Opened | None = None
 
     @abstractmethod
     def make_store(self) -> Store:
         """Make the store. Opens no connection and no file."""
 
-    @property
-    def _store(self) -> Store:
+    def _open(self) -> _Opened:
         with self._lock:
             if self._opened is None:
-                self._opened = self.make_store()
+                from handlers.support.guarded_client import GuardedClient
+
+                client = GuardedClient(self.services.allowed_addresses())
+                self._opened = _Opened(self.make_store(), client, compile_prefix(self.options.prefix))
             return self._opened
+
+    @property
+    def _store(self) -> Store:
+        return self._open().store
 
     def send(self, delivery: Delivery) -> Receipt:
         """Store the event and its files. The receipt's id is the location of its folder, `keys` the files in it."""
+        from handlers.mirror.download import ArtifactFetcher
+        from handlers.mirror.transfer import Transfer, raise_most_severe
+
         options, deadline = self.options, Deadline(self.options.timeout)
         folder = RunFolder(self._store, delivery, self._prefix_of(delivery), deadline)
         body = folder.write_body()
         cap, total = options.max_artifact_bytes, options.max_event_bytes
-        fetcher = ArtifactFetcher(self._client, self.services, delivery, deadline, cap=cap, total=total)
+        fetcher = ArtifactFetcher(self._open().client, self.services, delivery, deadline, cap=cap, total=total)
         artifacts, skipped = self._artifacts(delivery, fetcher)
         names = frozenset(artifact.name for artifact in artifacts)
         transfer = Transfer(self._store, folder, fetcher, names, options.on_missing)
@@ -120,8 +137,8 @@ class MirrorSink(Sink[O]):
     def close(self) -> None:
         """Close connections and let idle threads end."""
         if self._opened is not None:
-            self._opened.close()
-        self._client.close()
+            self._opened.store.close()
+            self._opened.client.close()
 
     def _key_at(self, location: str) -> str:
         """Return the key at a location of a receipt; "" for a location outside this store's root."""
@@ -131,11 +148,12 @@ class MirrorSink(Sink[O]):
         return "" if outside else key
 
     def _prefix_of(self, delivery: Delivery) -> str:
-        rendered = self._prefix.render(templating.context_of(delivery))
+        template = self._open().prefix
+        rendered = template.render(templating.context_of(delivery))
         parts = [part.strip() for part in rendered.split("/") if part.strip()]
         if any(part in (".", "..") or "\\" in part or min(part) < " " for part in parts):
             raise Refused("the prefix template gives a part that is not a valid name")
-        if self._unmarked and delivery.source not in self._unmarked and "source" not in self._prefix.used:
+        if self._unmarked and delivery.source not in self._unmarked and "source" not in template.used:
             parts.insert(self._fixed_parts, safe_file_name(delivery.source) + SOURCE_MARK)
         prefix = "".join(part + "/" for part in parts)
         if len(prefix.encode()) > MAX_PREFIX:
@@ -144,6 +162,8 @@ class MirrorSink(Sink[O]):
 
     def _artifacts(self, delivery: Delivery, fetcher: ArtifactFetcher) -> tuple[list[Artifact], list[SkippedFile]]:
         """Return the run's files to store, and those beyond `max_artifacts`."""
+        from handlers.mirror.transfer import skipped_file
+
         if delivery.test:  # Skyvern's test webhooks name files on example.com
             return [], []
         artifacts = artifacts_of(delivery.run)

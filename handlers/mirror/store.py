@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from handlers.contract import Delivery, ReadableFile
-from handlers.mirror.download import IncomingFile
 from handlers.support.deadline import Deadline
+
+if TYPE_CHECKING:
+    from handlers.mirror.download import IncomingFile
 
 # Largest manifest that is read back, in bytes.
 MAX_DOCUMENT = 32 * 1024 * 1024

@@ -64,6 +64,15 @@ def test_naming_the_types_imports_none_of_them() -> None:
     assert done.stdout.strip() == "False", done.stderr
 
 
+def test_checking_options_of_files_loads_no_http_client() -> None:
+    code = (
+        "import sys; from handlers import Services, registry; "
+        "registry.build('mine', 'files', {'path': '/out'}, Services()).close(); print('httpx2' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
+    assert done.stdout.strip() == "False", done.stderr
+
+
 def test_the_entry_point_of_another_distribution_is_a_sink_type(install: Install) -> None:
     install("toy", "toy = toy:ToySink", TOY)
     assert "toy" in registry.sink_types()
