@@ -20,6 +20,7 @@ from receiver.domain.api_key import OPERATE
 from receiver.domain.event import UNEVALUATED
 from receiver.errors import Invalid
 from receiver.ledger import audit
+from receiver.ledger.reroutes import CONTINUES
 
 # Seconds after which a call returns where the next one continues, and maximum events of one call.
 TIME: Final = 5.0
@@ -86,6 +87,8 @@ def reroute(service: Service, actor: Actor, wanted: RerouteParameters, most: int
         found = _asked(service, actor, wanted, most, make)
         if found.failures:
             done.outcome, done.detail = audit.FAILED, f"{UNEVALUATED}: {', '.join(found.failures)}"
+        elif found.next:
+            done.detail = CONTINUES + found.next
         return found
 
 

@@ -10,7 +10,7 @@ import json
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
@@ -27,6 +27,9 @@ from receiver.ledger.schema import deliveries, events, runs
 
 # Maximum events that one query reads, and maximum bytes of their bodies, but always one event.
 PAGE, PAGE_BYTES = 200, 8 << 20
+
+# The detail of a reroute's audit that ends at a position, which follows: older events are left to another call.
+CONTINUES: Final = "older events were left to another call, before position "
 
 _HAS_BODY = sa.func.length(events.c.body) > 0  # the run of the others was erased
 

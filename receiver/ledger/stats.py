@@ -24,6 +24,7 @@ from receiver.ledger.deliveries import lanes
 from receiver.ledger.deliveries.lanes import WorstLane
 from receiver.ledger.dialect import contains_exactly, each_value
 from receiver.ledger.filters import in_states
+from receiver.ledger.reroutes import CONTINUES
 from receiver.ledger.schema import attempts, deliveries, events, in_state
 from receiver.ledger.timeouts import Cancelled
 from receiver.ledger.watches import Watch
@@ -196,7 +197,7 @@ def newest(connection: sa.Connection, since: float) -> Newest:
     webhook_at = None
     troubled, unrouted = list[tuple[str, str]](), list[tuple[str, str]]()
     reroutes = audit.list_actions(connection, 100, actions=["reroute"], since=since) if since < math.inf else []
-    last = sa.select(it.id, it.via, it.problem, it.recorded_at, it.source, it.run_id)
+    last = sa.select(it.id, it.seq, it.via, it.problem, it.recorded_at, it.source, it.run_id)
     for event in connection.execute(last.order_by(it.seq.desc()).limit(most)):
         webhook_at = event.recorded_at if webhook_at is None and event.via == "webhook" else webhook_at
         if event.problem in ("", ERASED) or event.recorded_at <= since:
@@ -243,10 +244,11 @@ def _covers(reroute: audit.AuditedAction, event: Any) -> bool:
     continues another one with older events."""
     asked = reroute.selection
     since, until = timestamps.epoch(asked.get("since")) or 0.0, timestamps.epoch(asked.get("until")) or reroute.at
+    first = int(reroute.detail.removeprefix(CONTINUES) or 0) if reroute.outcome == audit.DONE else math.inf
     return (
-        reroute.outcome == audit.DONE
-        and since <= event.recorded_at < until
-        and asked.keys() <= {"since", "until", "source", "run"}
+        since <= event.recorded_at < until
+        and first <= event.seq < int(asked.get("after", event.seq + 1))
+        and asked.keys() <= {"since", "until", "source", "run", "after"}
         and asked.get("source", event.source) == event.source
         and asked.get("run", event.run_id) == event.run_id
     )

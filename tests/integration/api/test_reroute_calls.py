@@ -84,7 +84,9 @@ def test_what_is_not_said_or_not_there_is_refused(service: Service) -> None:
             call(service, "reroute", **given)
 
 
-def test_reroute_ends_the_problem_of_a_failed_rule(ledger: Ledger, tmp_path: Path) -> None:
+def test_reroute_ends_the_problem_of_a_failed_rule(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # Given an event for which a rule could not be evaluated
     failed = new_event("tsk_1")._replace(note="route big can't be evaluated: the types don't fit")
     record(ledger, failed, now=ledger.now() - 60)
@@ -99,4 +101,14 @@ def test_reroute_ends_the_problem_of_a_failed_rule(ledger: Ledger, tmp_path: Pat
     assert reroute("double(run.status) > 5.0") == 1
     assert reroute("double(run.status) > 5.0", after="1") == 1
     assert reroute('run.status == "completed"', dry_run=True) == 1
-    assert reroute('run.status == "completed"') == 0
+    # And a call that ends before the event, because it may take no more, leaves it to the next one
+    record(ledger, new_event("tsk_2"), now=ledger.now() - 30)
+    monkeypatch.setattr("receiver.ledger.reroutes.PAGE", 1)
+    page = reroutes.RerouteParameters(since="1h")
+    service = api.service(
+        ledger, tmp_path, routes=[{"name": "big", "when": 'run.status == "completed"', "to": ["ops"]}]
+    )
+    following = reroutes.reroute(service, actor(), page, most=1).next
+    assert following
+    assert ledger.read(lambda it: stats.newest(it, 0.0)).unrouted == 1
+    assert reroute('run.status == "completed"', after=following) == 0
