@@ -20,6 +20,7 @@ from receiver.console.charts import Buckets, Chart, Values, Window, percent, win
 from receiver.console.page import PATH, SHARE, ConsolePage, PageLink, PageRequest, PageValues
 from receiver.console.pages.sinks import state_of
 from receiver.domain.callback import CALLBACK
+from receiver.domain.delivery import DeliveryState
 from receiver.domain.parts import STUCK_AFTER
 from receiver.ledger import async_ledger
 from receiver.ledger.stats import COUNT_LIMIT
@@ -87,7 +88,7 @@ def overview(request: PageRequest) -> PageValues:
     if known["partial"]:  # what the ledger would have to be asked for is left out
         return known
     runs = total(by="status")
-    sinks = total(by="sink")
+    sinks = total(by="sink,state")
     dead = total(by="sink,reason", state=("dead",), since=0.0, bucket=None)
     ages = request.call(GET_AGES, since=buckets.since, bucket=window.seconds)
     missing = request.call(LIST_MISSING, limit=_MISSING)
@@ -259,7 +260,8 @@ def _urgency(sink: Mapping[str, Any]) -> tuple[bool, bool, bool]:
 
 
 def _health(buckets: Buckets, rows: Sequence[TotalRow]) -> dict[str, Any]:
-    """Return what became of a sink's deliveries, as a picture and as numbers."""
+    """Return what became of a sink's deliveries but cancelled ones, as a picture and as numbers."""
+    rows = [row for row in rows if row.key["state"] != DeliveryState.CANCELLED]
     good, ended = _summed(rows, lambda row: row.good), _summed(rows, lambda row: row.ended)
     made = _summed(rows, lambda row: row.count)
     dead = {at: ended[at] - good[at] for at in ended}

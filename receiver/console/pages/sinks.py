@@ -20,6 +20,7 @@ from receiver.console.page import ConsolePage, PageLink, PageRequest, PageValues
 from receiver.console.wording import place_of
 from receiver.domain.callback import CALLBACK
 from receiver.domain.counting import counted
+from receiver.domain.delivery import ENDED, DeliveryState
 from receiver.errors import Invalid
 
 # What became of deliveries, from the bottom of the chart up.
@@ -98,8 +99,10 @@ def _chart(buckets: Buckets, rows: Sequence[TotalRow]) -> Chart:
     """Return what became of deliveries. `rows`: by state, in these stretches of time."""
     counts: dict[str, dict[float, float]] = {}
     for row in rows:
-        if row.at is not None:
-            counts.setdefault(row.key["state"], {})[row.at] = row.count
+        state = row.key["state"]
+        if row.at is not None and state != DeliveryState.CANCELLED:
+            by_start = counts.setdefault(state if state in ENDED else DeliveryState.WAITING, {})
+            by_start[row.at] = by_start.get(row.at, 0) + row.count
     series = [Values(state, tone, buckets.values(counts.get(state, {}))) for state, tone in _SERIES]
     return Chart("Deliveries", buckets, series)
 

@@ -6,11 +6,13 @@ import re
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from receiver.console.pages import overview
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.parts import PartBeat
 from receiver.ledger import heartbeats
+from receiver.ledger.schema import deliveries
 from receiver.status import problem
 from tests.servers.console import ConsoleDeployment, console_deployment
 from tests.servers.submitting import Submitting
@@ -83,6 +85,18 @@ def test_new_incidents_and_sinks_stand_before_the_charts(browser: Browser) -> No
     # And what a person has acknowledged is no longer new
     browser.act("mark_incident", id=path[1], state="acknowledged", source="skyvern")
     assert 'id="incidents"' not in browser.get("/").text
+
+
+@pytest.mark.usefixtures("results")
+def test_cancelled_delivery_is_not_shown_as_waiting(browser: Browser, console_server: Submitting) -> None:
+    # Given a dead delivery, and two that wait, of which a person cancels one
+    query = sa.select(deliveries.c.id).where(deliveries.c.state == "queued").limit(1)
+    queued = console_server.ledger.read(lambda it: it.execute(query).scalar_one())
+    browser.sign_in()
+    browser.act("cancel", ids=queued, sure="yes")
+    # Then the Overview and the page of the sink count two
+    assert re.search(r'data-head="delivered">0 of 2<', browser.get("/").text)
+    assert '<desc id="deliveries-desc">1 waiting, 1 dead</desc>' in browser.get("/sinks/results").text
 
 
 def test_problem_names_its_sink_and_has_a_button(deployment: ConsoleDeployment) -> None:
