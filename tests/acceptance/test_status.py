@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,7 @@ from tests.servers.deployment import Deployment
 from tests.servers.receiver import body
 from tests.servers.valkey import ValkeyProcess
 from tests.support import logfmt
+from tests.support.processes import state_and_parent
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.long
@@ -32,6 +34,11 @@ def codes(found: dict[str, Any]) -> set[str]:
 def all_ready(it: Deployment) -> tuple[int, set[str]]:
     answer = httpx2.get(f"{it.admin_url}/readyz?all", timeout=30)
     return answer.status_code, set(answer.json().get("wrong", ()))
+
+
+def suspend(pid: int) -> None:
+    os.kill(pid, signal.SIGSTOP)
+    eventually(lambda: (state_and_parent(pid) or "?")[0] == "T")
 
 
 def test_status_names_what_stops_and_shows_the_rest(
@@ -57,7 +64,7 @@ def test_status_names_what_stops_and_shows_the_rest(
     assert (code, found["ok"], codes(found)) == (0, True, set())
     assert {each["part"] for each in found["parts"]} == {"receiver", "dispatch", "deliver:results", "clock"}
     # When the clock is suspended, and the config gets another sink
-    it.parts["clock"].send_signal(signal.SIGSTOP)
+    it.ledger.write(lambda _: suspend(it.parts["clock"].pid))  # so that it does not hold the ledger's lock meanwhile
     config = json.loads(it.config.read_text())
     edited = {**config["sinks"], "copies": {"type": "files", "path": "${RUNHOOK_DATA}/copies"}}
     it.config.write_text(json.dumps({**config, "sinks": edited}))
