@@ -94,6 +94,7 @@ class Clock:
         self._swept_held = ""
         self._kept_after = retention.BEGINNING
         self._last: dict[str, float] = {}
+        self._failed: dict[str, float] = {}  # by operation, when a step of it failed
         self._trouble: set[str] = set()
         self._bugs: dict[str, str] = {}  # errors of the last tick that are bugs of Runhook, by check
         self._ledger_away = float("-inf")  # when it last was, by time.monotonic()
@@ -168,11 +169,18 @@ class Clock:
         self._note_hang(started)
 
     def operations(self) -> None:
-        """Make steps of the operations that are running, each in a short transaction."""
+        """Make steps of the operations that are running, each in a short transaction: those that failed come last."""
         began, more = time.monotonic(), self._agenda.operations
         while more:
-            step = self._ledger.write(lambda connection: actions.step(connection, self._ledger.now()))
-            more = step.more and time.monotonic() - began < STEPS
+            more = False
+            for each in sorted(self._ledger.read(actions.running), key=lambda it: self._failed.get(it, 0.0)):
+                try:
+                    step = self._ledger.write(partial(actions.step, now=self._ledger.now(), only=each))
+                except Exception:
+                    self._failed[each] = time.monotonic()
+                    raise
+                more = more or step.more
+            more = more and time.monotonic() - began < STEPS
 
     def slow(self) -> None:
         """Correct times written while the database's clock was ahead; queue held deliveries that were left behind; end

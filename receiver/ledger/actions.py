@@ -154,14 +154,18 @@ class StepsMade(NamedTuple):
     more: bool
 
 
-def step(connection: sa.Connection, now: float, bounds: StepBounds = STEP) -> StepsMade:
-    """Run one step of each running operation that no other clock has locked."""
-    rows = connection.execute(
-        sa.select(operations)
-        .where(operations.c.state == "running")
-        .order_by(operations.c.created_at)
-        .with_for_update(skip_locked=True)
-    ).all()
+def running(connection: sa.Connection) -> list[str]:
+    """Return the ids of the operations that are running, the oldest first."""
+    query = sa.select(operations.c.id).where(operations.c.state == "running").order_by(operations.c.created_at)
+    return list(connection.scalars(query))
+
+
+def step(connection: sa.Connection, now: float, bounds: StepBounds = STEP, *, only: str | None = None) -> StepsMade:
+    """Run one step of each running operation, or `only` of this one, that no other clock has locked."""
+    chosen = sa.select(operations).where(
+        operations.c.state == "running", operations.c.id == only if only else sa.true()
+    )
+    rows = connection.execute(chosen.order_by(operations.c.created_at).with_for_update(skip_locked=True)).all()
     woken: set[str] = set()
     more = False
     for operation in (_from(row._mapping) for row in rows):  # type: ignore[arg-type]

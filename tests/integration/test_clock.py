@@ -23,7 +23,7 @@ from receiver.ledger.deliveries import lanes, recovery
 from receiver.ledger.events import NewDelivery
 from receiver.ledger.filters import Filter
 from receiver.ledger.schema import audit as audit_table
-from receiver.ledger.schema import deliveries, incident_marks
+from receiver.ledger.schema import deliveries, incident_marks, operations
 from receiver.ledger.selection import Action, Selection
 from receiver.ledger.words import Coverage, coverage
 from tests.servers.gate import Gate
@@ -184,6 +184,21 @@ def test_tick_makes_the_steps_that_it_has_time_for(clock: Clock, ledger: Ledger,
     slow = ledger.read(lambda it: actions.get(it, "op_2"))
     assert slow is not None
     assert (slow.state, slow.done) == ("running", 1)
+
+
+def test_failing_operation_stops_no_other(clock: Clock, ledger: Ledger) -> None:
+    # Given two operations, of which the first cannot be read
+    record(ledger, new_event("tsk_1", "ops"))
+    settle(ledger, claim(ledger, "ops"), DeliveryMove.DIE)
+    for name in ("op_1", "op_2"):
+        ledger.write(lambda it: actions.create(it, name, Action("replay", Selection()), time.time()))  # noqa: B023
+    broken = sa.update(operations).where(operations.c.id == "op_1").values(selection="not JSON")
+    ledger.write(lambda connection: connection.execute(broken))
+    # When the clock ticks, then the other one is done, and the first stays
+    for _ in range(2):
+        clock.tick()
+    found = ledger.read(lambda it: it.execute(sa.select(operations.c.id, operations.c.state)).all())
+    assert dict(map(tuple, found)) == {"op_1": "running", "op_2": "done"}
 
 
 def test_check_with_a_bug_stops_no_other_and_is_logged_once(
