@@ -46,18 +46,35 @@ class Settlement:
         it. Returns the sinks of held deliveries that are due now, and whether the sink is paused. Raises
         LedgerUnavailable.
         """
-        sinks, paused, results = ledger.write(lambda it: self.record(it, tasks, ledger.now(), unstarted))
+        released: set[str] = set()  # by any try: one may be committed though its COMMIT had no reply
+
+        def work(connection: Connection) -> tuple[bool, Results]:
+            sinks, paused, results = self.record(connection, tasks, ledger.now(), unstarted)
+            released.update(sinks)
+            return paused, results
+
+        paused, results = ledger.write(work)
         if results:
             self._log(results)
-        return sinks, paused
+        return sorted(released), paused
 
     def record(
         self, connection: Connection, tasks: Sequence[SendTask], now: float, unstarted: Sequence[Claimed] = ()
     ) -> tuple[list[str], bool, Results]:
         """Record what `settle` does, in a transaction at a given time; return also what there is to log."""
         names = {self._sink, *(each.lane for task in tasks for each in task.claimed)} if tasks else ()
-        rows = lanes.named(connection, names) if names else {}
-        parked = self._move_breakers(connection, rows, tasks, now)
+        seen = [
+            (each, found)
+            for task in tasks
+            for each, answer in zip(task.claimed, task.answers, strict=True)
+            if (found := outcome.availability(answer)) is not None
+        ]
+        failing = not all(found.available for _, found in seen)
+        rows = lanes.named(connection, names, lock=failing) if names else {}
+        if failing:  # an earlier try, or another worker, must not count the same
+            counted = attempts.recorded(connection, [each for each, _ in seen])
+            seen = [(each, found) for each, found in seen if each.id not in counted]
+        parked = self._move_breakers(connection, rows, seen, now)
         results = [(task, self._results(task, parked, now)) for task in tasks]
         settled = [result for _, found in results for result in found]
         sinks = attempts.settle(connection, self._owner, settled, now, unstarted)
@@ -86,21 +103,23 @@ class Settlement:
         log.info("deliver.settled sink=%s %s", self._sink, Fields(counts))
 
     def _move_breakers(
-        self, connection: Connection, rows: Mapping[str, breaker.Lane], tasks: Sequence[SendTask], now: float
+        self,
+        connection: Connection,
+        rows: Mapping[str, breaker.Lane],
+        seen: Iterable[tuple[Claimed, breaker.Observation]],
+        now: float,
     ) -> dict[str, float]:
-        """Move the breakers by what the answers say of their lanes. `rows`: of lanes.
+        """Move the breakers by what was `seen` of their lanes. `rows`: of lanes.
 
         Returns, for each lane that was shut before, the time of its next probe.
         """
-        seen: defaultdict[str, list[breaker.Observation]] = defaultdict(list)
-        for task in tasks:
-            for each, answer in zip(task.claimed, task.answers, strict=True):
-                if (found := outcome.availability(answer)) is not None:
-                    seen[each.lane].append(found)
+        by_lane: defaultdict[str, list[breaker.Observation]] = defaultdict(list)
+        for each, found in seen:
+            by_lane[each.lane].append(found)
         parked = {}
-        for name in sorted(seen):
+        for name in sorted(by_lane):
             before = rows.get(name) or breaker.Lane(name, self._sink)
-            after = breaker.after(before, seen[name], now)
+            after = breaker.after(before, by_lane[name], now)
             if after != before:
                 lanes.put(connection, after, now)
                 if after.breaker != before.breaker:

@@ -62,6 +62,16 @@ def settle(
     return links.release_held(connection, ended, now)
 
 
+def recorded(connection: sa.Connection, claimed: Sequence[Claimed]) -> set[str]:
+    """Return the ids of those claimed deliveries whose current attempt has a result already."""
+    it = attempts.c
+    query = sa.select(it.delivery_id, it.number).where(
+        dialect.among(it.delivery_id, [each.id for each in claimed]), it.outcome != "lapsed"
+    )
+    numbers = {each.id: each.attempt_number for each in claimed}
+    return {row.delivery_id for row in connection.execute(query) if row.number == numbers[row.delivery_id]}
+
+
 def record(connection: sa.Connection, results: Sequence[tuple[str, AttemptResult]]) -> None:
     """Record attempts, each with its worker. A result replaces an existing `lapsed`, but no other result.
 

@@ -30,6 +30,7 @@ class WorstLane(NamedTuple):
 
 _SHUT: Final = sa.select(lanes.c.lane).where(dialect.among_given(lanes.c.lane, "b_lanes"), _NOT_CLOSED)
 _NAMED: Final = sa.select(lanes).where(dialect.among_given(lanes.c.lane, "b_lanes"))
+_LOCKED: Final = _NAMED.order_by(lanes.c.lane).with_for_update()
 
 
 def _from(row: Any) -> Lane:
@@ -54,9 +55,9 @@ def shut_among(connection: sa.Connection, names: Collection[str]) -> set[str]:
     return set(connection.execute(_SHUT, {"b_lanes": sorted(names)}).scalars())
 
 
-def named(connection: sa.Connection, names: Collection[str]) -> dict[str, Lane]:
-    """Return those of these lanes that have a row, by name."""
-    rows = connection.execute(_NAMED, {"b_lanes": sorted(names)})
+def named(connection: sa.Connection, names: Collection[str], *, lock: bool = False) -> dict[str, Lane]:
+    """Return those of these lanes that have a row, by name. `lock`: no other transaction changes them meanwhile."""
+    rows = connection.execute(_LOCKED if lock else _NAMED, {"b_lanes": sorted(names)})
     return {row.lane: _from(row) for row in rows}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,11 +17,11 @@ from receiver.delivery.send_task import SendTask
 from receiver.delivery.settlement import Settlement
 from receiver.domain import breaker
 from receiver.domain.breaker import Lane
-from receiver.ledger import Ledger
+from receiver.ledger import Connection, Ledger
 from receiver.ledger.deliveries import lanes
 from receiver.telemetry import workers
 from receiver.telemetry.workers import WorkerCounter
-from tests.support.ledger import claim, every_lane, new_event, record
+from tests.support.ledger import beside, claim, every_lane, new_event, record
 from tests.support.scripted_sink import rows
 
 
@@ -125,6 +126,23 @@ def test_failures_before_a_restart_count_for_the_breaker(ledger: Ledger, redis_u
     (lane,) = ledger.read(every_lane)
     assert (lane.breaker, lane.failures) == ("closed", 1)
     connection.close()
+
+
+def test_failures_of_two_workers_at_once_both_count(postgres_ledger: Ledger) -> None:
+    # Given a sink that has failed once, and two workers whose sends to it fail at the same time
+    ledger, counter = postgres_ledger, WorkerCounter(redis.Redis())
+    record(ledger, *(new_event(f"tsk_{number}", "ops") for number in range(2)))
+    ledger.write(lambda connection: lanes.put(connection, Lane("ops", "ops", failures=1), time.time()))
+
+    def settling(owner: str) -> Callable[[Connection], object]:
+        (found,) = claim(ledger, "ops", owner, limit=1)
+        tasks, now = [SendTask([found], answers=[Unavailable("down")])], time.time()
+        return lambda it: Settlement("ops", RetryPolicy(), owner, counter).record(it, tasks, now)
+
+    with beside(ledger, settling("w1"), settling("w2")):
+        # Then the breaker has counted both
+        (lane,) = ledger.read(every_lane)
+        assert lane.failures == 3
 
 
 def test_counts_added_while_others_are_flushed_are_kept(redis_url: str) -> None:
