@@ -70,7 +70,8 @@ def erase_run(service: Service, actor: Actor, wanted: EraseParameters) -> Erased
         if wanted.dry_run:
             return _outside(service, files, key, bodies, dry_run=True)
         with audited(service.ledger, actor, "run.erase", {"run": key[1]}, source=key[0]) as done:
-            bodies = service.ledger.write(lambda it: retention.erase(it, key, actor.name, database_now(it)))
+            erased_now = service.ledger.write(lambda it: retention.erase(it, key, actor.name, database_now(it)))
+            bodies = max(bodies, erased_now)  # 0 if an earlier try of this transaction has erased them
             erased = _outside(service, files, key, bodies, dry_run=False)
             done.count = bodies
             if erased.failed:

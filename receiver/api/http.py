@@ -34,7 +34,7 @@ from receiver.api.tail import TAIL
 from receiver.api.tail_stream import TailStreams
 from receiver.domain.api_key import VIEW
 from receiver.errors import Busy, Invalid, NoKey, NotAllowed, NotFound, RequestError, TooLarge, TooMany
-from receiver.ledger import Ledger, LedgerDataError, LedgerUnavailable
+from receiver.ledger import Ledger, LedgerDataError, LedgerUnavailable, OutcomeUnknown
 from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import AsyncLedger, limit_waits
 from receiver.runtime.redis_client import connect
@@ -132,7 +132,8 @@ class _Api:
             except LedgerUnavailable as trouble:
                 if self._log_limit.take(1, time.monotonic()):
                     log.warning("api.unavailable ledger=%s", trouble)
-                return _problem(Busy("ledger database unavailable", retry_after=5))
+                unknown = isinstance(trouble, OutcomeUnknown)
+                return _problem(Busy(str(trouble) if unknown else "ledger database unavailable", retry_after=5))
             except LedgerDataError:
                 return _problem(Invalid("the request contains characters that the database cannot store, such as NUL"))
             except ClientDisconnect:

@@ -42,7 +42,7 @@ from receiver.console.sign_in import (
 from receiver.console.sign_in_pages import SignInPages
 from receiver.console.wording import place_of
 from receiver.errors import Busy, ConfigError, Invalid, NotFound, RequestError
-from receiver.ledger import Ledger, LedgerDataError, LedgerUnavailable
+from receiver.ledger import Ledger, LedgerDataError, LedgerUnavailable, OutcomeUnknown
 from receiver.ledger.async_ledger import AsyncLedger, limit_waits
 from receiver.runtime.throttle import TokenBucket
 from receiver.web.part import Context, WebPart
@@ -188,7 +188,8 @@ class _Console:
             except LedgerUnavailable as trouble:
                 if self._log_limit.take(1, time.monotonic()):
                     log.warning("console.unavailable ledger=%s", trouble)
-                problem = Busy("The ledger is unavailable; run `runhook status` on the host.", retry_after=5)
+                down = "The ledger is unavailable; run `runhook status` on the host."
+                problem = Busy(str(trouble) if isinstance(trouble, OutcomeUnknown) else down, retry_after=5)
             except LedgerDataError:
                 problem = Invalid("A text of the address can't be in the ledger, such as one with a NUL.")
             except ClientDisconnect:

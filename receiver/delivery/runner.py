@@ -35,7 +35,7 @@ from receiver.delivery.settlement import Settlement
 from receiver.delivery.sink_services import SourceServices
 from receiver.domain.callback import CALLBACK
 from receiver.domain.time_limits import START_WITHIN
-from receiver.ledger import Ledger, LedgerUnavailable
+from receiver.ledger import Connection, Ledger, LedgerUnavailable
 from receiver.ledger.deliveries import claims
 from receiver.ledger.deliveries.claimed import Claimed, load_bodies
 from receiver.ledger.deliveries.claims import Claims
@@ -308,11 +308,15 @@ class SinkRunner:
         if not limit:
             return Claims()  # the process pokes once a second
         began, most_bytes = time.monotonic(), self._room.bytes_left(sum(map(weight, owned)))
-        claimed = self._ledger.write(
-            lambda it: claims.claim(
-                *(it, self.name, limit, self.owner, self._ledger.now()), most_bytes=most_bytes, many=many
-            )
-        )
+        claimed: Claims | None = None
+
+        def work(connection: Connection) -> Claims:
+            nonlocal claimed
+            given = (connection, self.name, limit, self.owner, self._ledger.now())
+            claimed = claims.claim(*given, most_bytes=most_bytes, many=many, earlier=claimed)
+            return claimed
+
+        claimed = self._ledger.write(work)
         for each in claimed:
             each.start_by = began + START_WITHIN
         return claimed

@@ -62,7 +62,7 @@ class LateBinding:
             log.exception("late.failed source=%s run=%s submission=%s", *run, submission.id)
             return ()
         added, sinks = reroutes.add(connection, new, now)
-        log.info("late.told source=%s run=%s submission=%s deliveries=%d", *run, submission.id, added)
+        log.info("late.told source=%s run=%s submission=%s deliveries=%d", *run, submission.id, len(added))
         return sinks
 
     def _read(self, old: OldEvent, submission: Submission, in_order: Collection[str]) -> _LateEvent:

@@ -21,7 +21,9 @@ from receiver.domain.members import WORKFLOW
 from receiver.domain.parsed_event import ParsedEvent
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import RESTARTABLE, Run, RunKey
+from receiver.domain.time_limits import CLAIM
 from receiver.ledger import Connection, Ledger, LedgerDataError, events, run_polls
+from receiver.ledger.deliveries import claims
 from receiver.ledger.deliveries.claimed import Claimed
 from receiver.ledger.events import NO_RUN, NewEvent
 from receiver.ledger.history import EarlierEvents
@@ -124,16 +126,29 @@ class EventRecorder:
             return self._commit([self._decider.unread(event, f"the ledger refused a value of it: {error}")])
 
     def _commit(self, batch: Sequence[ParsedEvent]) -> tuple[list[NewEvent], set[str]]:
-        """Record the batch in one transaction, and hand what it has claimed to the runners.
-
-        An earlier try of it may have been committed, and its response lost: what that has claimed lapses, and what it
-        has queued is found as after a lost wake-up.
-        """
+        """Record the batch in one transaction, and hand what it has claimed to the runners."""
         polled: set[RunKey] = set()  # runs that any try of it may poll once more
-        recorded = self._ledger.write(lambda connection: self._write(connection, batch, polled))
+        recorded: Recorded | None = None
+
+        def work(connection: Connection) -> Recorded:
+            nonlocal recorded
+            written = self._write(connection, batch, polled)
+            if recorded and not written.events:  # an earlier try was committed, though its COMMIT had no reply
+                written = recorded._replace(claimed=self._still_claimed(connection, recorded.claimed))
+            recorded = written
+            return written
+
+        recorded = self._ledger.write(work)
         for sink, claimed in recorded.claimed.items():
             self._runners[sink].take(claimed)
         return recorded.events, recorded.due
+
+    def _still_claimed(self, connection: Connection, claimed: dict[str, list[Claimed]]) -> dict[str, list[Claimed]]:
+        """Return those of these claims that are recorded, by sink."""
+        ids = [each.id for some in claimed.values() for each in some]
+        owner = next((self._runners[sink].owner for sink in claimed), "")
+        kept = set(claims.renew(connection, owner, ids, self._ledger.now() + CLAIM))
+        return {sink: found for sink, some in claimed.items() if (found := [it for it in some if it.id in kept])}
 
     def _write(self, connection: Connection, batch: Sequence[ParsedEvent], polled: set[RunKey]) -> Recorded:
         """Lock the runs, decide about each event by what is known about its run, and write what is new."""
@@ -158,16 +173,16 @@ class EventRecorder:
         claim = born_claimed.choose_claim(connection, self._runners, new, now) if self._runners else None
         written = events.record(connection, new, now, claim)
         ids = written.deliveries.intersection(claim.ids) if claim else ()
-        claims = born_claimed.claims_of(new, ids, known, bound, now, began) if ids else {}
+        claimed = born_claimed.claims_of(new, ids, known, bound, now, began) if ids else {}
         schedule_polls(connection, batch, known, histories, bound, now)
         for source, run_id in sorted({(each.source, each.retried_by) for each in wanted if each.retried_by}):
             if self.may_ask(source):  # no submission is polled for that run
                 run_polls.ask(connection, source, {run_id: now + poll_schedule.AFTER_RESTART}, now)
-        due = born_claimed.sinks_due(written.events, claims)
+        due = born_claimed.sinks_due(written.events, claimed)
         new_ids = {item.event.id for item in new}
         for key in sorted(key for key in bound if known[key].recorded and not known[key].submission_id):
             due.update(self._late.route_again(connection, key, bound[key], now, new_ids))
-        return Recorded(written.events, claims, due)
+        return Recorded(written.events, claimed, due)
 
     def _to_poll(
         self, new: Sequence[NewEvent], submitted: Collection[RunKey], now: float, allowed: set[RunKey]

@@ -64,6 +64,11 @@ def after(state: SubmissionState, move: SubmissionMove) -> SubmissionState:
         raise IllegalMove(f"a submission that is {state} can't {move}") from None
 
 
+def states_after(move: SubmissionMove) -> set[SubmissionState]:
+    """Return the states that `move` leads to."""
+    return {state for (_, candidate), state in MOVES.items() if candidate is move}
+
+
 def states_before(move: SubmissionMove) -> list[SubmissionState]:
     """Return the states in which `move` is legal: what an UPDATE's WHERE clause must say."""
     return [state for (state, candidate) in MOVES if candidate is move]

@@ -7,6 +7,6 @@ times are seconds since the epoch.
 from sqlalchemy import Connection
 
 from receiver.ledger.engine import Ledger
-from receiver.ledger.errors import LedgerDataError, LedgerNotDurable, LedgerUnavailable
+from receiver.ledger.errors import LedgerDataError, LedgerNotDurable, LedgerUnavailable, OutcomeUnknown
 
-__all__ = ["Connection", "Ledger", "LedgerDataError", "LedgerNotDurable", "LedgerUnavailable"]
+__all__ = ["Connection", "Ledger", "LedgerDataError", "LedgerNotDurable", "LedgerUnavailable", "OutcomeUnknown"]

@@ -133,8 +133,8 @@ class AsyncLedger:
             waited.seconds = 0.0 if prompt else waited.seconds + seconds
 
     def _undo_if_committed(self, done: Future[Any], undo: Callable[[Connection], object]) -> None:
-        """Called in the thread of a transaction that was given up."""
-        if done.cancelled() or done.exception() is not None:
+        """Called in the thread of a transaction that was given up. A COMMIT without a reply may have come before."""
+        if done.cancelled() or not isinstance(done.exception(), _GivenUp | None):
             return
         try:
             self._ledger.write(undo)

@@ -14,7 +14,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from receiver.ledger.database_clock import database_now
-from receiver.ledger.dialect import json_text, storable
+from receiver.ledger.dialect import forbid_rerun, json_text, storable
 from receiver.ledger.schema import audit
 
 BEGUN: Final = "begun"
@@ -75,8 +75,9 @@ def record(
 ) -> int:
     """Write an action, at the database's time, and return its number. `outcome`: BEGUN for one that `end` will end.
 
-    `selection`: values that JSON has; no secrets.
+    Its transaction never runs twice: an action would have two lines. `selection`: values that JSON has; no secrets.
     """
+    forbid_rerun(connection)
     now = database_now(connection)
     row = {
         "at": now,

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 
 import sqlalchemy as sa
 
+from receiver.ledger import many_rows
 from receiver.ledger.schema import console_sessions
 
 
@@ -26,7 +27,7 @@ class ConsoleSession:
 def create(connection: sa.Connection, session: ConsoleSession) -> None:
     """Insert a session, and delete those that have expired."""
     connection.execute(sa.delete(console_sessions).where(console_sessions.c.expires_at < session.created_at))
-    connection.execute(sa.insert(console_sessions).values(asdict(session)))
+    many_rows.put(connection, console_sessions, asdict(session))
 
 
 def find(connection: sa.Connection, digest: str, now: float) -> ConsoleSession | None:

@@ -50,6 +50,7 @@ def copy(source: Ledger, target: Ledger, copied: Callable[[int], None]) -> dict[
 
 def _copy_tables(source: sa.Connection, target: sa.Connection, copied: Callable[[int], None]) -> dict[str, int]:
     dialect.serialize(target, "copy a ledger")
+    dialect.forbid_rerun(target)  # a second run would find the rows of the first
     _require_empty(target)
     counts = dict.fromkeys((table.name for table in TABLES), 0)
     differ = []

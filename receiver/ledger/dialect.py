@@ -60,6 +60,16 @@ def now(connection: sa.Connection) -> sa.ColumnElement[float]:
     return sa.literal(time.time(), sa.Double())
 
 
+def forbid_rerun(connection: sa.Connection) -> None:
+    """Never run this transaction again after a COMMIT without a reply: it would count or insert twice."""
+    connection.execution_options(rerun=False)
+
+
+def may_rerun(connection: sa.Connection) -> bool:
+    """Whether `forbid_rerun` was not called for this transaction."""
+    return bool(connection.get_execution_options().get("rerun", True))
+
+
 def serialize(connection: sa.Connection, what: str, *, patiently: bool = False) -> None:
     """Lock `what` against other transactions until this one ends. SQLite has one writer at a time anyway.
 

@@ -29,9 +29,9 @@ from sqlalchemy import exc as sa_exc
 from handlers.support.url import hide_password
 from receiver.domain.database_url import check_database_url
 from receiver.errors import ConfigError
-from receiver.ledger import errors, postgresql_engine, sqlite_engine
+from receiver.ledger import dialect, errors, postgresql_engine, sqlite_engine
 from receiver.ledger.database_clock import DatabaseClock
-from receiver.ledger.errors import LedgerDataError, LedgerNotDurable, LedgerUnavailable, Outdated
+from receiver.ledger.errors import LedgerDataError, LedgerNotDurable, LedgerUnavailable, OutcomeUnknown, Outdated
 
 if TYPE_CHECKING:
     from sqlalchemy.pool import ConnectionPoolEntry
@@ -103,21 +103,27 @@ class Ledger:
     def write(self, work: Callable[[sa.Connection], T]) -> T:
         """Run `work` in one transaction and commit it.
 
-        Runs `work` again if it raises Outdated, and may do so after a deadlock or a lost connection. Raises
-        LedgerUnavailable or LedgerDataError; any other exception of `work` rolls back and propagates.
+        Runs `work` again if it raises Outdated, after a deadlock, and after a lost connection. If that broke during
+        COMMIT, the first run may be committed: so `work` must return and write the same again, or call
+        `dialect.forbid_rerun`. Raises LedgerUnavailable, LedgerDataError, and OutcomeUnknown for a transaction that
+        forbids it; any other exception of `work` rolls back and propagates.
         """
         self._prepare()
         until = time.monotonic() + _TRY_FOR
         for number in range(1, _TRIES + 1):
+            may_rerun = True
             try:
                 alone = self._file.exclusive() if self._file else nullcontext()
                 with alone, self._engine(write=True).begin() as connection:
                     if self._require_durability and (problem := _weakness(connection)):
                         raise LedgerNotDurable(problem)
                     result = work(connection)
+                    may_rerun = dialect.may_rerun(connection)
                 self._prepare()  # data written to a file that was deleted meanwhile is lost
                 return result
             except (sa_exc.DBAPIError, sa_exc.TimeoutError) as error:
+                if not may_rerun and errors.is_disconnect(error):
+                    raise OutcomeUnknown from error
                 if number == _TRIES or time.monotonic() > until or not errors.is_worth_a_retry(error):
                     raise self._failed(error) from error
                 time.sleep(random.uniform(0.002, 0.02) * number)

@@ -23,7 +23,17 @@ _OF_NO_VALUE: Final = (
 
 
 class LedgerUnavailable(Exception):
-    """The ledger cannot be used now (down, locked, full). Nothing was written. Work pauses and is retried."""
+    """The ledger cannot be used now (down, locked, full). Work pauses and is retried.
+
+    Nothing was written, unless the connection broke during COMMIT: then the outcome is unknown.
+    """
+
+
+class OutcomeUnknown(LedgerUnavailable):
+    """The connection broke during COMMIT, and the transaction must not run twice (`dialect.forbid_rerun`)."""
+
+    def __init__(self) -> None:
+        super().__init__("the ledger did not confirm the change, which may be recorded. Check before you repeat it")
 
 
 class LedgerNotDurable(LedgerUnavailable):
@@ -48,9 +58,12 @@ def translated(error: Exception, url: str) -> LedgerUnavailable | LedgerDataErro
 
 def is_worth_a_retry(error: Exception) -> bool:
     """Whether the same transaction may succeed on a retry."""
-    if isinstance(error, sa_exc.DBAPIError):
-        return error.connection_invalidated or getattr(error.orig, "sqlstate", None) in _RETRYABLE
-    return False
+    return is_disconnect(error) or getattr(getattr(error, "orig", None), "sqlstate", None) in _RETRYABLE
+
+
+def is_disconnect(error: Exception) -> bool:
+    """Whether the connection broke, so that a COMMIT under way may have succeeded."""
+    return isinstance(error, sa_exc.DBAPIError) and error.connection_invalidated
 
 
 def was_cancelled(error: Exception) -> bool:

@@ -144,9 +144,9 @@ def sinks_of(connection: sa.Connection, page: Sequence[OldEvent]) -> dict[Result
 
 
 class Added(NamedTuple):
-    """The number of new deliveries, and the sinks that have due deliveries now."""
+    """The ids of new deliveries, and the sinks that have due deliveries now."""
 
-    made: int
+    made: list[str]
     sinks: set[str]
 
 
@@ -158,7 +158,7 @@ def add(connection: sa.Connection, wanted: Sequence[AddedDelivery], now: float) 
     connection.execute(sa.update(events).where(dialect.among(events.c.id, ids)).values(unrouted=False))
     if any(each.after for each in made):
         due.update(links.release_held(connection, ids, now))
-    return Added(len(made), due)
+    return Added([each.id for each in made], due)
 
 
 class LateCompletion(NamedTuple):

@@ -77,9 +77,8 @@ def ask_for_more(connection: sa.Connection, wanted: Mapping[RunKey, float]) -> N
 
 
 def postpone(connection: sa.Connection, source: str, run_id: str, due_at: float) -> None:
-    """Poll the run again at `due_at`, unless its polling has stopped."""
-    asked = runs.c.due_at.is_not(None)
-    update_run(connection, source, run_id, asked, due_at=due_at, polls=runs.c.polls + 1)
+    """Poll the run again at `due_at`, unless its polling has stopped, or an earlier try did this."""
+    update_run(connection, source, run_id, runs.c.due_at != due_at, due_at=due_at, polls=runs.c.polls + 1)
 
 
 def clear_note(connection: sa.Connection, source: str, run_id: str) -> None:

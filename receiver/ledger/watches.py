@@ -45,10 +45,13 @@ def every(connection: sa.Connection) -> list[Watch]:
 
 
 def lease(connection: sa.Connection, source: str, now: float) -> Watch | None:
-    """Lease the next walk of a source, and return it as it was; None when it is not due."""
+    """Lease the next walk of a source, and return it; None when it is not due.
+
+    An earlier try of this transaction, with the same `now`, may have leased it."""
     connection.execute(many_rows.insert_statement(connection, watches).values(source=source).on_conflict_do_nothing())
+    due = sa.or_(watches.c.due_at <= now, watches.c.due_at == now + WALK_LEASE)
     row = connection.execute(
-        sa.select(watches).where(watches.c.source == source, watches.c.due_at <= now).with_for_update(skip_locked=True)
+        sa.select(watches).where(watches.c.source == source, due).with_for_update(skip_locked=True)
     ).first()
     if row is None:
         return None

@@ -10,8 +10,8 @@ Fence       Each change of a claimed delivery names its id, its owner and the at
             has lapsed changes nothing. Its attempt is recorded nevertheless (attempts.py).
 Renewal     While sending, the owner extends `claim_until`. It starts no send after that time.
 Hand back   A claimed delivery that never started is queued as if it had never been claimed.
-Lapse       A claim that its owner no longer renews lapses, also if its COMMIT had no reply. The clock queues the
-            delivery again, with a `lapsed` attempt, since its request may have arrived (recovery.py).
+Lapse       A claim that its owner no longer renews lapses. The clock queues the delivery again, with a `lapsed`
+            attempt, since its request may have arrived (recovery.py).
 Death       The process that replaces a dead owner releases its claims at once: they lapse.
 Poison      A delivery that lapses four times in a row may be what kills workers: it becomes dead.
 """
@@ -95,12 +95,16 @@ def claim(
     *,
     most_bytes: int = CLAIM_BYTES,
     many: ManyLanes | None = None,
+    earlier: Claims | None = None,
 ) -> Claims:
     """Claim up to `limit` due deliveries for `sink`, oldest first, for `seconds`.
 
     The cost does not depend on the length of the queue. If the sink's breaker is not closed, claims only the probe.
-    `many`: for a sink with many lanes.
+    `many`: for a sink with many lanes. `earlier`: claimed by an earlier try of this transaction, and returned if that
+    was committed.
     """
+    if earlier and renew(connection, owner, [each.id for each in earlier], now + seconds):
+        return earlier
     own = lanes.find(connection, sink)
     if limit <= 0 or (own is not None and own.paused):
         return Claims()

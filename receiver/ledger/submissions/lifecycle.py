@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import IllegalMove
 from receiver.domain.run import RunKey
-from receiver.domain.submission import OPEN, SubmissionMove, SubmissionState, after, states_before
+from receiver.domain.submission import OPEN, SubmissionMove, SubmissionState, after, states_after, states_before
 from receiver.ledger import api_keys, dialect, many_rows
 from receiver.ledger.errors import LedgerUnavailable, Outdated
 from receiver.ledger.runs import update_run
@@ -48,7 +48,8 @@ class SubmitOutcome:
 
 
 def begin(connection: sa.Connection, new: NewSubmission, now: float) -> tuple[Submission, bool]:
-    """Record the submission. Returns it and True; or an earlier one for the same request, and False.
+    """Record the submission. Returns it and True, also if an earlier try of this transaction has recorded it; or an
+    earlier one for the same request, and False.
 
     With an Idempotency-Key, the earlier one has the same key, whatever its request: compare `request_hash`. An API key
     and those that it was rotated from or to count as one caller. A refused submission, which certainly started no run,
@@ -64,7 +65,7 @@ def begin(connection: sa.Connection, new: NewSubmission, now: float) -> tuple[Su
         same = sa.select(submissions).where(it.key_id == new.key_id, it.request_hash == new.request_hash, is_open)
         young = same.where(it.created_at > now - ATTACH_WITHIN).order_by(it.created_at.desc()).limit(1)
         if (found := connection.execute(young).first()) is not None:
-            return from_row(found), False
+            return from_row(found), found.id == new.id
     same_names = ("id", "source", "key_id", "call", "title", "prompt", "idempotency_key", "request_hash")
     row = {name: getattr(new, name) for name in same_names} | {
         "state": SubmissionState.PENDING,
@@ -88,7 +89,7 @@ def begin(connection: sa.Connection, new: NewSubmission, now: float) -> tuple[Su
                 return from_row(made), True
             continue
         if there.state != SubmissionState.REJECTED or there.request_hash == new.request_hash:
-            return from_row(there), False
+            return from_row(there), there.id == new.id
         change(connection, there.id, it.state == SubmissionState.REJECTED, idempotency_key=None, updated_at=now)
     raise LedgerUnavailable("the Idempotency-Key is used by too many concurrent requests")
 
@@ -154,7 +155,7 @@ def record_outcome(
         if state is not SubmissionState.ACCEPTED:
             after(state, SubmissionMove.ACCEPT)
     elif state is not SubmissionState.ACCEPTED:
-        if (state, answer.move) != (SubmissionState.UNKNOWN, SubmissionMove.MISS):  # the clock may be faster
+        if state not in states_after(answer.move):  # an earlier try has moved it, or the clock was faster
             values["state"] = after(state, answer.move)
         values |= {"reason": answer.reason, "due_at": answer.due_at}
     if answer.release:
@@ -209,9 +210,9 @@ def _set_owner(
 
 
 def postpone(connection: sa.Connection, submission_id: str, due_at: float, reason: str, now: float) -> bool:
-    """Poll again at `due_at`, after a poll without a result. Returns False if polling has ended."""
+    """Poll again at `due_at`, after a poll without a result. Returns False if polling has ended, or is so postponed."""
     values = {"due_at": due_at, "polls": submissions.c.polls + 1, "reason": reason, "updated_at": now}
-    return change(connection, submission_id, submissions.c.due_at.is_not(None), **values)
+    return change(connection, submission_id, submissions.c.due_at != due_at, **values)  # else an earlier try did it
 
 
 def resolve(
@@ -230,14 +231,14 @@ def resolve(
     """Move a submission whose response was lost: ACCEPT with its run, MISS or GIVE_UP.
 
     `release`: free its Idempotency-Key, because it certainly started no run. Returns the sinks to wake after the
-    commit, as record_outcome does. Returns None and writes nothing if the submission has moved meanwhile. Raises
-    IllegalMove for REJECT, or ACCEPT without a run, which need a response.
+    commit, as record_outcome does. Writes nothing if the submission has moved meanwhile: returns None, unless it has
+    this run. Raises IllegalMove for REJECT, or ACCEPT without a run, which need a response.
     """
     if move is SubmissionMove.REJECT or (move is SubmissionMove.ACCEPT) != bool(run_id):
         raise IllegalMove(f"a submission can't be resolved by {move} with run {run_id!r}")
     there = one(connection, submission_id)
     if there is None or there.state not in states_before(move) or there.run_id not in ("", run_id):
-        return None
+        return () if there is not None and run_id and there.run_id == run_id else None
     known = lock_runs(connection, there.source, {run_id} - {""}, now)
     values: dict[str, Any] = {"state": after(there.state, move), "run_id": run_id, "reason": reason, "updated_at": now}
     values |= {"run_type": run_type or there.run_type, "due_at": None if run_id and known[run_id].final else due_at}

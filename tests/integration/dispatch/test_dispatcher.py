@@ -225,11 +225,14 @@ def test_events_are_due_though_the_reply_to_the_commit_was_lost(
             Ledger(f"postgresql+psycopg://postgres@127.0.0.1:{gate.port}/{postgres.create_database()}")
         )
         it = make(on=ledger)
-        cut = gate.catch(b"COMMIT", "cut", after=b"INSERT INTO deliveries")
+        cut = gate.catch(b"COMMIT\0", "cut", after=b"INSERT INTO deliveries")
         # When it tries again
         it.run(once())
-        cut.wait(0)
-        # Then they are recorded once, and the sinks' processes find them when they look, once a second
+        cut.wait()
+        # Then they are recorded once, and the sinks' processes are woken
+        assert (
+            redis.Redis.from_url(redis_url).exists(*(flag_key(deliver(each)) for each in ("results", "archive"))) == 2
+        )
         assert deliveries(ledger) == {"tsk_1": ["archive", "results"]}
         look = ledger.read(lambda each: claims.due_sinks(each, ["results", "archive"], ledger.now()))
         assert sorted(look) == ["archive", "results"]

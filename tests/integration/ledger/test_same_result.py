@@ -32,7 +32,7 @@ def move(connection: Connection, kind: str = "move", old: str = "old", new: str 
 def reroute(connection: Connection) -> int:
     """As a plan from before a move would have it: the newest event of the result."""
     added = AddedDelivery(UPDATE.event.id, "skyvern", "tsk_1", "new", "today")
-    return reroutes.add(connection, [added], LATER).made
+    return len(reroutes.add(connection, [added], LATER).made)
 
 
 def backfill(connection: Connection) -> int:

@@ -19,6 +19,7 @@ from receiver.ledger.async_ledger import THREADS, WAIT, AsyncLedger, limit_waits
 from receiver.ledger.submissions import lifecycle, records
 from receiver.ledger.submissions.records import NewSubmission
 from receiver.submit.limits import SubmitLimits
+from tests.servers.gate import Gate
 from tests.servers.postgres import PostgresProcess
 from tests.servers.skyvern import Simulate
 from tests.servers.submitting import Make, Submitting
@@ -124,6 +125,30 @@ class _LateCommit(Ledger):
             self.began.set()
             self.let_go.wait(60)
         return result
+
+
+async def test_commit_without_a_reply_is_undone(postgres: PostgresProcess, postgres_ledger: Ledger) -> None:
+    """Its caller has given up before the transaction ran again."""
+    with Gate(postgres.port) as gate:
+        one = AsyncLedger(Ledger(postgres_ledger.url.set(port=gate.port).render_as_string(hide_password=False)), 1.0)
+        new, tries, given_up = NewSubmission("sub_1", "skyvern", "k1", "tasks", "hash"), [], threading.Event()
+
+        def begin(connection: Connection) -> object:
+            tries.append(1)
+            assert len(tries) == 1 or given_up.wait(PATIENCE)
+            return lifecycle.begin(connection, new, 1.0)
+
+        gate.catch(b"COMMIT\0", "cut", after=b"INSERT INTO submissions")
+        with pytest.raises(LedgerUnavailable, match="no answer within"):
+            await one.write(begin, undo=lambda connection: lifecycle.withdraw(connection, new.id, 2.0))
+        given_up.set()
+
+        def state() -> str:
+            found = postgres_ledger.read(lambda connection: records.one(connection, "sub_1"))
+            return found.state if found else ""
+
+        await asyncio.to_thread(eventually, lambda: state() == "rejected")
+        await one.close()
 
 
 async def test_late_commit_after_refusal_is_undone(ledger_url: str, ledger: Ledger) -> None:
