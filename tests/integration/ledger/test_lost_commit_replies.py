@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from receiver.delivery.send_task import SendTask
 from receiver.delivery.settlement import Settlement
 from receiver.dispatch import reroute
 from receiver.dispatch.reroute import ReroutePage
+from receiver.domain import api_key
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.parts import PartBeat
@@ -65,7 +67,8 @@ from receiver.ledger.submissions.records import NewSubmission
 from receiver.ledger.watches import ActiveRun
 from tests.servers.gate import Gate
 from tests.servers.postgres import PostgresProcess
-from tests.support.ledger import NOW, claim, new_event, record, settle
+from tests.support.api import actor, call, service
+from tests.support.ledger import NOW, claim, new_event, record, settle, states, with_tables
 from tests.support.ledger_writers import all_writers
 
 ME = AuditActor("cli", "ada")
@@ -210,10 +213,6 @@ def in_use(ledger: Ledger) -> None:
     """A deployment that has recorded a webhook, and a process that started before it."""
     record(ledger, new_event("tsk_1"), now=time.time())
     ledger.write(lambda it: heartbeats.put(it, PartBeat("w", "dispatch", "h", 1, "1", "", 1.0)))
-
-
-def copied(ledger: Ledger, source: Ledger) -> Any:
-    return copying.copy(source, ledger, lambda _: None)
 
 
 def seen_once(ledger: Ledger) -> None:
@@ -464,6 +463,30 @@ def test_writer_bears_a_lost_reply_to_its_commit(postgres: PostgresProcess, post
     assert contents(postgres_ledger) == rows
     if writer.value == "same":
         assert masked_value(found) == masked_value(expected)
+
+
+def test_copy_without_a_reply_says_so(postgres: PostgresProcess, postgres_ledger: Ledger, tmp_path: Path) -> None:
+    source = with_tables(Ledger(f"sqlite:///{tmp_path / 'ledger.db'}"))
+    run_and_deliveries(source)
+    with Gate(postgres.port) as gate, behind(postgres, str(postgres_ledger.url.database), gate) as ledger:
+        cut = gate.catch(b"COMMIT\0", "cut")
+        with pytest.raises(OutcomeUnknown):
+            copying.copy(source, ledger, lambda _: None)
+        cut.wait()
+    assert states(postgres_ledger) == states(source)
+    source.close()
+
+
+def test_erasure_without_a_reply_counts_its_bodies(
+    postgres: PostgresProcess, postgres_ledger: Ledger, tmp_path: Path
+) -> None:
+    delivered(postgres_ledger)
+    postgres_ledger.write(lambda it: it.execute(sa.update(schema.runs).values(final=True)))
+    with Gate(postgres.port) as gate, behind(postgres, str(postgres_ledger.url.database), gate) as ledger:
+        cut = gate.catch(b"COMMIT\0", "cut", after=b"erased_at=")
+        found = call(service(ledger, tmp_path), "erase_run", actor("", api_key.VIEW, api_key.ERASE), run_id="tsk_1")
+        cut.wait()
+    assert found["bodies"] == 1
 
 
 def test_each_writer_has_a_test_with_a_lost_reply() -> None:
