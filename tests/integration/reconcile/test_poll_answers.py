@@ -53,7 +53,7 @@ def poll(tmp_path: Path, reconciler: Reconciler) -> Iterator[Poll]:
         answer = SubmitOutcome(SubmissionMove.ACCEPT, "tsk_1", "task_v1", 200, b"{}", due_at=1.0)
         ledger.write(lambda connection: lifecycle.begin(connection, new, began))
         ledger.write(lambda connection: lifecycle.record_outcome(connection, TOKEN, answer, began))
-        ledger.write(lambda connection: lifecycle.postpone(connection, TOKEN, 1.0, before, began))
+        ledger.write(lambda connection: lifecycle.postpone(connection, TOKEN, 2.0, before, began))
         if ended is not None:
             end = sa.update(runs).values(final=True, updated_at=time.time() - ended)
             ledger.write(lambda connection: connection.execute(end).rowcount)

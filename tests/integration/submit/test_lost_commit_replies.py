@@ -51,7 +51,7 @@ def test_refusal_reaches_the_caller(
 
     cut.wait()
     assert (answer.status_code, answer.json()["detail"]) == (422, "wrong")
-    assert [(row["state"], row["idempotency_key"]) for row in rig.rows()] == [("rejected", None)]
+    assert [(row["state"], row["idempotency_key"]) for row in rig.rows()] == [("rejected", "its key")]
 
 
 def test_action_whose_outcome_is_unknown_says_so(
