@@ -202,7 +202,7 @@ def _task_v2(run: SimRun, link: Link) -> dict[str, Any]:
         "extracted_information_schema": run.request.get("data_extraction_schema"),
         "failure_category": _category(run),
         "workflow_run_id": run.workflow_run_id,
-        "proxy_location": run.request.get("proxy_location") or "RESIDENTIAL",
+        "proxy_location": run_request.proxy_location(run),
     }
     same = ("totp_identifier", "error_code_mapping", "extra_http_headers", "cdp_connect_headers", "browser_address")
     own |= {name: run.request.get(name) for name in same}
@@ -219,7 +219,7 @@ def _workflow(run: SimRun, link: Link) -> dict[str, Any]:
         "failure_category": _category(run),
         "retried_from_workflow_run_id": run.retried_from,
         "retried_by_workflow_run_id": run.retried_by,
-        "proxy_location": run.request.get("proxy_location") or "RESIDENTIAL",
+        "proxy_location": run_request.proxy_location(run),
         "webhook_callback_url": run.callback,
         "webhook_failure_reason": run.webhook_failure_reason,
         "totp_verification_url": run.request.get("totp_url"),

@@ -14,7 +14,7 @@ from simulator.runs import RUN_TYPES, WORKFLOW, SimRun
 
 _TASK = members.RUN_REQUEST[members.TASK]
 _WORKFLOW = members.RUN_REQUEST[members.WORKFLOW]
-# What only the older calls have: these have no default for the proxy.
+# What only the older calls have: these have no default for the proxy, as a request with null has none.
 _OF_OLDER_CALLS = frozenset({"navigation_goal", "data"})
 _ENGINES = {run_type: engine for engine, run_type in RUN_TYPES.items()}
 # What a poll keeps of the request, by run type: that of a task_v2 has fewer.
@@ -46,11 +46,15 @@ def sent(run: SimRun) -> dict[str, Any]:
     return _echo(run, _WORKFLOW, _SENT)
 
 
+def proxy_location(run: SimRun) -> Any:
+    """Return the proxy that the request names, null too; the default only for a request without the member."""
+    older = run.request.keys() & _OF_OLDER_CALLS
+    return run.request.get("proxy_location", None if older else _TASK["proxy_location"])
+
+
 def _echo(run: SimRun, known: Mapping[str, Any], kept: Any, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
     given = {name: value for name, value in run.request.items() if name in kept and value is not None}
-    own: dict[str, Any] = {"webhook_url": run.callback}
-    if run.request.keys() & _OF_OLDER_CALLS:
-        own["proxy_location"] = run.request.get("proxy_location")
+    own: dict[str, Any] = {"webhook_url": run.callback, "proxy_location": proxy_location(run)}
     if run.type == WORKFLOW:
         parameters = run.request.get("parameters") or run.request.get("data") or {}
         own |= {"workflow_id": run.workflow_id, "title": run.title, "parameters": parameters}

@@ -167,11 +167,15 @@ def run_request(run_type: str, request: Mapping[str, Any], *, older: bool = Fals
     """Return the `run_request` of a run of `run_type` that was asked for with `request`, in Skyvern's form.
 
     The webhook of a task has none, so it is made of what was submitted; Runhook's callback URL is never in it. Members
-    that the form has no place for are left out. `older`: by a call under /api/v1, which sets no proxy
-    where none was asked for.
+    that the form has no place for are left out. A null `proxy_location` stays: Skyvern's own SDK sends it, and the
+    default applies only to a request that lacks the member. `older`: by a call under /api/v1, which has no default.
     """
     defaults = RUN_REQUEST[family(run_type)]
-    given = {_LEGACY.get(name, name): value for name, value in request.items() if value is not None}
+    given = {
+        _LEGACY.get(name, name): value
+        for name, value in request.items()
+        if value is not None or name == "proxy_location"
+    }
     if "agent_id" in given:
         given.setdefault("workflow_id", given["agent_id"])
     if run_type in ENGINES:

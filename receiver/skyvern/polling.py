@@ -15,8 +15,7 @@ from receiver.domain.members import ENGINES, run_request
 # Defaults of Skyvern's own model for members that a body may lack.
 _DEFAULTS: Final[dict[str, Any]] = {"recording_archived": False, "attempt": 1, "retry_pending": False, "attempts": []}
 # Members of a workflow's request that its webhook repeats exactly.
-_SENT: Final = frozenset({"title", "parameters", "proxy_location", "totp_url", "totp_identifier", "browser_type"})
-_BY_DEFAULT: Final = object()
+_SENT: Final = frozenset({"title", "parameters", "totp_url", "totp_identifier", "browser_type"})
 # Members of a workflow's poll that are null or default in its webhook, whatever the request has.
 _IF_REQUESTED: Final = ("browser_session_id", "browser_profile_id", "max_screenshot_scrolls", "run_with", "ai_fallback")
 
@@ -26,14 +25,12 @@ def polled(
     run: Mapping[str, Any],
     answered_request: Mapping[str, Any] | None = None,
     callback: str = "",
-    *,
-    proxy_location: Any = _BY_DEFAULT,
 ) -> dict[str, Any]:
     """Return the members of the response to a poll.
 
     `body`: the members of the newest event's body. `run`: the completed run; unchanged members are the same objects as
     in `body`. `answered_request`: the `run_request` of Skyvern's response to the submit. `callback`: the callback
-    URL of the run, if `body` has none. `proxy_location`: of a task from the older call, which has another default.
+    URL of the run, if `body` has none.
     """
     family = members.family(str(run.get("run_type")))
     names = members.POLL[family]
@@ -47,7 +44,7 @@ def polled(
                 answer[name] = requested[name]
         answer["run_with"] = answer["run_with"] or "agent"
     answer["run_request"] = (
-        _request(family, body, run, requested, answered_request or {}, callback, proxy_location) if requested else None
+        _request(family, body, run, requested, answered_request or {}, callback) if requested else None
     )
     newer = {name: value for name, value in body.items() if name not in answer and name not in webhook_only}
     return {**answer, **newer}  # with the members of later versions of Skyvern
@@ -60,7 +57,6 @@ def _request(
     requested: Mapping[str, Any],
     answered_request: Mapping[str, Any],
     callback: str,
-    proxy_location: Any,
 ) -> dict[str, Any]:
     names = members.RUN_REQUEST[family]
     own = body.get("run_request")
@@ -71,11 +67,10 @@ def _request(
     defaults = run_request(str(run.get("run_type")), {})
     request = {}
     for name in names:
-        values = (webhook_request.get(name), answered_request.get(name), requested.get(name))
-        value = None if name in left_out else next((each for each in values if each is not None), None)
-        request[name] = defaults.get(name) if value is None else value
-        if name in webhook_request and name in _SENT:
-            request[name] = webhook_request[name]  # null too
+        values = [each[name] for each in (webhook_request, answered_request, requested) if name in each]
+        if not (name == "proxy_location" or (name in webhook_request and name in _SENT)):  # a null of these is exact
+            values = [value for value in values if value is not None and name not in left_out]
+        request[name] = values[0] if values else defaults.get(name)
     if family == members.WORKFLOW:
         if request["parameters"] is None:
             request["parameters"] = {}
@@ -88,6 +83,4 @@ def _request(
         request["prompt"] = request["prompt"] or ""
         if family == members.TASK and run.get("max_steps_per_run") is not None:
             request["max_steps"] = run["max_steps_per_run"]
-        if proxy_location is not _BY_DEFAULT:
-            request["proxy_location"] = proxy_location
     return {**request, "webhook_url": own_url or callback or None}

@@ -31,10 +31,7 @@ def polling_body(result: RunResult, body: bytes, callback: str, more: Mapping[st
         return None
     data = parse(body).data
     run = shape.completed(data, _completion(result, data))
-    request = result.request or {}
-    older = str(request.get(CALL, {}).get("path", "")).startswith("/api/")
-    exact = {"proxy_location": request.get("proxy_location")} if older else {}
-    members = {**polled(data, run, _answered(result), callback, **exact), **more}
+    members = {**polled(data, run, _answered(result), callback), **more}
     if any(members.get(name) is None for name in _REQUIRED):
         return None
     status = str(members["status"])
@@ -49,7 +46,8 @@ def _completion(result: RunResult, data: Mapping[str, Any]) -> Mapping[str, Any]
     """Return the members that complete the body: the recorded ones, else those of its submission's request."""
     if result.completion or result.request is None:
         return result.completion
-    return shape.completion_of(shape.completed(data), request=result.request)
+    older = str(result.request.get(CALL, {}).get("path", "")).startswith("/api/")
+    return shape.completion_of(shape.completed(data), request=result.request, older=older)
 
 
 def _answered(result: RunResult) -> Mapping[str, Any] | None:

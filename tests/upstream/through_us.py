@@ -164,7 +164,8 @@ class ThroughUs:
         self.report.expect_same_values(f"{run.name}, our GET and Skyvern's", run.polled, ours, same)
         request, theirs = ours.get("run_request"), run.polled["run_request"]
         if isinstance(request, Mapping):
-            asked = {name: theirs[name] for name in theirs if name != "webhook_url" and theirs[name]}
+            compared = [name for name in theirs if theirs[name] or name == "proxy_location"]
+            asked = {name: theirs[name] for name in compared if name != "webhook_url"}
             self.report.expect_same_values(f"{run.name}, our run_request and Skyvern's", asked, request)
         self.report.expect(f"{run.name}, our callback URL in our GET", False, OUR_CALLBACK in json.dumps(ours))
 
@@ -181,10 +182,13 @@ class ThroughUs:
                 "error_code_mapping": {"E1": "none"},
                 "data_extraction_schema": {"type": "object"},
             }
-            if run := self.submit(run_type, "/v1/run/tasks", body):
-                self.report.expect_members(f"{run_type}, submit", members.POLL[members.family(run_type)], run.submitted)
-                self.report.expect(f"{run_type}, run_type", run_type, run.submitted["run_type"])
-                self.follow(run)
+            # Without a proxy the member gets a default; with null, as the SDK sends it, it stays null.
+            for name, more in ((run_type, {}), (f"{run_type} with null", {"proxy_location": None})):
+                if run := self.submit(name, "/v1/run/tasks", {**body, **more}):
+                    poll = members.POLL[members.family(run_type)]
+                    self.report.expect_members(f"{name}, submit", poll, run.submitted)
+                    self.report.expect(f"{name}, run_type", run_type, run.submitted["run_type"])
+                    self.follow(run)
         older = {"url": f"{self.target.url}/ok", "navigation_goal": "Get the invoice", "title": "by the older call"}
         if run := self.submit("older call", "/api/v1/tasks", older):
             self.report.expect("older call, submit", ["task_id"], list(run.submitted))

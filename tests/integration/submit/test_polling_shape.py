@@ -28,6 +28,8 @@ REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {
     "task_v2": ("/v1/run/tasks", {**TASK, "engine": "skyvern-2.0"}),
     "task_v3": ("/v1/run/tasks", {**TASK, "engine": "skyvern-3.0"}),
     "anthropic_cua": ("/v1/run/tasks", {**TASK, "engine": "anthropic-cua"}),
+    "sdk": ("/v1/run/tasks", {**TASK, "engine": "skyvern-1.0", "proxy_location": None, "totp_url": None}),
+    "sdk_task_v2": ("/v1/run/tasks", {**TASK, "engine": "skyvern-2.0", "proxy_location": None, "totp_url": None}),
     "legacy": ("/api/v1/tasks", {"url": "https://suppliers.example/", "navigation_goal": "Get the invoice"}),
     "workflow_run": (
         "/v1/run/agents",

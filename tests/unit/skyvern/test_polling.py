@@ -86,6 +86,68 @@ def test_an_answer_to_a_poll_stays_as_it_is(run_type: str) -> None:
     assert found["output"] is direct["output"]
 
 
+GEO = {"country": "US", "subdivision": "CA", "city": None, "isISP": False}
+# A request, and Skyvern 1.0.56's `proxy_location` in GET: its SDK sends a null, other callers omit the member.
+PROXIES: list[tuple[dict[str, Any], Any]] = [
+    ({}, "RESIDENTIAL"),
+    ({"proxy_location": None}, None),
+    ({"proxy_location": "RESIDENTIAL_DE"}, "RESIDENTIAL_DE"),
+    ({"proxy_location": GEO}, GEO),
+]
+
+
+@pytest.mark.parametrize(("asked", "expected"), PROXIES)
+@pytest.mark.parametrize("known", ["request", "answer", "both"])
+@pytest.mark.parametrize("run_type", sorted(RUN_TYPES.values()))
+def test_proxy_of_a_submitted_task_is_skyverns(run_type: str, known: str, asked: dict[str, Any], expected: Any) -> None:
+    run = run_of(run_type, {"prompt": "Get the invoice", **asked})
+    sent, direct = (plain(each) for each in (bodies.webhook(run, str), bodies.answer(run, str)))
+    request = run.request if known != "answer" else {"prompt": "Get the invoice"}
+    completion = shape.completion_of(shape.completed(sent), request=request)
+    answered = run_request.submitted(run) if known != "request" else None
+
+    found = polled(sent, shape.completed(sent, completion), answered)
+
+    assert found["run_request"]["proxy_location"] == direct["run_request"]["proxy_location"] == expected
+
+
+@pytest.mark.parametrize(("asked", "expected"), PROXIES)
+def test_proxy_of_an_agents_run_is_its_webhooks(asked: dict[str, Any], expected: Any) -> None:
+    run = run_of("workflow_run", {"agent_id": "wpid_1", **asked})
+    sent = plain(bodies.webhook(run, str))
+
+    for request in (run.request, None):  # None: Runhook did not submit the run
+        completion = shape.completion_of(shape.completed(sent), request=request)
+        completed = shape.completed(sent, completion)
+        assert completed["run_request"]["proxy_location"] == expected
+        assert polled(sent, completed)["run_request"]["proxy_location"] == expected
+
+
+@pytest.mark.parametrize("run_type", sorted({*RUN_TYPES.values(), "workflow_run"}))
+@pytest.mark.parametrize(("asked", "expected"), PROXIES)
+def test_proxy_of_an_imported_run_is_the_polls(run_type: str, asked: dict[str, Any], expected: Any) -> None:
+    direct = plain(bodies.answer(run_of(run_type, {"agent_id": "wpid_1", "prompt": "p", **asked}), str))
+
+    assert polled(direct, shape.completed(direct))["run_request"]["proxy_location"] == expected
+
+
+@pytest.mark.parametrize("run_type", sorted(RUN_TYPES.values()))
+def test_request_of_a_task_not_submitted_here_is_null(run_type: str) -> None:
+    sent = plain(bodies.webhook(run_of(run_type, TASK), str))
+
+    assert polled(sent, shape.completed(sent))["run_request"] is None
+
+
+def test_older_call_has_no_default_proxy() -> None:
+    run = run_of("task_v1", {"navigation_goal": "Get the invoice"})
+    sent, direct = (plain(each) for each in (bodies.webhook(run, str), bodies.answer(run, str)))
+    completion = shape.completion_of(shape.completed(sent), request=run.request, older=True)
+
+    found = polled(sent, shape.completed(sent, completion))
+
+    assert found["run_request"]["proxy_location"] is direct["run_request"]["proxy_location"] is None
+
+
 def test_what_is_new_in_a_later_version_is_not_lost() -> None:
     sent = plain(bodies.webhook(run_of("task_v1", TASK), str)) | {"carbon": 1}
 
