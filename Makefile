@@ -44,11 +44,11 @@ test: lint
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(or $(ARGS),-m "not long"); code=$$?; \
 	wait $$types || { cat "$$found"; code=1; }; rm "$$found"; exit $$code
 
-# The tests that take long: chaos, loop, faults of the network, a long backlog, two hosts, status, the demo, an install of the wheel, examples with npm, requests of every kind to the API, every road of a run.
+# The tests that take long: chaos, loop, faults of the network, a long backlog, two hosts, status, the demo, an install of the wheel, examples of the docs, requests of every kind to the API, every road of a run.
 proofs: install
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "long and not longest" $(ARGS)
 
-# What CI has no time for: kills at each step with PostgreSQL, an image, a long backlog, a soak, chaos on three seeds, the loop, the newest Skyvern. About an hour.
+# What CI has no time or package for: kills at each step with PostgreSQL, the TypeScript examples, an image, a long backlog, a soak, chaos on three seeds, the loop, the newest Skyvern. About an hour.
 proofs-long: install
 	@TMPDIR=$${TMPDIR:-/tmp} $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m longest $(ARGS)
 	@for seed in 1 2 3; do $(BIN)/python -m tests.chaos --seed $$seed || exit 1; done

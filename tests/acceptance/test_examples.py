@@ -85,6 +85,7 @@ def test_python(
     both("python", [str(sdk_python)], "example.py", tmp_path, submitting, skyvern_simulator)
 
 
+@pytest.mark.longest  # some registries lack the package
 def test_typescript(
     sdk_typescript: Path, submitting: Callable[..., Submitting], skyvern_simulator: SkyvernSimulator, tmp_path: Path
 ) -> None:
