@@ -16,7 +16,7 @@ NEWS: Final = 86_400.0
 _PROBLEMS: Final = {
     "redis_lost": "`runhook reconcile --since {hours}h --import --now` fetches their results from Skyvern",
     "config_wrong": "fix it (`runhook check` lists all errors); processes cannot start",
-    "webhooks_refused": "free disk space there, or start Redis. Skyvern sends a webhook three times; then Runhook "
+    "webhooks_refused": "free disk space there, or start Redis. Skyvern soon gives up on a webhook; then Runhook "
     "polls for runs submitted here, and of sources with `watch: true`; `runhook reconcile --since 1d --import --now` "
     "fetches others",
     "config_old": "restart them{effect}. Changed routes apply to earlier events by `runhook reroute --since TIME`",
@@ -65,7 +65,7 @@ _PROBLEMS: Final = {
 }
 # As _PROBLEMS, for codes that are only notes, the most serious first.
 _NOTES: Final = {
-    "webhooks_missed": "Skyvern sends a webhook three times: `runhook reconcile --since 1d --import --now` fetches "
+    "webhooks_missed": "Skyvern may not send them again: `runhook reconcile --since 1d --import --now` fetches "
     "missing results",
     "part_unknown": "see above",
     "disk_low": "free disk space soon",

@@ -303,7 +303,15 @@ def test_the_schema_is_printed_and_written(runhook: Runhook, tmp_path: Path) -> 
     assert (refused.code, len(refused.err.splitlines())) == (2, 1)
 
 
-@pytest.mark.parametrize(("path", "environ"), [(SHIPPED, {"SKYVERN_API_KEY": "k"}), (PRODUCTION, PRODUCTION_VARIABLES)])
+SHIPPED_CONFIGS = [(SHIPPED, {"SKYVERN_API_KEY": "k"}), (PRODUCTION, PRODUCTION_VARIABLES)]
+
+
+@pytest.mark.parametrize(("path", "environ"), SHIPPED_CONFIGS)
+def test_shipped_configs_watch_the_account(path: Path, environ: Mapping[str, str]) -> None:
+    assert [each["watch"] for each in read(path, environ).value["sources"].values()] == [True]
+
+
+@pytest.mark.parametrize(("path", "environ"), SHIPPED_CONFIGS)
 def test_shipped_configs_fit_the_schema(path: Path, environ: Mapping[str, str], tmp_path: Path) -> None:
     schema = json_schema()
     as_an_editor_sees_it = tmp_path / "unexpanded.yaml"
