@@ -160,6 +160,10 @@ def test_object_is_written_as_it_was_read(text: bytes) -> None:
     assert to_bytes(parse_object(text)) == text
 
 
+def test_last_value_of_a_duplicate_key_is_written() -> None:
+    assert to_bytes(parse_object(b'{"a":1,"b":2,"a":3}')) == b'{"a":3,"b":2}'
+
+
 BAD = [
     ("ftp://app.example/", "Invalid URL: "),
     ("app.example:8080/hook", "Invalid URL: "),
