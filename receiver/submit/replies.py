@@ -8,7 +8,7 @@ a secret of Runhook is never passed on.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from typing import Final
 
@@ -42,6 +42,12 @@ _LASTING_REFUSALS = frozenset({400, 413, 415, 422})
 _NOT_MODIFIED = 304
 
 
+def _in_json(texts: Collection[str]) -> set[str]:
+    """Return texts as they are and as JSON writes them, with all other characters than ASCII escaped or not."""
+    escaped = (json.dumps(text, ensure_ascii=ascii_only)[1:-1] for text in texts for ascii_only in (True, False))
+    return {*texts, *escaped}
+
+
 class SecretScan:
     """Looks for the secrets of all sources in a text, as they are and as JSON escapes them.
 
@@ -49,8 +55,7 @@ class SecretScan:
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         long_secrets = [each for each in secrets if len(each) >= SHORTEST]
-        forms = [each for secret in long_secrets for each in (secret, json.dumps(secret)[1:-1])]
-        self._needles = {each.encode() for each in (*forms, *(json.dumps(each)[1:-1] for each in forms))}
+        self._needles = {each.encode() for each in _in_json(_in_json(long_secrets))}
         self.overlap = max(map(len, self._needles), default=1) - 1
 
     def found_in(self, text: bytes) -> bool:
