@@ -5,7 +5,6 @@ A filter means the same rows wherever it is used: a list, a count, a replay of "
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,7 @@ import sqlalchemy as sa
 from receiver.domain.delivery import DeliveryState
 from receiver.domain.words import BadSearch, TextQuery, parse_query
 from receiver.errors import Invalid
-from receiver.ledger.dialect import contains, contains_exactly, row_by_row
+from receiver.ledger.dialect import contains, contains_exactly, json_text, row_by_row
 from receiver.ledger.schema import deliveries, events, run_texts, runs, submissions
 from receiver.ledger.words import has_words
 
@@ -101,8 +100,8 @@ def has(of: sa.Table, table: sa.Table, key: Sequence[Condition], *conditions: Co
 
 def has_labels(column: sa.Column[Any], labels: Mapping[str, str]) -> list[Condition]:
     """Return the conditions that `column`, a JSON object of texts, has all these members."""
-    # As json.dumps writes a pair; no name and no value can be taken for another, for both are quoted there.
-    return [contains_exactly(column, f"{json.dumps(name)}: {json.dumps(labels[name])}") for name in sorted(labels)]
+    # As json_text writes a pair; no name and no value can be taken for another, for both are quoted there.
+    return [contains_exactly(column, json_text({name: labels[name]})[1:-1]) for name in sorted(labels)]
 
 
 def text_query(text: str) -> TextQuery:

@@ -8,7 +8,6 @@ Locks rows in the order of events.py: runs first, sorted; then submissions, sort
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
@@ -119,16 +118,13 @@ def bind(
         bound |= _of_names(connection, lost)
     result = {key: bound[key] for key in asked_for if key in bound}
     newly_named = [
-        {"b_source": key[0], "b_run_id": key[1], "b_id": result[key].id, "b_labels": _labels(result[key]), "b_now": now}
-        for key in sorted(result.keys() - named.keys())
+        {"b_source": key[0], "b_run_id": key[1], "b_id": its.id, "b_labels": dialect.json_text(its.labels), "b_now": now}
+        for key, its in sorted(result.items())
+        if key not in named
     ]
     if newly_named:
         connection.execute(_NAME, newly_named)
     return result
-
-
-def _labels(submission: Submission) -> str:
-    return json.dumps(dict(submission.labels))
 
 
 # Updates a submission with its first event, and a run with its submission.

@@ -5,7 +5,6 @@ Locks rows in the order of events.py: runs first, sorted; then submissions, sort
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -248,7 +247,7 @@ def resolve(
     if not change(connection, submission_id, submissions.c.state.in_(states_before(move)), **values):
         return None
     if run_id:
-        labels = "{}" if is_erased else json.dumps(dict(there.labels))
+        labels = "{}" if is_erased else dialect.json_text(there.labels)
         _set_owner(connection, there.source, run_id, now, owner=submission_id, labels=labels)
         if when_late and known[run_id].late:
             return when_late(connection, (there.source, run_id), there, now)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from receiver.domain.words import document, parse_query
 from receiver.ledger import Ledger
+from receiver.ledger.dialect import json_text
 from receiver.ledger.filters import FULL_ID, Filter, of_deliveries, of_events
 from receiver.ledger.lists import paging
 from receiver.ledger.lists.deliveries import list_attempts, list_deliveries
@@ -73,7 +74,7 @@ def _rows() -> dict[str, list[dict[str, Any]]]:
         return f"{kind}_{second}{draw.getrandbits(128):032x}"[:FULL_ID]
 
     def labels() -> str:
-        return json.dumps(pick(LABELS))
+        return json_text(pick(LABELS))
 
     made, told, sent = [], [], []
     for source, run_id in itertools.product(SOURCES, RUN_IDS):

@@ -13,17 +13,20 @@ from typer.testing import CliRunner, Result
 
 from receiver.cli import build_app
 from receiver.domain import api_key
-from receiver.domain.delivery import IllegalMove
+from receiver.domain.delivery import DeliveryMove, IllegalMove
 from receiver.domain.submission import SubmissionMove
 from receiver.errors import ConfigError, UsageError
-from receiver.ledger import Ledger, api_keys
+from receiver.ledger import Ledger, api_keys, totals
 from receiver.ledger.api_keys import Key, by_hashes
+from receiver.ledger.lists.submissions import list_submissions
 from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.schema import runs
+from receiver.ledger.selection import Action, Selection
 from receiver.ledger.submissions import binding, lifecycle, polls, records
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
 from receiver.ledger.submissions.records import NewSubmission, Submission
-from tests.support.ledger import lock_runs, with_tables
+from tests.support import queries
+from tests.support.ledger import claim, lock_runs, new_event, record, settle, with_tables
 
 NOW = 1_700_000_000.0
 
@@ -100,6 +103,52 @@ def test_run_taken_by_a_wrong_token_is_given_back(ledger: Ledger) -> None:
     assert (a.state, a.run_id) == ("unknown", "")
     assert owner(ledger, "tsk_b")[0] == "sub_b"
     assert [each.id for each in due(ledger, NOW + 2)] == ["sub_a"]
+
+
+# Pairs that a pattern of LIKE would confuse; what JSON may escape; and characters of one to four bytes.
+VALUES = ["a_b", "axb", "100 %", "100 x", "é", "Müller", "\U0001f600", '"', "C:\\u00e9", '\U0001f600_%\\ü"']
+
+
+@pytest.mark.parametrize("order", ["response first", "webhook first", "response lost"])
+def test_a_label_selects_its_run_in_any_order(ledger: Ledger, order: str) -> None:
+    # Given runs whose labels are bound by the response, by the webhook, or by a search
+    for number, value in enumerate(VALUES):
+        name, run_id = str(number), f"tsk_{number}"
+        begin(ledger, name, labels={"kunde": value})
+        if order == "webhook first":
+            webhook(ledger, run_id, f"sub_{name}")
+        if order == "response lost":
+            answered(ledger, name, SubmissionMove.MISS)
+            resolve(ledger, f"sub_{name}", run_id)
+        else:
+            answered(ledger, name, SubmissionMove.ACCEPT, run_id)
+        record(ledger, new_event(run_id, "ops", "mail"))
+    settle(ledger, claim(ledger, "ops"), DeliveryMove.DIE)
+    # Then lists, totals and actions by label take that run alone
+    lists = (queries.list_runs, queries.list_events, _list_submissions)
+    for number, value in enumerate(VALUES):
+        wanted = Selection(labels={"kunde": value})
+        assert [_run_ids(ledger, each, wanted) for each in lists] == [[f"tsk_{number}"]] * 3, value
+        actions = (Action("replay", wanted), Action("cancel", wanted), Action("backfill", wanted, "db"))
+        assert [ledger.read(each.count) for each in actions] == [1] * 3, value
+        assert _count_runs(ledger, wanted) == 1, value
+
+
+def resolve(ledger: Ledger, submission_id: str, run_id: str) -> None:
+    move = SubmissionMove.ACCEPT
+    assert ledger.write(lambda it: lifecycle.resolve(it, submission_id, move, NOW, run_id=run_id)) is not None
+
+
+def _list_submissions(connection: sa.Connection, wanted: Selection) -> list[dict[str, Any]]:
+    return list_submissions(connection, wanted, None, 50)[0]
+
+
+def _run_ids(ledger: Ledger, rows: Any, wanted: Selection) -> list[str]:
+    return [each["run_id"] for each in ledger.read(lambda it: rows(it, wanted))]
+
+
+def _count_runs(ledger: Ledger, wanted: Selection) -> int:
+    return ledger.read(lambda it: totals.count_runs(it, wanted, totals.Span(0.0, NOW + 60))).all.count
 
 
 @pytest.mark.parametrize(("later", "joins"), [(1.0, True), (599.0, True), (600.0, False), (86_400.0, False)])
