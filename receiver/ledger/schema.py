@@ -88,8 +88,10 @@ runs = Table(
     partial_index("ix_runs_workflow", "workflow_id IS NOT NULL", "workflow_id", "updated_at", "run_id", "source"),
     partial_index("ix_runs_unsuccessful", UNSUCCESSFUL, "outcome", "updated_at", "run_id", "source"),
     partial_index("ix_runs_due", "due_at IS NOT NULL", "source", "due_at", "run_id"),
+    partial_index("ix_runs_submission_id", "submission_id <> ''", "submission_id"),
 )
 
+# SQLite must never reuse a number, not even when all events were removed: readers continue behind the last one.
 events = Table(
     "events",
     metadata,
@@ -124,6 +126,7 @@ events = Table(
     Index("ix_events_recorded_at", "recorded_at", "seq"),
     Index("ix_events_source", "source", "recorded_at", "seq"),
     partial_index("ix_events_unsuccessful", UNSUCCESSFUL, "outcome", "recorded_at", "seq"),
+    sqlite_autoincrement=True,
 )
 
 deliveries = Table(

@@ -66,8 +66,8 @@ def since(connection: sa.Connection, moment: float) -> Position:
 
 
 def known(connection: sa.Connection, position: Position) -> Position:
-    """Return `position`, or its equivalent in a ledger that has reused its number, or was replaced: the
-    place before the first event that was recorded later."""
+    """Return `position`, or its equivalent in a ledger that was replaced: the place before the first event that was
+    recorded later."""
     top = connection.scalar(sa.select(sa.func.max(events.c.seq))) or 0
     at = connection.scalar(sa.select(events.c.recorded_at).where(events.c.seq == position.seq))
     if position.seq <= top and (at is None or at <= position.at):
@@ -86,8 +86,6 @@ def follow(
     """
     (low, at), gap = tail
     writers = dialect.writers(connection, events)
-    if writers is None:  # SQLite gives out the numbers of removed events again, if those were the newest
-        low = min(low, connection.scalar(sa.select(sa.func.max(events.c.seq))) or 0)
     above = sa.select(events.c.seq, events.c.recorded_at).where(events.c.seq > low).order_by(events.c.seq).limit(most)
     found = connection.execute(above).all()
     ended = gap is not None and (gap.writers.isdisjoint(writers or ()) or now - gap.since >= PATIENCE)

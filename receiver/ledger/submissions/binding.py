@@ -19,6 +19,7 @@ from receiver.domain.parsed_event import ParsedEvent
 from receiver.domain.run import RunKey
 from receiver.domain.submission import SubmissionMove, SubmissionState, states_before
 from receiver.ledger import dialect
+from receiver.ledger.dialect import json_text
 from receiver.ledger.runs import run_value, update_run
 from receiver.ledger.schema import runs, submissions
 from receiver.ledger.submissions.records import Submission, change, from_row, named_by
@@ -118,9 +119,9 @@ def bind(
         bound |= _of_names(connection, lost)
     result = {key: bound[key] for key in asked_for if key in bound}
     newly_named = [
-        {"b_source": key[0], "b_run_id": key[1], "b_id": its.id, "b_labels": dialect.json_text(its.labels), "b_now": now}
-        for key, its in sorted(result.items())
-        if key not in named
+        {"b_source": source, "b_run_id": run_id, "b_id": its.id, "b_labels": json_text(its.labels), "b_now": now}
+        for (source, run_id), its in sorted(result.items())
+        if (source, run_id) not in named
     ]
     if newly_named:
         connection.execute(_NAME, newly_named)

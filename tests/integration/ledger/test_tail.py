@@ -15,8 +15,8 @@ from receiver.ledger import Ledger, tail
 from receiver.ledger.events import NewDelivery
 from receiver.ledger.filters import Filter
 from receiver.ledger.schema import events
-from receiver.ledger.tail import PATIENCE, Tail
-from tests.support.ledger import NOW, new_event, record, with_tables
+from receiver.ledger.tail import PATIENCE, Position, Tail
+from tests.support.ledger import NOW, new_event, record
 
 
 class Follower:
@@ -77,21 +77,31 @@ def test_who_follows_a_moment_gets_what_was_recorded_since(ledger: Ledger) -> No
     assert later == ledger.read(lambda connection: tail.newest(connection, 0.0))
 
 
-def test_numbers_that_sqlite_gives_out_again_are_told(tmp_path: Any) -> None:
-    ledger = with_tables(Ledger(f"sqlite:///{tmp_path / 'ledger.db'}"))
+def test_follower_misses_no_event_after_retention_emptied_all(ledger: Ledger) -> None:
+    # Given a reader that has come to the newest event, and a ledger from which all events are then removed
     record(ledger, new_event("tsk_1"), new_event("tsk_2"))
     follower = Follower(ledger)
     ledger.write(lambda connection: connection.execute(sa.delete(events)))
-    assert follower.new() == []
-    record(ledger, new_event("tsk_3"))
-    assert follower.new() == ["tsk_3"]
-    # Nor does one miss them who comes back when there are as many as before
+    # When more events are recorded before it reads again than there were
+    record(ledger, *(new_event(f"tsk_{number}") for number in (3, 4, 5)))
+    # Then it gets all of them
+    assert follower.new() == ["tsk_3", "tsk_4", "tsk_5"]
+    # And so does one that resumes later
     before = follower.place.position
     ledger.write(lambda connection: connection.execute(sa.delete(events)))
-    record(ledger, *(new_event(f"tsk_{number}") for number in range(4, 8)), now=NOW + 5)
+    assert follower.new() == []
+    record(ledger, *(new_event(f"tsk_{number}") for number in range(6, 12)), now=NOW + 5)
     place = ledger.read(lambda connection: tail.known(connection, before))
-    assert Follower(ledger, Tail(place)).new() == ["tsk_4", "tsk_5", "tsk_6", "tsk_7"]
-    ledger.close()
+    assert Follower(ledger, Tail(place)).new() == follower.new() == [f"tsk_{number}" for number in range(6, 12)]
+
+
+def test_position_in_a_replaced_ledger_skips_no_event(ledger: Ledger) -> None:
+    # Given a position in a ledger with more events, and a ledger that replaced it
+    record(ledger, new_event("tsk_1"))
+    record(ledger, new_event("tsk_2"), new_event("tsk_3"), now=NOW + 5)
+    # Then a reader resumes with the first event that was recorded after that position
+    place = ledger.read(lambda connection: tail.known(connection, Position(700, NOW)))
+    assert Follower(ledger, Tail(place)).new() == ["tsk_2", "tsk_3"]
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from sqlalchemy.dialects import postgresql
 from receiver.ledger import words
 from receiver.ledger.schema import metadata
 
-revision = "v9"
+revision = "v10"
 down_revision = None
 branch_labels = None
 depends_on = None
