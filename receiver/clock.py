@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Final
 
 from receiver.config.models import Config
 from receiver.config.settings import Settings
@@ -58,6 +59,12 @@ PATIENCE = 6.0
 AWAY = 3.0
 # Maximum seconds to wait for the ledger at the start, as for a worker.
 START_WITHIN = 120.0
+# What is removed by age: a step, and the seconds between two sweeps. Those that read again what stays are rare.
+_RETENTION: Final[dict[str, tuple[Callable[..., retention.Removed], float]]] = {
+    "events": (retention.remove, TIDY_EVERY),
+    "submissions": (retention.remove_submissions, 3600.0),
+    "runs": (retention.remove_idle_runs, 3600.0),
+}
 
 # The checks of a tick, in order; each is a method.
 _CHECKS = ("read_agenda", "due", "operations", "slow", "tidy", "overdue", "words")
@@ -66,7 +73,8 @@ log = logging.getLogger("runhook.clock")
 
 
 class Clock:
-    """The clock of one process. `sinks`: those of the config. `retain`: seconds that events are kept; None: forever.
+    """The clock of one process. `sinks`: those of the config. `retain`, `retain_submissions`: seconds that events, and
+    ended submissions without events, are kept; None: forever.
 
     `give_up`: seconds by sink after which deliveries behind an open breaker are dead. `redactor`: masks values in the
     index. `waits`: the longest waits that Runhook sets; None: times are not checked.
@@ -77,6 +85,7 @@ class Clock:
         ledger: Ledger,
         sinks: Sequence[str],
         retain: float | None,
+        retain_submissions: float | None = None,
         reconciler: Reconciler | None = None,
         give_up: Mapping[str, float] = {},
         redactor: Redactor | None = None,
@@ -84,7 +93,7 @@ class Clock:
     ) -> None:
         self._ledger = ledger
         self._sinks = sinks
-        self._retain = retain
+        self._retain = {"events": retain, "submissions": retain_submissions, "runs": retain_submissions}
         self._reconciler = reconciler
         self._give_up = give_up
         self._redactor = redactor or Redactor([])
@@ -92,7 +101,7 @@ class Clock:
         self._agenda = agenda.UNKNOWN  # what the last check found
         # Where the sweeps continue.
         self._swept_held = ""
-        self._kept_after = retention.BEGINNING
+        self._kept_after: dict[str, retention.Place] = {}
         self._last: dict[str, float] = {}
         self._failed: dict[str, float] = {}  # by operation, when a step of it failed
         self._trouble: set[str] = set()
@@ -192,10 +201,10 @@ class Clock:
         if self._ledger.read(lanes.any_shut):
             self._expire(self._ledger.now())
         self._sweep_held()
-        if self._retain is not None and (
-            self._every("retention", TIDY_EVERY) or self._kept_after != retention.BEGINNING
-        ):
-            self._remove_old(self._retain)
+        for kind, (step, pause) in _RETENTION.items():
+            retain = self._retain[kind]
+            if retain is not None and (self._every(kind, pause) or self._kept_after.get(kind)):
+                self._remove_old(kind, step, self._ledger.now() - retain)
 
     def _correct_times(self, waits: ahead.LongestWaits) -> None:
         began, now = time.monotonic(), self._ledger.now()
@@ -208,11 +217,14 @@ class Clock:
                 return
 
     def tidy(self) -> None:
-        """Remove old lines of the audit, operations, marks of incidents, and heartbeats of dead processes; update the
-        statistics of SQLite's planner."""
+        """Remove old lanes, lines of the audit, operations, marks of incidents, and heartbeats of dead processes;
+        update the statistics of SQLite's planner."""
         if not self._every("tidy", TIDY_EVERY):
             return
-        before = self._ledger.now() - max(self._retain or 0.0, audit.KEPT_FOR)
+        now, retain = self._ledger.now(), self._retain["events"]
+        if retain is not None:
+            self._ledger.write(lambda connection: retention.remove_lanes(connection, now - retain))
+        before = now - max(retain or 0.0, audit.KEPT_FOR)
         self._ledger.write(lambda connection: audit.remove(connection, before))
         self._ledger.write(lambda connection: actions.remove(connection, before))
         self._ledger.write(lambda connection: incidents.remove_marks(connection, before))
@@ -228,17 +240,15 @@ class Clock:
             if not self._swept_held or time.monotonic() - began > STEPS:
                 return
 
-    def _remove_old(self, retain: float) -> None:
-        began, before, removed = time.monotonic(), self._ledger.now() - retain, 0
-        while True:
-            step = self._ledger.write(lambda connection: retention.remove(connection, before, self._kept_after))
-            removed += step.events
-            self._kept_after = step.after or retention.BEGINNING
-            if step.after is None or time.monotonic() - began > STEPS:
-                break
-        quiet = self._ledger.write(lambda connection: retention.remove_lanes(connection, before))
-        if removed or quiet:
-            log.info("clock.retention events=%d lanes=%d", removed, quiet)
+    def _remove_old(self, kind: str, step: Callable[..., retention.Removed], before: float) -> None:
+        began, removed, more = time.monotonic(), 0, True
+        while more:
+            done = self._ledger.write(lambda connection: step(connection, before, self._kept_after.get(kind)))
+            removed += done.rows
+            self._kept_after[kind] = done.after
+            more = done.after is not None and time.monotonic() - began <= STEPS
+        if removed:
+            log.info("clock.retention %s=%d", kind, removed)
 
     def _expire(self, now: float) -> None:
         """End what waits for sinks that are never there; a large backlog in several steps, and over several calls."""
@@ -301,6 +311,7 @@ def build(settings: Settings, config: Config, stop: Callable[[float], bool], wat
         ledger,
         config.destinations,
         config.retention.events,
+        config.retention.submissions or config.retention.events,
         reconciler,
         give_up={name: config.retry_of(name).give_up_after for name in config.destinations},
         redactor=Redactor(config.redact),

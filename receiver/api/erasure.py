@@ -20,6 +20,7 @@ from receiver.api.audit import audited
 from receiver.api.call_pool import place_in
 from receiver.api.endpoint import call
 from receiver.api.models import Result
+from receiver.api.names import none_such
 from receiver.api.quarantine import store_of
 from receiver.api.rows import AttemptRow
 from receiver.api.runs import RunParameters, one_run
@@ -27,9 +28,11 @@ from receiver.api.service import Actor, Service
 from receiver.domain.api_key import ERASE
 from receiver.domain.callback import CALLBACK
 from receiver.domain.run import RunKey
-from receiver.ledger import audit, retention
+from receiver.ledger import Connection, audit, retention
 from receiver.ledger.database_clock import database_now
+from receiver.ledger.dialect import json_text
 from receiver.ledger.filters import Filter
+from receiver.ledger.lists import submissions
 from receiver.ledger.lists.deliveries import list_attempts
 from receiver.runtime.process import error_location
 
@@ -42,6 +45,7 @@ _CALLS: Final = threading.BoundedSemaphore(2)
 class EraseParameters(RunParameters):
     """Which run. `source`: needed only when two sources have the same id."""
 
+    run_id: str = Field(max_length=200, description="The run's id, or that of its submission.")
     dry_run: bool = Field(False, description="Change nothing: return what would be erased.")
 
 
@@ -49,7 +53,7 @@ class ErasedRun(Result):
     """What was erased of a run, or with dry_run would be."""
 
     source: str
-    run_id: str
+    run_id: str = Field(description="The run's id, or that of a submission without a run.")
     bodies: int = Field(description="Bodies of events, with output and links.")
     quarantined: int = Field(description="Requests in the quarantine of this receiver's host.")
     files: list[str] = Field(description="Files that sinks have deleted, by path or object key.")
@@ -61,10 +65,9 @@ def erase_run(service: Service, actor: Actor, wanted: EraseParameters) -> Erased
     """Erase the content of an ended run for good: bodies, requests, search words, mirrored files.
 
     Ids, times, states and other receipts stay. Later events of the run are recorded without their bodies. A run that
-    has not ended, or has pending deliveries, is refused.
+    has not ended, or has pending deliveries, is refused. A submission's id erases its run, or its request alone.
     """
-    run = service.ledger.read(lambda connection: one_run(connection, wanted.source, wanted.run_id))
-    key = str(run["source"]), wanted.run_id
+    key = service.ledger.read(lambda connection: _key_of(connection, wanted))
     with place_in(_CALLS, "other runs are being erased"), closing(ArtifactFiles(service)) as files:
         bodies = service.ledger.read(partial(retention.require_erasable, key=key))
         if wanted.dry_run:
@@ -79,10 +82,23 @@ def erase_run(service: Service, actor: Actor, wanted: EraseParameters) -> Erased
         return erased
 
 
+def _key_of(connection: Connection, wanted: EraseParameters) -> RunKey:
+    """Return the run to erase; of a submission without a run, its own id in place of the run's."""
+    if not wanted.run_id.startswith("sub_"):
+        return str(one_run(connection, wanted.source, wanted.run_id)["source"]), wanted.run_id
+    row = submissions.one(connection, wanted.run_id, wanted.source)
+    if row is None:
+        raise none_such("submission", wanted.run_id)
+    return row["source"], row["run_id"] or row["id"]
+
+
 def _outside(service: Service, files: ArtifactFiles, key: RunKey, bodies: int, *, dry_run: bool) -> ErasedRun:
     """Erase what is outside of the ledger, and return it with the number of `bodies`."""
     store = store_of(service)
-    refused = [each for each in store.list(json.dumps(key[1]).encode()) if each.source == key[0]]
+    texts = {json.dumps(key[1]), json_text(key[1])}  # a body may escape it
+    named = {each for text in texts for each in store.list(text.encode())}
+    named |= {each for each in store.list() if each.submission_id == key[1]}
+    refused = [each for each in named if each.source == key[0]]
     if not dry_run:
         store.remove(refused)
     gone, failed, held = list[str](), list[AttemptRow](), list[AttemptRow]()

@@ -27,6 +27,7 @@ _WHY: Final = {
     f"unreadable` lists bodies that cannot be read: `runhook reconcile --import --now` fetches the results; {_REMOVED}",
     "event": _REMOVED,
     "delivery": _REMOVED,
+    "submission": "what is older than retention.submissions has been removed",
 }
 # Members of a filter that are names of the config, and those names.
 _NAMED: Final[Mapping[str, Callable[[Config], list[str]]]] = {

@@ -22,7 +22,9 @@ def erase(
     client: Client,
     run: Annotated[
         list[str],
-        typer.Option("--run", metavar="ID", help="Id of a run; repeatable.", autocompletion=completer("run")),
+        typer.Option(
+            "--run", metavar="ID", help="Id of a run or submission; repeatable.", autocompletion=completer("run")
+        ),
     ],
     source: SourceName = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be erased.")] = False,

@@ -185,12 +185,17 @@ class LedgerConfig(Model):
 
 
 class RetentionConfig(Model):
-    """How long events are kept."""
+    """How long events and submissions are kept."""
 
     events: Seconds | None = Field(
         None,
         ge=3600,
         description="Age at which events whose deliveries have all ended are removed, such as 90d. Default: never.",
+    )
+    submissions: Seconds | None = Field(
+        None,
+        ge=3600,
+        description="Age at which ended submissions whose run has no events left are removed. Default: as `events`.",
     )
 
 
@@ -279,7 +284,9 @@ class Config(Model):
         default_factory=ReconcileConfig, description="Polling for results that no webhook brought."
     )
     ledger: LedgerConfig = Field(default_factory=LedgerConfig, description="What the ledger requires of its database.")
-    retention: RetentionConfig = Field(default_factory=RetentionConfig, description="How long events are kept.")
+    retention: RetentionConfig = Field(
+        default_factory=RetentionConfig, description="How long events and submissions are kept."
+    )
 
     @property
     def submits(self) -> bool:

@@ -26,10 +26,7 @@ ASK: Final = "extract(epoch FROM clock_timestamp())::float8"
 
 
 def json_text(value: Any) -> str:
-    """Return JSON that any client can read: without lone surrogates, which Python's `json` would escape.
-
-    Everything that SQL compares as JSON text, such as labels, is written here: a value always has the same text.
-    """
+    """Return JSON as the ledger writes labels and searches them: readable for any client, without lone surrogates."""
     return json.dumps(value, ensure_ascii=False).encode(errors="replace").decode()
 
 

@@ -1,4 +1,4 @@
-"""Remove old events whose deliveries have all ended, and erase the content of single runs."""
+"""Remove old events whose deliveries have all ended, and old submissions; and erase the content of single runs."""
 
 from __future__ import annotations
 
@@ -11,43 +11,40 @@ import sqlalchemy as sa
 from receiver.domain.delivery import ENDED, DeliveryState
 from receiver.domain.event import ERASED
 from receiver.domain.run import RunKey
+from receiver.domain.submission import OPEN
 from receiver.errors import Conflict
 from receiver.ledger import dialect, words
 from receiver.ledger.deliveries.fair_queue import ONE_OF_MANY
 from receiver.ledger.events import lock
+from receiver.ledger.filters import same_run
 from receiver.ledger.schema import attempts, deliveries, events, lanes, runs, submissions, to_index
-from receiver.ledger.submissions.records import erased
+from receiver.ledger.submissions.records import change, erased
 
-# Maximum events of one transaction: others wait for the ledger.
+# Maximum rows of one transaction: others wait for the ledger.
 BATCH = 500
-# Before the oldest event.
-BEGINNING: Final = (float("-inf"), 0)
+# Behind which row a step begins, by the columns of its order; None: with the oldest.
+Place = tuple[Any, ...] | None
 
 
 class Removed(NamedTuple):
     """What one step has removed. `after`: where the next begins, None when nothing is left."""
 
-    events: int
-    after: tuple[float, int] | None
+    rows: int
+    after: Place
 
 
-def remove(connection: sa.Connection, before: float, after: tuple[float, int] = BEGINNING) -> Removed:
+def remove(connection: sa.Connection, before: float, after: Place = None) -> Removed:
     """Remove events recorded before `before` whose deliveries have all ended, with those: of the BATCH oldest.
 
     `after`: as the step before has said. What can't be removed yet is not read again and again.
     """
-    page = connection.execute(
-        sa.select(events.c.id, events.c.source, events.c.run_id, events.c.recorded_at, events.c.seq)
-        .where(events.c.recorded_at < before, sa.tuple_(events.c.recorded_at, events.c.seq) > after)
-        .order_by(events.c.recorded_at, events.c.seq)
-        .limit(BATCH)
-    ).all()
+    order = (events.c.recorded_at, events.c.seq)
+    page, rest = _page(connection, order, before, after, events.c.id, events.c.source, events.c.run_id)
     under_way = sa.select(deliveries.c.event_id).where(
         _of_events(page),
         deliveries.c.state.not_in([state.value for state in ENDED]),
     )
     busy = set(connection.execute(under_way).scalars()) if page else set()
-    rest = (page[-1].recorded_at, page[-1].seq) if len(page) == BATCH else None
     old = _locked(connection, [row for row in page if row.id not in busy])
     if not old:
         return Removed(0, rest)
@@ -55,13 +52,67 @@ def remove(connection: sa.Connection, before: float, after: tuple[float, int] = 
     connection.execute(sa.delete(attempts).where(attempts.c.delivery_id.in_(sa.select(deliveries.c.id).where(theirs))))
     connection.execute(sa.delete(deliveries).where(theirs))
     connection.execute(sa.delete(events).where(events.c.id.in_([row.id for row in old])))
-    left = sa.select(sa.literal(1)).where(events.c.source == runs.c.source, events.c.run_id == runs.c.run_id).exists()
     theirs = dialect.of_runs(runs, ((row.source, row.run_id) for row in old))
     # The row of an erased run stays: a late webhook must not bring the content back.
-    unused = (theirs, runs.c.updated_at < before, runs.c.erased_at.is_(None), ~left)
+    unused = (theirs, runs.c.updated_at < before, runs.c.erased_at.is_(None), _NO_EVENTS)
     removed = sa.delete(runs).where(*unused).returning(runs.c.source, runs.c.run_id)
     words.remove(connection, [(row.source, row.run_id) for row in connection.execute(removed)])
     return Removed(len(old), rest)
+
+
+def _lacks(of: sa.Table, *key: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
+    """Return the condition that a row of `of` has no row of other tables with this key, which is looked up for each."""
+    return sa.select(sa.literal_column("1")).where(*key).correlate(of).limit(1).scalar_subquery().is_(None)
+
+
+_NO_EVENTS: Final = _lacks(runs, *same_run(events, runs))
+
+
+def remove_submissions(connection: sa.Connection, before: float, after: Place = None) -> Removed:
+    """Remove ended submissions that changed last before `before`, whose runs have no events left: of the BATCH oldest.
+
+    A submission that is polled has not ended. Deliveries to its caller need it, and they have events. See `remove`.
+    """
+    it = submissions.c
+    page, rest = _page(connection, (it.created_at, it.id), before, after)
+    named = (runs.c.submission_id == it.id, runs.c.submission_id != sa.literal_column("''"))  # retries of its run, too
+    ended = sa.and_(
+        *(it.updated_at < before, it.due_at.is_(None), it.state.not_in(sorted(OPEN))),
+        sa.or_(it.run_id == "", _lacks(submissions, *same_run(events, submissions))),
+        _lacks(submissions, *named, *same_run(events, runs)),
+    )
+    old = sa.select(it.id).where(dialect.among(it.id, [row.id for row in page]), ended).order_by(it.id)
+    locked = connection.execute(old.with_for_update(skip_locked=True)).scalars().all()
+    # Checked again: an event may have been recorded before the lock.
+    return Removed(connection.execute(sa.delete(submissions).where(dialect.among(it.id, locked), ended)).rowcount, rest)
+
+
+def remove_idle_runs(connection: sa.Connection, before: float, after: Place = None) -> Removed:
+    """Remove rows of runs that changed last before `before`, without events, submission and poll: of the BATCH oldest.
+
+    See `remove`.
+    """
+    it = runs.c
+    page, rest = _page(connection, (it.updated_at, it.run_id, it.source), before, after)
+    idle = sa.and_(
+        *(it.updated_at < before, it.due_at.is_(None), it.erased_at.is_(None), _NO_EVENTS),
+        *(_lacks(runs, *same_run(submissions, runs)), _lacks(runs, submissions.c.id == it.submission_id)),
+    )
+    old = sa.select(it.source, it.run_id).where(dialect.of_runs(runs, [(row.source, row.run_id) for row in page]), idle)
+    locked = connection.execute(old.order_by(it.source, it.run_id).with_for_update(skip_locked=True)).all()
+    these = dialect.of_runs(runs, [(row.source, row.run_id) for row in locked])
+    gone = connection.execute(sa.delete(runs).where(these, idle).returning(it.source, it.run_id)).all()
+    words.remove(connection, [(row.source, row.run_id) for row in gone])
+    return Removed(len(gone), rest)
+
+
+def _page(
+    connection: sa.Connection, order: Sequence[sa.Column[Any]], before: float, after: Place, *columns: sa.Column[Any]
+) -> tuple[Sequence[Any], Place]:
+    """Return the next BATCH rows in an order that begins with their time, and where the page after them begins."""
+    rows = sa.select(*order, *columns).where(order[0] < before).order_by(*order).limit(BATCH)
+    page = connection.execute(rows if after is None else rows.where(sa.tuple_(*order) > after)).all()
+    return page, tuple(page[-1][: len(order)]) if len(page) == BATCH else None
 
 
 def _of_events(rows: Iterable[Any]) -> sa.ColumnElement[bool]:
@@ -102,25 +153,41 @@ def remove_lanes(connection: sa.Connection, before: float) -> int:
 
 
 def require_erasable(connection: sa.Connection, key: RunKey) -> int:
-    """Return how many bodies of a run there are. Raises Conflict if it has not ended, or has pending deliveries."""
+    """Return how many bodies of a run there are. `key`: or source and id of a submission without a run. Raises
+    Conflict if a result is awaited, or deliveries are pending."""
     its = dialect.of_runs(deliveries, [key])
     pending = sa.select(deliveries.c.sink).where(its, deliveries.c.state.not_in(sorted(ENDED))).distinct()
     if sinks := sorted(connection.execute(pending).scalars()):
         raise Conflict(
             f"run {key[1]}: deliveries to {', '.join(sinks)} are pending. Wait for them, or `runhook cancel {key[1]}`"
         )
-    if not connection.execute(sa.select(runs.c.final).where(dialect.of_runs(runs, [key]))).scalar():
-        raise Conflict(f"run {key[1]}: it has not ended, and its result would still come. Erase it afterwards")
+    final = sa.select(runs.c.final).where(dialect.of_runs(runs, [key]))
+    if not connection.execute(final).scalar() and _is_awaited(connection, key):
+        raise Conflict(f"{key[1]}: it has not ended, and its result would still come. Erase it afterwards")
     bodies = sa.select(sa.func.count()).where(dialect.of_runs(events, [key]), sa.func.length(events.c.body) > 0)
     return connection.execute(bodies).scalar_one()
+
+
+def _is_awaited(connection: sa.Connection, key: RunKey) -> bool:
+    """Whether a run that is not final, or a submission without a run, may still get a result."""
+    it = submissions.c
+    begun = sa.select(runs.c.source).where(dialect.of_runs(runs, [key]), runs.c.events > 0)
+    its = sa.or_(it.run_id == key[1], it.id == key[1])
+    got_run = sa.and_(it.id == key[1], it.run_id != "")  # meanwhile
+    is_open = sa.or_(it.due_at.is_not(None), it.state.in_(sorted(OPEN)), got_run)
+    asked = sa.select(it.source).where(it.source == key[0], its, is_open)
+    return connection.execute(begun.union_all(asked)).first() is not None
 
 
 def erase(connection: sa.Connection, key: RunKey, by: str, now: float) -> int:
     """Erase the content of a run. Its row, events, deliveries and receipts stay. Returns how many bodies there were.
 
     Events of the run that come later are recorded without their bodies, and nothing of it is sent again. Again is the
-    same. Raises Conflict as `require_erasable`.
+    same. Of a submission without a run, its row stays. Raises Conflict as `require_erasable`.
     """
+    it = submissions.c
+    if change(connection, key[1], it.run_id == "", it.state.not_in(sorted(OPEN)), **erased("")):
+        return 0  # a submission without a run
     lock(connection, [key], now)
     locked = connection.execute(sa.select(events.c.id).where(dialect.of_runs(events, [key]))).all()
     free, bodies = _locked(connection, locked), require_erasable(connection, key)

@@ -23,7 +23,7 @@ from receiver.ledger.deliveries import lanes, recovery
 from receiver.ledger.events import NewDelivery
 from receiver.ledger.filters import Filter
 from receiver.ledger.schema import audit as audit_table
-from receiver.ledger.schema import deliveries, incident_marks, operations
+from receiver.ledger.schema import deliveries, incident_marks, operations, runs, submissions
 from receiver.ledger.selection import Action, Selection
 from receiver.ledger.words import Coverage, coverage
 from tests.servers.gate import Gate
@@ -31,6 +31,7 @@ from tests.servers.postgres import PostgresProcess
 from tests.support import api, queries
 from tests.support.backlog import fill
 from tests.support.ledger import claim, new_event, record, settle, states, with_tables
+from tests.support.rows import run_row, submission_row
 from tests.support.waiting import eventually
 
 
@@ -312,6 +313,36 @@ def test_audit_outlives_events_with_short_retention(ledger: Ledger) -> None:
     # Then only the old one is gone
     assert [row.action for row in ledger.read(audit.list_actions)] == ["new"]
     clock.close()
+
+
+@pytest.mark.parametrize(
+    ("config", "left"),
+    [
+        ("", ["old", "young"]),
+        ("retention: {events: 1h}", ["young"]),
+        ("retention: {submissions: 1h}", ["young"]),
+        ("retention: {events: 1h, submissions: 1d}", ["old", "young"]),
+    ],
+)
+def test_clock_removes_old_submissions_and_their_runs(
+    ledger: Ledger, redis_url: str, tmp_path: Path, config: str, left: list[str]
+) -> None:
+    # Given two submissions whose runs never reported, one of them older than an hour
+    now = ledger.now()
+    ages = {"old": now - 7200, "young": now}
+    asked = [submission_row(name, "skyvern", at, run_id=name) for name, at in ages.items()]
+    begun = [run_row("skyvern", name, at, events=0) for name, at in ages.items()]
+    ledger.write(lambda it: [it.execute(sa.insert(submissions), asked), it.execute(sa.insert(runs), begun)])
+    # When the clock of a config ticks
+    (tmp_path / "c.yaml").write_text(f"sources: {{skyvern: {{secrets: [s]}}}}\n{config}\n")
+    url = ledger.url.render_as_string(hide_password=False)
+    settings = Settings.from_env({"REDIS_URL": redis_url, "DATABASE_URL": url, "RUNHOOK_DATA": str(tmp_path)})
+    clock = build(settings, load(tmp_path / "c.yaml", {}), lambda _: True)
+    clock.tick()
+    clock.close()
+    # Then the old one is removed with its run at its age, which by default is that of events
+    for column in (submissions.c.id, runs.c.run_id):
+        assert ledger.read(lambda it: it.scalars(sa.select(column).order_by(column)).all()) == left  # noqa: B023
 
 
 def test_outage_that_ends_within_a_tick_lapses_nothing(

@@ -18,9 +18,10 @@ from receiver.ledger.actions import StepBounds
 from receiver.ledger.deliveries import attempts, claims, lanes, recovery
 from receiver.ledger.deliveries.claimed import Claimed
 from receiver.ledger.deliveries.fair_queue import ManyLanes, Rotation
-from receiver.ledger.schema import operations
+from receiver.ledger.schema import operations, runs, submissions
 from receiver.ledger.selection import Action, Selection
 from tests.support.ledger import NOW, every_lane, result_of
+from tests.support.rows import run_row, submission_row
 
 OPS, CALLBACK = "ops", "callback"
 
@@ -190,7 +191,8 @@ def _rows(plan: dict[str, Any]) -> int:
 
 
 def make(ledger: Ledger, count: int) -> None:
-    """Make `count` deliveries of each kind, and as many events that retention would remove if they were not waited for.
+    """Make `count` deliveries of each kind, and as many events that retention would remove if they were not waited for,
+    each of a submitted run.
 
     Sinks: `ops`, all of whose deliveries were tried before; `new`, of which none was; `tied`, all due at one moment;
     `away`, whose breaker is open and may be probed; `shut`, which may not; `callback`, with a hundred lanes, of which
@@ -204,6 +206,11 @@ def make(ledger: Ledger, count: int) -> None:
     fill(ledger, count, "later", "waiting", late=9000, events=count)
     fill(ledger, count, "held", "held", after='["ops"]', events=count)
     fill(ledger, count, "dead", "dead", events=count)
+    known = ledger.read(lambda it: it.scalar(sa.select(sa.func.count()).select_from(runs))) or 0
+    at = {f"tsk_{number}": NOW - 1000 + number * 0.0001 for number in range(known + 1, count + 1)}
+    asked = [submission_row(f"sub_{run_id}", "skyvern", moment, run_id=run_id) for run_id, moment in at.items()]
+    begun = [run_row("skyvern", run_id, moment, submission_id=f"sub_{run_id}") for run_id, moment in at.items()]
+    ledger.alter(lambda it: [it.execute(sa.insert(submissions), asked), it.execute(sa.insert(runs), begun)])
     if not ledger.read(every_lane):
         shut_lanes(ledger, 100, until=NOW + 1000, but=50)
         for name, until in (("away", NOW), ("shut", NOW + 1000), (f"{CALLBACK} https://h000060", NOW)):
@@ -267,6 +274,8 @@ OPERATIONS: Final[dict[str, Callable[[sa.Connection], object]]] = {
     "sweep held deliveries, of which none is to be released": lambda connection: recovery.sweep_held(connection, NOW),
     "release held deliveries": lambda connection: recovery.sweep_held(connection, NOW, ["held"]),
     "remove old events, all waited for": lambda connection: retention.remove(connection, NOW + 99_999),
+    "remove old submissions, whose runs have events": lambda it: retention.remove_submissions(it, NOW + 99_999),
+    "remove old rows of runs, which have events": lambda it: retention.remove_idle_runs(it, NOW + 99_999),
     "remove old lanes": lambda connection: retention.remove_lanes(connection, NOW + 99_999),
     "a step of a replay that finds none": lambda connection: actions.step(
         connection, NOW, StepBounds(rows=200, seconds=0)

@@ -167,7 +167,7 @@ def test_removed_run_still_belongs_to_its_submission(dispatcher: Dispatcher, led
     dispatcher.dispatch([event(body("tsk_1"))])
     ledger.write(lambda it: it.execute(sa.update(deliveries).values(state="delivered")))
     later = time.time() + 60
-    assert ledger.write(lambda it: retention.remove(it, later)).events == 1
+    assert ledger.write(lambda it: retention.remove(it, later)).rows == 1
     assert ledger.read(lambda it: it.execute(sa.select(runs.c.run_id)).all()) == []
 
     others = [event(body(f"wr_{number}")) for number in range(beside)]

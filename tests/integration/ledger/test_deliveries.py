@@ -319,8 +319,8 @@ def test_retention_keeps_events_with_open_deliveries(ledger: Ledger) -> None:
     record(ledger, new_event("tsk_old", "results"), new_event("tsk_open", "ops"))
     settle(ledger, claim(ledger, "results"), DeliveryMove.ACCEPT, receipt={"id": "x"})
 
-    assert ledger.write(lambda connection: retention.remove(connection, NOW)).events == 0
-    assert ledger.write(lambda connection: retention.remove(connection, NOW + 1)).events == 1
+    assert ledger.write(lambda connection: retention.remove(connection, NOW)).rows == 0
+    assert ledger.write(lambda connection: retention.remove(connection, NOW + 1)).rows == 1
 
     assert states(ledger) == {"tsk_open:ops": "queued"}
     runs = ledger.read(lambda connection: queries.list_runs(connection, queries.Filter()))
@@ -332,12 +332,12 @@ def test_run_stays_until_its_last_event_is_removed(ledger: Ledger) -> None:
     record(ledger, new_event("tsk_1", "results"), new_event("tsk_1", "ops", status="failed"))
     settle(ledger, claim(ledger, "results"), DeliveryMove.ACCEPT, receipt={"id": "x"})
 
-    assert ledger.write(lambda connection: retention.remove(connection, NOW + 1)).events == 1
+    assert ledger.write(lambda connection: retention.remove(connection, NOW + 1)).rows == 1
 
     assert [run["run_id"] for run in ledger.read(lambda c: queries.list_runs(c, queries.Filter()))] == ["tsk_1"]
     # And it goes with the last of them
     settle(ledger, claim(ledger, "ops"), DeliveryMove.ACCEPT, receipt={"id": "x"})
-    assert ledger.write(lambda connection: retention.remove(connection, NOW + 1)).events == 1
+    assert ledger.write(lambda connection: retention.remove(connection, NOW + 1)).rows == 1
     assert ledger.read(lambda c: queries.list_runs(c, queries.Filter())) == []
 
 

@@ -1,6 +1,6 @@
 """Retention beside others' transactions on PostgreSQL: what they queue or add meanwhile is not deleted with the old.
 
-And which runs can be erased, on both databases.
+And which submissions and rows of runs it removes, and which runs can be erased, on both databases.
 """
 
 from __future__ import annotations
@@ -8,20 +8,23 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
+from receiver.domain.callback import CALLBACK
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import ERASED
 from receiver.domain.submission import SubmissionMove
 from receiver.errors import Conflict
-from receiver.ledger import Connection, Ledger, actions, retention, stats
+from receiver.ledger import Connection, Ledger, actions, retention, run_polls, stats
 from receiver.ledger.deliveries import creation, recovery, resend
 from receiver.ledger.deliveries.creation import AddedDelivery
-from receiver.ledger.schema import deliveries, runs
+from receiver.ledger.schema import deliveries, events, run_texts, runs, submissions
 from receiver.ledger.selection import Action, Selection
-from receiver.ledger.submissions import lifecycle, records
+from receiver.ledger.submissions import binding, lifecycle, records
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
 from receiver.ledger.submissions.records import NewSubmission
 from tests.support import queries
 from tests.support.ledger import NOW, beside, claim, event_body, lock_runs, new_event, record, settle, states
+from tests.support.rows import event_row, run_row, submission_row
+from tests.support.words import index, queue_all
 
 LATER = NOW + 1000
 EVENT = new_event("tsk_1", "ops").event.id
@@ -36,7 +39,7 @@ def old(postgres_ledger: Ledger) -> Ledger:
 
 
 def remove(connection: Connection) -> int:
-    return retention.remove(connection, LATER).events
+    return retention.remove(connection, LATER).rows
 
 
 def replay(connection: Connection) -> None:
@@ -85,6 +88,140 @@ def test_backfill_makes_no_delivery_of_a_removed_event(postgres_ledger: Ledger) 
         assert made == [first.event.id]
 
 
+def put(ledger: Ledger, table: sa.Table, *rows: dict[str, object]) -> None:
+    ledger.write(lambda it: [it.execute(sa.insert(table).values(row)) for row in rows])
+
+
+def submission(name: str, at: float = NOW, **fields: object) -> dict[str, object]:
+    return submission_row(f"sub_{name}", "skyvern", at, **fields)
+
+
+def remove_submissions(ledger: Ledger) -> list[str]:
+    """Remove old submissions, and return the ids of those that are left."""
+    ledger.write(lambda it: retention.remove_submissions(it, LATER))
+    return ledger.read(lambda it: it.scalars(sa.select(submissions.c.id).order_by(submissions.c.id)).all())  # type: ignore[return-value]
+
+
+def remove_runs(ledger: Ledger) -> list[str]:
+    """Remove old rows of runs, and return the ids of those that are left."""
+    ledger.write(lambda it: retention.remove_idle_runs(it, LATER))
+    return ledger.read(lambda it: it.scalars(sa.select(runs.c.run_id).order_by(runs.c.run_id)).all())  # type: ignore[return-value]
+
+
+def test_old_submissions_that_have_ended_are_removed(ledger: Ledger) -> None:
+    ended = [submission(each, state=each) for each in ("lost", "rejected", "accepted")]
+    changed = submission("changed", state="rejected") | {"updated_at": LATER}
+    polled = submission("polled", run_id="tsk_1", due_at=LATER)
+    others = [submission(each, state=each) for each in ("pending", "unknown")]
+    put(ledger, submissions, *ended, *others, polled, changed, submission("young", LATER, state="lost"))
+
+    assert remove_submissions(ledger) == ["sub_changed", "sub_pending", "sub_polled", "sub_unknown", "sub_young"]
+
+
+def test_submission_stays_while_its_run_or_a_retry_has_events(ledger: Ledger) -> None:
+    # Given an ended run, and Skyvern's retry of one without an event, whose webhooks to their callers wait
+    put(ledger, submissions, *(submission(each, run_id=f"tsk_{each}", callback_url="https://a") for each in "ab"))
+    put(ledger, runs, run_row("skyvern", "tsk_retry", NOW, submission_id="sub_b"))
+    record(ledger, new_event("tsk_a", CALLBACK), new_event("tsk_retry", CALLBACK))
+    # And a lost submission, beside an event that names no run
+    put(ledger, submissions, submission("c", state="lost"))
+    put(ledger, events, event_row("evt_x", "skyvern", "", LATER))
+    # Then the first two stay with the events, although these are old
+    assert ledger.write(lambda it: retention.remove(it, NOW + 1).rows) == 0
+    assert remove_submissions(ledger) == ["sub_a", "sub_b"]
+    # And go after them
+    settle(ledger, claim(ledger, CALLBACK), DeliveryMove.ACCEPT)
+    assert ledger.write(lambda it: retention.remove(it, NOW + 1).rows) == 2
+    assert remove_submissions(ledger) == []
+
+
+def test_old_rows_of_runs_without_events_are_removed(ledger: Ledger) -> None:
+    # Given old rows of runs that have no events and no words, but a link, a poll, a submission, or that were erased
+    kept = [
+        run_row("skyvern", "tsk_polled", NOW, events=0, due_at=LATER),
+        run_row("skyvern", "tsk_of_submission", NOW, events=0),
+        run_row("skyvern", "tsk_retry", NOW, events=0, submission_id="sub_a"),
+        run_row("skyvern", "tsk_erased", NOW, erased_at=NOW),
+        run_row("skyvern", "tsk_young", LATER, events=0),
+    ]
+    linked = run_row("skyvern", "tsk_linked", NOW, events=0, retried_by="tsk_event")
+    put(ledger, runs, *kept, linked, run_row("skyvern", "tsk_of_none", NOW, events=0, submission_id="sub_gone"))
+    put(ledger, submissions, submission("a", run_id="tsk_of_submission", due_at=LATER))
+    record(ledger, new_event("tsk_event"), new_event("tsk_left"))
+    # And one that lost its events, with its words
+    queue_all(ledger)
+    index(ledger)
+    ledger.write(lambda it: it.execute(sa.delete(events).where(events.c.run_id == "tsk_left")))
+    # Then only those that nothing needs are removed
+    assert remove_runs(ledger) == sorted([*(str(each["run_id"]) for each in kept), "tsk_event"])
+    assert ledger.read(lambda it: it.scalars(sa.select(run_texts.c.run_id)).all()) == ["tsk_event"]
+    # And when the submission has ended, its run goes as well
+    ledger.write(lambda it: it.execute(sa.update(submissions).values(due_at=None)))
+    assert remove_submissions(ledger) == []
+    assert remove_runs(ledger) == ["tsk_erased", "tsk_event", "tsk_polled", "tsk_young"]
+
+
+def test_submissions_and_runs_are_removed_in_bounded_steps(ledger: Ledger) -> None:
+    # Given as many old rows as one step reads that must stay, and some behind them
+    due = {number: LATER if number < retention.BATCH else None for number in range(retention.BATCH + 10)}
+    rows = [submission(f"{number:04}", state="lost", due_at=at) for number, at in due.items()]
+    of_runs = [run_row("skyvern", f"r{number:04}", NOW, due_at=at) for number, at in due.items()]
+    ledger.write(lambda it: [it.execute(sa.insert(submissions), rows), it.execute(sa.insert(runs), of_runs)])
+    for step in (retention.remove_submissions, retention.remove_idle_runs):
+        # When a second step begins where the first one ended, then it comes to those behind
+        first = ledger.write(lambda it: step(it, LATER))  # noqa: B023
+        assert first.rows == 0
+        assert ledger.write(lambda it: step(it, LATER, first.after)) == (10, None)  # noqa: B023
+
+
+def test_late_webhook_of_a_removed_submission_is_a_run_alone(ledger: Ledger) -> None:
+    # Given a submission that was lost, and removed by its age
+    new = NewSubmission("sub_a", "skyvern", "k1", "tasks", "hash", labels={"a": "b"}, idempotency_key="once")
+    ledger.write(lambda it: lifecycle.begin(it, new, NOW))
+    ledger.write(lambda it: lifecycle.resolve(it, "sub_a", SubmissionMove.MISS, NOW))
+    ledger.write(lambda it: lifecycle.resolve(it, "sub_a", SubmissionMove.GIVE_UP, NOW))
+    assert remove_submissions(ledger) == []
+    # When its webhook comes after all, then its run is recorded without it
+    assert ledger.write(bind) == {}
+    record(ledger, new_event("tsk_1"))
+    assert [each["submission_id"] for each in ledger.read(lambda it: queries.list_runs(it, queries.Filter()))] == [""]
+    # And its Idempotency-Key is free
+    repeated = records.NewSubmission("sub_b", "skyvern", "k1", "tasks", "hash", idempotency_key="once")
+    assert ledger.write(lambda it: lifecycle.begin(it, repeated, LATER))[1]
+
+
+def bind(connection: Connection) -> object:
+    lock_runs(connection, [RUN], LATER)
+    wanted = [binding.Wanted(*RUN, "sub_a")]
+    return binding.bind(connection, wanted, binding.candidates(connection, wanted), LATER)
+
+
+def bind_and_record(connection: Connection) -> object:
+    bound = bind(connection)
+    connection.execute(sa.insert(events).values(event_row("evt_late", *RUN, LATER)))
+    return bound
+
+
+def test_submission_whose_late_event_is_being_recorded_stays(postgres_ledger: Ledger) -> None:
+    put(postgres_ledger, submissions, submission("a", run_id="tsk_1"))
+    with beside(postgres_ledger, bind_and_record, lambda it: retention.remove_submissions(it, LATER).rows) as done:
+        assert (list(done[0]), done[1]) == ([RUN], 0)
+
+
+def test_late_event_does_not_bind_a_submission_being_removed(postgres_ledger: Ledger) -> None:
+    put(postgres_ledger, submissions, submission("a", run_id="tsk_1"))
+    remove = lambda it: retention.remove_submissions(it, LATER).rows  # noqa: E731
+    with beside(postgres_ledger, remove, bind_and_record) as (removed, bound):
+        assert (removed, bound) == (1, {})
+
+
+def test_run_whose_first_event_is_being_recorded_stays(postgres_ledger: Ledger) -> None:
+    put(postgres_ledger, runs, run_row("skyvern", "tsk_1", NOW, events=0))
+    removing = lambda it: retention.remove_idle_runs(it, LATER).rows  # noqa: E731
+    with beside(postgres_ledger, lambda it: run_polls.note_end(it, *RUN, LATER), removing) as (_, removed):
+        assert removed == 0
+
+
 RUN = ("skyvern", "tsk_1")
 
 
@@ -123,11 +260,21 @@ def test_run_that_has_not_ended_is_not_erased(ledger: Ledger) -> None:
     assert "it has not ended" in str(ledger.write(erase))
 
 
+def test_submission_that_got_a_run_meanwhile_is_not_erased(ledger: Ledger) -> None:
+    # Given a submission that had no run when its erasure began, and has one now
+    put(ledger, submissions, submission("a", run_id="tsk_1", prompt="Jane Doe"))
+    # Then it is refused, and nothing has changed
+    with pytest.raises(Conflict, match="sub_a: it has not ended"):
+        ledger.write(lambda it: retention.erase(it, ("skyvern", "sub_a"), "ada", LATER))
+    assert ledger.read(lambda it: it.scalars(sa.select(submissions.c.prompt)).all()) == ["Jane Doe"]
+    assert ledger.read(lambda it: it.scalars(sa.select(runs.c.run_id)).all()) == []
+
+
 def test_row_of_an_erased_run_outlives_its_events(ledger: Ledger) -> None:
     # Given a run that is erased, whose events are then removed by age
     record(ledger, new_event("tsk_1"))
     ledger.write(erase)
-    assert ledger.write(lambda connection: retention.remove(connection, LATER + 1).events) == 1
+    assert ledger.write(lambda connection: retention.remove(connection, LATER + 1).rows) == 1
     # When an event of it comes after all, then it is known to be erased
     known = ledger.write(lambda connection: lock_runs(connection, [RUN], LATER + 2))
     assert known[RUN].erased
