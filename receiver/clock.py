@@ -53,9 +53,10 @@ TIDY_EVERY = 60.0
 STEPS = 0.5
 # Seconds of a tick in which words are indexed.
 INDEX_FOR = 0.5
-# Seconds that workers have, once the ledger is back, to renew their claims or record attempts that have ended.
+# Seconds that workers have, after the ledger was unavailable, to renew their claims or record attempts that have ended.
 PATIENCE = 6.0
-# Seconds after which a slow check of the ledger means that it was unavailable.
+# Seconds after which a slow check means that the ledger was unavailable; and by which its time, compared with the
+# monotonic clock, jumps between two checks when the host slept or a clock was set.
 AWAY = 3.0
 # Maximum seconds to wait for the ledger at the start, as for a worker.
 START_WITHIN = 120.0
@@ -106,7 +107,8 @@ class Clock:
         self._failed: dict[str, float] = {}  # by operation, when a step of it failed
         self._trouble: set[str] = set()
         self._bugs: dict[str, str] = {}  # errors of the last tick that are bugs of Runhook, by check
-        self._ledger_away = float("-inf")  # when it last was, by time.monotonic()
+        self._ledger_away = float("-inf")  # when it last was, or its time jumped, by time.monotonic()
+        self._ahead = ledger.known_now() - time.monotonic()  # the ledger's time minus that one, at the last check
 
     def run(self, stop: Callable[[float], bool]) -> None:
         """Tick until `stop(seconds)`, which waits at most that long, is true."""
@@ -156,13 +158,16 @@ class Clock:
     def due(self) -> None:
         """Queue what waited long enough, and take back what lapsed.
 
-        Workers could not renew their claims while the ledger was unavailable. They get PATIENCE to do so, or deliveries
-        that they have sent would be sent twice.
+        Workers could not renew their claims while the ledger was unavailable or the host slept. They get PATIENCE to do
+        so, or deliveries that they have sent would be sent twice.
         """
+        started, now = time.monotonic(), self._ledger.now()
+        if now - started > self._ahead + AWAY:
+            self._ledger_away = started
+        self._ahead = now - started
         more = self._agenda.changes
         if not more:
             return
-        started, now = time.monotonic(), self._ledger.now()
         patient = started - self._ledger_away < PATIENCE
 
         def work(connection: Connection) -> tuple[int, int]:

@@ -35,12 +35,13 @@ from receiver.delivery import runner
 from receiver.delivery.runner import SinkRunner
 from receiver.dispatch import dispatcher
 from receiver.domain.parts import DISPATCH, deliver
-from receiver.domain.time_limits import CLAIM, JOB_FOR, JOB_HANGS, RENEW_EVERY, SIGN_EVERY
+from receiver.domain.time_limits import CLAIM, JOB_FOR, JOB_HANGS, RENEW_EVERY, SIGN_EVERY, START_WITHIN
 from receiver.errors import NotStarted, RunhookError
 from receiver.inbox.recovery import hand_back
 from receiver.inbox.stream import STREAM
 from receiver.ledger import Connection, Ledger, LedgerUnavailable
 from receiver.ledger.deliveries import claims
+from receiver.ledger.deliveries.claimed import Claimed
 from receiver.ledger.deliveries.recovery import release_claims
 from receiver.runtime.background import keep_thread, start_thread
 from receiver.runtime.child import UNFINISHED, own_status, say_working
@@ -273,16 +274,17 @@ class WorkerProcess:
     def _renew_claims(self) -> None:
         """Renew the claims on what the runners own. This thread does nothing else: no error or wait may delay it."""
         while not self._ended.wait(RENEW_EVERY):
-            runners = list(self._runners.values())
-            owned = [delivery for each in runners for delivery in each.owned()]
-            at = time.monotonic()
+            owned = [claimed for each in list(self._runners.values()) for claimed in each.owned()]
+            if not owned:
+                continue
             with suppress(LedgerUnavailable):
-                renewed = set(self._ledger.write(partial(self._renew, owned)) if owned else ())
-                for each in runners:
-                    each.renew(renewed, at)
+                renewed, now = self._ledger.write(partial(self._renew, owned))
+                for each in renewed:
+                    each.start_by = now + START_WITHIN
 
-    def _renew(self, owned: Collection[str], connection: Connection) -> list[str]:
-        return claims.renew(connection, self._owner, owned, self._ledger.known_now() + CLAIM)
+    def _renew(self, owned: Collection[Claimed], connection: Connection) -> tuple[Collection[Claimed], float]:
+        now = self._ledger.known_now()
+        return claims.renew(connection, self._owner, owned, now + CLAIM), now
 
     def _poke_due(self) -> bool:
         """Poke the runners whose sinks have something due. Return whether there are any."""

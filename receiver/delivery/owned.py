@@ -60,13 +60,13 @@ class OwnedDeliveries:
             if claimed is None:
                 self._waiting.clear()
 
-    def begin(self, now: float) -> SendTask | None:
-        """Return what to send now. None if nothing waits, or none of it may start so late."""
+    def begin(self, now: float, ledger_now: float) -> SendTask | None:
+        """Return what to send now. None if nothing waits, or none of it may start so late, by the ledger's clock."""
         with self._lock:
             batch: list[Claimed] = []
             while self._waiting and len(batch) < self._batch:
                 each = self._waiting.popleft()
-                (batch if now < each.start_by else self._unstarted).append(each)
+                (batch if ledger_now < each.start_by else self._unstarted).append(each)
             if not batch:
                 return None
             task = SendTask(batch, now)
@@ -92,13 +92,6 @@ class OwnedDeliveries:
         with self._lock:
             self._all -= gone
             self._unstarted = [each for each in self._unstarted if each not in gone]
-
-    def renew(self, ids: Collection[str], start_by: float) -> None:
-        """Let deliveries whose claims were renewed start until `start_by`."""
-        with self._lock:
-            for each in self._all:
-                if each.id in ids:
-                    each.start_by = start_by
 
     def all(self) -> list[Claimed]:
         """Return all owned deliveries."""

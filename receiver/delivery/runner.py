@@ -2,7 +2,7 @@
 
     room, take   the dispatcher of the process records new deliveries as claimed, and hands them over
     poke         the ledger may have something due, which is claimed when there is room
-    owned, renew     the claims that the process renews
+    owned        the claims that the process renews
 
 One thread claims and settles; nothing else here asks the ledger. A retry frees its place: nothing sleeps. A send that
 takes longer than its sink allows is given up, and its thread is left behind rather than waited for.
@@ -34,7 +34,6 @@ from receiver.delivery.send_task import SendTask, send
 from receiver.delivery.settlement import Settlement
 from receiver.delivery.sink_services import SourceServices
 from receiver.domain.callback import CALLBACK
-from receiver.domain.time_limits import START_WITHIN
 from receiver.ledger import Connection, Ledger, LedgerUnavailable
 from receiver.ledger.deliveries import claims
 from receiver.ledger.deliveries.claimed import Claimed, load_bodies
@@ -148,13 +147,9 @@ class SinkRunner:
             self._poked = True
             self._done.put(None)
 
-    def owned(self) -> list[str]:
-        """Return the ids of the claimed deliveries that are not settled."""
-        return [each.id for each in self._owned.all()]
-
-    def renew(self, ids: Collection[str], at: float) -> None:
-        """Let these deliveries be sent later: their claims were renewed at `at`, by time.monotonic(), or after it."""
-        self._owned.renew(ids, at + START_WITHIN)
+    def owned(self) -> list[Claimed]:
+        """Return the claimed deliveries that are not settled."""
+        return self._owned.all()
 
     @property
     def idle(self) -> bool:
@@ -180,7 +175,7 @@ class SinkRunner:
 
     def _send_next(self) -> None:
         """In a thread: send the longest waiting deliveries."""
-        task = self._owned.begin(time.monotonic())
+        task = self._owned.begin(time.monotonic(), self._ledger.known_now())
         if task is None:
             self._done.put(None)  # deliveries that may no longer start are handed back
             return
@@ -307,7 +302,7 @@ class SinkRunner:
             limit = self._allowed(self._rate, limit)
         if not limit:
             return Claims()  # the process pokes once a second
-        began, most_bytes = time.monotonic(), self._room.bytes_left(sum(map(weight, owned)))
+        most_bytes = self._room.bytes_left(sum(map(weight, owned)))
         claimed: Claims | None = None
 
         def work(connection: Connection) -> Claims:
@@ -316,10 +311,7 @@ class SinkRunner:
             claimed = claims.claim(*given, most_bytes=most_bytes, many=many, earlier=claimed)
             return claimed
 
-        claimed = self._ledger.write(work)
-        for each in claimed:
-            each.start_by = began + START_WITHIN
-        return claimed
+        return self._ledger.write(work)
 
     def _allowed(self, rate: SharedRate, wanted: int) -> int:
         """Return how many that are due, up to `wanted`, the rate allows: none while Redis, which counts it, is down."""

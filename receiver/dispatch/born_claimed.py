@@ -44,12 +44,10 @@ def claims_of(
     known: Mapping[RunKey, KnownRun],
     bound: Mapping[RunKey, Submission],
     now: float,
-    began: float,
 ) -> dict[str, list[Claimed]]:
     """Return, by sink, those of the deliveries of these events that have been recorded as claimed, which are `ids`.
 
-    `known`, `bound`: what was known of their runs, and the submissions that these were bound to. `began`: when the
-    transaction did, by time.monotonic().
+    `known`, `bound`: what was known of their runs, and the submissions that these were bound to.
     """
     found: defaultdict[str, list[Claimed]] = defaultdict(list)
     for item, new in _due(events):
@@ -58,7 +56,7 @@ def claims_of(
             run = known.get(item.key, NO_RUN)
             submission = None if run.submission_id else bound.get(item.key)
             labels = submission.labels if submission else run.labels
-            found[new.sink].append(_claimed(key, item, new, labels, now, began))
+            found[new.sink].append(_claimed(key, item, new, labels, now))
     return found
 
 
@@ -76,9 +74,7 @@ def _due(events: Sequence[NewEvent]) -> Iterator[tuple[NewEvent, NewDelivery]]:
                 yield item, new
 
 
-def _claimed(
-    key: str, item: NewEvent, new: NewDelivery, labels: Mapping[str, str], now: float, began: float
-) -> Claimed:
+def _claimed(key: str, item: NewEvent, new: NewDelivery, labels: Mapping[str, str], now: float) -> Claimed:
     event, run = item.event, item.run
     # What was read in part, or came otherwise, reads differently in the ledger: the sink's process parses it again.
     whole = event.via == "webhook" and not (run.problem or run.left_out)
@@ -103,5 +99,5 @@ def _claimed(
         completion=item.completion_text(),
         due_at=now,
         run=run if whole else None,
-        start_by=began + START_WITHIN,
+        start_by=now + START_WITHIN,
     )

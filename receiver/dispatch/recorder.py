@@ -145,14 +145,14 @@ class EventRecorder:
 
     def _still_claimed(self, connection: Connection, claimed: dict[str, list[Claimed]]) -> dict[str, list[Claimed]]:
         """Return those of these claims that are recorded, by sink."""
-        ids = [each.id for some in claimed.values() for each in some]
         owner = next((self._runners[sink].owner for sink in claimed), "")
-        kept = set(claims.renew(connection, owner, ids, self._ledger.now() + CLAIM))
-        return {sink: found for sink, some in claimed.items() if (found := [it for it in some if it.id in kept])}
+        recorded = [each for some in claimed.values() for each in some]
+        kept = set(claims.renew(connection, owner, recorded, self._ledger.now() + CLAIM))
+        return {sink: found for sink, some in claimed.items() if (found := [it for it in some if it in kept])}
 
     def _write(self, connection: Connection, batch: Sequence[ParsedEvent], polled: set[RunKey]) -> Recorded:
         """Lock the runs, decide about each event by what is known about its run, and write what is new."""
-        began, now = time.monotonic(), self._ledger.now()
+        now = self._ledger.now()
         of_runs = [each for each in batch if each.run.run_id and not each.run.test]
         wanted = [binding.Wanted.of(each) for each in of_runs]
         linked = [key for each in wanted for key in each.linked]
@@ -173,7 +173,7 @@ class EventRecorder:
         claim = born_claimed.choose_claim(connection, self._runners, new, now) if self._runners else None
         written = events.record(connection, new, now, claim)
         ids = written.deliveries.intersection(claim.ids) if claim else ()
-        claimed = born_claimed.claims_of(new, ids, known, bound, now, began) if ids else {}
+        claimed = born_claimed.claims_of(new, ids, known, bound, now) if ids else {}
         schedule_polls(connection, batch, known, histories, bound, now)
         for source, run_id in sorted({(each.source, each.retried_by) for each in wanted if each.retried_by}):
             if self.may_ask(source):  # no submission is polled for that run

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -44,9 +43,9 @@ def make(url: sa.URL, wait: float, limits: TimeLimits | None, clock: DatabaseClo
     def _begun(connection: sa.Connection) -> None:
         begin = connection.info["begin"]
         if clock.stale:
-            asked_at = time.monotonic()
+            asked_at = clock.since_boot()
             answer = connection.exec_driver_sql(f"SELECT {ASK}; {begin}" if begin else f"SELECT {ASK}").scalar_one()
-            clock.note(asked_at, time.monotonic(), answer)
+            clock.note(asked_at, clock.since_boot(), answer)
         elif begin:
             connection.exec_driver_sql(begin)
 

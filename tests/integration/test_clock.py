@@ -139,6 +139,22 @@ def test_lapsed_claim_is_queued_again(clock: Clock, ledger: Ledger) -> None:
     assert states(ledger) == {"tsk_1:ops": "queued"}
 
 
+def test_jump_of_the_time_lapses_no_claim_at_first(clock: Clock, ledger: Ledger, later: Later) -> None:
+    # Given a claim that holds until the host sleeps, or a clock is set forward
+    clock.tick()
+    record(ledger, new_event("tsk_1", "ops"))
+    claim(ledger, "ops", now=ledger.now() - 60)
+    later.now -= 60
+
+    # When the clock sees the jump, then it lets the owner renew its claim
+    clock.tick()
+    assert states(ledger) == {"tsk_1:ops": "sending"}
+    # And after that it lapses
+    later.now += clock_module.PATIENCE
+    clock.tick()
+    assert states(ledger) == {"tsk_1:ops": "queued"}
+
+
 def test_replay_is_done_step_by_step(clock: Clock, ledger: Ledger) -> None:
     record(ledger, new_event("tsk_1", "ops"))
     settle(ledger, claim(ledger, "ops"), DeliveryMove.DIE)

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryState
 from receiver.domain.run import Run
+from receiver.domain.time_limits import START_WITHIN
 from receiver.ledger import dialect
 from receiver.ledger.deliveries import links
 from receiver.ledger.schema import deliveries, events, in_state, runs
@@ -56,7 +57,7 @@ class Claimed:
     event_seq: int = 0  # key of its body for `load_bodies`; 0: loaded
     receipts: Mapping[str, dict[str, Any] | None] = field(default_factory=dict)  # by sink that it waited for
     run: Run | None = None  # the body, as parsed by this process's dispatcher
-    start_by: float = math.inf  # latest start of a send, by time.monotonic(): then the claim may lapse
+    start_by: float = math.inf  # latest start of a send, by the ledger's clock, as the claim lapses
 
 
 def delivery_columns() -> list[sa.Column[Any]]:
@@ -95,6 +96,7 @@ def to_claimed(row: Any, now: float, probe: float | None = None) -> Claimed:
         tried_at=tried_at,
         due_at=row.due_at,
         event_seq=row.seq,
+        start_by=now + START_WITHIN,
     )
 
 

@@ -8,7 +8,7 @@ Making      One transaction claims due deliveries, oldest first, and skips shut 
             Dispatch records new deliveries as claimed for a sink in its process that has room (creation.py).
 Fence       Each change of a claimed delivery names its id, its owner and the attempt's number, so a process whose claim
             has lapsed changes nothing. Its attempt is recorded nevertheless (attempts.py).
-Renewal     While sending, the owner extends `claim_until`. It starts no send after that time.
+Renewal     While sending, the owner extends `claim_until`. It starts no send after that time, by the same clock.
 Hand back   A claimed delivery that never started is queued as if it had never been claimed.
 Lapse       A claim that its owner no longer renews lapses. The clock queues the delivery again, with a `lapsed`
             attempt, since its request may have arrived (recovery.py).
@@ -103,7 +103,7 @@ def claim(
     `many`: for a sink with many lanes. `earlier`: claimed by an earlier try of this transaction, and returned if that
     was committed.
     """
-    if earlier and renew(connection, owner, [each.id for each in earlier], now + seconds):
+    if earlier and renew(connection, owner, earlier, now + seconds):
         return earlier
     own = lanes.find(connection, sink)
     if limit <= 0 or (own is not None and own.paused):
@@ -171,12 +171,15 @@ class _Finding:
 
 
 _THESE: Final = dialect.among_given(deliveries.c.id, "b_ids")
+_ATTEMPT: Final = deliveries.c.id + sa.literal_column("' '") + sa.cast(deliveries.c.attempts, sa.Text())
 _UNLOCKED: Final = (
     sa.select(deliveries.c.id)
     .where(
         _THESE,
         dialect.row_by_row(
-            deliveries.c.state == DeliveryState.SENDING, deliveries.c.claim_owner == sa.bindparam("b_owner")
+            deliveries.c.state == DeliveryState.SENDING,
+            deliveries.c.claim_owner == sa.bindparam("b_owner"),
+            dialect.among_given(_ATTEMPT, "b_attempts"),
         ),
     )
     .with_for_update(skip_locked=True)
@@ -186,19 +189,19 @@ _RENEW: Final = (
     sa.update(deliveries)
     .where(_THESE, deliveries.c.id.in_(sa.select(_UNLOCKED.c.id)))
     .values(claim_until=sa.bindparam("b_until"))
-    .returning(deliveries.c.id)
+    .returning(_ATTEMPT)
 )
 
 
-def renew(connection: sa.Connection, owner: str, ids: Collection[str], until: float) -> list[str]:
-    """Extend the owner's claims on these deliveries to `until`. Returns the renewed ones.
+def renew(connection: sa.Connection, owner: str, claimed: Collection[Claimed], until: float) -> list[Claimed]:
+    """Extend these claims of the owner to `until`. Returns the renewed ones.
 
     Never waits for another transaction: deliveries that one has locked are skipped, and may be renewed the next time.
     """
-    if not ids:
-        return []
-    given = {"b_ids": sorted(ids), "b_owner": owner, "b_until": until}
-    return list(connection.execute(_RENEW, given).scalars())
+    by_attempt = {f"{each.id} {each.attempt_number}": each for each in claimed}
+    given = {"b_ids": sorted(each.id for each in claimed), "b_attempts": list(by_attempt)}
+    renewed = connection.execute(_RENEW, {**given, "b_owner": owner, "b_until": until}).scalars()
+    return [by_attempt[each] for each in renewed]
 
 
 _ASKED: Final = dialect.given_texts("b_sinks")

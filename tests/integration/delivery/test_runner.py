@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from receiver.delivery import room
 from receiver.delivery.runner import SinkRunner
 from receiver.domain import breaker
 from receiver.ledger import Ledger, LedgerUnavailable
+from receiver.ledger.database_clock import DatabaseClock
 from receiver.ledger.deliveries import claims, lanes, recovery
 from receiver.ledger.events import NewDelivery
 from receiver.runtime.throttle import SharedRate
@@ -380,7 +382,7 @@ def test_what_is_held_is_told_until_it_is_settled(ledger: Ledger, start: Start) 
     release.set()
     # Then it does not lapse, and is sent once
     eventually(delivered(ledger, 1))
-    assert held == rows(ledger)[0]["id"]
+    assert held.id == rows(ledger)[0]["id"]
     eventually(lambda: it.owned() == [])
     assert len(sink.seen) == 1
 
@@ -397,14 +399,46 @@ def test_send_starts_only_while_its_claim_holds(ledger: Ledger, start: Start) ->
     it.take(claimed[:1])
     eventually(lambda: sink.seen)
     for each in claimed[1:]:
-        each.start_by = time.monotonic()
+        each.start_by = ledger.now()
     it.take(claimed[1:])
-    it.renew({claimed[2].id}, time.monotonic())
+    claimed[2].start_by += PATIENCE
     # When a place is free, then that one is sent, and the other only by a new claim, as if it had never had one
     release.set()
     eventually(delivered(ledger, 3))
     assert [each.key for each in sink.seen] == [claimed[0].id, claimed[2].id, claimed[1].id]
     assert {row["attempts"] for row in rows(ledger)} == {1}
+
+
+class SleepingHost(DatabaseClock):
+    """The clocks of a host that slept for `slept` seconds, which time.monotonic() does not count."""
+
+    def __init__(self) -> None:
+        self.slept = 0.0
+        super().__init__(lambda: time.monotonic() + self.slept, lambda: time.time() + self.slept)
+
+    def note(self, asked_at: float, answered_at: float, answer: float) -> None:
+        super().note(asked_at, answered_at, answer + self.slept)
+
+
+def test_host_that_slept_starts_no_claim_of_before(ledger: Ledger, start: Start) -> None:
+    # Given one send under way, and two claims that wait for its place
+    host, release = SleepingHost(), threading.Event()
+    with closing(Ledger(ledger.url.render_as_string(hide_password=False), clock=host)) as own:
+        sink = ScriptedSink(lambda delivery: (release.wait(PATIENCE), accept(delivery))[1], timeout=2 * PATIENCE)
+        it = start(sink, concurrency=1, on=own)
+        eventually(lambda: it.idle)
+        record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(3)))
+        it.take(claim(ledger, "ops", "w0", 9, own.now()))
+        eventually(lambda: sink.seen)
+        # When the host sleeps until another one has taken over what it had claimed, and the place is free again
+        host.slept = 60.0
+        assert ledger.write(lambda connection: recovery.lapse_claims(connection, time.time() + 60)) == 3
+        assert len(claim(ledger, "ops", "other", 9, time.time() + 60)) == 3
+        release.set()
+        # Then it starts none of them
+        eventually(lambda: it.idle)
+        assert len(sink.seen) == 1
+        end(it)
 
 
 def test_paused_sink_gets_nothing_after_the_sends_under_way(ledger: Ledger, start: Start) -> None:

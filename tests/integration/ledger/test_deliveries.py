@@ -12,6 +12,7 @@ from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
 from receiver.ledger import Ledger, retention
 from receiver.ledger.deliveries import claims, lanes, recovery
+from receiver.ledger.deliveries.claimed import Claimed
 from receiver.ledger.events import NewDelivery
 from receiver.ledger.schema import deliveries
 from tests.servers.postgres import PostgresProcess
@@ -157,7 +158,7 @@ def test_lapsed_claim_in_a_batch_stays_with_its_new_owner(ledger: Ledger) -> Non
     # Given two deliveries that were claimed together, of which one has lapsed and is claimed again by the same owner
     record(ledger, *(new_event(f"tsk_{number}", "ops") for number in (1, 2)))
     first, second = sorted(claim(ledger, "ops"), key=lambda each: each.run_id)
-    assert ledger.write(lambda connection: claims.renew(connection, "w", [second.id], NOW + 99)) == [second.id]
+    assert ledger.write(lambda connection: claims.renew(connection, "w", [second], NOW + 99)) == [second]
     assert ledger.write(lambda connection: recovery.lapse_claims(connection, NOW + 16)) == 1
     (again,) = claim(ledger, "ops", now=NOW + 16)
     # When the answers to the first claim come
@@ -176,7 +177,7 @@ def test_claim_that_went_to_another_is_settled_by_that_one(ledger: Ledger) -> No
     second = claim(ledger, "ops", owner="w2")
     assert [each.attempt_number for each in (*first, *second)] == [1, 1]
     # When the first renews it, hands it back again, or reports a failure
-    assert ledger.write(lambda it: claims.renew(it, "w1", [first[0].id], NOW + 60)) == []
+    assert ledger.write(lambda it: claims.renew(it, "w1", first, NOW + 60)) == []
     hand_back(ledger, first, owner="w1")
     settle(ledger, first, DeliveryMove.DIE, owner="w1")
     # Then the other still has it
@@ -185,16 +186,28 @@ def test_claim_that_went_to_another_is_settled_by_that_one(ledger: Ledger) -> No
     assert states(ledger) == {"tsk_1:ops": "delivered"}
 
 
+def test_renewal_extends_only_the_attempt_it_names(ledger: Ledger) -> None:
+    # Given a delivery that lapsed, and is claimed again by the same process
+    record(ledger, new_event("tsk_1", "ops"))
+    (first,) = claim(ledger, "ops", owner="w")
+    assert ledger.write(lambda connection: recovery.lapse_claims(connection, NOW + 16)) == 1
+    (second,) = claim(ledger, "ops", owner="w", now=NOW + 16)
+    # When it renews both attempts, then the lapsed one is not renewed, and alone it extends nothing
+    assert ledger.write(lambda it: claims.renew(it, "w", [first, second], NOW + 40)) == [second]
+    assert ledger.write(lambda it: claims.renew(it, "w", [first], NOW + 60)) == []
+    assert ledger.write(lambda connection: recovery.lapse_claims(connection, NOW + 41)) == 1
+
+
 def test_renewal_waits_for_no_row_that_another_transaction_has(postgres: PostgresProcess) -> None:
     # Given two claims, one of whose rows another transaction has locked
     ledger = with_tables(
         Ledger(f"postgresql+psycopg://postgres@127.0.0.1:{postgres.port}/{postgres.create_database()}")
     )
     record(ledger, *(new_event(f"tsk_{number}", "ops") for number in range(2)))
-    locked, free = (each.id for each in claim(ledger, "ops", owner="w"))
+    locked, free = claim(ledger, "ops", owner="w")
 
-    def renew_meanwhile(connection: sa.Connection) -> list[str]:
-        connection.execute(sa.select(deliveries).where(deliveries.c.id == locked).with_for_update())
+    def renew_meanwhile(connection: sa.Connection) -> list[Claimed]:
+        connection.execute(sa.select(deliveries).where(deliveries.c.id == locked.id).with_for_update())
         return ledger.write(lambda other: claims.renew(other, "w", [locked, free], NOW + 60))
 
     # When both are renewed, then the other one is, at once

@@ -160,8 +160,8 @@ class Deliveries(RuleBasedStateMachine):
     def renew(self, one: tuple[str, Any]) -> None:
         owner, each = one
         it, until = self.model[each.id], self.now + CLAIM
-        mine = it.state == "sending" and it.owner == owner
-        assert self.ledger.write(lambda c: claims.renew(c, owner, [each.id], until)) == [each.id] * mine
+        mine = it.is_claim(owner, each.attempt_number)
+        assert self.ledger.write(lambda c: claims.renew(c, owner, [each], until)) == [each] * mine
         if mine:
             it.until = until
 

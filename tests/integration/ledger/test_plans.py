@@ -29,7 +29,7 @@ def take_through(ledger: Ledger, number: int) -> None:
     ledger.write(lambda it: (binding.candidates(it, wanted), lanes.shut_among(it, ["ops"])))
     taken = ledger.write(lambda it: claims.claim(it, "ops", 8, "w", NOW))
     (loaded,) = ledger.write(lambda it: load_bodies(it, taken))
-    assert ledger.write(lambda it: claims.renew(it, "w", [loaded.id], NOW + 30)) == [loaded.id]
+    assert ledger.write(lambda it: claims.renew(it, "w", [loaded], NOW + 30)) == [loaded]
     accepted = result_of(loaded, DeliveryMove.ACCEPT, receipt={})
     ledger.write(lambda it: attempts.settle(it, "w", [accepted], NOW))
 
@@ -91,7 +91,7 @@ def test_settling_many_does_not_compare_all_pairs(postgresql: Ledger) -> None:
     claimed = postgresql.write(lambda it: claims.claim(it, "ops", 256, "w", NOW))
 
     def settle(connection: Connection) -> None:
-        claims.renew(connection, "w", [each.id for each in claimed], NOW + 30)
+        claims.renew(connection, "w", claimed, NOW + 30)
         attempts.settle(connection, "w", [result_of(each, DeliveryMove.ACCEPT, receipt={}) for each in claimed], NOW)
 
     plans = plans_of_work(postgresql, settle)

@@ -1,5 +1,7 @@
 """The database's time, told from what it answered last."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -60,6 +62,16 @@ def test_it_is_never_more_wrong_than_the_best_answer_could_be(delays: list[tuple
         host.ask(out, back)
     best = min((out + back) / 2 for out, back in delays)
     assert abs(host.wrong_by) <= best + host.true * 0.001
+
+
+def test_time_goes_on_while_the_host_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, at = DatabaseClock(), time.clock_gettime
+    asked_at = clock.since_boot()
+    clock.note(asked_at, asked_at, EPOCH)
+    # When the clock that counts sleep jumps, and time.monotonic() does not
+    monkeypatch.setattr(time, "clock_gettime", lambda name: at(name) + 60 * (name != time.CLOCK_REALTIME))
+    assert clock.now() >= EPOCH + 60
+    assert clock.stale
 
 
 def test_slow_answer_counts_only_if_it_contradicts() -> None:
