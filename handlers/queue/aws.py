@@ -7,13 +7,13 @@ are at least once. This module knows messages, and no delivery or run.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from handlers.contract import Receipt, Refused, SinkError, Unavailable
 from handlers.queue.message import QueueMessage, size
-from handlers.support.aws import make_client, refusal, translated_errors
+from handlers.support.aws import call_limits, make_client, refusal, translated_errors
+from handlers.support.deadline import Deadline
 
 # Maximum messages of one request.
 BATCH = 10
@@ -57,12 +57,11 @@ class AwsQueue:
 
     def put(self, messages: Sequence[QueueMessage]) -> list[Receipt | SinkError]:
         """Send the messages in as few requests as their sizes allow. Raises Unavailable when none was sent."""
-        deadline = time.monotonic() + self._timeout
+        deadline = Deadline(self._timeout)
         answers: list[Receipt | SinkError] = []
         for batch in batches(messages, self._max_bytes):
             try:
-                if answers and time.monotonic() > deadline:
-                    raise Unavailable(f"{self._api.service} is too slow: not reached in time")
+                deadline.remaining(sum(call_limits(self._timeout)))
                 answers += self._send(batch)
             except SinkError as error:
                 if not answers:

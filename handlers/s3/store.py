@@ -23,7 +23,7 @@ from handlers.mirror.names import is_inline_safe
 from handlers.mirror.store import MAX_DOCUMENT, ObjectTarget, Stored
 from handlers.s3.options import S3Options, tag_value
 from handlers.support import templating
-from handlers.support.aws import error_code, make_client, translated_errors
+from handlers.support.aws import call_limits, error_code, make_client, translated_errors
 from handlers.support.deadline import Deadline
 
 # Bytes of the largest body that is written by one request with its SHA-256; longer ones are streamed.
@@ -45,6 +45,7 @@ class S3Store:
     def __init__(self, options: S3Options) -> None:
         self._options = options
         self._name = options.bucket
+        self._call_limit = sum(call_limits(options.timeout))  # seconds that one call may take
         self._lock = threading.Lock()
         self._made: Any = None
         self._transfers: Any = None
@@ -76,11 +77,11 @@ class S3Store:
     def list_directory(self, directory: str, deadline: Deadline) -> Mapping[str, int]:
         """See Store. Reads as many pages as there are."""
         sizes: dict[str, int] = {}
-        deadline.remaining()
+        deadline.remaining(self._call_limit)
         with self._errors():
             for page in self.client().get_paginator("list_objects_v2").paginate(Bucket=self._name, Prefix=directory):
                 sizes |= {each["Key"].removeprefix(directory): int(each["Size"]) for each in page.get("Contents", ())}
-                deadline.remaining()
+                deadline.remaining(self._call_limit)
         return sizes
 
     def identify(self, key: str, size: int, deadline: Deadline) -> tuple[str, str] | None:
@@ -181,7 +182,7 @@ class S3Store:
         """See Store. Versions are asked for where the bucket answers that it has kept one."""
         left = [{"Key": key} for key in keys]
         while left:
-            deadline.remaining()
+            deadline.remaining(self._call_limit)
             some, left = left[:_DELETED_AT_ONCE], left[_DELETED_AT_ONCE:]
             with self._errors():
                 answer = self.client().delete_objects(Bucket=self._name, Delete={"Objects": some})
@@ -218,7 +219,7 @@ class S3Store:
 
     def _read_or_none(self, method: str, key: str, deadline: Deadline) -> dict[str, Any] | None:
         """Return boto3's answer for the object, or None when it is missing."""
-        deadline.remaining()
+        deadline.remaining(self._call_limit)
         try:
             answer: dict[str, Any] = getattr(self.client(), method)(Bucket=self._name, Key=key)
         except ClientError as error:
@@ -229,7 +230,7 @@ class S3Store:
         return answer
 
     def _put(self, target: ObjectTarget, body: bytes, **more: Any) -> None:
-        target.deadline.remaining()
+        target.deadline.remaining(self._call_limit)
         digest = hashlib.sha256(body)
         if self._options.checksums:
             more["ChecksumSHA256"] = base64.b64encode(digest.digest()).decode()

@@ -58,18 +58,26 @@ _UNAVAILABLE: Final[Mapping[str, str]] = {
 _DENIED: Final = frozenset({"AccessDenied", "AuthorizationError"})
 
 
+def call_limits(timeout: float) -> tuple[float, float]:
+    """Return the seconds of one call to connect and to wait for data, in a send that may take `timeout` seconds.
+
+    boto3 has no limit for a whole send: no call should begin with less than their sum left.
+    """
+    return min(5.0, timeout / 6), min(60.0, timeout / 3)
+
+
 def make_client(
     service: str, timeout: float, *, profile: str | None = None, config: Mapping[str, Any], **options: Any
 ) -> Any:
     """Return boto3's client of a service, which never retries. Raises botocore's errors.
 
-    `timeout`: seconds of a send, in which two waits fit. `config`: more of botocore's settings. `options`: as boto3's
+    `timeout`: seconds of a send; see `call_limits`. `config`: more of botocore's settings. `options`: as boto3's
     client takes them, or as secrets; those without a value are found by boto3's own chain.
     """
     import boto3  # takes 0.1 s: only a process that sends should pay it
     from botocore.config import Config
 
-    limits = {"connect_timeout": min(5.0, timeout / 2), "read_timeout": min(60.0, timeout / 2)}
+    limits = dict(zip(("connect_timeout", "read_timeout"), call_limits(timeout), strict=True))
     retries = {"total_max_attempts": 1, "mode": "standard"}
     given = {
         name: value.get_secret_value() if isinstance(value, SecretStr) else value

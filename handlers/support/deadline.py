@@ -8,7 +8,7 @@ from handlers.contract import Unavailable
 
 
 class DeadlineExceeded(Unavailable):
-    """The deadline is over. It does not say what took the time."""
+    """The deadline is over, or too near. It does not say what took the time."""
 
 
 class Deadline:
@@ -18,9 +18,9 @@ class Deadline:
         self.seconds = seconds
         self.at = time.monotonic() + seconds
 
-    def remaining(self) -> float:
-        """Return the seconds that are left. Raises DeadlineExceeded when the time is over."""
+    def remaining(self, needed: float = 0.0) -> float:
+        """Return the seconds that are left. Raises DeadlineExceeded unless they are more than `needed`."""
         left = self.at - time.monotonic()
-        if left <= 0:
+        if left <= needed:
             raise DeadlineExceeded(f"not done within {self.seconds:g} s")
         return left

@@ -13,6 +13,7 @@ from moto.sqs.models import sqs_backends
 
 from handlers.contract import Receipt, Refused, Unavailable
 from handlers.queue import QueueSink
+from handlers.support.deadline import DeadlineExceeded
 from handlers.testing.conformance import (
     SinkConformance,
     SinkUnderTest,
@@ -189,3 +190,21 @@ def test_response_of_aws_decides_and_is_requested_once(
         sink.close()
     assert "MARKER" not in str(caught.value)
     assert len(server.requests) == 1
+
+
+def test_no_request_begins_that_may_end_too_late() -> None:
+    # Given a queue that takes more than a quarter of the sink's time for each request
+    sent = [{"Id": str(number), "MessageId": "m", "MD5OfMessageBody": ""} for number in range(10)]
+    with ScriptedServer() as server:
+        server.default = Reply(
+            200, {"content-type": "application/x-amz-json-1.0"}, json.dumps({"Successful": sent}).encode(), delay=1.2
+        )
+        sink = make(
+            to="sqs", queue_url=f"https://sqs.{REGION}.amazonaws.com/1/runs", access_key_id="AK",
+            secret_access_key=SECRET, endpoint_url=server.url, timeout=4,
+        )  # fmt: skip
+        # When a batch needs three requests, then those that were sent count, and the others come later
+        answers = sink.send_many([make_delivery(sample_run(f"wr_{number}")) for number in range(25)])
+        sink.close()
+    assert [type(each) for each in answers] == [Receipt] * 20 + [DeadlineExceeded] * 5
+    assert len(server.requests) == 2
