@@ -62,8 +62,8 @@ class DaemonPool:
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._threads = 0
-        self._unfinished = 0  # submitted work that has not returned; what hangs is counted for ever
-        self.abandoned = 0
+        self._unfinished = 0  # submitted work that has not returned
+        self.abandoned = 0  # threads that were given up and still hang
 
     def submit(self, work: Callable[[], None]) -> None:
         """Run `work` as soon as a thread is free. It should not raise: that would only be logged."""
@@ -102,6 +102,7 @@ class DaemonPool:
             del work  # it may hold a buffer
             with self._lock:
                 self._unfinished -= 1
+                self.abandoned -= left_behind
             if left_behind:
                 return
 

@@ -54,7 +54,7 @@ GATHER: Final = 0.01
 GRACE: Final = 2.0
 # Seconds of errors in a row after which a runner gives up. Two heartbeats report them.
 FAILS_FOR: Final = 30.0
-# Sends left behind, for each place, after which a runner gives up.
+# Sends left behind that still hang, for each place, after which a runner gives up.
 WORN_OUT: Final = 4
 
 log = logging.getLogger("runhook.deliver")
@@ -250,8 +250,8 @@ class SinkRunner:
         if overdue:  # the threads that were to send what waits may all be left behind
             self._room.note_trouble(now)
             self._owned.withdraw()
-        if self._threads.abandoned > WORN_OUT * self._places and not self.gave_up:
-            self._give_up(f"left {self._threads.abandoned} hung sends behind")
+        if (hung := self._threads.abandoned) > WORN_OUT * self._places and not self.gave_up:
+            self._give_up(f"left {hung} hung sends behind")
 
     def _settle(self) -> None:
         """Settle what has ended and hand back what will not start. Both stay owned until that is committed."""

@@ -14,8 +14,9 @@ import pytest
 import redis
 
 from handlers import Delivery, Receipt, Refused, Sink, SinkOptions, Unavailable
+from handlers.s3.sink import S3Sink
 from receiver.config.destinations import RetryPolicy
-from receiver.delivery import room
+from receiver.delivery import room, runner
 from receiver.delivery.runner import SinkRunner
 from receiver.domain import breaker
 from receiver.ledger import Ledger, LedgerUnavailable
@@ -24,10 +25,12 @@ from receiver.ledger.deliveries import claims, lanes, recovery
 from receiver.ledger.events import NewDelivery
 from receiver.runtime.throttle import SharedRate
 from tests.servers.gate import Gate
+from tests.servers.http import Reply, ScriptedServer
 from tests.servers.postgres import PostgresProcess
 from tests.servers.valkey import ValkeyProcess
 from tests.support import queries
 from tests.support.ledger import claim, every_lane, new_event, record, with_tables
+from tests.support.mirror import Loopback
 from tests.support.scripted_sink import BatchSink, ScriptedSink, accept, rows
 from tests.support.waiting import PATIENCE, Stopwatch, eventually
 
@@ -347,6 +350,43 @@ def test_runner_with_many_hung_sends_gives_up(ledger: Ledger, start: Start) -> N
     end(it)
     assert len(sink.seen) == tried
     release.set()
+
+
+def test_hung_sends_count_only_until_they_end(ledger: Ledger, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given one place, whose sends end after they were given up
+    monkeypatch.setattr(runner, "GRACE", 0.2)
+    release = {f"tsk_{number}": threading.Event() for number in range(1, runner.WORN_OUT + 3)}
+    answer = lambda delivery: (release[delivery.run_id].wait(PATIENCE), accept(delivery))[1]  # noqa: E731
+    sink = ScriptedSink(answer, timeout=0.01)
+    it = start(sink, concurrency=1)
+    # When there are more of them than a runner bears that hang
+    for number, run_id in enumerate(release, 1):
+        record(ledger, new_event(run_id, "ops"))
+        ledger.write(lambda connection: connection.exec_driver_sql("UPDATE lanes SET until = 0"))
+        it.poke()
+        eventually(lambda number=number: states(ledger) == {"waiting": number})  # type: ignore[misc]
+        release[run_id].set()
+    # Then it still serves its sink
+    sink.answer = accept
+    record(ledger, new_event("tsk_last", "ops"))
+    ledger.write(lambda connection: connection.exec_driver_sql("UPDATE lanes SET until = 0"))
+    it.poke()
+    eventually(lambda: states(ledger, run_id="tsk_last") == {"delivered": 1})
+    assert not it.gave_up
+
+
+def test_s3_sink_ends_its_send_within_its_timeout(ledger: Ledger, start: Start) -> None:
+    # Given a bucket whose server takes long for each call, and does not answer the fifth
+    with ScriptedServer() as server:
+        server.script += [Reply(200, body=b"<ListBucketResult></ListBucketResult>", delay=1.8)] * 4
+        server.default = Reply(until=threading.Event())
+        options = {"bucket": "runs", "endpoint_url": server.url, "access_key_id": "a", "secret_access_key": "b"}
+        sink = S3Sink("ops", S3Sink.Options.model_validate({**options, "timeout": 8}), Loopback())
+        record(ledger, new_event("tsk_1", "ops"))
+        # When it is sent to, then the sink itself says why it failed, and no thread is left behind
+        start(sink)
+        eventually(lambda: states(ledger) == {"waiting": 1})
+        assert rows(ledger)[0]["reason"] != "no answer within 8 s"
 
 
 def test_sends_that_hang_leave_no_other_place_empty(ledger: Ledger, start: Start) -> None:
