@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 import time
 from contextlib import closing
@@ -97,7 +98,7 @@ class ImpatientClock(DatabaseClock):
     """A clock for which each reading is an hour old. `readings`: of the database's clock."""
 
     def __init__(self) -> None:
-        super().__init__(lambda: time.monotonic() + 3600.0)
+        super().__init__(itertools.count(0.0, 3600.0).__next__)
         self.readings: list[float] = []
 
     def note(self, asked_at: float, answered_at: float, answer: float) -> None:
