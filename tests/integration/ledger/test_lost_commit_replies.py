@@ -264,7 +264,7 @@ WRITERS: dict[str, Writer] = {
     "an accepted attempt": Writer("attempts.settle", settle_accepted, claimed),
     "claims renewed": Writer(
         "claims.renew",
-        lambda it, found: it.write(lambda c: claims.renew(c, "w", [each.id for each in found], OLD)),
+        lambda it, found: it.write(lambda c: claims.renew(c, "w", found, OLD)),
         claimed,
     ),
     "claims released": Writer("recovery.release_claims", plain(recovery.release_claims, "w", NOW), claimed, "rest"),
