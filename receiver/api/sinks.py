@@ -115,7 +115,7 @@ def _rows(connection: Connection, config: Config, source: str) -> list[SinkRow]:
     now, counted = database_now(connection), stats.counts(connection)
     known = {lane.lane: lane for lane in lanes.not_closed(connection)}
     served = {seen.beat.part for seen in board.merged(heartbeats.every(connection)) if seen.alive}
-    due, removed = stats.oldest_due(connection, now), orphans.orphaned(counted, types)
+    due, removed = stats.oldest_due(connection, counted, now), orphans.orphaned(counted, types)
     backlog = any(state == "queued" and count >= stats.BACKLOG for (_, state), count in counted.items())
     paces = stats.paces(connection, counted, now) if backlog else {}
     responses = stats.responses(connection, {lane.sink for lane in known.values() if lane.breaker != "closed"})

@@ -6,6 +6,8 @@ needed cannot be reached or used.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import io
 import os
 import sys
@@ -59,6 +61,7 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that is not UTF-8 shows ? instead
     relax_gc_for_imports()
+    atexit.register(gc.freeze)  # else the interpreter's last collections visit all imports
     try:
         code = _run()
     except RunhookError as error:

@@ -24,7 +24,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from handlers.support.private_file import make_private_folder
 from receiver.domain.event import Event, event_id
@@ -32,7 +32,9 @@ from receiver.domain.run import scan_run_id
 from receiver.domain.signature import verify
 from receiver.ingest.disk_file import DiskFile
 from receiver.runtime.throttle import TokenBucket
-from receiver.telemetry.receiver import ReceiverMetrics
+
+if TYPE_CHECKING:
+    from receiver.telemetry.receiver import ReceiverMetrics
 
 # Requests a second of one kind that are kept, after a burst of ten times as many.
 RATE: Final = 20.0

@@ -71,7 +71,7 @@ def counts(
     some = sa.select(it.sink).where(in_state(DeliveryState.SENDING)).limit(most).subquery()
     counted = connection.execute(sa.select(some.c.sink, sa.func.count()).group_by(some.c.sink))
     found = {(sink, str(DeliveryState.SENDING)): count for sink, count in counted if sink not in besides}
-    for sink, state in _by_sink(connection, COUNTED):
+    for sink, state in _by_sink(connection):
         if sink not in besides:
             # In the order of the index: else PostgreSQL may gather all of its entries before it counts the first.
             rows = sa.select(it.due_at).where(in_state(state), it.sink == sink).order_by(it.due_at).limit(most)
@@ -80,13 +80,16 @@ def counts(
     return found
 
 
-def oldest_due(connection: sa.Connection, now: float, most: int = COUNT_LIMIT) -> dict[str, float]:
+def oldest_due(
+    connection: sa.Connection, counted: Iterable[tuple[str, str]], now: float, most: int = COUNT_LIMIT
+) -> dict[str, float]:
     """Return since when the oldest delivery of each sink waits beyond its time: queued, held for another sink, waiting
-    though its time has come, or under a claim that ran out. Clock and workers that are well leave none for long."""
-
+    though its time has come, or under a claim that ran out. `counted`: the sinks and states that `counts` found."""
     it = deliveries.c
     found: dict[str, float] = {}
-    for sink, state in _by_sink(connection, (DeliveryState.HELD, DeliveryState.QUEUED, DeliveryState.WAITING)):
+    for sink, state in counted:
+        if state not in (DeliveryState.HELD, DeliveryState.QUEUED, DeliveryState.WAITING):
+            continue
         oldest = sa.select(it.due_at).where(in_state(state), it.sink == sink).order_by(it.due_at).limit(1)
         if (due := connection.execute(oldest).scalar()) is not None and due <= now:
             found[sink] = min(due, found.get(sink, due))
@@ -98,10 +101,10 @@ def oldest_due(connection: sa.Connection, now: float, most: int = COUNT_LIMIT) -
 
 def read(connection: sa.Connection, most: int = COUNT_LIMIT) -> Gauges:
     """Read all of them, counting up to `most` deliveries of a sink in one state."""
-    now = database_now(connection)
+    now, counted = database_now(connection), counts(connection, most=most)
     return Gauges(
-        counts(connection, most=most),
-        oldest_due(connection, now, most),
+        counted,
+        oldest_due(connection, counted, now, most),
         lanes.worst_lanes(connection),
         connection.execute(sa.select(sa.func.max(events.c.recorded_at))).scalar(),
         watches.every(connection),
@@ -258,9 +261,10 @@ def _covers(reroute: audit.AuditedAction, event: Any) -> bool:
 _LEFT_OUT: Final = sa.and_(*(contains_exactly(attempts.c.receipt, part) for part in (" files are not kept (", "(max_")))
 
 
-def _by_sink(connection: sa.Connection, states: Iterable[DeliveryState]) -> Iterator[tuple[str, DeliveryState]]:
-    """Yield each sink with deliveries in one of these states, and that state. Its index begins with the sink."""
-    for state in states:
+def _by_sink(connection: sa.Connection) -> Iterator[tuple[str, DeliveryState]]:
+    """Yield each sink with deliveries in one of the states COUNTED but SENDING, and that state. Its index begins with
+    the sink."""
+    for state in COUNTED:
         if state is not DeliveryState.SENDING:
             for sink in connection.execute(each_value(deliveries.c.sink, in_state(state))).scalars().all():
                 yield sink, state

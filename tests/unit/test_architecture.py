@@ -161,6 +161,12 @@ def test_a_command_loads_the_simulator_late(command: str) -> None:
     assert found.stdout == "False\n"
 
 
+def test_status_loads_no_metrics() -> None:
+    loaded = "import sys, receiver.cli.status; print('prometheus_client' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert found.stdout == "False\n"
+
+
 def test_each_part_of_the_receiver_has_a_layer() -> None:
     assert {
         package_of(module) for module in OURS if package_of(module) and module.startswith("receiver.")

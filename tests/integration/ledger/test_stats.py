@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import sqlalchemy as sa
 
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
@@ -62,13 +63,29 @@ def test_overdue_waits_and_held_deliveries_count_as_due(ledger: Ledger) -> None:
     settle(ledger, claim(ledger, "done"), DeliveryMove.ACCEPT)
 
     def due(seconds: float) -> dict[str, float]:
-        found = ledger.read(lambda connection: stats.oldest_due(connection, NOW + seconds))
+        found = ledger.read(lambda it: stats.oldest_due(it, stats.counts(it), NOW + seconds))
         return {sink: since - NOW for sink, since in found.items()}
 
     # Then only what is held counts, until the others' times have come and nobody acts
     assert due(0) == {"held": 0.0}
     assert due(16) == {"held": 0.0, "sending": 15.0}
     assert due(51) == {"held": 0.0, "sending": 15.0, "waiting": 50.0}
+
+
+def test_gauges_read_each_row_once(ledger: Ledger) -> None:
+    # Given deliveries to one sink in several states
+    record(ledger, *(new_event(f"r{number}", "results") for number in range(3)))
+    settle(ledger, claim(ledger, "results", limit=1), DeliveryMove.DIE)
+    settle(ledger, claim(ledger, "results", limit=1), DeliveryMove.DEFER, due_at=NOW + 50)
+    statements = list[str]()
+
+    def read(connection: sa.Connection) -> stats.Gauges:
+        sa.event.listen(connection, "before_cursor_execute", lambda *given: statements.append(given[2]))
+        return stats.read(connection)
+
+    # When status or metrics read them, no statement runs twice
+    assert len(ledger.read(read).counts) == 3
+    assert sorted(statements) == sorted(set(statements))
 
 
 def test_delivery_given_up_is_not_refused(ledger: Ledger) -> None:

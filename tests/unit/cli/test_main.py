@@ -62,6 +62,13 @@ def test_no_command_prints_the_help_and_fails(runhook: Runhook) -> None:
     assert runhook("--version") == (0, f"runhook {__version__}\n", "")
 
 
+def test_exit_does_not_collect_the_imports() -> None:
+    frozen = "import atexit, gc, sys; atexit.register(lambda: print(gc.get_freeze_count() > 0))"
+    calls = f"{frozen}; sys.argv = ['runhook', '--version']; from receiver.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", calls], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout == f"runhook {__version__}\nTrue\n"
+
+
 def test_examples_are_valid_calls_of_their_command() -> None:
     found = commands()
 
