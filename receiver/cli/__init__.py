@@ -157,10 +157,9 @@ def _wrong_call(error: Any) -> list[str]:
 
 
 def _hints(error: RunhookError) -> list[str]:
-    """Return hints for a first start, when the shipped config lacks its one variable."""
-    if isinstance(error, ConfigError) and "SKYVERN_API_KEY is not set" in str(error):
-        return [
-            "to try Runhook without an account, run `runhook dev`: it creates a SKYVERN_API_KEY for this machine",
-            "to check a file without its variables, run `runhook check --allow-unset`",
-        ]
-    return []
+    """Return the next step when the config file lacks variables."""
+    problems = str(error) if isinstance(error, ConfigError) else ""
+    if "SKYVERN_API_KEY is not set" in problems:
+        return ["to try Runhook without an account, run `runhook dev`: it creates a SKYVERN_API_KEY for this machine"]
+    hint = "to check a file without its variables, run `runhook check --allow-unset`"
+    return [hint] if "is not set; set it" in problems else []

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -21,6 +21,9 @@ from receiver.domain.database_url import check_database_url
 from receiver.errors import ConfigError, UsageError
 from receiver.routing.mapping import show as show_rule
 from receiver.routing.route import RouteConfig
+
+# The variable that `runhook dev` sets where it is not set.
+_KEY: Final = "SKYVERN_API_KEY"
 
 config_app = new_app()
 
@@ -64,13 +67,17 @@ def check(
     settings = Settings.from_env(config=file or config, data=data)
     try:
         check_database_url(settings.database_url)
-        # The config that ships with Runhook needs a key, which `runhook dev` creates.
-        loaded = load_file(settings.config, settings.environ, allow_unset=allow_unset or settings.packaged_config)
+        loaded = load_file(settings.config, settings.environ, allow_unset=None if allow_unset else [_KEY])
     except ConfigError as error:
         if not as_json:
             raise
         print_json({"ok": False, "file": str(settings.config), "problems": list(error.problems)})
         raise typer.Exit(error.exit_code) from None
+    if loaded.unset and not allow_unset:
+        loaded.warnings.append(
+            f"{_KEY} is not set: `runhook dev` creates one for this machine, and other processes do not start. "
+            "For real results, set it in .env or in the environment"
+        )
     if settings.public_url or not allow_unset:  # all of them are about PUBLIC_URL
         loaded.warnings.extend(warnings(settings, loaded.config))
     labels = parse_pairs("--label ", label)
@@ -214,7 +221,7 @@ def show(config: ConfigFile = None, data: DataDirectory = None, as_json: Json = 
     rows = [_variable(settings, name, value) for name, value in values.items()]
     problem = None
     try:
-        loaded = load_file(settings.config, settings.environ, allow_unset=True)
+        loaded = load_file(settings.config, settings.environ, allow_unset=None)
         # Variables of the file may hold secrets under any name: only whether they are set is shown.
         names = {name for used in loaded.document.substituted.values() for name in used} - values.keys()
         rows += [_variable(settings, name, "" if name in loaded.unset else "set") for name in sorted(names)]

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections import ChainMap
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,12 +38,12 @@ class Loaded(NamedTuple):
     unset: frozenset[str] = frozenset()
 
 
-def load_file(path: Path, environ: Mapping[str, str], *, allow_unset: bool = False) -> Loaded:
+def load_file(path: Path, environ: Mapping[str, str], *, allow_unset: Collection[str] | None = ()) -> Loaded:
     """Read and check the file. Raises ConfigError with all its problems, in the order of the file.
 
-    `allow_unset`: where a variable is not set, check everything but its value.
+    `allow_unset`: the variables of which one that is not set only leaves its value unchecked; None: any.
     """
-    document, unset = _read_any(path, environ) if allow_unset else (read(path, environ), frozenset[str]())
+    document, unset = _read_any(path, environ, allow_unset)
     document.lost |= {key for key, used in document.substituted.items() if unset & used.keys()}
     _drop_anchors(document)
     raw = document.value
@@ -82,13 +82,16 @@ def _drop_anchors(document: Document) -> None:
         document.value = {key: value for key, value in document.value.items() if not key.startswith("x-")}
 
 
-def _read_any(path: Path, environ: Mapping[str, str]) -> tuple[Document, frozenset[str]]:
-    """Read the file, and return also which variables it needs that are not set: a value that opens nothing stands for
-    them. Raises ConfigError."""
+def _read_any(
+    path: Path, environ: Mapping[str, str], allowed: Collection[str] | None = None
+) -> tuple[Document, frozenset[str]]:
+    """Read the file, and return also which of the `allowed` variables it needs that are not set: a value that opens
+    nothing stands for them. Raises ConfigError."""
     try:
         needed = set(_NEEDED.findall(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError):
         needed = set()  # reading it as usual reports what is wrong
+    needed &= needed if allowed is None else set(allowed)
     unset = {name for name in needed if not environ.get(name, "").strip()}
     document = read(path, ChainMap(dict.fromkeys(unset, _OPENS_NOTHING), environ))  # type: ignore[arg-type]
     return document, frozenset(unset & {name for used in document.substituted.values() for name in used})

@@ -74,6 +74,28 @@ def test_every_choice_loads_without_warnings(tmp_path: Path, chosen: tuple[str, 
         assert (f"{name} is off: set {DESTINATIONS[name].variable} in .env" in done.stdout) == (not values)
 
 
+def test_check_accepts_a_new_config_without_a_key(tmp_path: Path) -> None:
+    init(tmp_path, "--yes")
+    checked = call_command("check", environ={}, directory=tmp_path)
+    # Then the file is valid, and the one next step is to set the key, or to run what creates one
+    assert (checked.returncode, checked.stderr) == (0, "")
+    assert checked.stdout.count("warning: ") == 1
+    assert "SKYVERN_API_KEY is not set: `runhook dev` creates one" in checked.stdout
+    # And a process that needs the key refuses to start, with the same step
+    served = call_command("serve", environ={}, directory=tmp_path)
+    assert served.returncode == 2
+    problem, hint = served.stderr.splitlines()
+    assert "runhook.yaml:12: sources.skyvern.secrets[0]: the variable SKYVERN_API_KEY is not set" in problem
+    assert "run `runhook dev`: it creates a SKYVERN_API_KEY" in hint
+    # And another variable that is not set is still an error
+    path = tmp_path / "runhook.yaml"
+    path.write_text(path.read_text().replace("table: skyvern_runs", 'table: "${TABLE}"'))
+    checked = call_command("check", environ={}, directory=tmp_path)
+    assert checked.returncode == 2
+    assert "the variable TABLE is not set" in checked.stderr
+    assert checked.stderr.splitlines()[-1].endswith("run `runhook check --allow-unset`")
+
+
 @pytest.mark.parametrize("chosen", COMBINATIONS[1:], ids=",".join)
 def test_commented_lines_load_once_uncommented(tmp_path: Path, chosen: tuple[str, ...]) -> None:
     # Given sinks that are off
