@@ -5,7 +5,7 @@ Who may see one source only sees the same of that source, without what concerns 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote, urlencode
 
@@ -41,6 +41,8 @@ _ENDS: Final = (
     ("failed", "bad", ("failed",)),
     ("terminated or timed out", "wait", ("terminated", "timed_out")),
 )
+# The ends without success, as one number.
+_BAD_ENDS: Final = "failed, terminated or timed out"
 # What the console can do about a problem, by its code: links, with their paths, and actions on the sink that it names.
 LINKS: Final[Mapping[str, tuple[str, str]]] = {
     "quarantine": ("Show quarantine", "/quarantine"),
@@ -149,7 +151,7 @@ def _of_runs(runs: Totals, window: Window) -> list[Figure]:
     return [
         Figure("runs", f"{everyone.count:,}", _path("/runs", since=window.name)),
         Figure("successful", good, _path("/runs", since=window.name, status="completed")),
-        Figure("failed", f"{unsuccessful:,}", _path("/incidents", window=window.name), "bad" if unsuccessful else ""),
+        Figure(_BAD_ENDS, f"{unsuccessful:,}", _path("/incidents", window=window.name), "bad" if unsuccessful else ""),
         Figure("median delay", delay(everyone.age_p50)),
         Figure("p95 delay", delay(everyone.age_p95)),
     ]
@@ -207,15 +209,13 @@ def _summed(rows: Iterable[TotalRow], value: Callable[[TotalRow], float]) -> dic
 
 
 def _throughput(buckets: Buckets, rows: Sequence[TotalRow]) -> Chart:
-    def counted(rest: Iterable[TotalRow]) -> list[float | None]:
-        return buckets.values(_summed(rest, lambda row: row.count))
+    """Return a chart of runs by their ends. A run that Skyvern will start again has not ended, as in the numbers."""
 
-    known = {status for _, _, statuses in _ENDS for status in statuses}
-    series = [
-        Values(name, tone, counted(row for row in rows if row.key["status"] in statuses))
-        for name, tone, statuses in _ENDS
-    ]
-    rest = counted(row for row in rows if row.key["status"] not in known)
+    def ended(statuses: Collection[str]) -> list[float | None]:
+        return buckets.values(_summed((row for row in rows if row.key["status"] in statuses), lambda row: row.ended))
+
+    series = [Values(name, tone, ended(statuses)) for name, tone, statuses in _ENDS]
+    rest = buckets.values(_summed(rows, lambda row: row.count - row.ended))
     return Chart("Runs", buckets, [*series, Values("other or active", "soft", rest)])
 
 

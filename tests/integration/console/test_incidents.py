@@ -36,7 +36,7 @@ def test_an_incident_leads_to_its_runs(browser: Browser, console_server: Submitt
     assert "Submit again" not in page
     # And nothing is there for who may not see them
     browser.sign_in("ana")
-    assert "No run failed in the last 24 hours." in browser.get("/incidents").text
+    assert "No run failed, was terminated or timed out in the last 24 hours." in browser.get("/incidents").text
 
 
 def test_incident_is_acknowledged_resolved_and_reopened(browser: Browser, console_server: Submitting) -> None:

@@ -40,18 +40,23 @@ def results(console_server: Submitting) -> float:
 
 @pytest.mark.usefixtures("results")
 def test_numbers_lead_to_their_lists(browser: Browser, console_server: Submitting) -> None:
-    record(console_server.ledger, new_event("tsk_3", status="canceled"), now=console_server.ledger.now() - 10)
+    # Given also a run of each other end, and a failed one that Skyvern starts again
+    ends = enumerate(("canceled", "terminated", "timed_out"), 3)
+    others = [new_event(f"tsk_{number}", status=status) for number, status in ends]
+    again = new_event("tsk_6", status="failed", attempt=1, retry_pending=True)
+    record(console_server.ledger, *others, again, now=console_server.ledger.now() - 10)
     browser.sign_in()
     page = browser.get("/").text
-    assert figure(page, "runs") == ("4", "/console/runs?since=24h")
-    assert figure(page, "successful") == ("66.7 %", "/console/runs?since=24h&status=completed")
-    assert figure(page, "failed")[0] == "1"  # and a cancelled run is not
+    assert figure(page, "runs") == ("7", "/console/runs?since=24h")
+    assert figure(page, "successful") == ("40 %", "/console/runs?since=24h&status=completed")
+    assert figure(page, "failed, terminated or timed out") == ("3", "/console/incidents?window=24h")
     assert figure(page, "dead letters")[0] == "1"
     assert figure(page, "results overdue")[0] == "0"
     assert figure(page, "deliveries pending")[0] == "2"
     assert figure(page, "deliveries retrying")[0] == "0"
-    # And charts say in words what they show
-    assert '<desc id="runs-desc">2 completed, 1 failed, 1 other or active</desc>' in page
+    # And the parts of the chart add up to these numbers
+    shown = "2 completed, 1 failed, 2 terminated or timed out, 2 other or active"
+    assert f'<desc id="runs-desc">{shown}</desc>' in page
 
 
 @pytest.mark.usefixtures("results")
