@@ -100,7 +100,8 @@ def _events(events: Iterable[EventRow]) -> Iterator[TimelineEntry]:
         text = f"{each.via}: {each.outcome or 'unreadable'}, {each.disposition}"
         text += f" of {short_id(each.repeat_of)}" if each.repeat_of else ""
         text += ", to be tried again by Skyvern" if each.retry_pending else ""
-        text += ", no route matches" if each.unrouted else ""
+        no_route = ", no route with interim: true matches" if each.disposition == "interim" else ", no route matches"
+        text += no_route if each.unrouted else ""
         late = each.recorded_at - each.received_at
         text += f", recorded {late:.0f} s later" if late > LATE else ""
         text += f", came {each.copies + 1} times" if each.copies else ""

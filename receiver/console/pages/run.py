@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
@@ -15,6 +15,7 @@ from receiver.api.deliveries import LIST_ATTEMPTS, LIST_DELIVERIES
 from receiver.api.events import GET_EVENT, GET_EVENT_BODY
 from receiver.api.models import MAX_LIMIT
 from receiver.api.outline import outline
+from receiver.api.routes import EXPLAIN
 from receiver.api.rows import AttemptRow, DeliveryRow, EventRow, RunRow
 from receiver.api.runs import GET_RUN, RunDetails
 from receiver.api.submissions import LIST_SUBMISSIONS
@@ -31,6 +32,8 @@ _MOST_TEXT: Final = 64 << 10
 _MOST_PICTURES: Final = 60
 _PICTURES: Final = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp")
 _VIDEOS: Final = (".webm", ".mp4", ".mov")
+# Why an event of this disposition is not routed.
+_UNROUTED: Final = {"unreadable": "it can't be read", "interim": "the run had not ended"}
 _WAITS: Final = (DeliveryState.HELD, DeliveryState.QUEUED, DeliveryState.WAITING)
 
 
@@ -53,7 +56,8 @@ def run(request: PageRequest) -> PageValues:
             for each in request.call(LIST_SUBMISSIONS, run=given.run_id, source=given.source, limit=1).items:
                 return {**_submission(request, each.id), "template": "submission.html"}
         raise
-    output, note = _output(request, details)
+    newest, note = _newest(request, details)
+    output = newest.get("output")
     files, more_files = _files(request, details)
     stored = [each for each in files if each.path]
     pictures = [each for each in stored if each.row.name.lower().endswith(_PICTURES)]
@@ -64,6 +68,7 @@ def run(request: PageRequest) -> PageValues:
         "run": details.run,
         "timeline": [each for each in details.timeline if not each.sink],
         "deliveries": failures_first(details.deliveries),
+        "not_sent": "" if details.deliveries else _not_sent(request, details.run, newest),
         "attempts": attempts_by_delivery(details.attempts),
         "sizes": {each.id: each.size for each in details.events},
         "events": details.events,
@@ -95,14 +100,24 @@ def attempts_by_delivery(attempts: Sequence[AttemptRow]) -> dict[str, list[Attem
     return grouped
 
 
-def _output(request: PageRequest, details: RunDetails) -> tuple[Any, str]:
-    """Return the output of the run's newest event, and why it is not here."""
+def _newest(request: PageRequest, details: RunDetails) -> tuple[dict[str, Any], str]:
+    """Return the run as its newest event has it, and why that is not here or not complete."""
     try:
         event_details = request.call(GET_EVENT, event_id=details.run.event_id, source=details.run.source)
     except NotFound:
-        return None, "its event has been removed"
-    run = event_details.run if isinstance(event_details.run, dict) else {}
-    return run.get("output"), event_details.note
+        return {}, "its event has been removed"
+    return event_details.run if isinstance(event_details.run, dict) else {}, event_details.note
+
+
+def _not_sent(request: PageRequest, row: RunRow, newest: Mapping[str, Any]) -> str:
+    """Return why a run has no deliveries; of one that has not ended, also where a result like `newest` would go."""
+    if row.final or row.source not in request.service.config.sources:
+        return "No route sends this run anywhere."
+    body = {**newest, "run_id": row.run_id, "status": "completed", "retry_pending": False}
+    found = request.call(EXPLAIN, body=body, source=row.source, labels=row.labels)
+    sinks = ", ".join(each.sink for each in found.deliveries)
+    result = f" If it completes, its result goes to {sinks}." if sinks else ""
+    return f"Nothing to send yet: the run has not ended, and no route with interim: true matches.{result}"
 
 
 def _files(request: PageRequest, details: RunDetails) -> tuple[list[FileView], bool]:
@@ -223,7 +238,7 @@ def _event_facts(row: EventRow) -> list[tuple[str, str, str]]:
         ("via", row.via, ""),
         ("kind", row.disposition, ""),
         ("repeat of", *repeats),
-        ("routed", ("no: it can't be read" if unreadable else "no route matches") if row.unrouted else "", ""),
+        ("routed", f"no: {_UNROUTED.get(row.disposition, 'no route matches')}" if row.unrouted else "", ""),
         ("problem", row.problem, ""),
         ("fix", "runhook reconcile --import --now fetches the result from Skyvern" if unreadable else "", ""),
         ("status at Skyvern", row.status, ""),

@@ -107,6 +107,35 @@ def test_failed_run_is_not_said_to_have_output_later(operated: Submitting, as_pe
     assert 'id="missing"' not in admin.get("/runs/tsk_1").text
 
 
+def test_running_run_says_where_its_result_goes(
+    submitting: Callable[..., Submitting], hashed_password: str, tmp_path: Path
+) -> None:
+    # Given a route for results, and a run that only an interim event has reported
+    server = submitting(
+        "http://127.0.0.1:9",
+        dispatching=False,
+        console_password=hashed_password,
+        sinks={"archive": {"type": "files", "path": str(tmp_path)}},
+        routes=[{"name": "invoices", "when": {"title": "Invoices"}, "to": ["archive"]}],
+    )
+    for run, title in (("tsk_1", "Invoices"), ("tsk_2", "Orders")):
+        running = new_event(run, status="running", title=title, output=None, disposition="interim")
+        record(server.ledger, running, now=time.time())
+    record(server.ledger, new_event("tsk_3", title="Orders"), now=time.time())
+    admin = Browser(server.url)
+    admin.sign_in()
+    # Then its page says why nothing is sent, and where a result like it goes
+    unsent = "Nothing to send yet: the run has not ended, and no route with interim: true matches."
+    page = admin.get("/runs/tsk_1").text
+    assert f"{unsent} If it completes, its result goes to archive." in page
+    assert "running, interim, no route with interim: true matches" in page
+    assert "The run had not ended" in admin.get(f"/events/{running.event.id}").text
+    # And a run that no route takes says no more than that
+    assert f"{unsent}</p>" in admin.get("/runs/tsk_2").text
+    assert "No route sends this run anywhere." in admin.get("/runs/tsk_3").text
+    admin.session.close()
+
+
 def test_erased_run_says_so_and_leads_nowhere(
     submitting: Callable[..., Submitting], hashed_password: str, tmp_path: Path
 ) -> None:
