@@ -75,7 +75,7 @@ _NOTES: Final = {
     "search_behind": "the clock is stopped or too slow: see its log; it catches up automatically",
     "versions_differ": "finish the upgrade",
     "callers_down": "no action needed; `runhook sink list` shows them",
-    "config_doubtful": "`runhook check` shows where",
+    "config_doubtful": "it is allowed, but probably a mistake",
     "operations": "`runhook operations`",
 }
 REMEDIES: Final = {**_PROBLEMS, **_NOTES}

@@ -245,7 +245,7 @@ def _differences(report: StatusReport, running: list[PartSeen]) -> Iterator[Prob
             yield problem("task_failing", f"{name_of(each)}: {failing}")
         if each.beat.part == RECEIVER and (what := _misdirected(details.get("misdirected"), report.now)):
             wrong = [line for line in report.advice if line.startswith("PUBLIC_URL: ")]
-            fix = f"{' '.join(wrong)}, and restart the receiver" if wrong else _MISDIRECTED
+            fix = ". ".join([*wrong, "Then restart the receiver"]) if wrong else _MISDIRECTED
             yield problem("misdirected", f"{name_of(each)}: {what}", fix=fix)
         match details.get("refused"):
             case [int(count), float(at)] if count and report.now - at < NEWS and not details.get("refusing"):

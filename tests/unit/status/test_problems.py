@@ -304,6 +304,17 @@ def test_fix_is_the_command_that_ends_the_problem(code: str, report: StatusRepor
     assert words in problem.todo
 
 
+def test_pieces_of_a_fix_are_sentences() -> None:
+    # Given two mistakes in PUBLIC_URL, of which a receiver notices the effect
+    advice = [
+        "PUBLIC_URL: your own Skyvern sends webhooks to 10.0.0.5 only if allowed. Add 10.0.0.5 to its ALLOWED_HOSTS",
+        "PUBLIC_URL: the receiver does not know the path /x. Remove /x from PUBLIC_URL",
+    ]
+    misdirected = without("receiver", receiver(misdirected=[3, "/x/webhooks/skyvern", NOW - 180]))
+    (problem,) = find(replace(misdirected, advice=advice))
+    assert problem.todo.startswith(f"{advice[0]}. {advice[1]}. Then restart the receiver. `runhook reconcile")
+
+
 def test_missing_worker_is_one_line_with_its_sinks() -> None:
     sinks = [f"sink{number}" for number in range(12)]
     well = but(
