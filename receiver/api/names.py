@@ -23,8 +23,8 @@ _KINDS: Final = {"evt_": "event", "dlv_": "delivery", "sub_": "submission", "op_
 _REMOVED: Final = "what is older than retention.events has been removed"
 # Why something may be missing although its id was valid.
 _WHY: Final = {
-    "run": "no readable webhook names it. One that was refused is in the quarantine, and `runhook events --disposition "
-    f"unreadable` lists bodies that cannot be read: `runhook reconcile --import --now` fetches the results; {_REMOVED}",
+    "run": f"{_REMOVED}. `runhook reconcile --import --now` fetches a missing result. Refused and unreadable webhooks: "
+    "`runhook quarantine list`, `runhook events --disposition unreadable`",
     "event": _REMOVED,
     "delivery": _REMOVED,
     "submission": "what is older than retention.submissions has been removed",

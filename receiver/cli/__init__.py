@@ -153,13 +153,13 @@ def _wrong_call(error: Any) -> list[str]:
     option = getattr(error, "option_name", "")
     if error.ctx and option in ("--url", "--key", "--profile"):
         return [f"{path.partition(' ')[2]} works on this machine only and does not accept {option}; see `{path} -h`"]
-    return [f"{text[:1].lower()}{text[1:]}; see `{path} -h`"]
+    return [f"{text[:1].lower()}{text[1:]}{' See' if text.endswith('?') else '; see'} `{path} -h`"]
 
 
 def _hints(error: RunhookError) -> list[str]:
     """Return the next step when the config file lacks variables."""
     problems = str(error) if isinstance(error, ConfigError) else ""
-    if "SKYVERN_API_KEY is not set" in problems:
+    if "the variable SKYVERN_API_KEY is not set" in problems:
         return ["to try Runhook without an account, run `runhook dev`: it creates a SKYVERN_API_KEY for this machine"]
     hint = "to check a file without its variables, run `runhook check --allow-unset`"
     return [hint] if "is not set; set it" in problems else []

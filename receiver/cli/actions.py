@@ -47,7 +47,7 @@ _SKIPPED: Final = {
     DeliveryState.WAITING: "use `--state waiting` to retry them now",
     DeliveryState.CANCELLED: "use `runhook cancel --undo` to restore them",
     DeliveryState.HELD: "they continue automatically",
-    DeliveryState.QUEUED: "they are sent soon, or their sink is paused or down: see `runhook sink list`",
+    DeliveryState.QUEUED: "they are sent soon, or `runhook sink list` shows that their sink is paused or down",
     DeliveryState.SENDING: "they are being sent",
 }
 
@@ -251,7 +251,7 @@ def _nothing(verb: str, skipped: Mapping[str, int]) -> str:
     """Return why there is nothing to do. `skipped`: what matches and is not taken, by state."""
     hints = _SKIPPED if verb == "replay" else {}
     lines = [
-        f"{count} {state}" + (f": {hint}" if (hint := hints.get(DeliveryState(state))) else "")
+        f"{count} {state}" + (f" ({hint})" if (hint := hints.get(DeliveryState(state))) else "")
         for state, count in sorted(skipped.items())
     ]
     return f"nothing to {verb}: {'; '.join(lines) or 'nothing matches'}"

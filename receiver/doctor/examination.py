@@ -26,7 +26,7 @@ from receiver.domain.counting import counted
 from receiver.domain.signature import verify
 from receiver.errors import ConfigError
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
-from receiver.status.problem import ago
+from receiver.status.problem import REMEDIES, ago
 from receiver.status.problems import find
 from receiver.status.report import DiskReport, StatusReport
 from receiver.status.survey import survey
@@ -77,7 +77,7 @@ def _of_config(report: StatusReport) -> Iterator[Finding]:
     for line in report.config_problems:
         yield Finding("config", line, "fix it; `runhook check` lists all errors. Checks that depend on it were skipped")
     for line in report.warnings:  # not report.advice: that is of PUBLIC_URL, which is examined
-        yield Finding("config", line, "`runhook check` shows where", note=True)
+        yield Finding("config", line, REMEDIES["config_doubtful"], note=True)
     if not report.config_problems and not report.warnings:
         yield Finding("config", f"{report.config_file} is valid")
 
@@ -98,7 +98,7 @@ def of_hosts(report: StatusReport) -> Iterator[Finding]:
 def of_disk(report: DiskReport) -> Iterator[Finding]:
     """Yield what is found of the data directory: room, inodes, and who may read it."""
     if report.trouble:
-        yield Finding("disk", f"{report.directory}: {report.trouble}", "set RUNHOOK_DATA, or its permissions")
+        yield Finding("disk", f"{report.directory}: {report.trouble}", REMEDIES["disk_unreadable"])
         return
     reserve = report.reserve or 0
     if report.free is not None:
@@ -181,7 +181,7 @@ def _finding(source: str, signer: str, count: int, age: float, *, known: bool) -
     if not signer:
         return Finding(
             "signatures",
-            f"{what}, and no secret of any source has signed them",
+            f"{what}, and no secret of any source matches",
             f"add the API key that submitted these runs to sources.{source}.secrets; Skyvern signs with the key of the "
             "call, or with the organization's newest. Then `runhook quarantine verify`; delete unknown "
             "requests with `runhook quarantine drop`",
@@ -192,7 +192,7 @@ def _finding(source: str, signer: str, count: int, age: float, *, known: bool) -
         )
     return Finding(
         "signatures",
-        f"{what}, and a secret of the source {signer} has signed them",
+        f"{what}, and a secret of the source {signer} matches",
         f"send them to /webhooks/{signer} (the callback URL in Skyvern)"
         + (f", or add that secret to sources.{source}.secrets, then `runhook quarantine verify`" if known else ""),
     )

@@ -29,7 +29,7 @@ _PROBLEMS: Final = {
     "ledger_away": "{start}. Until then {until}nothing is delivered; then work resumes automatically",
     "ledger_weak": "change the database's settings, or set ledger.accept_weaker_durability; processes cannot start",
     "ledger_slow": "check the load of the database, and analyze and vacuum its tables",
-    "disk_unreadable": "set RUNHOOK_DATA, or its permissions",
+    "disk_unreadable": "create it, set its permissions, or set RUNHOOK_DATA",
     "disk_full": "free disk space; while Redis is down or embedded, webhooks get 503",
     "part_missing": "{effect}",
     "part_suspended": "`kill -CONT {pid}` there resumes it",

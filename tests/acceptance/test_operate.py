@@ -93,7 +93,7 @@ def test_replay_keeps_its_rate_over_a_killed_clock_and_a_cancel(
     it.runhook("replay", "--all", "--wait")
     it.all_delivered(10)
     some = it.deliveries()[0]
-    assert "1 delivered: use --force to send them again" in it.runhook("replay", some["id"], code=1)
+    assert "1 delivered (use --force to send them again)" in it.runhook("replay", some["id"], code=1)
     assert "wr_nobody: unknown run" in it.runhook("replay", some["id"], "wr_nobody", "--force", code=2)
     it.runhook("replay", some["id"], "--force")
     eventually(lambda: keys(consumer)[some["id"]] == 4)

@@ -87,6 +87,7 @@ def test_commands_find_what_dev_was_started_with(
     refused = run(folder, "connect")
     assert refused.returncode == 2
     assert "SKYVERN_API_KEY is not set in this terminal" in refused.stderr
+    assert "to try Runhook without an account" not in refused.stderr  # that runs already
     assert len(skyvern_simulator.world.runs) == before
     assert run(folder, "connect", SKYVERN_API_KEY=KEY).returncode == 0
 

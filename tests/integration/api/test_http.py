@@ -62,7 +62,7 @@ def test_a_caller_whose_key_has_expired_is_told_so(api_server: Submitting) -> No
 
 def test_a_run_that_is_not_there(api_server: Submitting) -> None:
     answer = get(api_server, "/runs/tsk_9", api_server.key("view"))
-    assert problem(answer)["detail"].startswith("run tsk_9: not found; no readable webhook names it.")
+    assert problem(answer)["detail"].startswith("run tsk_9: not found; what is older than retention.events")
     assert answer.status_code == 404
 
 

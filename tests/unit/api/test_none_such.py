@@ -8,7 +8,11 @@ from receiver.api.names import none_such
 @pytest.mark.parametrize(
     ("kind", "identifier", "said"),
     [
-        ("run", "tsk_1", "run tsk_1: not found; no readable webhook names it. One that was refused is in the"),
+        (
+            "run",
+            "tsk_1",
+            "run tsk_1: not found; what is older than retention.events has been removed. `run",
+        ),
         ("run", "evt_1", "run evt_1: not found; it is the id of an event"),
         ("event", "dlv_1", "event dlv_1: not found; it is the id of a delivery"),
         ("event", "evt_1", "event evt_1: not found; what is older than retention.events has been removed"),

@@ -95,7 +95,7 @@ EMPTY = [
     ("arguments", "message"),
     [
         (["nonsense"], "no such command 'nonsense'; see `runhook -h`"),
-        (["deliverys"], "no such command 'deliverys'. Did you mean 'deliveries'?; see `runhook -h`"),
+        (["deliverys"], "no such command 'deliverys'. Did you mean 'deliveries'? See `runhook -h`"),
         (["sink", "pause"], "missing argument 'NAME'; see `runhook sink pause -h`"),
         (["runs", "--colour"], "no such option: --colour"),
         (["run", "tsk_1", "--download"], "option '--download' requires an argument; see `runhook run -h`"),
