@@ -49,9 +49,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "attempts": Command(LOOK, "lists:attempts", "List attempts, newest first."),
     "submissions": Command(LOOK, "lists:submissions", "List submitted runs, newest first."),
     "artifacts": Command(LOOK, "lists:artifacts", "List files of runs, and where sinks stored them."),
-    "incidents": Command(
-        LOOK, "lists:incidents", "List failed runs by workflow and reason, with their state and notes."
-    ),
+    "incidents": Command(LOOK, "lists:incidents", "List failed, terminated and timed-out runs by workflow and reason."),
     "operations": Command(LOOK, "lists:operations", "List replays, backfills and bulk cancellations."),
     "stats": Command(LOOK, "lists:stats", "Count runs or deliveries by status, sink and more, over time."),
     "audit": Command(LOOK, "lists:audit", "List actions of users and keys, newest first."),

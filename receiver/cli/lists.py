@@ -270,8 +270,8 @@ submissions = list_command(
 incidents = list_command(
     LIST_INCIDENTS,
     "incident=id state count before first=first_at last=last_at workflow reason note by=marked_by marked=marked_at",
-    empty="no failed runs found",
-    doc="List failed runs by workflow and reason. `runhook api mark_incident` acknowledges one.",
+    empty="no failed, terminated or timed-out runs found",
+    doc="List failed, terminated and timed-out runs by workflow and reason. `runhook api mark_incident` marks one.",
     most=500,
     note=_marking,
 )
