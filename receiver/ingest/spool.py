@@ -33,10 +33,12 @@ class SpoolFull(RunhookError):
 
 
 class Batch(NamedTuple):
-    """The oldest events of the spool. `last`: the id of the last row that they were read from."""
+    """The oldest events of the spool. `last`: the id of the last row that they were read from. `file`: the open file
+    that has this row: the ids of a new file begin again."""
 
     events: tuple[Event, ...]
     last: int = 0
+    file: sqlite3.Connection | None = None
 
 
 class Spool:
@@ -104,8 +106,8 @@ class Spool:
         events: list[Event] = []
         damaged: list[int] = []
         taken = last = 0
-        with self._file.read() as connection:
-            rows = connection.execute("SELECT id, frame FROM events WHERE id > 0 ORDER BY id LIMIT ?", (count,))
+        with self._file.read() as file:
+            rows = file.execute("SELECT id, frame FROM events WHERE id > 0 ORDER BY id LIMIT ?", (count,))
             for row, frame in rows:
                 if events and taken + len(frame) > size:
                     break
@@ -119,14 +121,19 @@ class Spool:
             rows.close()
         if damaged:
             with self._file.write() as connection:
-                connection.executemany("UPDATE events SET id = -id WHERE id = ?", [(each,) for each in damaged])
-            return Batch(tuple(events), last) if events else self.peek(count, size)
-        return Batch(tuple(events), last)
+                if connection is file:
+                    connection.executemany("UPDATE events SET id = -id WHERE id = ?", [(each,) for each in damaged])
+            return Batch(tuple(events), last, file) if events else self.peek(count, size)
+        return Batch(tuple(events), last, file)
 
     def done(self, batch: Batch) -> None:
-        """Remove the events of `batch`, which are safe elsewhere. Raises OSError."""
+        """Remove the events of `batch`, which are safe elsewhere. Raises OSError.
+
+        If another file has replaced theirs, it keeps its events: those of `batch` in it are sent twice.
+        """
         with self._file.write() as connection:
-            connection.execute("DELETE FROM events WHERE id <= ? AND id > 0", (batch.last,))
+            if connection is batch.file:
+                connection.execute("DELETE FROM events WHERE id <= ? AND id > 0", (batch.last,))
             self._count(connection)
         if not self.events:
             with self._file.read() as connection:

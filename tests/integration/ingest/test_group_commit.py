@@ -18,9 +18,10 @@ from receiver.inbox.writer import Appended, InboxWriter
 from receiver.ingest.group_commit import COMMIT_BYTES, COMMIT_EVENTS, GroupCommit, Limits, Pace
 from receiver.ingest.spool import Spool
 from receiver.telemetry.receiver import ReceiverMetrics
+from tests.servers.gate import Gate
 from tests.servers.valkey import ValkeyProcess
 from tests.support.events import event
-from tests.support.inbox import ids_in_inbox
+from tests.support.inbox import append, ids_in_inbox
 from tests.support.waiting import PATIENCE, eventually
 
 LIMITS = Limits(100, 1 << 20)
@@ -245,3 +246,40 @@ async def test_lost_connection_is_retried_at_once_after_a_refusal(
         assert it.store == "spool"
         server.start()
         await becomes(lambda: it.store == "redis")
+
+
+async def test_events_after_a_damaged_spool_reach_the_inbox(
+    tmp_path: Path, valkey_factory: Callable[..., ValkeyProcess]
+) -> None:
+    # Given spooled events that fill the inbox, and a drain that waits for the reply
+    server, newest = valkey_factory(), event(b"newest")
+    spooled = [event(b"%d" % number) for number in range(5)]
+    left = Spool(tmp_path / "spool", 1 << 20, 0)
+    left.open()
+    left.append(spooled)
+    left.close()
+    await asyncio.to_thread(append, server.url, newest)  # which loads the script, so that its first call counts
+    server.connect().xtrim(STREAM, 0)
+    gate = Gate(server.port)
+    caught = gate.catch(spooled[0].id.encode(), "after")
+    url = f"redis://127.0.0.1:{gate.port}/0"
+    async with started(url, tmp_path, limits=Limits(5, 1 << 20), pace=Pace(watch=0.05, quiet=0)) as it:
+        await asyncio.to_thread(caught.wait)
+        await becomes(lambda: it.store == "spool")
+
+        # When the pages of the spool's file are overwritten, and an event is acknowledged
+        with (tmp_path / "spool" / "events.db").open("r+b") as file:
+            file.write(b"\xff" * 100_000)
+        committed = False
+        while not committed:
+            with suppress(Busy):  # until a new file has replaced it
+                await it.commit(newest)
+                committed = True
+        assert list((tmp_path / "spool").glob("*.damaged"))
+        caught.release()
+
+        # Then it reaches the inbox, once that has room
+        assert ids_in_inbox(server) == [each.id for each in spooled]
+        server.connect().xtrim(STREAM, 0)
+        await becomes(lambda: ids_in_inbox(server) == [newest.id])
+    gate.close()

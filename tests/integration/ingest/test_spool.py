@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import resource
 import shutil
 import signal
@@ -22,6 +23,7 @@ from receiver.errors import NotStarted
 from receiver.ingest.spool import Spool, SpoolFull, usage
 from tests.support.paths import ROOT
 from tests.support.spool import event, events, open_spool
+from tests.support.waiting import eventually
 
 
 def drained(spool: Spool, count: int = 10) -> list[Event]:
@@ -233,9 +235,7 @@ def test_file_damaged_while_open_is_set_aside_and_replaced(tmp_path: Path) -> No
     spool.append([event(number, 3000) for number in range(50)])
     spool.close()
     spool = open_spool(tmp_path)
-    with file_of(tmp_path).open("r+b") as file:
-        file.seek(4096)
-        file.write(b"\xff" * 400_000)
+    overwrite_pages(tmp_path)
     found = False
     for _ in range(10):
         try:
@@ -247,6 +247,98 @@ def test_file_damaged_while_open_is_set_aside_and_replaced(tmp_path: Path) -> No
     assert found
     spool.close()
     assert usage(tmp_path / "spool").set_aside > 0
+
+
+def overwrite_pages(path: Path) -> None:
+    with file_of(path).open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * 400_000)
+
+
+def appended(spool: Spool, *given: Event) -> None:
+    """Append these. Each try that meets the damage is refused, as a sender sees it."""
+
+    def append() -> bool:
+        with suppress(OSError):
+            spool.append(given)
+            return True
+        return False
+
+    eventually(append)
+
+
+def test_drain_keeps_events_that_replace_a_damaged_file(tmp_path: Path) -> None:
+    # Given a drain that has read a batch, and a file whose pages are overwritten meanwhile
+    spool = open_spool(tmp_path)
+    spool.append([event(number, 3000) for number in range(60)])
+    spool.close()
+    spool = open_spool(tmp_path)
+    batch = spool.peek()
+    overwrite_pages(tmp_path)
+
+    # When events are acknowledged until a new file has them, and the drain ends
+    acknowledged = 0
+    while not list((tmp_path / "spool").glob("*.damaged")):
+        appended(spool, event(100 + acknowledged))
+        acknowledged += 1
+    newest = event(100 + acknowledged - 1)
+    appended(spool, event(1000))
+    spool.done(batch)
+
+    # Then the new file still has its events
+    left = drained(spool)
+    assert event(1000) in left
+    assert newest in left
+    spool.close()
+
+
+def append_elsewhere(path: Path, count: int) -> None:
+    """Append events in another process."""
+    code = (
+        "import sys; from pathlib import Path; from tests.support.spool import open_spool, events\n"
+        "open_spool(Path(sys.argv[1])).append(events(100, 100 + int(sys.argv[2])))"
+    )
+    subprocess.run([sys.executable, "-c", code, str(path), str(count)], cwd=ROOT, check=True)
+
+
+def test_drain_keeps_events_of_a_file_another_process_made(spool: Spool, tmp_path: Path) -> None:
+    # Given a drain that has read a batch
+    spool.append(events(0, 5))
+    batch = spool.peek()
+    # When the file is deleted, and another receiver makes it again and acknowledges events
+    for path in (tmp_path / "spool").glob("events.db*"):
+        path.unlink()
+    append_elsewhere(tmp_path, 3)
+    # Then the end of the drain removes none of these
+    spool.done(batch)
+    assert {each.id for each in drained(spool)} >= {each.id for each in events(100, 103)}
+
+
+def test_damaged_row_condemns_no_event_of_another_file(tmp_path: Path) -> None:
+    # Given a spool with a damaged row
+    spool = open_spool(tmp_path)
+    spool.append(events(0, 2))
+    spool.close()
+    damage(tmp_path, "UPDATE events SET frame = x'00' WHERE id = 1")
+    spool = open_spool(tmp_path)
+
+    # When another process makes the file again just as this row is found
+    def replace_file(_: object) -> None:
+        for path in (tmp_path / "spool").glob("events.db*"):
+            path.unlink()
+        append_elsewhere(tmp_path, 3)
+
+    log = logging.getLogger("runhook.spool")
+    handler = logging.Handler()
+    handler.emit = replace_file  # type: ignore[method-assign]
+    log.addHandler(handler)
+    found = spool.peek()
+    log.removeHandler(handler)
+    spool.done(found)
+
+    # Then none of its events is set aside
+    assert {each.id for each in drained(spool)} >= {each.id for each in events(100, 103)}
+    spool.close()
 
 
 # --- Its limits
