@@ -30,6 +30,8 @@ async def serve(app: Any, options: dict[str, Any]) -> AsyncIterator[Served]:
         serving = asyncio.create_task(asyncio.to_thread(uvloop.run, server.serve([listener])))
         while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.01)
-        yield Served(server, listener.getsockname()[1], serving)
-        server.should_exit = True
-        await serving
+        try:
+            yield Served(server, listener.getsockname()[1], serving)
+        finally:
+            server.should_exit = True
+            await serving

@@ -1,18 +1,25 @@
-"""More silent connections than a process may have files by default, on a real receiver."""
+"""Connections that stop sending: more of them than a process may have files by default, and one within a request."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 import resource
 import socket
 from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import httpx2
 import pytest
 
+from receiver.ingest.endpoint import Ingest
+from receiver.ingest.held_bodies import HeldBodies
+from receiver.telemetry.receiver import ReceiverMetrics
+from receiver.web.protocol import Listening, Seconds, options
 from tests.servers.receiver import ReceiverProcess, body
-from tests.support.waiting import Stopwatch
+from tests.support.waiting import PATIENCE, Stopwatch
+from tests.support.web_server import serve
 
 SILENT = 1100
 
@@ -49,3 +56,21 @@ def test_webhook_is_accepted_beside_1100_silent_connections(
         found = dict(re.findall(r'^runhook_connections\{state="(\w+)"\} ([0-9.]+)$', shown, re.MULTILINE))
         assert float(found["open"]) > 500
         assert 'runhook_connections_ended_total{reason="too_many"}' in shown
+
+
+@pytest.mark.parametrize("piece", [b"", b"{"], ids=["nothing", "one piece"])
+async def test_body_that_stops_ends_at_the_body_timeout(piece: bytes) -> None:
+    # Given the webhook endpoint with a short limit for bodies, behind the receiver's protocol with its longer one
+    unused, listener = cast("Any", None), Listening(10, seconds=Seconds(body=5.0))
+    app = Ingest({"skyvern": ["s"]}, 1 << 20, unused, unused, unused, ReceiverMetrics(), HeldBodies(1 << 20), 0.2)
+    async with serve(app, options(listener, lifespan="off", timeout_graceful_shutdown=1)) as served:
+        reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+
+        # When a client announces a body, and stops before or after its first piece
+        writer.write(b"POST /webhooks/skyvern HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n" + piece)
+        response = await asyncio.wait_for(reader.readuntil(b"}}"), PATIENCE)
+
+        # Then the endpoint's limit ends the request
+        assert response.startswith(b"HTTP/1.1 408 ")
+        assert b"the body did not come in within 0.2 s" in response
+        writer.close()
