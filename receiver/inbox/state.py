@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import redis
 
 from receiver.domain.frame import FRAME, begins_with_id, read_head
-from receiver.inbox.stream import ASIDE, GROUP, STREAM
+from receiver.inbox.stream import ASIDE, GROUP, STREAM, depth_of
 
 # The trouble, with its fix, when another program has written the inbox's key.
 OVERWRITTEN: Final = (
@@ -39,8 +38,9 @@ return {{#found, #found > 0 and found[#found][1] or ''}}
 @dataclass(frozen=True, slots=True)
 class InboxState:
     """What waits in the inbox. `pending`: read by a dispatcher and not acknowledged. `oldest`: seconds since the oldest
-    entry was written, by the server's clock; None for an empty inbox. `size`: about how many bytes. `trouble`: why
-    nothing can be read from it, or "". `set_aside`: entries that could not be read, or ended their dispatcher."""
+    entry was written, by the server's clock; None for an empty inbox. `size`: about how many bytes, with those set aside.
+    `trouble`: why nothing can be read from it, or "". `set_aside`: entries that could not be read, or ended their
+    dispatcher."""
 
     entries: int = 0
     pending: int = 0
@@ -59,10 +59,11 @@ def examine(client: redis.Redis) -> InboxState:
         pipeline.time()
         pipeline.xlen(STREAM)
         pipeline.memory_usage(STREAM)
+        pipeline.memory_usage(ASIDE)
         pipeline.xpending(STREAM, GROUP)
         pipeline.xlen(ASIDE)
         (seconds, micros), *depth, pending, aside = pipeline.execute(raise_on_error=False)
-    entries, size = _depth(depth)
+    entries, size = depth_of(*depth)
     oldest = seconds + micros / 1e6 - int(first[0][0].split(b"-")[0]) / 1000 if first else None
     held = 0 if isinstance(pending, Exception) else int(pending["pending"])  # no group yet: nothing was read
     # An error says that something else wrote the key of what is set aside.
@@ -96,11 +97,3 @@ def find(client: redis.Redis, beginning: str) -> WaitingEvent | None:
             return None
         start = f"({entry.decode()}"
     return None
-
-
-def _depth(replies: Sequence[Any]) -> tuple[int, int]:
-    """Return (entries, bytes) from the replies to XLEN and MEMORY USAGE; the latter may be forbidden, or nil."""
-    events, size = replies
-    if isinstance(events, Exception):
-        raise events
-    return int(events), size if isinstance(size, int) else 0

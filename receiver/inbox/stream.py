@@ -9,9 +9,19 @@ writer.py adds to the stream and reader.py reads it. recovery.py takes what a de
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 STREAM: Final = "runhook:inbox"
 GROUP: Final = "dispatch"
 # What was set aside: see aside.py.
 ASIDE: Final = "runhook:inbox:aside"
+
+
+def depth_of(entries: Any, size: Any, aside: Any) -> tuple[int, int]:
+    """Return (entries, bytes) of the inbox, with the bytes of what was set aside. They share inbox.max_bytes.
+
+    From the replies to XLEN, whose error is raised, and MEMORY USAGE of both keys, which may be forbidden or nil.
+    """
+    if isinstance(entries, Exception):
+        raise entries
+    return int(entries), sum(each for each in (size if entries else 0, aside) if isinstance(each, int))

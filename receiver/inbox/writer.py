@@ -17,7 +17,7 @@ import redis.asyncio
 from receiver.domain.event import Event
 from receiver.domain.frame import FRAME, MACS, EntryKeys, head_of
 from receiver.errors import RunhookError
-from receiver.inbox.stream import STREAM
+from receiver.inbox.stream import ASIDE, STREAM, depth_of
 from receiver.runtime.process import error_location
 from receiver.runtime.redis_client import connect_async
 
@@ -107,15 +107,14 @@ class InboxWriter:
         return Appended(depth, not self._wakes or 0 < expires <= _FLAG_LASTS)
 
     async def depth(self) -> tuple[int, int]:
-        """Return (entries, about how many bytes) in the inbox. Raises InboxUnavailable."""
+        """Return (entries, about how many bytes) in the inbox, see `depth_of`. Raises InboxUnavailable."""
+        pipeline: Any = self.client.pipeline(transaction=False)
+        pipeline.xlen(STREAM)
+        for key in (STREAM, ASIDE):
+            pipeline.memory_usage(key)
         try:
             async with asyncio.timeout(self._timeout):
-                entries = int(await self.client.xlen(STREAM))
-                if not entries:
-                    return 0, 0
-                with suppress(redis.ResponseError):  # it may be forbidden
-                    return entries, int(await self.client.memory_usage(STREAM) or 0)
-                return entries, 0
+                return depth_of(*await pipeline.execute(raise_on_error=False))
         except (TimeoutError, redis.RedisError, OSError) as error:
             raise InboxUnavailable(_short(error)) from None
 

@@ -12,7 +12,11 @@ import pytest
 from redis.commands.core import AsyncScript
 
 from receiver.domain.event import Event
+from receiver.domain.frame import EntryKeys
 from receiver.errors import Busy
+from receiver.inbox.aside import drop_all, set_aside
+from receiver.inbox.reader import InboxReader
+from receiver.inbox.state import examine
 from receiver.inbox.stream import STREAM
 from receiver.inbox.writer import Appended, InboxWriter
 from receiver.ingest.group_commit import COMMIT_BYTES, COMMIT_EVENTS, GroupCommit, Limits, Pace
@@ -187,6 +191,36 @@ async def test_full_inbox_takes_events_again_below_nine_tenths(
             await becomes(lambda left=left: metrics.inbox_events == left)  # type: ignore[misc]
             assert it.store == store, left
     client.close()
+
+
+async def test_entries_set_aside_count_toward_the_inbox_limit(
+    tmp_path: Path, valkey_factory: Callable[..., ValkeyProcess]
+) -> None:
+    # Given entries of a source that the worker does not know, over half the limit in bytes
+    server = valkey_factory()
+    client = server.connect()
+    unknown = [event(b"%d" % number + bytes(100_000)) for number in range(6)]
+    await asyncio.to_thread(append, server.url, *unknown)
+    reader = InboxReader(client, "test", EntryKeys({"other": ["s"]}))
+    async with started(server.url, tmp_path, limits=Limits(100, 1 << 20), pace=Pace(watch=0.05, quiet=0)) as it:
+        reader.ensure()
+        assert set_aside(client, reader.read()) == len(unknown)
+        await it.commit(event(b"below"))
+        assert it.store == "redis"
+
+        # When as many again are set aside
+        await asyncio.to_thread(append, server.url, *unknown)
+        set_aside(client, [each for each in reader.read() if each.event is None])
+
+        # Then the next event goes to the spool
+        await becomes(lambda: it.store == "spool")
+        await it.commit(event(b"above"))
+        assert event(b"above").id not in ids_in_inbox(server)
+        assert examine(client).size >= 1 << 20
+
+        # And to the inbox, once a person has dropped what was set aside
+        drop_all(client)
+        await becomes(lambda: event(b"above").id in ids_in_inbox(server))
 
 
 async def test_unforeseen_error_sends_one_commit_to_the_spool(
