@@ -94,6 +94,10 @@ class PartSeen:
         """Whether it does its work."""
         return self.state == "running"
 
+    def age_of(self, at: float) -> float:
+        """Return how many seconds ago `at` was, a time by the clock of its host."""
+        return self.age + self.beat.sent_at - at
+
 
 def deliver(sink: str) -> str:
     """Return the part that sends to `sink`."""

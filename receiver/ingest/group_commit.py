@@ -116,6 +116,7 @@ class GroupCommit:
         # Why Redis is not used now, or "", and the log event that reported it.
         self.trouble = ""
         self._reported = ""
+        self.down_since: float | None = None  # as `trouble`
 
     async def start(self) -> None:
         """Open the spool, and try Redis once. Raises NotStarted when the spool can't be used."""
@@ -297,7 +298,7 @@ class GroupCommit:
         if what != self._reported:
             log.error("ingest.%s reason=%s: %s", what, reason, self._fallback)
         self._redis_up = self._metrics.redis_up = False
-        self.trouble, self._reported = reason, what
+        self.trouble, self._reported, self.down_since = reason, what, self.down_since or time.time()
         self._examine_at = time.monotonic() + pause
         self._arrived.set()  # ends a long pause
 
@@ -325,7 +326,7 @@ class GroupCommit:
                 if self.trouble:
                     log.warning("ingest.redis_back: events go to Redis")
                 self._redis_up = self._metrics.redis_up = True
-                self.trouble = self._reported = ""
+                self.trouble, self._reported, self.down_since = "", "", None
                 self._writer.connected_anew = False
                 self._examine_at = time.monotonic() + self.pace.examine
             return usable

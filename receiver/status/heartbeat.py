@@ -69,15 +69,20 @@ class Heartbeat:
         self._stepped = time.monotonic()
         self._stopping = threading.Event()
         self._ledger = Ledger(settings.database_url)
+        self._ledger_down: float | None = None  # since when, as far as this process knows
 
     def add(self, name: str, part: str) -> None:
         """Add another role of this process, under a unique name. It is reported at once."""
         it = PartBeat(name, part, socket.gethostname(), os.getpid(), __version__, self._config, time.time())
-        with self._changed:
-            self._beats = [*self._beats, it]
-            self._changed.notify_all()
+        self.report(it)
         if self._threads:
             self._log("started", it)
+
+    def report(self, *added: PartBeat) -> None:
+        """Send the next heartbeat at once, since its details have changed. `added`: new roles."""
+        with self._changed:
+            self._beats = [*self._beats, *added]
+            self._changed.notify_all()
 
     def _log(self, what: str, it: PartBeat) -> None:
         log.info(
@@ -132,7 +137,7 @@ class Heartbeat:
         sent_at = time.time()
         stalled = round(time.monotonic() - self._stepped, 1) if self._watched else 0.0
         # Also at a stop: it reports what remains, such as spooled events.
-        details = {"space": process_space(), **self._details()}
+        details = {"space": process_space(), "ledger_down": self._ledger_down, **self._details()}
         beats = [
             replace(beat, sent_at=sent_at, stalled=stalled, stopped=stopped, details=details) for beat in self._beats
         ]
@@ -143,6 +148,11 @@ class Heartbeat:
         board.put_file(self._settings.data, *beats)
 
     def _to_ledger(self, beats: Sequence[PartBeat]) -> None:
-        self._ledger.write(lambda connection: heartbeats.put(connection, *beats))
+        try:
+            self._ledger.write(lambda connection: heartbeats.put(connection, *beats))
+        except LedgerUnavailable:
+            self._ledger_down = self._ledger_down or beats[0].sent_at
+            raise
+        self._ledger_down = None
         if beats[0].stopped:
             self._ledger.close()

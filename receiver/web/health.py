@@ -10,6 +10,7 @@ import asyncio
 import re
 import shutil
 import time
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
@@ -38,8 +39,9 @@ PARTS_FOR: Final = 3.0
 # Seconds after which a ledger that does not answer is given up: who asks for /readyz?all or /metrics, such as
 # Prometheus, waits 10 s, and must hear of it when the database hangs.
 LEDGER_WITHIN: Final = 4.0
-# Seconds between two steps of the event loop that the heartbeat hears of.
-_STEP_EVERY: Final = 5.0
+# Seconds between two steps of the event loop that the heartbeat hears of, and how many depths of the inbox it keeps.
+_STEP_EVERY: Final = 1.0
+_DEPTHS: Final = 15
 # Served on each port.
 HEALTH: Final = ("/healthz", "/readyz")
 
@@ -125,6 +127,7 @@ def presence(context: Context) -> WebPart:
     """Return the heartbeat of this receiver, as a part without routes."""
 
     data_id = ""
+    depths = deque[tuple[float, int]](maxlen=_DEPTHS)
 
     def details() -> dict[str, Any]:
         nonlocal data_id
@@ -137,6 +140,8 @@ def presence(context: Context) -> WebPart:
             "url": metrics.url,
             "store": commit.store,
             "trouble": commit.trouble,
+            "redis_down": commit.down_since,
+            "inbox": depths[0] if depths else None,  # some seconds ago: so status sees whether it shrinks
             "refusing": commit.refusing,
             "refused": [metrics.refused, metrics.refused_at],
             "misdirected": [metrics.misdirected, _masked(metrics.misdirected_path), metrics.misdirected_at],
@@ -155,8 +160,13 @@ def presence(context: Context) -> WebPart:
         )
 
         async def steps() -> None:
+            store = context.group_commit.store
             while True:
                 heartbeat.step()
+                depths.append((time.time(), context.metrics.inbox_events))
+                if context.group_commit.store != store:
+                    store = context.group_commit.store
+                    heartbeat.report()
                 await asyncio.sleep(_STEP_EVERY)
 
         context.background.keep("heartbeat", steps)
