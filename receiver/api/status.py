@@ -74,6 +74,7 @@ class LedgerState(Result):
 
     url: str
     trouble: str = Field(description="Why it cannot be read; else empty.")
+    down_since: Moment | None = Field(description="When a process of this host first could not use it; else null.")
     newest_event_at: Moment | None
     deliveries: dict[str, dict[str, int]]
     oldest_due_at: dict[str, Moment] = Field(description="By sink, since when the oldest delivery is overdue.")
@@ -136,6 +137,7 @@ def status_of(report: StatusReport) -> Status:
         ledger=LedgerState(
             url=report.ledger.url,
             trouble=report.ledger.trouble,
+            down_since=report.ledger.down_since,
             newest_event_at=gauges.newest_event,
             deliveries=counts,
             oldest_due_at=gauges.oldest_due,

@@ -20,6 +20,7 @@ from receiver.domain.parts import deliver
 from receiver.errors import RunhookError
 from receiver.ledger.stats import COUNT_LIMIT
 from receiver.status.problem import ago
+from receiver.status.problems import show_drain
 from receiver.status.survey import survey
 
 # The state of a sink that is neither paused nor removed, and whose breaker is closed; the console has the same word.
@@ -94,19 +95,29 @@ def _stores(found: Status, now: float) -> list[list[str]]:
     waiting = f"{counted(inbox['entries'], 'event', 'events')}, {size(inbox['size'])}"
     most = redis["max_events"]
     limit = _of_config(None) if most is None else f"{most:,} events, {size(redis['max_bytes'])}"
-    index = "up to date"
+    drains = show_drain(inbox["entries"], inbox["rate"])
+    spooled = counted(disk["spool_events"], "event", "events")
+    index, promise = "up to date", f"{redis['durability']}; {redis['url']}"
     if ledger.unindexed_since is not None:
         index = f"{ledger.unindexed} changes, {ago(now - ledger.unindexed_since)} behind"
     return [
-        ["Redis", "down" if redis["trouble"] else "up", redis["trouble"] or f"{redis['durability']}; {redis['url']}"],
-        ["ledger", "down" if ledger.trouble else "up", ledger.trouble or f"{newest}; {ledger.url}"],
+        ["Redis", _state(redis["trouble"], redis["down_since"], now), redis["trouble"] or promise],
+        ["ledger", _state(ledger.trouble, ledger.down_since, now), ledger.trouble or f"{newest}; {ledger.url}"],
         ["search", "unknown" if ledger.trouble else index, ""],
-        ["inbox", "unknown" if redis["trouble"] else waiting, inbox["trouble"] or f"of {limit}"],
-        ["spool", size(disk["spool_bytes"]), f"of {_of_config(disk['spool_limit'])}, on this machine"],
+        [
+            "inbox",
+            "unknown" if redis["trouble"] else waiting,
+            inbox["trouble"] or "; ".join(filter(None, (f"of {limit}", drains))),
+        ],
+        ["spool", f"{spooled}, {size(disk['spool_bytes'])}", f"of {_of_config(disk['spool_limit'])}, on this machine"],
         ["quarantine", str(disk["quarantine"]), "on this machine"],
         ["disk", "unknown" if disk["free"] is None else f"{size(disk['free'])} free", disk["directory"]],
         ["config", "invalid" if found.config.problems else "valid", f"{found.config.file} {found.config.hash}"],
     ]
+
+
+def _state(trouble: str, since: float | None, now: float) -> str:
+    return f"down{f' for {ago(now - since)}' if since else ''}" if trouble else "up"
 
 
 def _of_config(count: int | None) -> str:

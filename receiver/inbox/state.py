@@ -38,9 +38,9 @@ return {{#found, #found > 0 and found[#found][1] or ''}}
 @dataclass(frozen=True, slots=True)
 class InboxState:
     """What waits in the inbox. `pending`: read by a dispatcher and not acknowledged. `oldest`: seconds since the oldest
-    entry was written, by the server's clock; None for an empty inbox. `size`: about how many bytes, with those set aside.
-    `trouble`: why nothing can be read from it, or "". `set_aside`: entries that could not be read, or ended their
-    dispatcher."""
+    entry was written, by the server's clock; None for an empty inbox. `size`: about how many bytes, with what was set
+    aside. `trouble`: why nothing can be read from it, or "". `set_aside`: entries that could not be read, or ended
+    their dispatcher. `rate`: by how many a second they became fewer in the last seconds; 0.0 if they did not."""
 
     entries: int = 0
     pending: int = 0
@@ -48,6 +48,7 @@ class InboxState:
     size: int = 0
     trouble: str = ""
     set_aside: int = 0
+    rate: float = 0.0
 
 
 def examine(client: redis.Redis) -> InboxState:

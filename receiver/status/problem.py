@@ -44,7 +44,7 @@ _PROBLEMS: Final = {
     "inbox_unreadable": "rename that key (RENAME) and find the program that wrote it; events are in the spools",
     "inbox_set_aside": "`runhook inbox list` shows the reasons; then correct the worker's config and restart it, or "
     "`runhook inbox accept` or `runhook inbox drop`",
-    "inbox_late": "the dispatcher is stopped, too slow, or can't reach the ledger: see the worker's log",
+    "inbox_late": "{todo}",
     "spool_full": "start Redis, or raise spool.max_bytes; at the limit, webhooks get 503",
     "spool_left": "start a receiver on that data directory; or bring its disk here: "
     "`runhook spool send --data DIR --dry-run` lists its runs, and without --dry-run sends them",
@@ -102,6 +102,11 @@ def ago(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds // size:.0f} {unit}"
     return f"{max(seconds, 0):.0f} s"
+
+
+def lasting(since: float | None, now: float) -> str:
+    """Return for how long something has lasted, as the end of a clause; "" if unknown."""
+    return "" if since is None else f", for {ago(now - since)} now"
 
 
 def after(seconds: float) -> str:

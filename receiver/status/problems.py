@@ -16,7 +16,7 @@ from receiver.domain.delivery import DeliveryState
 from receiver.domain.trouble import redis_todo
 from receiver.ledger.stats import COUNT_LIMIT
 from receiver.status import processes
-from receiver.status.problem import NEWS, REMEDIES, Problem, ago, problem
+from receiver.status.problem import NEWS, REMEDIES, Problem, ago, lasting, problem
 from receiver.status.report import StatusReport
 
 # Seconds after which an inbox entry or a due delivery is overdue.
@@ -112,11 +112,12 @@ def _servers(report: StatusReport) -> Iterator[Problem]:
         yield problem("redis_lost", what, hours=hours)
     refusing = _refusing(report)
     until = "webhooks are refused" if refusing else "webhooks go to the spool of each receiver"
+    down = lasting(redis.down_since, report.now)
     if "maxmemory" in redis.trouble:  # Redis's own error message
-        yield problem("redis_full", f"Redis has no memory left ({redis.url}): {redis.trouble}", until=until)
+        yield problem("redis_full", f"Redis has no memory left ({redis.url}){down}: {redis.trouble}", until=until)
     elif redis.trouble:
         start = redis_todo(embedded=redis.embedded)
-        what = f"Redis is unavailable ({redis.url}): {redis.trouble}"
+        what = f"Redis is unavailable ({redis.url}){down}: {redis.trouble}"
         yield problem("redis_away", what, start=start, until=until)
     elif redis.weak:
         what = f"Redis at {redis.url} does not promise that a 202 means on disk: {redis.weak}"
@@ -125,7 +126,8 @@ def _servers(report: StatusReport) -> Iterator[Problem]:
         start = ledger.todo or "see whether its database runs and answers, or fix DATABASE_URL"
         until = "" if refusing else "webhooks are stored, and "
         waiting = counted(redis.inbox.entries, "event waits", "events wait") if redis.inbox.entries else ""
-        what = f"the ledger is unavailable ({ledger.url}): {ledger.trouble}" + (
+        down = lasting(ledger.down_since, report.now)
+        what = f"the ledger is unavailable ({ledger.url}){down}: {ledger.trouble}" + (
             f"; {waiting} in the inbox" if waiting else ""
         )
         yield problem("ledger_away", what, start=start, until=until)
@@ -186,7 +188,17 @@ def _inbox(report: StatusReport) -> Iterator[Problem]:
         yield problem("inbox_set_aside", f"{entries} set aside: {why}")
     if inbox.oldest is not None and inbox.oldest > INBOX_LATE and not report.ledger.trouble:
         events = counted(inbox.entries, "event waits", "events wait")
-        yield problem("inbox_late", f"{events} in the inbox, the oldest for {ago(inbox.oldest)}")
+        late = f"{events} in the inbox, the oldest for {ago(inbox.oldest)}"
+        if drains := show_drain(inbox.entries, inbox.rate):
+            yield problem("inbox_late", f"{late}; {drains}", note=True, todo="no action needed")
+        else:
+            todo = "the dispatcher is stopped, too slow, or can't reach the ledger: see the worker's log"
+            yield problem("inbox_late", late, todo=todo)
+
+
+def show_drain(entries: int, rate: float) -> str:
+    """Return by how much the inbox shrinks, and when it is empty; "" if it does not shrink."""
+    return f"{rate:,.1f} fewer each second, drained in {ago(entries / rate)} at this rate" if rate >= 0.1 else ""
 
 
 def _sinks(report: StatusReport) -> Iterator[Problem]:
@@ -210,7 +222,7 @@ def _sinks(report: StatusReport) -> Iterator[Problem]:
             )
         if lane.breaker != "closed" and lane.lane == sink != CALLBACK:
             # A pause stops the probes, and sets `opened_at` to its own time.
-            since = f", for {ago(now - lane.opened_at)} now" if lane.opened_at and not lane.paused else ""
+            since = lasting(lane.opened_at or None, now) if not lane.paused else ""
             probe = f", and the next probe is {f'in {ago(lane.until - now)}' if lane.until > now else 'due'}"
             why = lane.reason or "unavailable"
             does, remedy = next((does, todo) for pattern, does, todo in _CAUSES if re.search(pattern, why))

@@ -17,6 +17,7 @@ class RedisReport:
 
     `durability`: its guarantee, in words. `weak`: why that does not mean on disk before the 202, if the config does not
     accept it, else "". `max_events`, `max_bytes`: of the inbox, from the config; None if that cannot be read.
+    `down_since`: as far as a receiver knows. `uptime`: seconds since its start; None if that cannot be read.
     """
 
     url: str
@@ -27,6 +28,8 @@ class RedisReport:
     embedded: bool = False
     max_events: int | None = None
     max_bytes: int | None = None
+    down_since: float | None = None
+    uptime: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,7 @@ class LedgerReport:
     day, if its results were not imported since. `spool_sent`: when an operator last sent a left spool
     within a day, by the id of its data directory; "" for a directory without one.
     `responses`: how the newest response of sinks begins that fail; `waiting_runs`: of how many runs deliveries wait.
+    `down_since`: as far as a process of this machine knows.
     """
 
     url: str
@@ -59,15 +63,16 @@ class LedgerReport:
     spool_sent: dict[str, float] = field(default_factory=dict)
     responses: dict[str, str] = field(default_factory=dict)
     waiting_runs: dict[str, int] = field(default_factory=dict)
+    down_since: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class DiskReport:
     """The data directory of this machine. `trouble`: why it cannot be read, or "".
 
-    `spool_left`: bytes in the spool that no receiver of this machine owns. `newest_refused`: when the newest request in
-    quarantine came; `refused_lately`: how many came within a day. `reserve`, `spool_limit`: bytes from the config; None
-    if that cannot be read.
+    `spool_events`: in its spool. `spool_left`: bytes there that no receiver of this machine owns. `newest_refused`:
+    when the newest request in quarantine came; `refused_lately`: how many came within a day. `reserve`, `spool_limit`:
+    bytes from the config; None if that cannot be read.
     """
 
     directory: str
@@ -81,6 +86,7 @@ class DiskReport:
     quarantine: int = 0
     newest_refused: float | None = None
     refused_lately: int = 0
+    spool_events: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,13 @@ def survey(settings: Settings, ledger_wait: float | None = None) -> StatusReport
         trouble = f"no response within {ledger_wait:g} s"
         ledger_report = LedgerReport(hide_password(settings.database_url), trouble, remedy_for(trouble).words)
         ledger_parts = []
+    seen = board.merged(ledger_parts, board.every_file(settings.data))
+    if redis_report.trouble:
+        redis_report = replace(redis_report, down_since=_down_since(seen, "redis_down"))
+    if ledger_report.trouble:
+        ledger_report = replace(ledger_report, down_since=_down_since(seen, "ledger_down"))
+    inbox = redis_report.inbox
+    redis_report = replace(redis_report, inbox=replace(inbox, rate=_shrinks_by(inbox.entries, seen)))
     sinks = config.destinations if config is not None else []
     return StatusReport(
         now=time.time(),
@@ -83,10 +90,25 @@ def survey(settings: Settings, ledger_wait: float | None = None) -> StatusReport
         redis=redis_report,
         ledger=ledger_report,
         disk=_disk(settings, config),
-        parts=board.merged(ledger_parts, board.every_file(settings.data)),
+        parts=seen,
         config_sections=file_sections(settings.config),
         rates={name: sink.rate for name, sink in config.sinks.items() if sink.rate} if config is not None else {},
     )
+
+
+def _down_since(seen: Sequence[PartSeen], server: str) -> float | None:
+    """Return since when a server has been down, as the running process reports that noticed it first; else None."""
+    running = [each for each in seen if each.alive and isinstance(each.beat.details.get(server), float)]
+    return min((time.time() - each.age_of(each.beat.details[server]) for each in running), default=None)
+
+
+def _shrinks_by(entries: int, seen: Sequence[PartSeen]) -> float:
+    """Return by how many a second the entries of the inbox became fewer since the newest report of a receiver."""
+    for each in sorted(seen, key=lambda it: it.age):
+        match each.beat.details.get("inbox"):
+            case [float(at), int(before)] if each.alive and (seconds := each.age_of(at)) > 0:
+                return max(0.0, round((before - entries) / seconds, 3))
+    return 0.0
 
 
 def _config(settings: Settings) -> tuple[Config | None, list[str], list[str]]:
@@ -107,6 +129,8 @@ def _redis(settings: Settings, config: Config | None) -> RedisReport:
     try:
         promise = durability.examine_once(settings.redis_url, config.server.max_body if config else 0, _TIMEOUT)
         report = replace(report, inbox=examine(client))
+        with suppress(redis.ResponseError):  # it may be forbidden
+            report = replace(report, uptime=client.info("server").get("uptime_in_seconds"))
     except (redis.RedisError, OSError, TimeoutError) as error:
         reason = no_entry(settings.redis_url, error) or str(error).rstrip(".") or "no answer in time"
         return replace(report, trouble=reason)
@@ -169,6 +193,7 @@ def _disk(settings: Settings, config: Config | None) -> DiskReport:
         *(str(folder), trouble, free, reserve, spool.bytes, spool.left, limit, spool.set_aside),
         *(len(refused), max(refused, default=None)),
         refused_lately=sum(at > time.time() - NEWS for at in refused),
+        spool_events=spool.events,
     )
 
 

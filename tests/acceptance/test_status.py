@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Callable
 from typing import Any
 
 import httpx2
 import pytest
 
+from receiver.domain.parts import PartBeat
+from receiver.status import board
 from tests.servers.deployment import Deployment
 from tests.servers.receiver import body
 from tests.servers.valkey import ValkeyProcess
@@ -121,3 +124,64 @@ def test_status_names_what_stops_and_shows_the_rest(
     started = {fields["part"] for event, fields in events if event == "part.started"}
     assert started == {"receiver", "dispatch", "deliver:results", "clock"}
     assert {"part.stopped", "ingest.redis_away", "ingest.redis_back"} <= {event for event, _ in events}
+
+
+def receiver_of(found: dict[str, Any]) -> dict[str, Any]:
+    (details,) = (each["details"] for each in found["parts"] if each["part"] == "receiver")
+    return dict(details)
+
+
+def test_status_says_since_when_redis_is_down(
+    deployment: Callable[..., Deployment], valkey_factory: Callable[..., ValkeyProcess]
+) -> None:
+    # Given a receiver that spools while Redis is down
+    valkey = valkey_factory()
+    it = deployment(valkey.url, spool={"reserve_bytes": 0})
+    it.start()
+    began = time.time()
+    valkey.kill()
+    it.acked(*(body(number) for number in range(12)))
+
+    # Then status shows since when, and how many events the spool has
+    found = eventually(lambda: (shown := status(it)[1])["redis"]["down_since"] and shown)
+    assert began <= found["redis"]["down_since"] <= time.time()
+    assert found["disk"]["spool_events"] == 12
+    assert any(each["code"] == "redis_away" and ", for " in each["what"] for each in found["problems"])
+    lines = [" ".join(line.split()) for line in it.call("status").stdout.splitlines()]
+    assert any(line.startswith("Redis down for ") for line in lines)
+    assert any(line.startswith("spool 12 events, ") for line in lines)
+
+    # When Redis is back, then no status takes the receiver's return for a problem
+    valkey.start()
+
+    def returned() -> bool:
+        _, shown = status(it)
+        assert "receiver_spooling" not in {each["code"] for each in shown["problems"]}
+        return bool(receiver_of(shown)["store"] == "redis" and not shown["disk"]["spool_events"])
+
+    while not returned():
+        pass
+    _, found = status(it)
+    assert found["redis"]["down_since"] is None
+    assert receiver_of(found)["redis_down"] is None
+
+
+def test_receiver_reports_at_once_that_it_spools(
+    deployment: Callable[..., Deployment], valkey_factory: Callable[..., ValkeyProcess]
+) -> None:
+    # Given a receiver that has just sent a heartbeat
+    valkey = valkey_factory()
+    it = deployment(valkey.url, spool={"reserve_bytes": 0})
+    it.start()
+
+    def beat(store: str) -> PartBeat | None:
+        return next((seen.beat for seen in board.every_file(it.data) if seen.beat.details["store"] == store), None)
+
+    started = eventually(lambda: beat("redis"))
+
+    # When it can't use Redis, then another one follows before the next is due
+    valkey.kill()
+    changed = eventually(lambda: beat("spool"))
+    assert changed.details["redis_down"] >= started.sent_at
+    at, events = changed.details["inbox"]
+    assert (started.started_at <= at <= changed.sent_at, events) == (True, 0)

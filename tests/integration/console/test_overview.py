@@ -139,6 +139,7 @@ def test_deliveries_that_run_are_one_line_of_the_processes(deployment: ConsoleDe
     assert 'deliver <span class="soft">(6 sinks)</span>' in processes
     assert "deliver:" not in processes
     assert "<td>dispatch</td>" in processes
+    assert "Spool of this host: 0 ·" in processes
     it.session.close()
 
 

@@ -159,7 +159,12 @@ CASES: list[tuple[str, StatusReport, str, bool]] = [
     ("configs_differ", but(parts=[*WELL.parts, seen("clock", "b", config="old")]), "on a, and not for clock on", False),
     ("part_suspended", without("clock", SUSPENDED), "clock on a (process 7) is suspended (SIGSTOP", False),
     # At once, although its heartbeat is young
-    ("part_missing", without("clock", replace(seen("clock"), process="gone")), "7), ended unexpectedly 1 s ago", False),
+    (
+        "part_missing",
+        without("clock", replace(seen("clock"), process="gone")),
+        "7), ended unexpectedly; its last heartbeat was 1 s ago",
+        False,
+    ),
     ("webhooks_refused", without("receiver", receiver(refusing="the disk is full")), "with 503: receiver on a", False),
     (
         "misdirected",
@@ -178,6 +183,7 @@ CASES: list[tuple[str, StatusReport, str, bool]] = [
     ),
     ("versions_differ", but(parts=[*WELL.parts, seen("clock", "b", version="0.0.9")]), "0.0.9, 0.1.0", True),
     ("receiver_spooling", spooling("refused"), "to its spool, though Redis answers here: refused", False),
+    ("receiver_spooling", spooling(""), "the inbox, with what was set aside, has reached its limits", False),
     ("disk_unreadable", disk(trouble="there is no such directory"), "no such directory", False),
     ("disk_full", disk(free=GIB - 1), "1.0 GiB", False),
     ("disk_low", disk(free=GIB + 1), "1.0 GiB free", True),
@@ -193,6 +199,19 @@ CASES: list[tuple[str, StatusReport, str, bool]] = [
     ("task_failing", without("receiver", receiver(store="redis", failing="drain fails")), "drain fails", False),
     ("search_behind", ledger(search=Coverage(5, NOW - 61)), "5 changes of runs yet, the oldest 61 s old", True),
     ("inbox_late", redis(inbox=InboxState(12, 0, 61.0)), "12 events wait in the inbox", False),
+    (
+        "inbox_late",
+        redis(inbox=InboxState(20_000, 0, 61.0, rate=600.0)),
+        "the oldest for 61 s; 600.0 fewer each second, drained in 33 s at this rate",
+        True,
+    ),
+    ("redis_away", redis(trouble="refused", down_since=NOW - 600), "(redis://h/0), for 10 min now: refused", False),
+    (
+        "ledger_away",
+        but(ledger=LedgerReport("postgresql://h/l", "refused", down_since=NOW - 600)),
+        "(postgresql://h/l), for 10 min now: refused",
+        False,
+    ),
     ("sink_paused", ledger(lanes=[Lane("ops", "ops", True, paused_at=NOW - 7200)]), "2 h ago; 3 deliveries", False),
     ("sink_paused", ledger(lanes=[Lane("ops", "ops", True)], counts={}), "; 0 deliveries", True),
     (
@@ -262,6 +281,12 @@ CASES: list[tuple[str, StatusReport, str, bool]] = [
 
 def test_nothing_is_wrong_when_all_is_well() -> None:
     assert find(WELL) == []
+
+
+def test_receiver_may_take_seconds_to_return_to_a_restarted_redis() -> None:
+    assert find(replace(spooling("refused"), redis=replace(WELL.redis, uptime=3))) == []
+    (problem,) = find(replace(spooling("refused"), redis=replace(WELL.redis, uptime=60)))
+    assert problem.code == "receiver_spooling"
 
 
 def test_paused_sink_that_is_down_has_no_next_probe() -> None:
