@@ -141,6 +141,11 @@ def accepted(ledger: Ledger) -> None:
     ledger.write(lambda it: lifecycle.record_outcome(it, SUB, outcome, NOW))
 
 
+def withdrawn(ledger: Ledger) -> None:
+    pending(ledger)
+    ledger.write(lambda it: lifecycle.withdraw(it, SUB, NOW))
+
+
 def asked(ledger: Ledger) -> None:
     ledger.write(lambda it: run_polls.ask(it, "skyvern", {"tsk_1": NOW}, NOW))
 
@@ -318,6 +323,15 @@ WRITERS: dict[str, Writer] = {
     "a loss of Redis": Writer("redis_losses.record_loss", plain(redis_losses.record_loss), in_use, "unknown"),
     # Retention and the search index
     "old events": Writer("retention.remove", plain(retention.remove, OLD), delivered, "rest"),
+    "old submissions": Writer(
+        "retention.remove_submissions", plain(retention.remove_submissions, OLD), withdrawn, "rest"
+    ),
+    "idle runs": Writer(
+        "retention.remove_idle_runs",
+        plain(retention.remove_idle_runs, OLD),
+        lambda it: it.write(lambda c: run_polls.note_end(c, *RUN, NOW)),
+        "rest",
+    ),
     "old lanes": Writer(
         "retention.remove_lanes",
         plain(retention.remove_lanes, OLD),
