@@ -155,7 +155,7 @@ class InboxConfig(Model):
     """Limits of the inbox in Redis; beyond them, events go to the spool."""
 
     max_events: Whole = Field(100_000, ge=1, description="Maximum events.")
-    max_bytes: Size = Field(512 << 20, ge=1 << 20, description="Maximum size, with entries that were set aside.")
+    max_bytes: Size = Field(512 << 20, ge=1 << 20, description="Maximum size, including entries that were set aside.")
 
 
 class SpoolConfig(Model):
