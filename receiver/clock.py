@@ -55,12 +55,12 @@ STEPS = 0.5
 INDEX_FOR = 0.5
 # Seconds that workers have, after the ledger was unavailable, to renew their claims or record attempts that have ended.
 PATIENCE = 6.0
-# Seconds after which a slow check means that the ledger was unavailable; and by which its time, compared with the
-# monotonic clock, jumps between two checks when the host slept or a clock was set.
+# Seconds after which a slow check means that the ledger was unavailable. If the ledger's time gains as many on the
+# monotonic clock between two checks, the host slept or a clock was set.
 AWAY = 3.0
 # Maximum seconds to wait for the ledger at the start, as for a worker.
 START_WITHIN = 120.0
-# What is removed by age: a step, and the seconds between two sweeps. Those that read again what stays are rare.
+# What is removed by age: the step, and the seconds between two sweeps. They are rare where they read kept rows again.
 _RETENTION: Final[dict[str, tuple[Callable[..., retention.Removed], float]]] = {
     "events": (retention.remove, TIDY_EVERY),
     "submissions": (retention.remove_submissions, 3600.0),
@@ -104,11 +104,11 @@ class Clock:
         self._swept_held = ""
         self._kept_after: dict[str, retention.Place] = {}
         self._last: dict[str, float] = {}
-        self._failed: dict[str, float] = {}  # by operation, when a step of it failed
+        self._failed: dict[str, float] = {}  # when a step last failed, by operation
         self._trouble: set[str] = set()
         self._bugs: dict[str, str] = {}  # errors of the last tick that are bugs of Runhook, by check
-        self._ledger_away = float("-inf")  # when it last was, or its time jumped, by time.monotonic()
-        self._ahead = ledger.known_now() - time.monotonic()  # the ledger's time minus that one, at the last check
+        self._ledger_away = float("-inf")  # when it last was, or its time last jumped, by time.monotonic()
+        self._ahead = ledger.known_now() - time.monotonic()  # the ledger's time minus this, at the last check
 
     def run(self, stop: Callable[[float], bool]) -> None:
         """Tick until `stop(seconds)`, which waits at most that long, is true."""
@@ -183,7 +183,7 @@ class Clock:
         self._note_hang(started)
 
     def operations(self) -> None:
-        """Make steps of the operations that are running, each in a short transaction: those that failed come last."""
+        """Run steps of the running operations, each in a short transaction. Operations that failed come last."""
         began, more = time.monotonic(), self._agenda.operations
         while more:
             more = False

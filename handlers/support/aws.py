@@ -59,9 +59,9 @@ _DENIED: Final = frozenset({"AccessDenied", "AuthorizationError"})
 
 
 def call_limits(timeout: float) -> tuple[float, float]:
-    """Return the seconds of one call to connect and to wait for data, in a send that may take `timeout` seconds.
+    """Return how long one call may connect, and then wait for data, in a send that may take `timeout` seconds.
 
-    boto3 has no limit for a whole send: no call should begin with less than their sum left.
+    boto3 cannot limit a whole send, so a call should begin only while more than their sum is left.
     """
     return min(5.0, timeout / 6), min(60.0, timeout / 3)
 

@@ -63,7 +63,7 @@ class DaemonPool:
         self._lock = threading.Lock()
         self._threads = 0
         self._unfinished = 0  # submitted work that has not returned
-        self.abandoned = 0  # threads that were given up and still hang
+        self.abandoned = 0  # threads left behind that still hang
 
     def submit(self, work: Callable[[], None]) -> None:
         """Run `work` as soon as a thread is free. It should not raise: that would only be logged."""

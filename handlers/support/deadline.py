@@ -8,7 +8,7 @@ from handlers.contract import Unavailable
 
 
 class DeadlineExceeded(Unavailable):
-    """The deadline is over, or too near. It does not say what took the time."""
+    """The deadline has passed, or too little time is left. It does not say what took the time."""
 
 
 class Deadline:

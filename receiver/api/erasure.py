@@ -65,7 +65,7 @@ def erase_run(service: Service, actor: Actor, wanted: EraseParameters) -> Erased
     """Erase the content of an ended run for good: bodies, requests, search words, mirrored files.
 
     Ids, times, states and other receipts stay. Later events of the run are recorded without their bodies. A run that
-    has not ended, or has pending deliveries, is refused. A submission's id erases its run, or its request alone.
+    has not ended, or has pending deliveries, is refused. A submission's id erases its run; without one, its request.
     """
     key = service.ledger.read(lambda connection: _key_of(connection, wanted))
     with place_in(_CALLS, "other runs are being erased"), closing(ArtifactFiles(service)) as files:
@@ -74,7 +74,7 @@ def erase_run(service: Service, actor: Actor, wanted: EraseParameters) -> Erased
             return _outside(service, files, key, bodies, dry_run=True)
         with audited(service.ledger, actor, "run.erase", {"run": key[1]}, source=key[0]) as done:
             erased_now = service.ledger.write(lambda it: retention.erase(it, key, actor.name, database_now(it)))
-            bodies = max(bodies, erased_now)  # 0 if an earlier try of this transaction has erased them
+            bodies = max(bodies, erased_now)  # `erased_now`: 0 if an earlier try has erased them
             erased = _outside(service, files, key, bodies, dry_run=False)
             done.count = bodies
             if erased.failed:
@@ -83,7 +83,7 @@ def erase_run(service: Service, actor: Actor, wanted: EraseParameters) -> Erased
 
 
 def _key_of(connection: Connection, wanted: EraseParameters) -> RunKey:
-    """Return the run to erase; of a submission without a run, its own id in place of the run's."""
+    """Return the run to erase. For a submission without a run, its own id replaces the run's."""
     if not wanted.run_id.startswith("sub_"):
         return str(one_run(connection, wanted.source, wanted.run_id)["source"]), wanted.run_id
     row = submissions.one(connection, wanted.run_id, wanted.source)
@@ -95,7 +95,7 @@ def _key_of(connection: Connection, wanted: EraseParameters) -> RunKey:
 def _outside(service: Service, files: ArtifactFiles, key: RunKey, bodies: int, *, dry_run: bool) -> ErasedRun:
     """Erase what is outside of the ledger, and return it with the number of `bodies`."""
     store = store_of(service)
-    texts = {json.dumps(key[1]), json_text(key[1])}  # a body may escape it
+    texts = {json.dumps(key[1]), json_text(key[1])}  # with non-ASCII characters escaped, or not
     named = {each for text in texts for each in store.list(text.encode())}
     named |= {each for each in store.list() if each.submission_id == key[1]}
     refused = [each for each in named if each.source == key[0]]

@@ -74,7 +74,7 @@ class LedgerState(Result):
 
     url: str
     trouble: str = Field(description="Why it cannot be read; else empty.")
-    down_since: Moment | None = Field(description="When a process of this host first could not use it; else null.")
+    down_since: Moment | None = Field(description="Since when a process of this host cannot use it; else null.")
     newest_event_at: Moment | None
     deliveries: dict[str, dict[str, int]]
     oldest_due_at: dict[str, Moment] = Field(description="By sink, since when the oldest delivery is overdue.")

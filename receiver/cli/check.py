@@ -22,7 +22,7 @@ from receiver.errors import ConfigError, UsageError
 from receiver.routing.mapping import show as show_rule
 from receiver.routing.route import RouteConfig
 
-# The variable that `runhook dev` sets where it is not set.
+# The variable that `runhook dev` creates if it is not set.
 _KEY: Final = "SKYVERN_API_KEY"
 
 config_app = new_app()

@@ -215,7 +215,7 @@ def _marking(found: Incidents, form: Form) -> str:
     if not found.items or form is not Form.TABLE:
         return ""
     return (
-        f"counted since {iso(found.since)}; `before` counts an equally long time before, `first` is the first of both. "
+        f"counted since {iso(found.since)}; `before` counts the previous period of equal length, `first` is of both. "
         "`runhook api mark_incident id=ID state=acknowledged note=…` marks one"
     )
 

@@ -41,7 +41,7 @@ class Loaded(NamedTuple):
 def load_file(path: Path, environ: Mapping[str, str], *, allow_unset: Collection[str] | None = ()) -> Loaded:
     """Read and check the file. Raises ConfigError with all its problems, in the order of the file.
 
-    `allow_unset`: the variables of which one that is not set only leaves its value unchecked; None: any.
+    `allow_unset`: variables that may be unset, which leaves their values unchecked; None: any.
     """
     document, unset = _read_any(path, environ, allow_unset)
     document.lost |= {key for key, used in document.substituted.items() if unset & used.keys()}
@@ -85,14 +85,14 @@ def _drop_anchors(document: Document) -> None:
 def _read_any(
     path: Path, environ: Mapping[str, str], allowed: Collection[str] | None = None
 ) -> tuple[Document, frozenset[str]]:
-    """Read the file, and return also which of the `allowed` variables it needs that are not set: a value that opens
-    nothing stands for them. Raises ConfigError."""
+    """Read the file. Returns also which `allowed` variables (None: any) it needs that are not set: a value that opens
+    nothing replaces them. Raises ConfigError."""
     try:
         needed = set(_NEEDED.findall(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError):
         needed = set()  # reading it as usual reports what is wrong
-    needed &= needed if allowed is None else set(allowed)
-    unset = {name for name in needed if not environ.get(name, "").strip()}
+    may_lack = needed if allowed is None else needed.intersection(allowed)
+    unset = {name for name in may_lack if not environ.get(name, "").strip()}
     document = read(path, ChainMap(dict.fromkeys(unset, _OPENS_NOTHING), environ))  # type: ignore[arg-type]
     return document, frozenset(unset & {name for used in document.substituted.values() for name in used})
 

@@ -61,7 +61,7 @@ class OwnedDeliveries:
                 self._waiting.clear()
 
     def begin(self, now: float, ledger_now: float) -> SendTask | None:
-        """Return what to send now. None if nothing waits, or none of it may start so late, by the ledger's clock."""
+        """Return what to send now. None if no waiting delivery may still start at `ledger_now`."""
         with self._lock:
             batch: list[Claimed] = []
             while self._waiting and len(batch) < self._batch:

@@ -46,7 +46,7 @@ class Settlement:
         it. Returns the sinks of held deliveries that are due now, and whether the sink is paused. Raises
         LedgerUnavailable.
         """
-        released: set[str] = set()  # by any try: one may be committed though its COMMIT had no reply
+        released: set[str] = set()  # by any try: an earlier one may be committed although its COMMIT had no reply
 
         def work(connection: Connection) -> tuple[bool, Results]:
             sinks, paused, results = self.record(connection, tasks, ledger.now(), unstarted)
@@ -71,8 +71,8 @@ class Settlement:
         ]
         failing = not all(found.available for _, found in seen)
         rows = lanes.named(connection, names, lock=failing) if names else {}
-        if failing:  # an earlier try, or another worker, must not count the same
-            counted = attempts.recorded(connection, [each for each, _ in seen])
+        if failing:  # skip what an earlier try, or another worker, has counted
+            counted = attempts.ids_with_result(connection, [each for each, _ in seen])
             seen = [(each, found) for each, found in seen if each.id not in counted]
         parked = self._move_breakers(connection, rows, seen, now)
         results = [(task, self._results(task, parked, now)) for task in tasks]
@@ -109,7 +109,7 @@ class Settlement:
         seen: Iterable[tuple[Claimed, breaker.Observation]],
         now: float,
     ) -> dict[str, float]:
-        """Move the breakers by what was `seen` of their lanes. `rows`: of lanes.
+        """Move the breakers by what was `seen` of their lanes. `rows`: the lanes that have one, by name.
 
         Returns, for each lane that was shut before, the time of its next probe.
         """

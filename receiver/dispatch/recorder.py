@@ -144,11 +144,11 @@ class EventRecorder:
         return recorded.events, recorded.due
 
     def _still_claimed(self, connection: Connection, claimed: dict[str, list[Claimed]]) -> dict[str, list[Claimed]]:
-        """Return those of these claims that are recorded, by sink."""
+        """Return the claims that are recorded, by sink, and renew them."""
         owner = next((self._runners[sink].owner for sink in claimed), "")
         recorded = [each for some in claimed.values() for each in some]
         kept = set(claims.renew(connection, owner, recorded, self._ledger.now() + CLAIM))
-        return {sink: found for sink, some in claimed.items() if (found := [it for it in some if it in kept])}
+        return {sink: held for sink, some in claimed.items() if (held := [each for each in some if each in kept])}
 
     def _write(self, connection: Connection, batch: Sequence[ParsedEvent], polled: set[RunKey]) -> Recorded:
         """Lock the runs, decide about each event by what is known about its run, and write what is new."""

@@ -95,7 +95,7 @@ class PartSeen:
         return self.state == "running"
 
     def age_of(self, at: float) -> float:
-        """Return how many seconds ago `at` was, a time by the clock of its host."""
+        """Return how many seconds ago `at` was. `at`: a time by the clock of the part's host."""
         return self.age + self.beat.sent_at - at
 
 

@@ -40,7 +40,7 @@ class InboxState:
     """What waits in the inbox. `pending`: read by a dispatcher and not acknowledged. `oldest`: seconds since the oldest
     entry was written, by the server's clock; None for an empty inbox. `size`: about how many bytes, with what was set
     aside. `trouble`: why nothing can be read from it, or "". `set_aside`: entries that could not be read, or ended
-    their dispatcher. `rate`: by how many a second they became fewer in the last seconds; 0.0 if they did not."""
+    their dispatcher. `rate`: by how many entries a second it shrank in the last seconds; 0.0 if it did not."""
 
     entries: int = 0
     pending: int = 0

@@ -18,9 +18,9 @@ ASIDE: Final = "runhook:inbox:aside"
 
 
 def depth_of(entries: Any, size: Any, aside: Any) -> tuple[int, int]:
-    """Return (entries, bytes) of the inbox, with the bytes of what was set aside. They share inbox.max_bytes.
+    """Return (entries, bytes) of the inbox. The bytes include what was set aside: both share inbox.max_bytes.
 
-    From the replies to XLEN, whose error is raised, and MEMORY USAGE of both keys, which may be forbidden or nil.
+    `entries`: the reply to XLEN, whose error is raised. `size`, `aside`: to MEMORY USAGE, maybe an error or nil.
     """
     if isinstance(entries, Exception):
         raise entries

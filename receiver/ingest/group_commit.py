@@ -116,7 +116,7 @@ class GroupCommit:
         # Why Redis is not used now, or "", and the log event that reported it.
         self.trouble = ""
         self._reported = ""
-        self.down_since: float | None = None  # as `trouble`
+        self.down_since: float | None = None  # since when there is `trouble`
 
     async def start(self) -> None:
         """Open the spool, and try Redis once. Raises NotStarted when the spool can't be used."""

@@ -34,7 +34,7 @@ class SpoolFull(RunhookError):
 
 class Batch(NamedTuple):
     """The oldest events of the spool. `last`: the id of the last row that they were read from. `file`: the open file
-    that has this row: the ids of a new file begin again."""
+    with this row; the ids of a new file start at 1 again."""
 
     events: tuple[Event, ...]
     last: int = 0
@@ -129,7 +129,7 @@ class Spool:
     def done(self, batch: Batch) -> None:
         """Remove the events of `batch`, which are safe elsewhere. Raises OSError.
 
-        If another file has replaced theirs, it keeps its events: those of `batch` in it are sent twice.
+        If another file has replaced theirs, nothing is removed: events of `batch` in that file are sent twice.
         """
         with self._file.write() as connection:
             if connection is batch.file:

@@ -161,7 +161,7 @@ def running(connection: sa.Connection) -> list[str]:
 
 
 def step(connection: sa.Connection, now: float, bounds: StepBounds = STEP, *, only: str | None = None) -> StepsMade:
-    """Run one step of each running operation, or `only` of this one, that no other clock has locked."""
+    """Run one step of each running operation, or of the operation `only`. Skips what another clock has locked."""
     chosen = sa.select(operations).where(
         operations.c.state == "running", operations.c.id == only if only else sa.true()
     )

@@ -133,7 +133,7 @@ class AsyncLedger:
             waited.seconds = 0.0 if prompt else waited.seconds + seconds
 
     def _undo_if_committed(self, done: Future[Any], undo: Callable[[Connection], object]) -> None:
-        """Called in the thread of a transaction that was given up. A COMMIT without a reply may have come before."""
+        """Undo a given-up transaction, in its thread. An earlier COMMIT of it may have succeeded without a reply."""
         if done.cancelled() or not isinstance(done.exception(), _GivenUp | None):
             return
         try:

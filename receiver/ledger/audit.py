@@ -75,7 +75,7 @@ def record(
 ) -> int:
     """Write an action, at the database's time, and return its number. `outcome`: BEGUN for one that `end` will end.
 
-    Its transaction never runs twice: an action would have two lines. `selection`: values that JSON has; no secrets.
+    Forbids a rerun of its transaction, which would write a second line. `selection`: values that JSON has; no secrets.
     """
     forbid_rerun(connection)
     now = database_now(connection)

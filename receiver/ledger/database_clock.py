@@ -19,7 +19,7 @@ from receiver.ledger import dialect
 FRESH_FOR: Final = 2.0
 # Maximum drift between two clocks, in seconds per second.
 _DRIFT: Final = 0.0005
-# On macOS, CLOCK_MONOTONIC counts sleep. time.monotonic() does so neither there nor on Linux.
+# macOS has no CLOCK_BOOTTIME, but its CLOCK_MONOTONIC counts sleep. time.monotonic() never does.
 _BOOT: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 

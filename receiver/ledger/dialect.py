@@ -26,7 +26,7 @@ ASK: Final = "extract(epoch FROM clock_timestamp())::float8"
 
 
 def json_text(value: Any) -> str:
-    """Return JSON as the ledger writes labels and searches them: readable for any client, without lone surrogates."""
+    """Return JSON as the ledger stores and searches labels. Lone surrogates, which clients reject, become `?`."""
     return json.dumps(value, ensure_ascii=False).encode(errors="replace").decode()
 
 

@@ -103,8 +103,8 @@ class Ledger:
     def write(self, work: Callable[[sa.Connection], T]) -> T:
         """Run `work` in one transaction and commit it.
 
-        Runs `work` again if it raises Outdated, after a deadlock, and after a lost connection. If that broke during
-        COMMIT, the first run may be committed: so `work` must return and write the same again, or call
+        Runs `work` again if it raises Outdated, after a deadlock, and after a lost connection. A connection lost during
+        COMMIT may have committed the first run. So `work` must write and return the same again, or call
         `dialect.forbid_rerun`. Raises LedgerUnavailable, LedgerDataError, and OutcomeUnknown for a transaction that
         forbids it; any other exception of `work` rolls back and propagates.
         """

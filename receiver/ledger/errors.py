@@ -33,7 +33,7 @@ class OutcomeUnknown(LedgerUnavailable):
     """The connection broke during COMMIT, and the transaction must not run twice (`dialect.forbid_rerun`)."""
 
     def __init__(self) -> None:
-        super().__init__("the ledger did not confirm the change, which may be recorded. Check before you repeat it")
+        super().__init__("the ledger did not confirm the change: it may be recorded. Check before you repeat it")
 
 
 class LedgerNotDurable(LedgerUnavailable):

@@ -22,7 +22,7 @@ from receiver.ledger.submissions.records import change, erased
 
 # Maximum rows of one transaction: others wait for the ledger.
 BATCH = 500
-# Behind which row a step begins, by the columns of its order; None: with the oldest.
+# The row after which a step begins, by the columns of its order; None: it begins with the oldest.
 Place = tuple[Any, ...] | None
 
 
@@ -34,9 +34,9 @@ class Removed(NamedTuple):
 
 
 def remove(connection: sa.Connection, before: float, after: Place = None) -> Removed:
-    """Remove events recorded before `before` whose deliveries have all ended, with those: of the BATCH oldest.
+    """Remove events recorded before `before`, with their deliveries, if all of these have ended. Reads BATCH events.
 
-    `after`: as the step before has said. What can't be removed yet is not read again and again.
+    `after`: from the previous step, so that events which must stay are not read again and again.
     """
     order = (events.c.recorded_at, events.c.seq)
     page, rest = _page(connection, order, before, after, events.c.id, events.c.source, events.c.run_id)
@@ -61,7 +61,7 @@ def remove(connection: sa.Connection, before: float, after: Place = None) -> Rem
 
 
 def _lacks(of: sa.Table, *key: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
-    """Return the condition that a row of `of` has no row of other tables with this key, which is looked up for each."""
+    """Return the condition that no row of another table has this key. It is looked up for each row of `of`."""
     return sa.select(sa.literal_column("1")).where(*key).correlate(of).limit(1).scalar_subquery().is_(None)
 
 
@@ -69,9 +69,9 @@ _NO_EVENTS: Final = _lacks(runs, *same_run(events, runs))
 
 
 def remove_submissions(connection: sa.Connection, before: float, after: Place = None) -> Removed:
-    """Remove ended submissions that changed last before `before`, whose runs have no events left: of the BATCH oldest.
+    """Remove ended submissions last changed before `before` whose runs have no events left. Reads BATCH, as `remove`.
 
-    A submission that is polled has not ended. Deliveries to its caller need it, and they have events. See `remove`.
+    A submission that is polled has not ended. One that deliveries to its caller need still has events.
     """
     it = submissions.c
     page, rest = _page(connection, (it.created_at, it.id), before, after)
@@ -88,10 +88,7 @@ def remove_submissions(connection: sa.Connection, before: float, after: Place = 
 
 
 def remove_idle_runs(connection: sa.Connection, before: float, after: Place = None) -> Removed:
-    """Remove rows of runs that changed last before `before`, without events, submission and poll: of the BATCH oldest.
-
-    See `remove`.
-    """
+    """Remove runs last changed before `before` without event, submission and poll. Reads BATCH, as `remove`."""
     it = runs.c
     page, rest = _page(connection, (it.updated_at, it.run_id, it.source), before, after)
     idle = sa.and_(
@@ -153,8 +150,8 @@ def remove_lanes(connection: sa.Connection, before: float) -> int:
 
 
 def require_erasable(connection: sa.Connection, key: RunKey) -> int:
-    """Return how many bodies of a run there are. `key`: or source and id of a submission without a run. Raises
-    Conflict if a result is awaited, or deliveries are pending."""
+    """Return how many bodies a run has. `key`: of a run, or the source and id of a submission without one. Raises
+    Conflict if a result may still come, or deliveries are pending."""
     its = dialect.of_runs(deliveries, [key])
     pending = sa.select(deliveries.c.sink).where(its, deliveries.c.state.not_in(sorted(ENDED))).distinct()
     if sinks := sorted(connection.execute(pending).scalars()):
@@ -171,19 +168,19 @@ def require_erasable(connection: sa.Connection, key: RunKey) -> int:
 def _is_awaited(connection: sa.Connection, key: RunKey) -> bool:
     """Whether a run that is not final, or a submission without a run, may still get a result."""
     it = submissions.c
-    begun = sa.select(runs.c.source).where(dialect.of_runs(runs, [key]), runs.c.events > 0)
+    reported = sa.select(runs.c.source).where(dialect.of_runs(runs, [key]), runs.c.events > 0)
     its = sa.or_(it.run_id == key[1], it.id == key[1])
     got_run = sa.and_(it.id == key[1], it.run_id != "")  # meanwhile
     is_open = sa.or_(it.due_at.is_not(None), it.state.in_(sorted(OPEN)), got_run)
-    asked = sa.select(it.source).where(it.source == key[0], its, is_open)
-    return connection.execute(begun.union_all(asked)).first() is not None
+    submitted = sa.select(it.source).where(it.source == key[0], its, is_open)
+    return connection.execute(reported.union_all(submitted)).first() is not None
 
 
 def erase(connection: sa.Connection, key: RunKey, by: str, now: float) -> int:
     """Erase the content of a run. Its row, events, deliveries and receipts stay. Returns how many bodies there were.
 
-    Events of the run that come later are recorded without their bodies, and nothing of it is sent again. Again is the
-    same. Of a submission without a run, its row stays. Raises Conflict as `require_erasable`.
+    Events of the run that come later are recorded without their bodies, and nothing of it is sent again. Erasing
+    twice is harmless. The row of a submission without a run stays. Raises Conflict as `require_erasable`.
     """
     it = submissions.c
     if change(connection, key[1], it.run_id == "", it.state.not_in(sorted(OPEN)), **erased("")):

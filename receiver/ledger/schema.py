@@ -91,7 +91,7 @@ runs = Table(
     partial_index("ix_runs_submission_id", "submission_id <> ''", "submission_id"),
 )
 
-# SQLite must never reuse a number, not even when all events were removed: readers continue behind the last one.
+# SQLite must never reuse a `seq`, even after all events were removed: readers continue after the last one.
 events = Table(
     "events",
     metadata,

@@ -84,7 +84,7 @@ def oldest_due(
     connection: sa.Connection, counted: Iterable[tuple[str, str]], now: float, most: int = COUNT_LIMIT
 ) -> dict[str, float]:
     """Return since when the oldest delivery of each sink waits beyond its time: queued, held for another sink, waiting
-    though its time has come, or under a claim that ran out. `counted`: the sinks and states that `counts` found."""
+    though its time has come, or under a claim that ran out. `counted`: sinks and states from `counts`."""
     it = deliveries.c
     found: dict[str, float] = {}
     for sink, state in counted:
@@ -262,8 +262,7 @@ _LEFT_OUT: Final = sa.and_(*(contains_exactly(attempts.c.receipt, part) for part
 
 
 def _by_sink(connection: sa.Connection) -> Iterator[tuple[str, DeliveryState]]:
-    """Yield each sink with deliveries in one of the states COUNTED but SENDING, and that state. Its index begins with
-    the sink."""
+    """Yield each sink with each COUNTED state of its deliveries except SENDING. Their indexes begin with the sink."""
     for state in COUNTED:
         if state is not DeliveryState.SENDING:
             for sink in connection.execute(each_value(deliveries.c.sink, in_state(state))).scalars().all():

@@ -47,7 +47,7 @@ def every(connection: sa.Connection) -> list[Watch]:
 def lease(connection: sa.Connection, source: str, now: float) -> Watch | None:
     """Lease the next walk of a source, and return it; None when it is not due.
 
-    An earlier try of this transaction, with the same `now`, may have leased it."""
+    A walk that an earlier try of this transaction, with the same `now`, has leased is due."""
     connection.execute(many_rows.insert_statement(connection, watches).values(source=source).on_conflict_do_nothing())
     due = sa.or_(watches.c.due_at <= now, watches.c.due_at == now + WALK_LEASE)
     row = connection.execute(

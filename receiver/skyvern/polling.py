@@ -68,7 +68,8 @@ def _request(
     request = {}
     for name in names:
         values = [each[name] for each in (webhook_request, answered_request, requested) if name in each]
-        if not (name == "proxy_location" or (name in webhook_request and name in _SENT)):  # a null of these is exact
+        null_is_exact = name == "proxy_location" or (name in webhook_request and name in _SENT)
+        if not null_is_exact:
             values = [value for value in values if value is not None and name not in left_out]
         request[name] = values[0] if values else defaults.get(name)
     if family == members.WORKFLOW:

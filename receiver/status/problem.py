@@ -105,7 +105,7 @@ def ago(seconds: float) -> str:
 
 
 def lasting(since: float | None, now: float) -> str:
-    """Return for how long something has lasted, as the end of a clause; "" if unknown."""
+    """Return how long something has lasted, as the end of a clause; "" if unknown."""
     return "" if since is None else f", for {ago(now - since)} now"
 
 

@@ -197,7 +197,7 @@ def _inbox(report: StatusReport) -> Iterator[Problem]:
 
 
 def show_drain(entries: int, rate: float) -> str:
-    """Return by how much the inbox shrinks, and when it is empty; "" if it does not shrink."""
+    """Return how fast the inbox shrinks, and when it will be empty; "" if it does not shrink."""
     return f"{rate:,.1f} fewer each second, drained in {ago(entries / rate)} at this rate" if rate >= 0.1 else ""
 
 

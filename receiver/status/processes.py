@@ -16,7 +16,7 @@ from receiver.status.report import StatusReport
 SILENT_NEWS: Final = 3_600.0
 # Seconds after its start within which a worker builds its sinks.
 STARTING: Final = 15.0
-# Seconds in which a receiver uses a restarted Redis again, and has reported it.
+# Seconds that a receiver may take to use a restarted Redis again, and to report it.
 RETURNS: Final = 10.0
 # Seconds by which the clocks of hosts may differ.
 SKEW: Final = 3.0
@@ -135,7 +135,7 @@ def _last(seen: PartSeen | None) -> str:
     if seen is None:
         return "not seen in the last day"
     how = "was stopped" if seen.beat.stopped else "fell silent"
-    if seen.process and not seen.beat.stopped:  # when is unknown
+    if seen.process and not seen.beat.stopped:  # its time is unknown
         how = "ended unexpectedly; its last heartbeat was"
     return f"the last one, on {seen.beat.host} (process {seen.beat.pid}), {how} {ago(seen.age)} ago"
 
@@ -243,7 +243,7 @@ def _differences(report: StatusReport, running: list[PartSeen]) -> Iterator[Prob
     if len(versions) > 1:
         yield problem("versions_differ", f"processes of several releases run: {', '.join(versions)}")
     reported = report.redis.trouble or report.redis.weak or report.redis.inbox.trouble  # with its fix, above
-    returns = report.redis.uptime is not None and report.redis.uptime < RETURNS
+    redis_restarted = report.redis.uptime is not None and report.redis.uptime < RETURNS
     for each in running:
         details = each.beat.details
         if failing := details.get("failing"):
@@ -257,7 +257,7 @@ def _differences(report: StatusReport, running: list[PartSeen]) -> Iterator[Prob
                 requests = f"{counted(count, 'request', 'requests')} to webhooks"
                 what = f"{name_of(each)}: {requests} got 503, the last {ago(report.now - at)} ago"
                 yield problem("webhooks_missed", what)
-        if each.beat.part == RECEIVER and details.get("store") == "spool" and not (reported or returns):
+        if each.beat.part == RECEIVER and details.get("store") == "spool" and not (reported or redis_restarted):
             why = details.get("trouble") or "the inbox, with what was set aside, has reached its limits"
             what = f"{name_of(each)} writes to its spool, though Redis answers here: {why}"
             yield problem("receiver_spooling", what)

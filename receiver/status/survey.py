@@ -96,14 +96,14 @@ def survey(settings: Settings, ledger_wait: float | None = None) -> StatusReport
     )
 
 
-def _down_since(seen: Sequence[PartSeen], server: str) -> float | None:
-    """Return since when a server has been down, as the running process reports that noticed it first; else None."""
-    running = [each for each in seen if each.alive and isinstance(each.beat.details.get(server), float)]
-    return min((time.time() - each.age_of(each.beat.details[server]) for each in running), default=None)
+def _down_since(seen: Sequence[PartSeen], key: str) -> float | None:
+    """Return the earliest time that a running process reports under `key`; None if there is no such report."""
+    running = [each for each in seen if each.alive and isinstance(each.beat.details.get(key), float)]
+    return min((time.time() - each.age_of(each.beat.details[key]) for each in running), default=None)
 
 
 def _shrinks_by(entries: int, seen: Sequence[PartSeen]) -> float:
-    """Return by how many a second the entries of the inbox became fewer since the newest report of a receiver."""
+    """Return by how many entries a second the inbox has shrunk since a receiver's newest report; 0.0 if it has not."""
     for each in sorted(seen, key=lambda it: it.age):
         match each.beat.details.get("inbox"):
             case [float(at), int(before)] if each.alive and (seconds := each.age_of(at)) > 0:

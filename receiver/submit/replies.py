@@ -43,7 +43,7 @@ _NOT_MODIFIED = 304
 
 
 def _in_json(texts: Collection[str]) -> set[str]:
-    """Return texts as they are and as JSON writes them, with all other characters than ASCII escaped or not."""
+    """Return texts unchanged, and as JSON writes them: with non-ASCII characters escaped, and unescaped."""
     escaped = (json.dumps(text, ensure_ascii=ascii_only)[1:-1] for text in texts for ascii_only in (True, False))
     return {*texts, *escaped}
 

@@ -39,7 +39,8 @@ PARTS_FOR: Final = 3.0
 # Seconds after which a ledger that does not answer is given up: who asks for /readyz?all or /metrics, such as
 # Prometheus, waits 10 s, and must hear of it when the database hangs.
 LEDGER_WITHIN: Final = 4.0
-# Seconds between two steps of the event loop that the heartbeat hears of, and how many depths of the inbox it keeps.
+# Seconds between two steps of the event loop that are reported to the heartbeat; and how many depths of the inbox
+# are kept.
 _STEP_EVERY: Final = 1.0
 _DEPTHS: Final = 15
 # Served on each port.
@@ -141,7 +142,7 @@ def presence(context: Context) -> WebPart:
             "store": commit.store,
             "trouble": commit.trouble,
             "redis_down": commit.down_since,
-            "inbox": depths[0] if depths else None,  # some seconds ago: so status sees whether it shrinks
+            "inbox": depths[0] if depths else None,  # some seconds ago, so that status can compute a rate
             "refusing": commit.refusing,
             "refused": [metrics.refused, metrics.refused_at],
             "misdirected": [metrics.misdirected, _masked(metrics.misdirected_path), metrics.misdirected_at],

@@ -41,7 +41,7 @@ _ENDS: Final = (
     ("failed", "bad", ("failed",)),
     ("terminated or timed out", "wait", ("terminated", "timed_out")),
 )
-# The ends without success, as one number.
+# The name of the figure that counts unsuccessful runs.
 _BAD_ENDS: Final = "failed, terminated or timed out"
 # What the console can do about a problem, by its code: links, with their paths, and actions on the sink that it names.
 LINKS: Final[Mapping[str, tuple[str, str]]] = {
@@ -209,7 +209,7 @@ def _summed(rows: Iterable[TotalRow], value: Callable[[TotalRow], float]) -> dic
 
 
 def _throughput(buckets: Buckets, rows: Sequence[TotalRow]) -> Chart:
-    """Return a chart of runs by their ends. A run that Skyvern will start again has not ended, as in the numbers."""
+    """Return a chart of runs by their ends. A run that Skyvern will retry has not ended, as in the figures."""
 
     def ended(statuses: Collection[str]) -> list[float | None]:
         return buckets.values(_summed((row for row in rows if row.key["status"] in statuses), lambda row: row.ended))

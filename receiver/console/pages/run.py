@@ -101,7 +101,7 @@ def attempts_by_delivery(attempts: Sequence[AttemptRow]) -> dict[str, list[Attem
 
 
 def _newest(request: PageRequest, details: RunDetails) -> tuple[dict[str, Any], str]:
-    """Return the run as its newest event has it, and why that is not here or not complete."""
+    """Return the run from its newest event, and why that is missing or incomplete."""
     try:
         event_details = request.call(GET_EVENT, event_id=details.run.event_id, source=details.run.source)
     except NotFound:
@@ -110,12 +110,12 @@ def _newest(request: PageRequest, details: RunDetails) -> tuple[dict[str, Any], 
 
 
 def _not_sent(request: PageRequest, row: RunRow, newest: Mapping[str, Any]) -> str:
-    """Return why a run has no deliveries; of one that has not ended, also where a result like `newest` would go."""
+    """Return why a run has no deliveries. Before its end, add the sinks of a result like `newest`."""
     if row.final or row.source not in request.service.config.sources:
         return "No route sends this run anywhere."
     body = {**newest, "run_id": row.run_id, "status": "completed", "retry_pending": False}
-    found = request.call(EXPLAIN, body=body, source=row.source, labels=row.labels)
-    sinks = ", ".join(each.sink for each in found.deliveries)
+    explained = request.call(EXPLAIN, body=body, source=row.source, labels=row.labels)
+    sinks = ", ".join(each.sink for each in explained.deliveries)
     result = f" If it completes, its result goes to {sinks}." if sinks else ""
     return f"Nothing to send yet: the run has not ended, and no route with interim: true matches.{result}"
 

@@ -62,8 +62,8 @@ def settle(
     return links.release_held(connection, ended, now)
 
 
-def recorded(connection: sa.Connection, claimed: Sequence[Claimed]) -> set[str]:
-    """Return the ids of those claimed deliveries whose current attempt has a result already."""
+def ids_with_result(connection: sa.Connection, claimed: Sequence[Claimed]) -> set[str]:
+    """Return the ids of the claimed deliveries whose current attempt already has a result."""
     it = attempts.c
     query = sa.select(it.delivery_id, it.number).where(
         dialect.among(it.delivery_id, [each.id for each in claimed]), it.outcome != "lapsed"

@@ -48,7 +48,7 @@ class SubmitOutcome:
 
 def begin(connection: sa.Connection, new: NewSubmission, now: float) -> tuple[Submission, bool]:
     """Record the submission. Returns it and True, also if an earlier try of this transaction has recorded it; or an
-    earlier one for the same request, and False.
+    earlier submission for the same request, and False.
 
     With an Idempotency-Key, the earlier one has the same key, whatever its request: compare `request_hash`. An API key
     and those that it was rotated from or to count as one caller. A refused submission, which certainly started no run,
@@ -154,7 +154,7 @@ def record_outcome(
         if state is not SubmissionState.ACCEPTED:
             after(state, SubmissionMove.ACCEPT)
     elif state is not SubmissionState.ACCEPTED:
-        if state not in states_after(answer.move):  # an earlier try has moved it, or the clock was faster
+        if state not in states_after(answer.move):  # else an earlier try or the clock has moved it
             values["state"] = after(state, answer.move)
         values |= {"reason": answer.reason, "due_at": answer.due_at}
     if answer.release:
@@ -209,7 +209,7 @@ def _set_owner(
 
 
 def postpone(connection: sa.Connection, submission_id: str, due_at: float, reason: str, now: float) -> bool:
-    """Poll again at `due_at`, after a poll without a result. Returns False if polling has ended, or is so postponed."""
+    """Poll again at `due_at`, after a poll without a result. Returns False if polling has ended, or `due_at` is set."""
     values = {"due_at": due_at, "polls": submissions.c.polls + 1, "reason": reason, "updated_at": now}
     return change(connection, submission_id, submissions.c.due_at != due_at, **values)  # else an earlier try did it
 
@@ -230,8 +230,8 @@ def resolve(
     """Move a submission whose response was lost: ACCEPT with its run, MISS or GIVE_UP.
 
     `release`: free its Idempotency-Key, because it certainly started no run. Returns the sinks to wake after the
-    commit, as record_outcome does. Writes nothing if the submission has moved meanwhile: returns None, unless it has
-    this run. Raises IllegalMove for REJECT, or ACCEPT without a run, which need a response.
+    commit, as record_outcome does. If the submission has moved meanwhile, writes nothing; and returns None unless it
+    has this run. Raises IllegalMove for REJECT, or ACCEPT without a run, which need a response.
     """
     if move is SubmissionMove.REJECT or (move is SubmissionMove.ACCEPT) != bool(run_id):
         raise IllegalMove(f"a submission can't be resolved by {move} with run {run_id!r}")

@@ -40,7 +40,7 @@ def count_due_of(
 def lease_due_of(connection: sa.Connection, table: sa.Table, source: str, now: float, limit: int) -> Sequence[Any]:
     """Lease up to `limit` due rows of `source`: move `due_at` by LEASE, so that no other process takes them.
 
-    Returns the rows, the longest waiting first; first those that an earlier try with the same `now` has leased."""
+    Returns the rows, the longest waiting first; only those that an earlier try with the same `now` leased, if any."""
     its = sa.select(table).where(table.c.source == source).order_by(table.c.due_at).limit(limit)
     its = its.with_for_update(skip_locked=True)
     earlier = connection.execute(its.where(table.c.due_at == now + LEASE)).all()

@@ -88,8 +88,8 @@ def change(connection: sa.Connection, submission_id: str, *conditions: sa.Column
 
 
 def erased(run_id: str) -> dict[str, Any]:
-    """Return the values of a submission that is erased. Its answer names the run, so that a repeated submit gets it
-    without asking Skyvern. `run_id`: "" if it has none; its answer was an error then."""
+    """Return the values of an erased submission. Its answer names the run, so that a repeated submit gets it without
+    a call to Skyvern. `run_id`: "" if it has no run; its answer stays an error then."""
     answer = {"run_id": run_id} if run_id else {"detail": "the content of this submission was erased"}
     gone = {"request": None, "title": None, "prompt": None, "labels": "{}", "due_at": None}
     return {**gone, "answer": json.dumps(answer).encode(), **({"answer_status": 200} if run_id else {})}

@@ -176,7 +176,7 @@ def test_incidents_say_how_to_mark_one(book: Ledger, runhook: Runhook) -> None:
     shown = runhook("incidents").output
 
     assert re.search(r"count +before +first +last .* note +by +marked$", shown, re.MULTILINE)
-    assert re.search(r"counted since \d{4}-.*; `before` counts an equally long time before", shown)
+    assert re.search(r"counted since \d{4}-.*; `before` counts the previous period of equal length", shown)
     assert "`runhook api mark_incident id=ID state=acknowledged note=…` marks one" in shown
     # And scripts get the rows only
     assert runhook("incidents", "--json").stderr == ""
