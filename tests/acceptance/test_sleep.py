@@ -94,7 +94,7 @@ class Host:
         return bool(self.it.ledger.read(lambda it: it.execute(held).scalar()) < self.it.ledger.now())
 
     def all_sent_once(self) -> None:
-        """Let the send under way end, and see that all is delivered by one request each, but for the retry."""
+        """Let the send under way end, and see that all is delivered by one request each, except for the retry."""
         self.release.set()
         self.it.all_delivered(ALL)
         sent = Counter(request.body for request in self.consumer.requests)
@@ -145,7 +145,7 @@ def test_worker_that_slept_sends_nothing_twice(host: Make, postgres_url: str) ->
     # When its host sleeps until the clock on another one has queued what it held
     it.sleep("worker", until=lambda: it.it.states() == {"delivered": FAST - 1, "queued": 1 + HELD})
     it.wake("worker")
-    # Then it starts nothing by the claims of before
+    # Then it starts nothing by its earlier claims
     it.all_sent_once()
     assert it.outcomes() == {"accepted": ALL + 1, "lapsed": HELD - 1}
 

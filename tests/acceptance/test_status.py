@@ -131,7 +131,7 @@ def receiver_of(found: dict[str, Any]) -> dict[str, Any]:
     return dict(details)
 
 
-def test_status_says_since_when_redis_is_down(
+def test_status_shows_since_when_redis_is_down(
     deployment: Callable[..., Deployment], valkey_factory: Callable[..., ValkeyProcess]
 ) -> None:
     # Given a receiver that spools while Redis is down

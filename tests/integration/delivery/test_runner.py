@@ -460,7 +460,7 @@ class SleepingHost(DatabaseClock):
         super().note(asked_at, answered_at, answer + self.slept)
 
 
-def test_host_that_slept_starts_no_claim_of_before(ledger: Ledger, start: Start) -> None:
+def test_host_that_slept_starts_no_earlier_claim(ledger: Ledger, start: Start) -> None:
     # Given one send under way, and two claims that wait for its place
     host, release = SleepingHost(), threading.Event()
     with closing(Ledger(ledger.url.render_as_string(hide_password=False), clock=host)) as own:

@@ -479,7 +479,7 @@ def test_writer_bears_a_lost_reply_to_its_commit(postgres: PostgresProcess, post
         assert masked_value(found) == masked_value(expected)
 
 
-def test_copy_without_a_reply_says_so(postgres: PostgresProcess, postgres_ledger: Ledger, tmp_path: Path) -> None:
+def test_copy_without_a_reply_is_unknown(postgres: PostgresProcess, postgres_ledger: Ledger, tmp_path: Path) -> None:
     source = with_tables(Ledger(f"sqlite:///{tmp_path / 'ledger.db'}"))
     run_and_deliveries(source)
     with Gate(postgres.port) as gate, behind(postgres, str(postgres_ledger.url.database), gate) as ledger:

@@ -54,7 +54,7 @@ def test_refusal_reaches_the_caller(
     assert [(row["state"], row["idempotency_key"]) for row in rig.rows()] == [("rejected", "its key")]
 
 
-def test_action_whose_outcome_is_unknown_says_so(
+def test_action_without_a_reply_is_unknown(
     submitting: Make, skyvern_simulator: SkyvernSimulator, gate: Gate, database_url: str
 ) -> None:
     rig: Submitting = submitting(skyvern_simulator.url, database_url=database_url, dispatching=False)

@@ -64,7 +64,7 @@ def test_it_is_never_more_wrong_than_the_best_answer_could_be(delays: list[tuple
     assert abs(host.wrong_by) <= best + host.true * 0.001
 
 
-def test_time_goes_on_while_the_host_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_continues_while_the_host_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, at = DatabaseClock(), time.clock_gettime
     asked_at = clock.since_boot()
     clock.note(asked_at, asked_at, EPOCH)
