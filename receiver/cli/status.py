@@ -95,7 +95,8 @@ def _stores(found: Status, now: float) -> list[list[str]]:
     waiting = f"{counted(inbox['entries'], 'event', 'events')}, {size(inbox['size'])}"
     most = redis["max_events"]
     limit = _of_config(None) if most is None else f"{most:,} events, {size(redis['max_bytes'])}"
-    drains = show_drain(inbox["entries"], inbox["rate"])
+    if drains := show_drain(inbox["entries"], inbox["rate"]):
+        limit += f"; {drains}"
     spooled = counted(disk["spool_events"], "event", "events")
     index, promise = "up to date", f"{redis['durability']}; {redis['url']}"
     if ledger.unindexed_since is not None:
@@ -104,11 +105,7 @@ def _stores(found: Status, now: float) -> list[list[str]]:
         ["Redis", _state(redis["trouble"], redis["down_since"], now), redis["trouble"] or promise],
         ["ledger", _state(ledger.trouble, ledger.down_since, now), ledger.trouble or f"{newest}; {ledger.url}"],
         ["search", "unknown" if ledger.trouble else index, ""],
-        [
-            "inbox",
-            "unknown" if redis["trouble"] else waiting,
-            inbox["trouble"] or "; ".join(filter(None, (f"of {limit}", drains))),
-        ],
+        ["inbox", "unknown" if redis["trouble"] else waiting, inbox["trouble"] or f"of {limit}"],
         ["spool", f"{spooled}, {size(disk['spool_bytes'])}", f"of {_of_config(disk['spool_limit'])}, on this machine"],
         ["quarantine", str(disk["quarantine"]), "on this machine"],
         ["disk", "unknown" if disk["free"] is None else f"{size(disk['free'])} free", disk["directory"]],
@@ -117,7 +114,8 @@ def _stores(found: Status, now: float) -> list[list[str]]:
 
 
 def _state(trouble: str, since: float | None, now: float) -> str:
-    return f"down{f' for {ago(now - since)}' if since else ''}" if trouble else "up"
+    duration = f" for {ago(now - since)}" if since else ""
+    return f"down{duration}" if trouble else "up"
 
 
 def _of_config(count: int | None) -> str:

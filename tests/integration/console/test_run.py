@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx2
+import pytest
 
 from receiver.domain.delivery import DeliveryMove
 from tests.servers.submitting import Submitting
@@ -107,17 +109,15 @@ def test_failed_run_is_not_said_to_have_output_later(operated: Submitting, as_pe
     assert 'id="missing"' not in admin.get("/runs/tsk_1").text
 
 
-def test_running_run_says_where_its_result_goes(
-    submitting: Callable[..., Submitting], hashed_password: str, tmp_path: Path
-) -> None:
+@pytest.fixture
+def archiving(submitting: Callable[..., Submitting], hashed_password: str, tmp_path: Path) -> Callable[..., Submitting]:
+    sinks = {"archive": {"type": "files", "path": str(tmp_path)}}
+    return partial(submitting, "http://127.0.0.1:9", dispatching=False, console_password=hashed_password, sinks=sinks)
+
+
+def test_running_run_shows_where_its_result_goes(archiving: Callable[..., Submitting]) -> None:
     # Given a route for results, and a run that only an interim event has reported
-    server = submitting(
-        "http://127.0.0.1:9",
-        dispatching=False,
-        console_password=hashed_password,
-        sinks={"archive": {"type": "files", "path": str(tmp_path)}},
-        routes=[{"name": "invoices", "when": {"title": "Invoices"}, "to": ["archive"]}],
-    )
+    server = archiving(routes=[{"name": "invoices", "when": {"title": "Invoices"}, "to": ["archive"]}])
     for run, title in (("tsk_1", "Invoices"), ("tsk_2", "Orders")):
         running = new_event(run, status="running", title=title, output=None, disposition="interim")
         record(server.ledger, running, now=time.time())
@@ -136,16 +136,9 @@ def test_running_run_says_where_its_result_goes(
     admin.session.close()
 
 
-def test_erased_run_says_so_and_leads_nowhere(
-    submitting: Callable[..., Submitting], hashed_password: str, tmp_path: Path
-) -> None:
+def test_erased_run_says_so_and_leads_nowhere(archiving: Callable[..., Submitting], tmp_path: Path) -> None:
     # Given a run whose files a sink has stored
-    server = submitting(
-        "http://127.0.0.1:9",
-        dispatching=False,
-        console_password=hashed_password,
-        sinks={"archive": {"type": "files", "path": str(tmp_path)}},
-    )
+    server = archiving()
     place = store_files(server.ledger, tmp_path, "tsk_1", "archive", title="Jane Doe", output={"name": "Jane Doe"})
     admin = Browser(server.url)
     admin.sign_in()
