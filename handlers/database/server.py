@@ -17,7 +17,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,12 +99,24 @@ class Database:
         """
         with self._bounded(deadline):
             if self._lock is None:
-                with self._open().begin() as connection:
+                with self._begin_postgresql() as connection:
                     self._require_durability(connection.info["session"])
                     yield connection
             else:
                 with self._lock.held(deadline - time.monotonic()), self._open().begin() as connection:
                     yield connection
+
+    @contextmanager
+    def _begin_postgresql(self) -> Iterator[sa.Connection]:
+        """Begin a transaction. A connection that broke while it was idle is replaced."""
+        with ExitStack() as stack:
+            try:
+                connection = stack.enter_context(self._open().begin())
+            except exc.DBAPIError as error:
+                if not error.connection_invalidated:
+                    raise
+                connection = stack.enter_context(self._open().begin())
+            yield connection
 
     @contextmanager
     def _bounded(self, deadline: float) -> Iterator[None]:
@@ -148,7 +160,6 @@ class Database:
             # No prepared statements: a pooler in between may send each transaction to another connection.
             connect_args={"prepare_threshold": None},
             hide_parameters=True,
-            pool_pre_ping=True,
             pool_recycle=1800,
             pool_size=4,
             max_overflow=28,

@@ -21,7 +21,10 @@ def make(url: sa.URL, wait: float, limits: TimeLimits | None, clock: DatabaseClo
     from handlers.support import postgresql as driver  # not needed with SQLite
 
     limits = limits or driver.TimeLimits()
-    engine = sa.create_engine(url, pool_size=4, max_overflow=8, pool_timeout=wait, pool_recycle=1800)
+    # The connection used last comes first: it has cached plans.
+    engine = sa.create_engine(
+        url, pool_size=4, max_overflow=8, pool_timeout=wait, pool_recycle=1800, pool_use_lifo=True
+    )
     defaults = {**driver.client_options(limits), "application_name": "runhook"}
 
     @sa_event.listens_for(engine, "do_connect")
