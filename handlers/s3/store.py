@@ -182,7 +182,7 @@ class S3Store:
         """See Store. Versions are asked for where the bucket answers that it has kept one."""
         left = [{"Key": key} for key in keys]
         while left:
-            deadline.remaining(self._call_limit)
+            deadline.remaining()
             some, left = left[:_DELETED_AT_ONCE], left[_DELETED_AT_ONCE:]
             with self._errors():
                 answer = self.client().delete_objects(Bucket=self._name, Delete={"Objects": some})
