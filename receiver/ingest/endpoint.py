@@ -120,17 +120,16 @@ class Ingest:
         source, secrets, submission_id = self._address(scope["path"], scope["method"])
         length, signature = _read_headers(scope["headers"])
         message: Message = {}
-        until = asyncio.get_running_loop().time() + self._body_timeout
         try:
             if length > self._max_body:
                 raise TooLarge(f"the body is over {self._max_body} bytes")
-            message = await self._next(receive, until)
+            message = await receive()
             if not message.get("more_body"):
                 body = self._checked(message)
                 with self._bodies.hold(size=len(body)):
                     return await self._accept(source, secrets, submission_id, signature, body)
             with self._bodies.hold() as held:
-                body = await self._read(message, receive, until, held)
+                body = await self._read(message, receive, held)
                 return await self._accept(source, secrets, submission_id, signature, body)
         except TooLarge:
             if self._poll_hints.take():  # looking for a run's id has a cost of its own
@@ -183,29 +182,24 @@ class Ingest:
             raise TooLarge(f"the body is over {self._max_body} bytes")
         return piece
 
-    async def _next(self, receive: Receive, until: float) -> Message:
-        """Return the next piece of the body. Raises TimedOut at `until`, by the time of the event loop."""
-        try:
-            async with asyncio.timeout_at(until):
-                return await receive()
-        except TimeoutError:
-            raise TimedOut(f"the body did not come in within {self._body_timeout:g} s") from None
-
-    async def _read(self, message: Message, receive: Receive, until: float, held: HeldBody) -> bytes:
+    async def _read(self, message: Message, receive: Receive, held: HeldBody) -> bytes:
         """Read the body, of which `message` is the first piece. Raises _Disconnected, TooLarge, TimedOut, Busy."""
         received = bytearray()  # a list of pieces would take many times their bytes where each is a few
         try:
-            while True:
-                piece = self._checked(message)
-                if len(received) + len(piece) > self._max_body:
-                    raise TooLarge(f"the body is over {self._max_body} bytes")
-                self._bodies.add(held, len(piece))
-                received += piece
-                if not message.get("more_body"):
-                    return bytes(received)
-                message = await self._next(receive, until)
+            async with asyncio.timeout(self._body_timeout):
+                while True:
+                    piece = self._checked(message)
+                    if len(received) + len(piece) > self._max_body:
+                        raise TooLarge(f"the body is over {self._max_body} bytes")
+                    self._bodies.add(held, len(piece))
+                    received += piece
+                    if not message.get("more_body"):
+                        return bytes(received)
+                    message = await receive()
         except NoRoom as problem:
             raise Busy(str(problem)) from None
+        except TimeoutError:
+            raise TimedOut(f"the body did not come in within {self._body_timeout:g} s") from None
 
     async def _refuse(self, send: Send, error: RequestError, path: str, receive: Receive) -> None:
         """Respond with `error`. What is left of a body that is too large is dropped, so that its sender sees it."""

@@ -38,10 +38,12 @@ _TURNED_AWAY: Final = 16
 
 
 class Seconds(NamedTuple):
-    """Time limits of a connection. `body`: the endpoints have shorter ones. `unread`: for a response that its client
-    does not take. `drain`: in which the rest of a refused request is read. `sweep`: between two checks."""
+    """Time limits of a connection. `piece`: until the first piece of a body. `body`: for all of it; the endpoints have
+    shorter ones, which begin with that piece. `unread`: for a response that its client does not take. `drain`: in which
+    the rest of a refused request is read. `sweep`: between two checks."""
 
     head: float = 10.0
+    piece: float = 30.0
     body: float = 150.0
     unread: float = 30.0
     drain: float = 3.0
@@ -95,6 +97,7 @@ class HTTPProtocol(HttpToolsProtocol):
         self._listener = listener
         self._extensions = {ABORT: self.abort, **listener.extensions}
         self.in_head, self.in_body = True, False
+        self._body_begun = False
         self._running: Any = None  # of pipelined requests not the newest, which is `self.cycle`
         self._unparsed = 0  # bytes received since a head or a piece of a body was complete
         self._since: float | None = None  # when the head or body that is being received began
@@ -162,7 +165,7 @@ class HTTPProtocol(HttpToolsProtocol):
         super().on_headers_complete()  # raises for an invalid target
         if not self.pipeline:
             self._running = self.cycle
-        self.in_head, self.in_body = False, True
+        self.in_head, self.in_body, self._body_begun = False, True, False
         self._unparsed, self._since = 0, self.loop.time()
 
     def _upgrades(self) -> bool:
@@ -170,7 +173,7 @@ class HTTPProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Pass on a piece of the body."""
-        self._unparsed = 0
+        self._unparsed, self._body_begun = 0, True
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -250,13 +253,20 @@ class HTTPProtocol(HttpToolsProtocol):
             self.abort()
         elif unsent or self._since is None or self._refusal is not None or self.flow.read_paused:
             return
-        elif now - self._since > (self._listener.seconds.body if self.in_body else self._listener.seconds.head):
+        elif now - self._since > self._limit():
             if self.in_body or (self.in_head and not self.is_busy()):
                 self._listener.ended["slow"] += 1
                 what = "body" if self.in_body else "head"
                 self._refuse(TimedOut(f"the {what} of the request did not come in time"))
             elif not self.is_busy():  # blank lines
                 self.transport.close()
+
+    def _limit(self) -> float:
+        """Return the seconds for what is being received."""
+        seconds = self._listener.seconds
+        if not self.in_body:
+            return seconds.head
+        return seconds.body if self._body_begun else min(seconds.piece, seconds.body)
 
     def abort(self) -> None:
         """Break the connection off, so that its client does not take an incomplete response for complete."""
