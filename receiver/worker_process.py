@@ -178,9 +178,7 @@ class WorkerProcess:
             self._heartbeat.start()
             for sink in self._work.sinks:  # a constructor that hangs delays neither dispatch nor another sink
                 start_thread(f"build-{sink}", partial(self._keep_building, sink))
-            self._dispatcher = dispatcher.build(
-                self._settings, self._config, self._owner, ledger=self._ledger, runners=self._runners
-            )
+            self._dispatcher = dispatcher.build(self._settings, self._config, self._owner, self._ledger, self._runners)
             self._serve(DISPATCH, self._dispatcher.run)
         else:
             (sink,) = self._work.sinks

@@ -12,27 +12,22 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 import redis
 
-from handlers.registry import sink_type
 from receiver import wakeups
-from receiver.config.fields import parse_rate
 from receiver.config.models import Config
 from receiver.config.settings import Settings
-from receiver.delivery.runner import SinkRunner
-from receiver.dispatch.decider import OF_VALUES
-from receiver.dispatch.recorder import EventRecorder
+from receiver.dispatch import recorder
+from receiver.dispatch.decide import OF_VALUES
+from receiver.dispatch.recorder import EventRecorder, Runner
 from receiver.domain.frame import EntryKeys
 from receiver.domain.parts import DISPATCH, deliver
-from receiver.domain.redaction import Redactor
 from receiver.inbox.aside import has_from, put_back, set_aside
 from receiver.inbox.reader import Entry, InboxReader
 from receiver.inbox.recovery import KILLS, InboxRecovery, Taken
 from receiver.ledger import Ledger, LedgerUnavailable, redis_losses
-from receiver.routing.router import Router
 from receiver.runtime.outage import Pause
 from receiver.runtime.redis_client import connect
 from receiver.runtime.throttle import TokenBucket
 from receiver.telemetry.logs import Fields
-from receiver.telemetry.workers import WorkerCounter
 
 QUEUE = DISPATCH
 BATCH = 256
@@ -54,22 +49,21 @@ _OF_ENTRY = (*OF_VALUES, MemoryError)
 log = logging.getLogger("runhook.dispatch")
 
 
-class Dispatcher(EventRecorder):
+class Dispatcher:
     """The work of the dispatch jobs of one process."""
 
     def __init__(
         self,
         ledger: Ledger,
-        router: Router,
-        redactor: Redactor,
+        recorder: EventRecorder,
         reader: InboxReader,
         connection: redis.Redis,
-        may_ask: Callable[[str], bool] = lambda _: False,
-        runners: Mapping[str, SinkRunner] = {},
         put_back_for: float = PUT_BACK_FOR,
     ) -> None:
-        """`may_ask`, `runners`: see EventRecorder. `put_back_for`: see PUT_BACK_FOR."""
-        super().__init__(ledger, router, redactor, WorkerCounter(connection), may_ask, runners)
+        """`put_back_for`: see PUT_BACK_FOR."""
+        self._ledger = ledger
+        self.recorder = recorder
+        self._counter = recorder.counter
         self._reader = reader
         self._recovery = InboxRecovery(connection, reader)
         self._redis = connection
@@ -173,7 +167,7 @@ class Dispatcher(EventRecorder):
         self._set_aside([entry for entry in part if entry.event is None])
         found = [entry for entry in part if entry.event is not None]
         try:
-            sinks = self.dispatch([entry.event for entry in found if entry.event is not None])
+            sinks = self.recorder.record(self.recorder.parse([it.event for it in found if it.event is not None]))
         except _OF_ENTRY as error:  # it must not hold up the rest of the inbox
             if len(found) > 1:
                 return {sink for entry in found for sink in self._record_part([entry])}
@@ -186,7 +180,7 @@ class Dispatcher(EventRecorder):
         log.error("dispatch.failed event=%s", entry.event.id, exc_info=error)
         problem = f"it could not be recorded: {type(error).__name__}"
         try:
-            return self.record([self._decider.unread(entry.event, problem)])
+            return self.recorder.record([self.recorder.unread(entry.event, problem)])
         except _OF_ENTRY:
             self._set_aside([entry._replace(event=None, problem=problem)])
             return ()
@@ -199,10 +193,10 @@ class Dispatcher(EventRecorder):
         (entry,) = taken.entries
         assert entry.event is not None
         self._unfinished = [entry]
-        decider = self._decider
-        parsed = decider.unread(entry.event, KILLS) if taken.raw else decider.parse(entry.event)
+        recorder = self.recorder
+        parsed = [recorder.unread(entry.event, KILLS)] if taken.raw else recorder.parse([entry.event])
         try:
-            sinks: Collection[str] = self.record([parsed])
+            sinks: Collection[str] = recorder.record(parsed)
         except LedgerUnavailable:
             self._recovery.excuse(taken)
             raise
@@ -238,43 +232,21 @@ def _part(entries: list[Entry]) -> list[Entry]:
     return entries
 
 
-def make_router(config: Config) -> Router:
-    """Return what routes by the rules of this config. Updates complete what sinks keep whose type takes them."""
-    return Router(config.routes, [name for name, sink in config.sinks.items() if sink_type(sink.type).takes_updates])
-
-
-def _asking(settings: Settings, config: Config) -> Callable[[str], bool]:
-    """Return whether a source may be asked for what a webhook lacks: it has an API, and half of the budget is left."""
-    if not config.reconcile.enabled:
-        return lambda _: False
-    count, seconds = parse_rate(config.reconcile.budget)
-    buckets = {
-        name: TokenBucket(count / seconds / 2, max(1.0, count / 2))
-        for name, source in config.sources.items()
-        if source.api(settings.skyvern_base_url)
-    }
-    return lambda source: source in buckets and buckets[source].take(1, time.monotonic())
-
-
 def build(
     settings: Settings,
     config: Config,
     owner: str,
-    connection: redis.Redis | None = None,
-    *,
-    ledger: Ledger | None = None,
-    runners: Mapping[str, SinkRunner] = {},
+    ledger: Ledger,
+    runners: Mapping[str, Runner] = {},
 ) -> Dispatcher:
     """Build the dispatcher of a process called `owner`. It opens its connections on first use.
 
-    `connection`: to Redis, of a caller that has one. Only `run` needs one of its own, for its blocking reads.
-    `ledger`: the process's, which closes it. `runners`: see EventRecorder.
+    `runners`: see EventRecorder.
     """
-    connection = connection or connect(settings.redis_url, timeout=IDLE_WAIT + 5, connect_timeout=2.0, retries=1)
+    # Its own connection, for its blocking reads.
+    connection = connect(settings.redis_url, timeout=IDLE_WAIT + 5, connect_timeout=2.0, retries=1)
     keys = EntryKeys({name: source.signing_secrets for name, source in config.sources.items()})
-    ledger = ledger or Ledger(settings.database_url, require_durability=config.durable_ledger)
     reader = InboxReader(connection, owner, keys)
-    router, redactor, may_ask = make_router(config), Redactor(config.redact), _asking(settings, config)
-    made = Dispatcher(ledger, router, redactor, reader, connection, may_ask, runners)
+    made = Dispatcher(ledger, recorder.build(settings, config, ledger, connection, runners), reader, connection)
     reader.on_missing = made.record_loss
     return made

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
-from receiver.dispatch.decider import callers_webhook, with_request
+from receiver.dispatch.decide import callers_webhook, with_request
 from receiver.domain.event import Event
 from receiver.domain.extent import extent_of
 from receiver.domain.members import WORKFLOW
@@ -23,7 +23,7 @@ from receiver.domain.run import RESTARTABLE, Run, RunKey, parse
 from receiver.domain.shape import completed
 from receiver.ledger import Connection, reroutes, run_polls
 from receiver.ledger.deliveries.creation import AddedDelivery
-from receiver.ledger.events import NewDelivery
+from receiver.ledger.recording.write import NewDelivery
 from receiver.ledger.reroutes import LateCompletion, MadeDelivery, OldEvent, ResultKey
 from receiver.ledger.submissions import records
 from receiver.ledger.submissions.records import Submission

@@ -1,7 +1,6 @@
-"""Records events: all events of a batch in one transaction.
+"""Record a batch of events in one transaction: load what is known of its runs, decide, and write.
 
-The transaction locks the runs of the batch, reads what the ledger knows about them, lets the decider classify and route
-each event, and writes the result. Polled and imported events are recorded here too, so nothing here knows the inbox.
+Polled and imported events are recorded here too, so nothing here knows the inbox.
 """
 
 from __future__ import annotations
@@ -9,11 +8,15 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-from receiver.delivery.runner import SinkRunner
-from receiver.dispatch import born_claimed
-from receiver.dispatch.decider import EventDecider
+import redis
+
+from receiver.config.fields import parse_rate
+from receiver.config.models import Config
+from receiver.config.settings import Settings
+from receiver.dispatch import first_claim
+from receiver.dispatch.decide import EventDecider, make_router
 from receiver.dispatch.late_binding import LateBinding
 from receiver.domain import poll_schedule
 from receiver.domain.event import Event
@@ -22,14 +25,15 @@ from receiver.domain.parsed_event import ParsedEvent
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import RESTARTABLE, Run, RunKey
 from receiver.domain.time_limits import CLAIM
-from receiver.ledger import Connection, Ledger, LedgerDataError, events, run_polls
+from receiver.ledger import Connection, Ledger, LedgerDataError, run_polls
 from receiver.ledger.deliveries import claims
 from receiver.ledger.deliveries.claimed import Claimed
-from receiver.ledger.events import NO_RUN, NewEvent
-from receiver.ledger.history import EarlierEvents
-from receiver.ledger.submissions import binding, records
+from receiver.ledger.recording import load, write
+from receiver.ledger.recording.load import RunHistory
+from receiver.ledger.recording.write import NewEvent
 from receiver.ledger.submissions.polls import schedule_polls
 from receiver.routing.router import Router
+from receiver.runtime.throttle import TokenBucket
 from receiver.telemetry.workers import WorkerCounter
 
 log = logging.getLogger("runhook.dispatch")
@@ -44,6 +48,21 @@ class Recorded(NamedTuple):
     due: set[str]
 
 
+class Runner(Protocol):
+    """What sends to one sink, in threads of this process."""
+
+    owner: str
+
+    def room(self) -> int:
+        """Return how many more deliveries it may take."""
+
+    def take(self, claimed: Sequence[Claimed]) -> None:
+        """Send deliveries that were recorded as claimed by `owner`."""
+
+    def poke(self) -> None:
+        """Claim what is due."""
+
+
 class EventRecorder:
     """Records events and makes their deliveries. `may_ask`: whether a source's API may be asked once more now,
     for what a webhook lacks. `runners`: of this process, by sink: they get new deliveries from memory."""
@@ -55,36 +74,40 @@ class EventRecorder:
         redactor: Redactor,
         counter: WorkerCounter,
         may_ask: Callable[[str], bool] = lambda _: False,
-        runners: Mapping[str, SinkRunner] = {},
+        runners: Mapping[str, Runner] = {},
     ) -> None:
         self._ledger = ledger
         self._decider = EventDecider(router, redactor)
-        self._counter = counter
+        self.counter = counter
         self.may_ask = may_ask
         self._runners = runners
         self._late = LateBinding(lambda: router, redactor)
 
-    def dispatch(
+    def parse(
         self,
         accepted: Collection[Event],
         parsed: Mapping[str, Run] = {},
         details: Mapping[str, Mapping[str, Any]] = {},
-    ) -> list[str]:
+    ) -> list[ParsedEvent]:
+        """Parse events for `record`. `parsed`: the runs, by event id, of bodies that the caller has parsed already.
+
+        `details`: what further calls of Skyvern's API answered, by event id: see shape.of_details.
+        """
+        return [self._decider.parse(each, parsed.get(each.id), details.get(each.id, {})) for each in accepted]
+
+    def unread(self, event: Event, problem: str) -> ParsedEvent:
+        """Return an event whose body is kept but not read, for `problem`."""
+        return self._decider.unread(event, problem)
+
+    def record(self, accepted: Sequence[ParsedEvent]) -> list[str]:
         """Record events and make their deliveries. Returns the sinks that now have something due and must be woken:
         those without a runner in this process.
 
-        `parsed`: the runs, by event id, of bodies that the caller has parsed already. `details`: what further calls of
-        Skyvern's API answered, by event id: see shape.of_details. Raises LedgerUnavailable; nothing of the batch is
-        recorded then.
+        Copies of an event are only counted. Raises LedgerUnavailable; nothing of the batch is recorded then.
         """
-        unique: dict[str, Event] = {}
-        copies = [event for event in accepted if unique.setdefault(event.id, event) is not event]
-        parse = self._decider.parse
-        batch = [parse(event, parsed.get(event.id), details.get(event.id, {})) for event in unique.values()]
-        return self.record(batch, copies)
-
-    def record(self, batch: Sequence[ParsedEvent], copies: Sequence[Event] = ()) -> list[str]:
-        """Do the same with events that are parsed. `copies`: of events of the batch, which are only counted."""
+        unique: dict[str, ParsedEvent] = {}
+        copies = [each.event for each in accepted if unique.setdefault(each.event.id, each) is not each]
+        batch = list(unique.values())
         started = time.monotonic()
         recorded, due = self._record(batch) if batch else ([], set[str]())
         if batch:
@@ -98,12 +121,12 @@ class EventRecorder:
         for item in recorded:
             if item.disposition == "test":
                 _log_test(item)
-            self._counter.add_event(item.disposition, routed=bool(item.deliveries), unevaluated=item.failed_rules)
+            self.counter.add_event(item.disposition, routed=bool(item.deliveries), unevaluated=item.failed_rules)
         new = {item.event.id for item in recorded}
-        copies = [*copies, *(each.event for each in batch if each.event.id not in new)]
+        copies += [each.event for each in batch if each.event.id not in new]
         if webhooks := [each for each in copies if each.via == "webhook"]:
-            self._ledger.write(lambda connection: events.count_copies(connection, webhooks))
-        self._counter.flush(least=1000)  # memory is bounded also where nothing else flushes
+            self._ledger.write(lambda connection: write.count_copies(connection, webhooks))
+        self.counter.flush(least=1000)  # memory is bounded also where nothing else flushes
         runners = dict(self._runners)  # another thread adds to them
         for sink in due & runners.keys():
             runners[sink].poke()
@@ -123,7 +146,7 @@ class EventRecorder:
                 return first + second, due | more
             event = batch[0].event
             log.warning("dispatch.marked event=%s run=%s problem=%s", event.id, batch[0].run.run_id, error)
-            return self._commit([self._decider.unread(event, f"the ledger refused a value of it: {error}")])
+            return self._commit([self.unread(event, f"the ledger refused a value of it: {error}")])
 
     def _commit(self, batch: Sequence[ParsedEvent]) -> tuple[list[NewEvent], set[str]]:
         """Record the batch in one transaction, and hand what it has claimed to the runners."""
@@ -132,7 +155,7 @@ class EventRecorder:
 
         def work(connection: Connection) -> Recorded:
             nonlocal recorded
-            written = self._write(connection, batch, polled)
+            written = self._in_transaction(connection, batch, polled)
             if recorded and not written.events:  # an earlier try was committed, though its COMMIT had no reply
                 written = recorded._replace(claimed=self._still_claimed(connection, recorded.claimed))
             recorded = written
@@ -150,50 +173,44 @@ class EventRecorder:
         kept = set(claims.renew(connection, owner, recorded, self._ledger.now() + CLAIM))
         return {sink: held for sink, some in claimed.items() if (held := [each for each in some if each in kept])}
 
-    def _write(self, connection: Connection, batch: Sequence[ParsedEvent], polled: set[RunKey]) -> Recorded:
-        """Lock the runs, decide about each event by what is known about its run, and write what is new."""
-        now = self._ledger.now()
-        of_runs = [each for each in batch if each.run.run_id and not each.run.test]
-        wanted = [binding.Wanted.of(each) for each in of_runs]
-        linked = [key for each in wanted for key in each.linked]
-        locked = events.lock(connection, [*(each.key for each in of_runs), *linked], now)
-        erased = events.erased(connection, [each.key for each in batch if each.run.test])
-        candidates = binding.candidates(connection, wanted)
-        known = erased | events.known(connection, locked)
-        named = {key: run.submission_id for key, run in known.items() if run.submission_id}
-        bound = records.for_callers(connection, binding.bind(connection, wanted, candidates, now, named))
-        histories = {key: list(run.history) for key, run in known.items()}
-        earlier = EarlierEvents(connection)
-        new = [  # without those whose dispatcher was killed after the commit, or heard no reply to it
-            self._decider.decide(each, histories.get(each.key, []), run, bound.get(each.key), earlier)
-            for each in batch
-            if each.event.id not in (run := known.get(each.key, NO_RUN)).recorded
-        ]
-        run_polls.ask_for_more(connection, self._to_poll(new, bound, now, polled))
-        claim = born_claimed.choose_claim(connection, self._runners, new, now) if self._runners else None
-        written = events.record(connection, new, now, claim)
-        ids = written.deliveries.intersection(claim.ids) if claim else ()
-        claimed = born_claimed.claims_of(new, ids, known, bound, now) if ids else {}
-        schedule_polls(connection, batch, known, histories, bound, now)
-        for source, run_id in sorted({(each.source, each.retried_by) for each in wanted if each.retried_by}):
-            if self.may_ask(source):  # no submission is polled for that run
-                run_polls.ask(connection, source, {run_id: now + poll_schedule.AFTER_RESTART}, now)
-        due = born_claimed.sinks_due(written.events, claimed)
+    def _in_transaction(self, connection: Connection, batch: Sequence[ParsedEvent], polled: set[RunKey]) -> Recorded:
+        now, runners = self._ledger.now(), dict(self._runners)
+        room = {sink: places for sink, runner in runners.items() if (places := runner.room()) > 0}
+        known, shut = load.load(connection, batch, room.keys(), now)
+
+        new = self._decider.decide(batch, known)
+        polls = self._to_poll(new, known, now, polled)
+        owner = next((runner.owner for runner in runners.values()), "")
+        open_room = {sink: places for sink, places in room.items() if sink not in shut}
+        claim = first_claim.choose_claim(new, open_room, owner, now)
+
+        written = write.write(connection, new, known.keys(), now, claim, polls)
+        claimed = first_claim.claims_of(new, written.deliveries & claim.ids if claim else (), known, now)
+        due = first_claim.sinks_due(written.events, claimed)
+        schedule_polls(connection, batch, known, new, now)
+        self._poll_restarted(connection, batch, now)
         new_ids = {item.event.id for item in new}
-        for key in sorted(key for key in bound if known[key].recorded and not known[key].submission_id):
-            due.update(self._late.route_again(connection, key, bound[key], now, new_ids))
+        for key, run in sorted(known.items()):
+            if run.late and run.submission:
+                due.update(self._late.route_again(connection, key, run.submission, now, new_ids))
         return Recorded(written.events, claimed, due)
 
+    def _poll_restarted(self, connection: Connection, batch: Sequence[ParsedEvent], now: float) -> None:
+        """Poll the retries that Skyvern has started for runs of the batch: no submission is polled for them."""
+        for source, run_id in sorted({(each.key[0], each.run.retried_by or "") for each in batch if each.run.run_id}):
+            if run_id and self.may_ask(source):
+                run_polls.ask(connection, source, {run_id: now + poll_schedule.AFTER_RESTART}, now)
+
     def _to_poll(
-        self, new: Sequence[NewEvent], submitted: Collection[RunKey], now: float, allowed: set[RunKey]
+        self, new: Sequence[NewEvent], known: Mapping[RunKey, RunHistory], now: float, allowed: set[RunKey]
     ) -> dict[RunKey, float]:
-        """Return the runs to poll once more, with the time of the poll. `submitted`: runs that have a submission.
+        """Return the runs to poll once more, with the time of the poll.
 
         `allowed`: runs that an earlier try of this transaction was allowed to poll; this call adds its own.
         """
         found: dict[RunKey, float] = {}
         for item in new:
-            if item.key in submitted:
+            if item.key in known and known[item.key].submission:
                 polls, due_at = _may_be_restarted(item), now + poll_schedule.AFTER_RESTART
             else:
                 polls, due_at = _lacks_request(item), now + poll_schedule.FOR_MORE
@@ -224,3 +241,28 @@ def _log_test(test: NewEvent) -> None:
         test.event.id,
         f"sinks={sinks}" if sinks else "no route that matches says `test: true`, so it goes nowhere",
     )
+
+
+def build(
+    settings: Settings,
+    config: Config,
+    ledger: Ledger,
+    connection: redis.Redis,
+    runners: Mapping[str, Runner] = {},
+) -> EventRecorder:
+    """Build a recorder for these settings. `connection`: for its counters. `runners`: see EventRecorder."""
+    counter, router, redactor = WorkerCounter(connection), make_router(config), Redactor(config.redact)
+    return EventRecorder(ledger, router, redactor, counter, _asking(settings, config), runners)
+
+
+def _asking(settings: Settings, config: Config) -> Callable[[str], bool]:
+    """Return whether a source may be asked for what a webhook lacks: it has an API, and half of the budget is left."""
+    if not config.reconcile.enabled:
+        return lambda _: False
+    count, seconds = parse_rate(config.reconcile.budget)
+    buckets = {
+        name: TokenBucket(count / seconds / 2, max(1.0, count / 2))
+        for name, source in config.sources.items()
+        if source.api(settings.skyvern_base_url)
+    }
+    return lambda source: source in buckets and buckets[source].take(1, time.monotonic())

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from receiver.config.models import Config
-from receiver.dispatch.dispatcher import make_router
+from receiver.dispatch.decide import make_router
 from receiver.dispatch.late_binding import is_old_news, view_of
 from receiver.ledger import Ledger, reroutes
 from receiver.ledger.deliveries.creation import AddedDelivery

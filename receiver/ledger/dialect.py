@@ -169,8 +169,26 @@ def of_runs(table: sa.Table, keys: Iterable[RunKey]) -> sa.ColumnElement[bool]:
 
     An index that begins with the run id finds the rows; their source is compared afterwards."""
     wanted = sorted(set(keys))
-    pairs = among(table.c.source + sa.literal_column("' '") + table.c.run_id, [" ".join(key) for key in wanted])
+    pairs = among(_run_key(table), [" ".join(key) for key in wanted])
     return sa.and_(among(table.c.run_id, sorted({run_id for _, run_id in wanted})), pairs)
+
+
+def _run_key(table: sa.Table) -> sa.ColumnElement[str]:
+    return table.c.source + sa.literal_column("' '") + table.c.run_id
+
+
+_RUN_IDS, _RUN_KEYS = "b_run_ids", "b_run_keys"
+
+
+def of_given_runs(table: sa.Table) -> sa.ColumnElement[bool]:
+    """Return the same condition for the parameters of `given_runs`, so that the statement is compiled once."""
+    return sa.and_(among_given(table.c.run_id, _RUN_IDS), among_given(_run_key(table), _RUN_KEYS))
+
+
+def given_runs(keys: Iterable[RunKey]) -> dict[str, list[str]]:
+    """Return the parameters of a statement with `of_given_runs`."""
+    wanted = sorted(set(keys))
+    return {_RUN_IDS: sorted({run_id for _, run_id in wanted}), _RUN_KEYS: [" ".join(key) for key in wanted]}
 
 
 def each_value(column: sa.ColumnElement[Any], *conditions: sa.ColumnElement[bool]) -> sa.Select[Any]:

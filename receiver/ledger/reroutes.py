@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from receiver.domain.delivery import DeliveryState
 from receiver.domain.event import Via
 from receiver.domain.run import Run, RunKey
-from receiver.ledger import dialect, words
+from receiver.ledger import dialect, many_rows, words
 from receiver.ledger.deliveries import creation, links, same_result
 from receiver.ledger.deliveries.creation import AddedDelivery
 from receiver.ledger.engine import Ledger
@@ -191,7 +191,7 @@ def put_status(connection: sa.Connection, key: RunKey, event_id: str, run: Run, 
     columns = ("title", "prompt", "workflow_id")
     told: dict[str, Any] = {name: sa.func.coalesce(getattr(run, name), runs.c[name]) for name in columns}
     update_run(connection, *key, runs.c.event_id == event_id, **told)
-    words.queue(connection, [key], now)
+    many_rows.write(connection, words.changes([key], now))
 
 
 def lock_deliveries(connection: sa.Connection, event_ids: Collection[str]) -> Mapping[str, Sequence[MadeDelivery]]:

@@ -15,8 +15,9 @@ from receiver.domain.submission import OPEN
 from receiver.errors import Conflict
 from receiver.ledger import dialect, words
 from receiver.ledger.deliveries.fair_queue import ONE_OF_MANY
-from receiver.ledger.events import lock
 from receiver.ledger.filters import same_run
+from receiver.ledger.recording.load import lock
+from receiver.ledger.recording.write import NO_STATUS
 from receiver.ledger.schema import attempts, deliveries, events, lanes, runs, submissions, to_index
 from receiver.ledger.submissions.records import change, erased
 
@@ -55,8 +56,12 @@ def remove(connection: sa.Connection, before: float, after: Place = None) -> Rem
     theirs = dialect.of_runs(runs, ((row.source, row.run_id) for row in old))
     # The row of an erased run stays: a late webhook must not bring the content back.
     unused = (theirs, runs.c.updated_at < before, runs.c.erased_at.is_(None), _NO_EVENTS)
-    removed = sa.delete(runs).where(*unused).returning(runs.c.source, runs.c.run_id)
-    words.remove(connection, [(row.source, row.run_id) for row in connection.execute(removed)])
+    removed = sa.delete(runs).where(*unused, _NO_SUBMISSION)
+    # That of a submitted run stays, without content, as long as its submission: a late webhook finds it there.
+    emptied = sa.update(runs).where(*unused, sa.not_(_NO_SUBMISSION)).values(**NO_STATUS, events=0)
+    for change_runs in (removed, emptied):
+        gone = connection.execute(change_runs.returning(runs.c.source, runs.c.run_id)).all()
+        words.remove(connection, [(row.source, row.run_id) for row in gone])
     return Removed(len(old), rest)
 
 
@@ -66,6 +71,7 @@ def _lacks(of: sa.Table, *key: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]
 
 
 _NO_EVENTS: Final = _lacks(runs, *same_run(events, runs))
+_NO_SUBMISSION: Final = _lacks(runs, *same_run(submissions, runs))
 
 
 def remove_submissions(connection: sa.Connection, before: float, after: Place = None) -> Removed:
@@ -93,7 +99,7 @@ def remove_idle_runs(connection: sa.Connection, before: float, after: Place = No
     page, rest = _page(connection, (it.updated_at, it.run_id, it.source), before, after)
     idle = sa.and_(
         *(it.updated_at < before, it.due_at.is_(None), it.erased_at.is_(None), _NO_EVENTS),
-        *(_lacks(runs, *same_run(submissions, runs)), _lacks(runs, submissions.c.id == it.submission_id)),
+        *(_NO_SUBMISSION, _lacks(runs, submissions.c.id == it.submission_id)),
     )
     old = sa.select(it.source, it.run_id).where(dialect.of_runs(runs, [(row.source, row.run_id) for row in page]), idle)
     locked = connection.execute(old.order_by(it.source, it.run_id).with_for_update(skip_locked=True)).all()
@@ -185,7 +191,7 @@ def erase(connection: sa.Connection, key: RunKey, by: str, now: float) -> int:
     it = submissions.c
     if change(connection, key[1], it.run_id == "", it.state.not_in(sorted(OPEN)), **erased("")):
         return 0  # a submission without a run
-    lock(connection, [key], now)
+    lock(connection, [key], now, needed=[key])
     locked = connection.execute(sa.select(events.c.id).where(dialect.of_runs(events, [key]))).all()
     free, bodies = _locked(connection, locked), require_erasable(connection, key)
     if len(free) < len(locked):

@@ -14,7 +14,6 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from receiver.domain.run import RunKey
 from receiver.ledger import dialect, many_rows
 from receiver.ledger.runs import update_run
 from receiver.ledger.schema import runs, submissions
@@ -67,13 +66,6 @@ def note_end(connection: sa.Connection, source: str, run_id: str, now: float) ->
     new = insert.excluded.noted_at
     noted = many_rows.or_update(insert, {"noted_at": sa.case((runs.c.noted_at < new, runs.c.noted_at), else_=new)})
     return float(connection.execute(noted.returning(runs.c.noted_at)).scalar_one())
-
-
-def ask_for_more(connection: sa.Connection, wanted: Mapping[RunKey, float]) -> None:
-    """Schedule polls of ended runs, each at its time, for data that their events lack or later changes."""
-    for due_at in sorted(set(wanted.values())):
-        those = dialect.of_runs(runs, (key for key, time in wanted.items() if time == due_at))
-        connection.execute(sa.update(runs).where(those, runs.c.due_at.is_(None)).values(due_at=due_at))
 
 
 def postpone(connection: sa.Connection, source: str, run_id: str, due_at: float) -> None:

@@ -254,10 +254,10 @@ def _newest(top: int, count: int) -> sa.Subquery:
     return its.order_by(run_texts.c.seq.desc()).limit(count).subquery()
 
 
-def queue(connection: sa.Connection, keys: Iterable[RunKey], now: float) -> None:
-    """Queue runs whose words may have changed."""
+def changes(keys: Iterable[RunKey], now: float) -> many_rows.Insert:
+    """Return what queues runs whose words may have changed."""
     rows = [{"source": source, "run_id": run_id, "queued_at": now} for source, run_id in sorted(set(keys))]
-    many_rows.insert_many(connection, to_index, rows)
+    return many_rows.Insert(to_index.c.run_id, rows)
 
 
 def index(connection: sa.Connection, redactor: Redactor, batch: int = BATCH) -> int:

@@ -16,7 +16,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from receiver.config.models import ReconcileConfig
-from receiver.dispatch.dispatcher import Dispatcher
+from receiver.dispatch.recorder import EventRecorder
 from receiver.domain.attention import needs_report
 from receiver.domain.event import Event, Via, event_id
 from receiver.domain.run import Run, parse
@@ -52,13 +52,13 @@ class Intake:
 
 
 class ResultIntake:
-    """Takes in bodies for all sources. Threads may share it: they take turns at the dispatcher."""
+    """Takes in bodies for all sources. Threads may share it: they take turns at the recorder."""
 
-    def __init__(self, ledger: Ledger, dispatcher: Dispatcher, settings: ReconcileConfig) -> None:
+    def __init__(self, ledger: Ledger, recorder: EventRecorder, settings: ReconcileConfig) -> None:
         self._ledger = ledger
-        self._dispatcher = dispatcher
+        self._recorder = recorder
         self._settings = settings
-        self._dispatching = threading.Lock()  # the router is not made for two threads at once
+        self._recording = threading.Lock()  # the router is not made for two threads at once
 
     def take(
         self,
@@ -124,8 +124,8 @@ class ResultIntake:
     ) -> None:
         """Make what the API said an event, now. `run`: parsed from `body`. Raises LedgerUnavailable."""
         event = Event(event_id(source, body), source, body, time.time(), via, submission_id)
-        with self._dispatching:
-            self._dispatcher.dispatch([event], {event.id: run}, {event.id: details or {}})
+        with self._recording:
+            self._recorder.record(self._recorder.parse([event], {event.id: run}, {event.id: details or {}}))
 
 
 class DetailsUnavailable(Exception):

@@ -1,6 +1,6 @@
 """Polls Skyvern's API for results that no webhook has brought. Bounded, and independent of Redis.
 
-A final answer becomes an event, via poll, and goes through the same Dispatcher as one from the inbox; when it may is
+A final answer becomes an event, via poll, and is recorded as one from the inbox; when it may is
 decided in intake.py. A submission whose answer was lost is first resolved by its token. Each poll is leased in the
 ledger, so several clocks share the work, and what a killed one was polling is polled again. Submissions have leases of
 their own; other runs are asked for in run_polls.py, and found by the walks of watcher.py.
@@ -26,9 +26,10 @@ from handlers.support.daemon_pool import DaemonPool
 from receiver.config.fields import parse_rate
 from receiver.config.models import WATCH_ALONE_EVERY, Config, ReconcileConfig
 from receiver.config.settings import Settings
-from receiver.dispatch.dispatcher import Dispatcher, make_router
-from receiver.dispatch.dispatcher import build as build_dispatcher
+from receiver.dispatch.decide import make_router
 from receiver.dispatch.late_binding import LateBinding
+from receiver.dispatch.recorder import EventRecorder
+from receiver.dispatch.recorder import build as build_recorder
 from receiver.domain import poll_schedule
 from receiver.domain.agent_url import hooks_of
 from receiver.domain.redaction import Redactor
@@ -71,7 +72,7 @@ class Reconciler:
     def __init__(
         self,
         ledger: Ledger,
-        dispatcher: Dispatcher,
+        recorder: EventRecorder,
         connection: redis.Redis,
         settings: ReconcileConfig,
         sources: Sequence[PolledSource],
@@ -79,7 +80,7 @@ class Reconciler:
         watch_back: float | None = None,
     ) -> None:
         self._ledger = ledger
-        self._dispatcher = dispatcher
+        self._recorder = recorder
         self._redis = connection
         self._settings = settings
         self._sources = {each.name: each for each in sources}
@@ -95,7 +96,7 @@ class Reconciler:
             (run_polls, self._poll_runs),
             (polls, self._poll_submissions),
         ]
-        self.intake = ResultIntake(ledger, dispatcher, settings)
+        self.intake = ResultIntake(ledger, recorder, settings)
         self._run_polls = RunPolls(ledger, self.intake, settings)
         self._hints = TokenBucket(HINTS_PER_SECOND, HINTS_AT_ONCE)
         self.watcher = Watcher(ledger, settings, lambda: self._closed, watch_back)
@@ -326,8 +327,9 @@ class Reconciler:
         self._pool.close()
         for source in self._sources.values():
             source.reader.close()
-        self._dispatcher.close()
+        self._recorder.counter.flush()
         self._ledger.close()
+        self._redis.close()
 
 
 def build(settings: Settings, config: Config, watch_back: float | None = None) -> Reconciler:
@@ -337,7 +339,7 @@ def build(settings: Settings, config: Config, watch_back: float | None = None) -
     """
     connection = connect(settings.redis_url, timeout=2.0, connect_timeout=2.0, retries=1)
     ledger = Ledger(settings.database_url, require_durability=config.durable_ledger)
-    dispatcher = build_dispatcher(settings, config, "reconcile", connection)
+    recorder = build_recorder(settings, config, ledger, connection)
     limits = RateLimits(connection)
     late = LateBinding(partial(make_router, config), Redactor(config.redact)).route_again
     polled = []
@@ -356,4 +358,4 @@ def build(settings: Settings, config: Config, watch_back: float | None = None) -
     if (kept := config.retention.events) is not None:  # what was removed was reported once
         reconcile = reconcile.model_copy(update={"watch_back": min(reconcile.watch_back, kept)})
         watch_back = None if watch_back is None else min(watch_back, kept)
-    return Reconciler(ledger, dispatcher, connection, reconcile, polled, late, watch_back)
+    return Reconciler(ledger, recorder, connection, reconcile, polled, late, watch_back)

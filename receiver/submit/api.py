@@ -23,7 +23,7 @@ from starlette.routing import Route
 from handlers.support.address_policy import AllowedAddresses
 from receiver.config.advice import api_key_remedy
 from receiver.config.fields import parse_rate
-from receiver.dispatch.dispatcher import make_router
+from receiver.dispatch.decide import make_router
 from receiver.dispatch.late_binding import LateBinding
 from receiver.domain.agent_url import hooks_of
 from receiver.domain.api_key import ALL_SOURCES

@@ -54,14 +54,14 @@ def test_deliveries_beside_a_deadly_one_arrive(deployment: Callable[..., Deploym
 KEYS = EntryKeys({name: source["secrets"] for name, source in CONFIG["sources"].items()})
 DEADLY_TO_READ = """
 import os, signal
-from receiver.dispatch import decider
+from receiver.dispatch import decide
 
-def parse_event(event, *rest, parse=decider.parse_event):
+def parse_event(event, *rest, parse=decide.parse_event):
     if b"tsk_deadly" in event.body:
         os.kill(os.getpid(), signal.SIGKILL)
     return parse(event, *rest)
 
-decider.parse_event = parse_event
+decide.parse_event = parse_event
 """
 
 

@@ -15,8 +15,7 @@ from receiver.domain.delivery import DeliveryMove
 from receiver.domain.submission import SubmissionMove
 from receiver.ledger.deliveries import claims
 from receiver.ledger.deliveries.claimed import Claimed
-from receiver.ledger.events import NewEvent
-from receiver.ledger.events import record as record_events
+from receiver.ledger.recording.write import NewEvent
 from receiver.ledger.schema import attempts
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
@@ -25,7 +24,7 @@ from tests.servers.deployment import Deployment
 from tests.servers.http import ScriptedServer
 from tests.servers.skyvern import SkyvernSimulator
 from tests.servers.warm_python import Process
-from tests.support.ledger import lock_runs, new_event, settle, with_tables
+from tests.support.ledger import new_event, record_in, settle, with_tables
 
 pytestmark = pytest.mark.long
 
@@ -62,8 +61,7 @@ class Work(Deployment):
         """Events whose deliveries are claimed in the transaction that makes them, before any worker can."""
 
         def work(connection: sa.Connection) -> list[Claimed]:
-            lock_runs(connection, [each.key for each in events], now)
-            record_events(connection, events, now)
+            record_in(connection, events, now)
             return list(claims.claim(connection, "hook", EACH, owner, now, 15))
 
         claimed = self.ledger.write(work)

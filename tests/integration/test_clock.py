@@ -20,8 +20,8 @@ from receiver.domain.delivery import DeliveryMove
 from receiver.ledger import Ledger, LedgerUnavailable, actions, audit
 from receiver.ledger.audit import AuditActor
 from receiver.ledger.deliveries import lanes, recovery
-from receiver.ledger.events import NewDelivery
 from receiver.ledger.filters import Filter
+from receiver.ledger.recording.write import NewDelivery
 from receiver.ledger.schema import audit as audit_table
 from receiver.ledger.schema import deliveries, incident_marks, operations, runs, submissions
 from receiver.ledger.selection import Action, Selection

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import redis
 
-from receiver.dispatch.dispatcher import Dispatcher
 from receiver.domain.frame import EntryKeys
 from receiver.domain.parts import DISPATCH
 from receiver.domain.redaction import Redactor
@@ -21,6 +20,7 @@ from receiver.routing.router import Router
 from receiver.wakeups import worker
 from tests.servers.valkey import ValkeyProcess
 from tests.support import queries
+from tests.support.dispatching import make_dispatcher
 from tests.support.events import body, event
 from tests.support.inbox import append
 from tests.support.ledger import with_tables
@@ -51,7 +51,7 @@ def test_full_redis_is_drained_without_wake_ups(tmp_path: Path, valkey_factory: 
         with pytest.raises(redis.OutOfMemoryError):
             reader.ensure()
         # When a worker begins to serve the dispatcher's queue
-        it, stop = Dispatcher(ledger, Router([]), Redactor([]), reader, client), Stop()
+        it, stop = make_dispatcher(ledger, Router([]), Redactor([]), reader, client), Stop()
         giving_up = threading.Timer(PATIENCE, stop.ask)
         giving_up.start()
 

@@ -158,7 +158,7 @@ def test_an_update_goes_to_the_sinks_that_were_not_told_yet(account: Account) ->
 def test_members_missing_from_a_foreign_webhook_are_polled(ledger: Ledger, account: Account) -> None:
     # Given a source that may be asked once
     allowed = iter([True])
-    account.dispatcher.may_ask = lambda _: next(allowed, False)
+    account.dispatcher.recorder.may_ask = lambda _: next(allowed, False)
     account.submitted({"tsk_1": {"prompt": roads.PROMPT}}, {})
 
     # When webhooks of tasks and workflows come, some of them submitted here

@@ -138,7 +138,7 @@ def submitting(redis_url: str, tmp_path: Path, stopping_simulators: list[Serving
             stopping_simulators.append(serving)
             stack.callback(serving.stop)
             if dispatching:
-                stack.callback(_working(dispatcher.build(settings, loaded, "test")))
+                stack.callback(_working(dispatcher.build(settings, loaded, "test", Ledger(settings.database_url))))
             if delivering:
                 stack.callback(_delivering(settings, loaded))
             if polling:

@@ -12,7 +12,6 @@ import redis
 
 from receiver.config.destinations import RetryPolicy
 from receiver.delivery.send_task import to_delivery
-from receiver.dispatch.dispatcher import Dispatcher
 from receiver.domain.event import Event, event_id
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import RunKey
@@ -24,6 +23,7 @@ from receiver.ledger.submissions.records import NewSubmission
 from receiver.routing.route import RouteConfig
 from receiver.routing.router import Router
 from tests.support import roads
+from tests.support.dispatching import dispatch, make_dispatcher
 from tests.support.ledger import claim
 
 NOW = time.time()
@@ -51,7 +51,7 @@ class Account:
 
     def __init__(self, ledger: Ledger, masked: str = "**.secret") -> None:
         self.ledger = ledger
-        self.dispatcher = Dispatcher(
+        self.dispatcher = make_dispatcher(
             ledger,
             Router(ROUTES, completing=["rows"]),
             Redactor([masked]),
@@ -77,7 +77,7 @@ class Account:
         for body, via in bodies:
             content = json.dumps(body).encode()
             batch.append(Event(event_id("s", content), "s", content, time.time(), via))  # type: ignore[arg-type]
-        self.dispatcher.dispatch(batch)
+        dispatch(self.dispatcher, batch)
 
     def told(self, sink: str) -> dict[RunKey, list[Any]]:
         """The deliveries that a sink gets, by run, in the order in which they came due."""

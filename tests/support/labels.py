@@ -10,6 +10,7 @@ from receiver.inbox.reader import InboxReader
 from receiver.ledger import Ledger
 from receiver.routing.route import RouteConfig
 from receiver.routing.router import Router
+from tests.support import dispatching
 
 ROUTES = [
     RouteConfig(name="everything", to=["results"]),
@@ -20,4 +21,4 @@ ROUTES = [
 def make_dispatcher(ledger: Ledger, redis_url: str, name: str = "d1") -> Dispatcher:
     """Return a dispatcher by these routes; closing it closes the ledger."""
     connection = redis.Redis.from_url(redis_url, socket_timeout=10)
-    return Dispatcher(ledger, Router(ROUTES), Redactor([]), InboxReader(connection, name), connection)
+    return dispatching.make_dispatcher(ledger, Router(ROUTES), Redactor([]), InboxReader(connection, name), connection)

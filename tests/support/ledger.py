@@ -19,13 +19,16 @@ from receiver.domain import deduplication
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import Event, event_id
+from receiver.domain.parsed_event import ParsedEvent
 from receiver.domain.run import RunKey, parse
-from receiver.ledger import Connection, Ledger, actions, events
+from receiver.ledger import Connection, Ledger, actions
 from receiver.ledger.deliveries import attempts, claims, lanes
 from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.deliveries.claimed import Claimed, load_bodies
-from receiver.ledger.events import KnownRun, NewDelivery, NewEvent
+from receiver.ledger.deliveries.creation import ClaimAtOnce
 from receiver.ledger.migrate import ensure_schema
+from receiver.ledger.recording import load, write
+from receiver.ledger.recording.write import NewDelivery, NewEvent
 from receiver.ledger.schema import events as tables
 from receiver.ledger.schema import lanes as lane_rows
 from tests.support import queries
@@ -73,18 +76,23 @@ def new_event(
     )
 
 
-def lock_runs(connection: sa.Connection, keys: Sequence[RunKey], now: float) -> dict[RunKey, KnownRun]:
-    """Lock runs, and return what is known of them."""
-    return events.known(connection, events.lock(connection, keys, now))
+def lock_runs(connection: sa.Connection, keys: Sequence[RunKey], now: float) -> dict[RunKey, Any]:
+    """Lock runs, and make the rows of those that have none."""
+    return load.lock(connection, keys, now, needed=keys)
 
 
 def record(ledger: Ledger, *batch: NewEvent, now: float = NOW) -> set[str]:
-    def work(connection: sa.Connection) -> set[str]:
-        known = lock_runs(connection, [item.key for item in batch], now)
-        new = [item for item in batch if item.event.id not in known[item.key].recorded]
-        return {item.event.id for item in events.record(connection, new, now).events}
+    return ledger.write(lambda connection: {item.event.id for item in record_in(connection, batch, now)})
 
-    return ledger.write(work)
+
+def record_in(
+    connection: sa.Connection, batch: Sequence[NewEvent], now: float, claim: ClaimAtOnce | None = None
+) -> list[NewEvent]:
+    """Record events in a transaction, without those that are recorded. Returns the new ones."""
+    parsed = [ParsedEvent(item.event, item.run, item.body, item.facts) for item in batch]
+    known = load.load(connection, parsed, (), now).runs
+    new = [item for item in batch if item.key not in known or item.event.id not in known[item.key].recorded]
+    return write.write(connection, new, known.keys(), now, claim).events
 
 
 def claim(ledger: Ledger, sink: str, owner: str = "w", limit: int = 10, now: float = NOW, **more: Any) -> list[Claimed]:

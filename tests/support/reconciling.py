@@ -23,6 +23,7 @@ from receiver.reconcile.poller import Reconciler
 from simulator.bodies import dumps
 from tests.servers.skyvern import KEY, SkyvernSimulator
 from tests.support import queries
+from tests.support.dispatching import dispatch
 from tests.support.ledger import with_tables
 
 TOKEN = "sub_" + "0123456789abcdef" * 2
@@ -45,7 +46,7 @@ class Rig:
         self.sim: SkyvernSimulator = sim
         self.ledger = with_tables(Ledger(self.settings.database_url))
         self.reconciler: Reconciler = poller.build(self.settings, self.config)
-        self.dispatcher = dispatcher.build(self.settings, self.config, "test", ledger=self.ledger)
+        self.dispatcher = dispatcher.build(self.settings, self.config, "test", self.ledger)
 
     def begin(self, token: str = TOKEN, call: str = "tasks", **fields: Any) -> None:
         new = NewSubmission(token, "skyvern", "k", call, f"hash of {token}", **fields)
@@ -92,7 +93,7 @@ class Rig:
     def take(self, content: bytes) -> None:
         """Dispatch what Skyvern's API says of a run."""
         if parse(content).final:
-            self.dispatcher.dispatch([Event(event_id("skyvern", content), "skyvern", content, time.time(), "poll")])
+            dispatch(self.dispatcher, [Event(event_id("skyvern", content), "skyvern", content, time.time(), "poll")])
 
     def events(self) -> list[tuple[str, str, str]]:
         rows = self.ledger.read(lambda c: queries.list_events(c, queries.Filter()))

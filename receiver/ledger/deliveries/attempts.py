@@ -54,10 +54,13 @@ def settle(
     Returns the sinks of held deliveries that are due now. An attempt is recorded even if the claim has lapsed. The
     delivery then stays unchanged, unless the sink accepted it and it is still queued.
     """
-    record(connection, [(owner, each) for each in results])
-    rows = [_moved(each) for each in results] + [_handed_back(each) for each in unstarted]
-    rows.sort(key=lambda row: str(row["id"]))
-    many_rows.update_many(connection, deliveries.c.id, _move, _MOVED, rows, {"b_owner": owner, "b_now": now})
+    moved = [_moved(each) for each in results] + [_handed_back(each) for each in unstarted]
+    moved.sort(key=lambda row: str(row["id"]))
+    many_rows.write(
+        connection,
+        _inserted([(owner, each) for each in results]),
+        many_rows.Change(deliveries.c.id, moved, _move, _MOVED, {"b_owner": owner, "b_now": now}),
+    )
     ended = {each.event_id for each in results if each.move is not DeliveryMove.DEFER}
     return links.release_held(connection, ended, now)
 
@@ -77,6 +80,10 @@ def record(connection: sa.Connection, results: Sequence[tuple[str, AttemptResult
 
     Of an erased attempt the response stays the note that `retention.erase` has left.
     """
+    many_rows.write(connection, _inserted(results))
+
+
+def _inserted(results: Sequence[tuple[str, AttemptResult]]) -> many_rows.Insert:
     rows = [
         {
             "delivery_id": each.id,
@@ -87,7 +94,7 @@ def record(connection: sa.Connection, results: Sequence[tuple[str, AttemptResult
         }
         for worker, each in sorted(results, key=lambda result: result[1].id)
     ]
-    many_rows.insert_many(connection, attempts, rows, _replace_lapsed)
+    return many_rows.Insert(attempts.c.delivery_id, rows, _replace_lapsed)
 
 
 def _replace_lapsed(insert: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable
+from collections.abc import Set as AbstractSet
 from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
@@ -21,7 +22,7 @@ class ClaimAtOnce(NamedTuple):
 
     owner: str
     until: float
-    ids: Collection[str]
+    ids: AbstractSet[str]
 
     def of(self, row: dict[str, Any]) -> dict[str, Any]:
         """Return the row of a new delivery, claimed if its id is one of `ids`."""

@@ -1,13 +1,13 @@
 """Record submissions: the runs that Runhook requested from Skyvern. Sends nothing, and does not decide when to poll.
 
-Locks rows in the order of events.py: runs first, sorted; then submissions, sorted.
+Locks rows in the order of recordings: runs first, sorted; then submissions, sorted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -16,6 +16,7 @@ from receiver.domain.run import RunKey
 from receiver.domain.submission import OPEN, SubmissionMove, SubmissionState, after, states_after, states_before
 from receiver.ledger import api_keys, dialect, many_rows
 from receiver.ledger.errors import LedgerUnavailable, Outdated
+from receiver.ledger.recording.load import lock
 from receiver.ledger.runs import update_run
 from receiver.ledger.schema import runs, submissions
 from receiver.ledger.submissions.records import NewSubmission, Submission, change, erased, from_row, one
@@ -127,7 +128,7 @@ def record_outcome(
     before = one(connection, submission_id)
     if before is None:
         raise KeyError(submission_id)
-    known = lock_runs(connection, before.source, {answer.run_id, before.run_id} - {""}, now)
+    known = _lock_runs(connection, before.source, {answer.run_id, before.run_id}, now)
     there, others = _lock(connection, before.source, submission_id, answer)
     if answer.move is SubmissionMove.ACCEPT and there.run_id not in {"", *known}:
         raise Outdated("a submission got a run")  # which must be locked before it
@@ -161,7 +162,7 @@ def record_outcome(
         values["idempotency_key"] = None
     changed = sa.update(submissions).where(submissions.c.id == submission_id).values(**values)
     found = from_row(connection.execute(changed.returning(*submissions.c)).one())
-    if when_late and answer.move is SubmissionMove.ACCEPT and known[answer.run_id].late:
+    if when_late and answer.move is SubmissionMove.ACCEPT and _is_late(known[answer.run_id]):
         return OutcomeRecorded(found, when_late(connection, (found.source, found.run_id), found, now))
     return OutcomeRecorded(found)
 
@@ -238,7 +239,7 @@ def resolve(
     there = one(connection, submission_id)
     if there is None or there.state not in states_before(move) or there.run_id not in ("", run_id):
         return () if there is not None and run_id and there.run_id == run_id else None
-    known = lock_runs(connection, there.source, {run_id} - {""}, now)
+    known = _lock_runs(connection, there.source, {run_id}, now)
     values: dict[str, Any] = {"state": after(there.state, move), "run_id": run_id, "reason": reason, "updated_at": now}
     values |= {"run_type": run_type or there.run_type, "due_at": None if run_id and known[run_id].final else due_at}
     values |= {"idempotency_key": None} if release else {}
@@ -249,40 +250,20 @@ def resolve(
     if run_id:
         labels = "{}" if is_erased else dialect.json_text(there.labels)
         _set_owner(connection, there.source, run_id, now, owner=submission_id, labels=labels)
-        if when_late and known[run_id].late:
+        if when_late and _is_late(known[run_id]):
             return when_late(connection, (there.source, run_id), there, now)
     return ()
 
 
-class LockedRun(NamedTuple):
-    """The state of a run when its row was locked."""
-
-    run_id: str
-    final: bool
-    events: int
-    submission_id: str
-    erased_at: float | None
-
-    @property
-    def late(self) -> bool:
-        """Whether it has events that were recorded before it had a submission."""
-        return self.events > 0 and not self.submission_id
-
-
-def lock_runs(connection: sa.Connection, source: str, run_ids: Collection[str], now: float) -> dict[str, LockedRun]:
-    """Lock these runs until the transaction ends, and insert a row for unknown ones.
+def _lock_runs(connection: sa.Connection, source: str, run_ids: Collection[str], now: float) -> dict[str, Any]:
+    """Lock these runs until the transaction ends, and insert a row for unknown ones. Returns the rows by run id.
 
     So a recording of their first event has to wait until this submission is committed, and then finds it.
     """
-    times = {"first_seen_at": now, "updated_at": now}
-    rows = [{"source": source, "run_id": run_id, **times} for run_id in sorted(run_ids)]
-    locked = many_rows.insert_many(connection, runs, rows, _lock_rows, _LOCKED)
-    return {row.run_id: LockedRun(*row) for row in locked}
+    keys = [(source, run_id) for run_id in run_ids if run_id]
+    return {row.run_id: row for row in lock(connection, keys, now, needed=keys).values()}
 
 
-def _lock_rows(insert: Any) -> Any:
-    # Keep the existing time, which may be later than `now`.
-    return many_rows.or_update(insert, {"updated_at": runs.c.updated_at})
-
-
-_LOCKED: Final = (runs.c.run_id, runs.c.final, runs.c.events, runs.c.submission_id, runs.c.erased_at)
+def _is_late(run: Any) -> bool:
+    """Whether a locked run has events that were recorded before it had a submission."""
+    return run.events > 0 and not run.submission_id

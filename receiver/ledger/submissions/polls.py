@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from receiver.domain import deduplication, poll_schedule
-from receiver.domain.deduplication import Facts
 from receiver.domain.parsed_event import ParsedEvent
 from receiver.domain.run import RunKey
 from receiver.domain.submission import SubmissionState
 from receiver.ledger import dialect
-from receiver.ledger.events import KnownRun
+from receiver.ledger.recording.load import RunHistory
+from receiver.ledger.recording.write import NewEvent
 from receiver.ledger.schema import runs, submissions
 from receiver.ledger.submissions.records import Submission, change, from_row
 
@@ -121,26 +121,32 @@ def owners(connection: sa.Connection, source: str, run_ids: Collection[str]) -> 
 
 def schedule_polls(
     connection: sa.Connection,
-    batch: Sequence[ParsedEvent],
-    known: Mapping[RunKey, KnownRun],
-    histories: Mapping[RunKey, Sequence[Facts]],
-    bound: Mapping[RunKey, Submission],
+    batch: Iterable[ParsedEvent],
+    before: Mapping[RunKey, RunHistory],
+    new: Iterable[NewEvent],
     now: float,
 ) -> None:
     """End the polling of final runs, except after a first final event that is a cancel without output.
 
     Such a run is polled once more later: its output may come in a second webhook, which can be lost. An event from a
-    poll counts as the result of that poll.
+    poll counts as the result of that poll. `batch`, `new`: the events of the batch, and those of them that are new.
     """
+    bound = {key: run.submission for key, run in before.items() if run.submission}
+    if not bound:
+        return
     polled = {
         each.key
         for each in batch
         if each.event.via == "poll" and each.key in bound and each.event.submission_id == bound[each.key].id
     }
+    facts = {key: list(before[key].facts) for key in bound}
+    for each in new:
+        if each.key in bound and each.facts and each.disposition != "test":
+            facts[each.key].append(each.facts)
     over, once_more = [], []
     for key in bound:
-        first = not any(each.final for each in known[key].history)
-        if not deduplication.may_lack_output(histories[key]) or (key in polled and not first):
+        first = not any(each.final for each in before[key].facts)
+        if not deduplication.may_lack_output(facts[key]) or (key in polled and not first):
             over.append(key)
         elif first:
             once_more.append(key)

@@ -16,7 +16,7 @@ from receiver.domain.event import Event, event_id
 from receiver.domain.run import parse
 from receiver.errors import Invalid, NotFound
 from receiver.ledger import Ledger
-from receiver.ledger.events import NewEvent
+from receiver.ledger.recording.write import NewEvent
 from tests.support.ledger import NOW, new_event, record
 
 ACTOR = Actor("key", "app", frozenset({"view"}))

@@ -13,7 +13,7 @@ import pytest
 from receiver.api.service import Service
 from receiver.errors import Busy, Invalid
 from receiver.ledger import Ledger, stats
-from receiver.ledger.events import NewDelivery
+from receiver.ledger.recording.write import NewDelivery
 from tests.support import api
 from tests.support.api import actor, call
 from tests.support.ledger import new_event, record

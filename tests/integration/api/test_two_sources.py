@@ -23,7 +23,7 @@ from receiver.errors import Forbidden, Invalid, RequestError
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
 from receiver.ledger import Ledger, account
 from receiver.ledger.account import AgentChange
-from receiver.ledger.events import NewDelivery
+from receiver.ledger.recording.write import NewDelivery
 from receiver.ledger.schema import metadata, submissions
 from tests.support import api
 from tests.support.api import actor, call, done

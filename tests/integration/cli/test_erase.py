@@ -81,7 +81,7 @@ def test_submission_erases_its_run_that_never_reported(book: Ledger, runhook: Ru
     (told,) = json.loads(runhook("erase", "--run", "sub_a", "--yes", "--json"))
     assert told["run_id"] == "tsk_1"
     assert traces(book) == []
-    assert book.write(lambda it: lock_runs(it, [("skyvern", "tsk_1")], NOW))["skyvern", "tsk_1"].erased
+    assert book.write(lambda it: lock_runs(it, [("skyvern", "tsk_1")], NOW))["skyvern", "tsk_1"].erased_at
 
 
 def test_submission_erases_its_run(book: Ledger, runhook: Runhook) -> None:

@@ -41,11 +41,11 @@ def take(book: Ledger) -> Take:
     rules = [RouteConfig(name="everything", to=["chat"])]
     dispatcher = EventRecorder(book, Router(rules), Redactor([]), WorkerCounter(NO_REDIS))
 
-    def dispatch(*bodies: bytes) -> None:
+    def take_all(*bodies: bytes) -> None:
         for each in bodies:
-            dispatcher.dispatch([event(each)])
+            dispatch(dispatcher, [event(each)])
 
-    return dispatch
+    return take_all
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import Event, event_id
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
 from receiver.ledger import Ledger
-from receiver.ledger.events import count_copies
+from receiver.ledger.recording.write import count_copies
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.support.command import Said
 from tests.support.events import body

@@ -19,7 +19,7 @@ from receiver.ledger import Ledger
 from receiver.ledger.deliveries import claims, lanes
 from receiver.ledger.deliveries.claimed import Claimed
 from receiver.ledger.deliveries.fair_queue import ManyLanes, Rotation
-from receiver.ledger.events import NewDelivery
+from receiver.ledger.recording.write import NewDelivery
 from receiver.ledger.schema import submissions
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import SubmitOutcome

@@ -22,7 +22,7 @@ from receiver.cli.remote import RemoteClient
 from receiver.cli.tail import follow
 from receiver.errors import NoKey, NotStarted
 from receiver.ledger import Ledger
-from receiver.ledger.events import NewDelivery
+from receiver.ledger.recording.write import NewDelivery
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.support.ledger import new_event, record, with_tables
 

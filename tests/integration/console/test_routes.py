@@ -13,7 +13,7 @@ import pytest
 
 from receiver.api import trial
 from receiver.ledger import audit
-from receiver.ledger.events import NewDelivery
+from receiver.ledger.recording.write import NewDelivery
 from tests.servers.submitting import Submitting
 from tests.support.console import HOSTILE, Browser, forms, tags
 from tests.support.ledger import new_event, record

@@ -21,7 +21,6 @@ from receiver.config.destinations import RetryPolicy
 from receiver.delivery.callback_sink import CallbackSink
 from receiver.delivery.runner import SinkRunner
 from receiver.delivery.send_task import to_delivery
-from receiver.dispatch.dispatcher import Dispatcher
 from receiver.domain.api_key import derive, digest
 from receiver.domain.callback import key_in
 from receiver.domain.redaction import Redactor
@@ -34,6 +33,7 @@ from receiver.ledger.submissions.records import NewSubmission
 from receiver.routing.router import Router
 from tests.servers.http import Reply, ScriptedServer
 from tests.support import queries
+from tests.support.dispatching import dispatch, make_dispatcher
 from tests.support.events import body, event
 from tests.support.ledger import claim
 from tests.support.runners import run_out
@@ -61,7 +61,7 @@ def caller() -> Iterator[ScriptedServer]:
 def ended(ledger: Ledger, redis_url: str) -> Iterator[Callable[..., bytes]]:
     """Lets a run that a caller submitted come to its end; gives its body."""
     connection = redis.Redis.from_url(redis_url, socket_timeout=10)
-    dispatcher = Dispatcher(ledger, Router([]), Redactor([]), None, connection)  # type: ignore[arg-type]
+    dispatcher = make_dispatcher(ledger, Router([]), Redactor([]), None, connection)  # type: ignore[arg-type]
     key = api_keys.Key("a1", "app", digest(KEY), "rhk_a1", frozenset({"submit"}), "skyvern", None, 1.0)
     ledger.write(lambda c: api_keys.create(c, key))
 
@@ -79,7 +79,7 @@ def ended(ledger: Ledger, redis_url: str) -> Iterator[Callable[..., bytes]]:
         )
         ledger.write(lambda c: lifecycle.begin(c, submission, time.time()))
         content = body(run_id, **fields)
-        dispatcher.dispatch([event(content, submission_id=token)])
+        dispatch(dispatcher, [event(content, submission_id=token)])
         return content
 
     yield make

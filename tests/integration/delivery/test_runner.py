@@ -22,7 +22,7 @@ from receiver.domain import breaker
 from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.database_clock import DatabaseClock
 from receiver.ledger.deliveries import claims, lanes, recovery
-from receiver.ledger.events import NewDelivery
+from receiver.ledger.recording.write import NewDelivery
 from receiver.runtime.throttle import SharedRate
 from tests.servers.gate import Gate
 from tests.servers.http import Reply, ScriptedServer

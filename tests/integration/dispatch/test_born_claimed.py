@@ -26,6 +26,7 @@ from receiver.routing.route import RouteConfig, ToSink
 from tests.servers.gate import Gate, Mode
 from tests.servers.postgres import PostgresProcess
 from tests.support.button import press
+from tests.support.dispatching import dispatch
 from tests.support.ledger import claim, hand_back, with_tables
 from tests.support.runners import (
     EVERYTHING,
@@ -74,7 +75,7 @@ def test_what_a_runner_gets_is_what_the_ledger_has(ledger: Ledger, redis_url: st
     ops, batch = Taking(), BATCHES[name]
     routes = [BIG, EVERYTHING, RouteConfig(name="tests", to=["ops"], test=True)]
     # When events are dispatched that a runner of the process has room for
-    assert make_recorder(ledger, redis_url, *routes, redact=["password"], ops=ops).dispatch(batch) == []
+    assert dispatch(make_recorder(ledger, redis_url, *routes, redact=["password"], ops=ops), batch) == []
     # Then it gets each delivery as a claim of the ledger would bring it, and its sink is given the same
     assert {row["state"] for row in rows(ledger)} == {"sending"}
     hand_back(ledger, ops.taken)
@@ -95,7 +96,7 @@ def test_a_runner_gets_no_more_than_it_has_room_for(ledger: Ledger, redis_url: s
     ops, chat = Taking(places=3), Taking(places=100)
     route = RouteConfig(name="all", to=["ops", "chat", "elsewhere"])
     # When more is dispatched, then the first ones are its own, and it is told that there is more
-    assert make_recorder(ledger, redis_url, route, ops=ops, chat=chat).dispatch(events(5)) == ["elsewhere"]
+    assert dispatch(make_recorder(ledger, redis_url, route, ops=ops, chat=chat), events(5)) == ["elsewhere"]
     assert [each.run_id for each in ops.taken] == ["tsk_0", "tsk_1", "tsk_2"]
     assert (len(chat.taken), ops.pokes, chat.pokes) == (5, 1, 0)
     assert len(rows(ledger, sink="ops", state=["queued"])) == 2
@@ -110,7 +111,7 @@ def test_a_shut_sink_gets_nothing(ledger: Ledger, redis_url: str, shut: str) -> 
         gate = Lane("ops", "ops", breaker="open", failures=5, until=time.time() + 1000)
         ledger.write(lambda connection: lanes.put(connection, gate, 1.0))
     ops = Taking()
-    make_recorder(ledger, redis_url, ops=ops).dispatch(events(2))
+    dispatch(make_recorder(ledger, redis_url, ops=ops), events(2))
     assert ops.taken == []
     assert [(row["state"], row["attempts"]) for row in rows(ledger)] == [("queued", 0)] * 2
 
@@ -118,7 +119,7 @@ def test_a_shut_sink_gets_nothing(ledger: Ledger, redis_url: str, shut: str) -> 
 def test_what_waits_for_another_sink_is_not_handed_on(ledger: Ledger, redis_url: str) -> None:
     ops, archive = Taking(), Taking()
     route = RouteConfig(name="all", to=["archive", ToSink(sink="ops", after="archive")])
-    make_recorder(ledger, redis_url, route, ops=ops, archive=archive).dispatch(events())
+    dispatch(make_recorder(ledger, redis_url, route, ops=ops, archive=archive), events())
     assert (ops.taken, len(archive.taken), ops.pokes) == ([], 1, 0)
     assert {row["sink"]: row["state"] for row in rows(ledger)} == {"archive": "sending", "ops": "held"}
 
@@ -127,7 +128,7 @@ def test_what_was_recorded_before_is_not_handed_on_again(ledger: Ledger, redis_u
     ops = Taking()
     recorder = make_recorder(ledger, redis_url, ops=ops)
     for _ in range(2):
-        recorder.dispatch(events())
+        dispatch(recorder, events())
     assert len(ops.taken) == 1
 
 
@@ -142,7 +143,7 @@ def test_a_failed_transaction_hands_nothing_on(ledger: Ledger, redis_url: str, m
     with monkeypatch.context() as patch:
         patch.setattr(Ledger, "write", written)
         with pytest.raises(LedgerUnavailable):
-            make_recorder(ledger, redis_url, ops=ops).dispatch(events())
+            dispatch(make_recorder(ledger, redis_url, ops=ops), events())
     # Then nobody has the claim, which lapses, and spends nothing
     assert ops.taken == []
     assert ledger.write(lambda connection: recovery.lapse_claims(connection, ledger.now() + 16)) == 1
@@ -161,7 +162,7 @@ def test_deliveries_are_handed_on_once_after_a_lost_commit(
         ops = Taking()
         # Given a dispatcher whose request with COMMIT is lost, or the reply to it
         cut = gate.catch(b"COMMIT\0", how, after=b"INSERT INTO deliveries")
-        thread = threading.Thread(target=lambda: make_recorder(behind, redis_url, ops=ops).dispatch(events()))
+        thread = threading.Thread(target=lambda: dispatch(make_recorder(behind, redis_url, ops=ops), events()))
         thread.start()
         cut.wait()
         gate.forget()
@@ -205,7 +206,7 @@ def test_new_deliveries_are_sent_without_a_claim(
     recorder = make_recorder(ledger, redis_url, ops=it)
     # When events come one by one, and several at once, then they are delivered
     for count in (1, 2, 7):
-        recorder.dispatch(events(count))
+        dispatch(recorder, events(count))
         eventually(lambda n=count: all_delivered(ledger, n))  # type: ignore[misc]
         eventually(lambda: it.idle)
     assert_sent_once_each(ledger, sink, 7)
@@ -220,8 +221,8 @@ def test_slow_sink_leaves_the_rest_in_the_ledger(
     it = run(sink, concurrency=4)
     recorder = make_recorder(ledger, redis_url, ops=it)
     # When more comes, then it holds as much as it sends
-    recorder.dispatch(events(20))
-    recorder.dispatch(events(30))
+    dispatch(recorder, events(20))
+    dispatch(recorder, events(30))
     assert sum(row["state"] == "sending" for row in rows(ledger)) == 4
     assert len(it.owned()) == 4
     assert it.room() == 0
@@ -233,14 +234,14 @@ def test_slow_sink_leaves_the_rest_in_the_ledger(
 
 def test_new_deliveries_do_not_pass_a_backlog(ledger: Ledger, redis_url: str, run: Callable[..., SinkRunner]) -> None:
     # Given a runner that knows of a backlog
-    make_recorder(ledger, redis_url).dispatch(events(20))
+    dispatch(make_recorder(ledger, redis_url), events(20))
     release = threading.Event()
     sink = ScriptedSink(lambda delivery: (release.wait(60), accept(delivery))[1], timeout=120)
     it = SinkRunner(ledger, sink, POLICY, 4, redis.Redis.from_url(redis_url), "w")
     it.start()
     eventually(lambda: len(it.owned()) == 4)
     # When a new event comes, then it is queued behind that
-    make_recorder(ledger, redis_url, ops=it).dispatch(events(21)[20:])
+    dispatch(make_recorder(ledger, redis_url, ops=it), events(21)[20:])
     assert rows(ledger, run_id="tsk_20")[0]["state"] == "queued"
     release.set()
     eventually(lambda: all_delivered(ledger, 21))

@@ -20,6 +20,7 @@ from receiver.routing.route import RouteConfig
 from receiver.routing.router import Router
 from receiver.telemetry.workers import WorkerCounter
 from tests.support import queries, roads
+from tests.support.dispatching import dispatch
 from tests.support.ledger import claim
 
 NOW = time.time()
@@ -37,15 +38,15 @@ Told = Callable[[str], list[Mapping[str, Any]]]
 def take(request: pytest.FixtureRequest, ledger: Ledger) -> Take:
     dispatcher = EventRecorder(ledger, Router(ROUTES, completing=["rows"]), Redactor([]), WorkerCounter(NO_REDIS))
 
-    def dispatch(*bodies: Mapping[str, Any]) -> None:
+    def take_all(*bodies: Mapping[str, Any]) -> None:
         events = []
         for number, body in enumerate(bodies):
             content = json.dumps({**body, "modified_at": f"2026-11-25T10:00:{number:02d}.000001"}).encode()
             events.append(Event(event_id("s", content), "s", content, time.time(), "webhook"))
         for batch in [events] if request.param == "all at once" else [[each] for each in events]:
-            dispatcher.dispatch(batch)
+            dispatch(dispatcher, batch)
 
-    return dispatch
+    return take_all
 
 
 @pytest.fixture

@@ -16,14 +16,16 @@ import sqlalchemy as sa
 from receiver.dispatch.dispatcher import PART_BYTES, Dispatcher
 from receiver.domain.event import Event, event_id
 from receiver.domain.frame import FORGED, FRAME, MACS, NO_EVENT, UNKNOWN_SOURCE, EntryKeys, head_of, read_frame
+from receiver.domain.parsed_event import ParsedEvent
 from receiver.domain.parts import DISPATCH, PartBeat, deliver
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import parse
 from receiver.inbox.reader import InboxReader
 from receiver.inbox.stream import ASIDE, GROUP, STREAM
-from receiver.ledger import Ledger, LedgerDataError, audit, events, heartbeats, redis_losses, retention, runs
+from receiver.ledger import Ledger, LedgerDataError, audit, heartbeats, redis_losses, retention, runs
 from receiver.ledger.deliveries import claims
 from receiver.ledger.migrate import ensure_schema
+from receiver.ledger.recording import write
 from receiver.routing.route import RouteConfig
 from receiver.routing.router import Router
 from receiver.telemetry import workers
@@ -32,6 +34,7 @@ from tests.servers.gate import Gate
 from tests.servers.postgres import PostgresProcess
 from tests.support import queries
 from tests.support.button import RUN_IDS, press
+from tests.support.dispatching import dispatch, make_dispatcher
 from tests.support.events import body, count_parses, event
 from tests.support.inbox import append, taken_again
 from tests.support.ledger import event_body, with_tables
@@ -65,7 +68,7 @@ def make(ledger: Ledger, redis_url: str) -> Iterator[Make]:
             reader = InboxReader(connection, name, keys)
             return stack.enter_context(
                 contextlib.closing(
-                    Dispatcher(on, Router(routes), redactor or Redactor([]), reader, connection, **options)
+                    make_dispatcher(on, Router(routes), redactor or Redactor([]), reader, connection, **options)
                 )
             )
 
@@ -104,11 +107,11 @@ def once() -> Callable[[], bool]:
 
 def test_unreadable_event_is_not_compared(dispatcher: Dispatcher, ledger: Ledger) -> None:
     # Given an event that names its run and can't be understood
-    dispatcher.dispatch([event(json.dumps({"run_id": "tsk_1"}).encode())])
+    dispatch(dispatcher, [event(json.dumps({"run_id": "tsk_1"}).encode())])
 
     # When the run's result comes, and again with files signed anew
     files = [[{"filename": "a", "checksum": "c", "url": f"https://x/?sig={each}"}] for each in "12"]
-    dispatcher.dispatch([event(body("tsk_1", downloaded_files=each)) for each in files])
+    dispatch(dispatcher, [event(body("tsk_1", downloaded_files=each)) for each in files])
 
     assert dispositions(ledger) == [("unreadable", True), ("new", False), ("repeat", False)]
 
@@ -118,13 +121,13 @@ def test_same_body_again_is_counted_once_each(make: Make, ledger: Ledger) -> Non
     dispatcher = make(routes=WITH_TESTS)
     for first in (event(body("tsk_1")), event(press())):
         again = [dataclasses.replace(first, received_at=first.received_at + n) for n in (1, 2, 3)]
-        dispatcher.dispatch([first])
+        dispatch(dispatcher, [first])
 
         # When each comes again: together, once more, read from the inbox twice, and as the answer to a poll
-        dispatcher.dispatch([first, *again[:2]])
-        dispatcher.dispatch(again[:2])
-        dispatcher.dispatch([again[2]])
-        dispatcher.dispatch([dataclasses.replace(again[2], received_at=first.received_at + 4, via="poll")])
+        dispatch(dispatcher, [first, *again[:2]])
+        dispatch(dispatcher, again[:2])
+        dispatch(dispatcher, [again[2]])
+        dispatch(dispatcher, [dataclasses.replace(again[2], received_at=first.received_at + 4, via="poll")])
 
     # Then the three webhooks are counted, and nothing else is recorded
     rows = ledger.read(lambda connection: queries.list_events(connection, queries.Filter()))
@@ -167,7 +170,7 @@ def test_older_copy_of_redis_is_recorded_as_a_loss(
     # one before that
     now = time.time()
     ledger.write(lambda it: heartbeats.put(it, PartBeat("d", DISPATCH, "host", 1, "1", "", now - 7200)))
-    dispatcher.dispatch([dataclasses.replace(event(body("tsk_1")), received_at=now + ahead)])
+    dispatch(dispatcher, [dataclasses.replace(event(body("tsk_1")), received_at=now + ahead)])
     read_last(redis_url, now - age)
 
     # When the dispatcher starts, and starts again
@@ -245,10 +248,10 @@ def test_batch_of_a_killed_dispatcher_is_recorded_once(dispatcher: Dispatcher, l
     reader = InboxReader(client, "killed")
     reader.ensure()
     taken = reader.read()
-    dispatcher.dispatch([entry.event for entry in taken if entry.event])  # committed, never acknowledged
+    dispatch(dispatcher, [entry.event for entry in taken if entry.event])  # committed, never acknowledged
 
     reclaimed = taken_again(client, "d2")
-    dispatcher.dispatch([entry.event for entry in reclaimed if entry.event])
+    dispatch(dispatcher, [entry.event for entry in reclaimed if entry.event])
 
     assert len(reclaimed) == 2
     assert deliveries(ledger) == {"tsk_1": ["archive", "results"], "tsk_2": ["archive", "results"]}
@@ -261,8 +264,8 @@ def test_only_new_results_are_routed(dispatcher: Dispatcher, ledger: Ledger) -> 
     older = body("wr_1", "failed", modified_at="2026-01-01T00:00:01")
     interim = body("wr_2", "failed", retry_pending=True)
 
-    dispatcher.dispatch([event(first)])
-    dispatcher.dispatch([event(again), event(older), event(interim), event(b"not json")])
+    dispatch(dispatcher, [event(first)])
+    dispatch(dispatcher, [event(again), event(older), event(interim), event(b"not json")])
 
     assert dispositions(ledger) == [
         ("new", False),
@@ -277,15 +280,15 @@ def test_only_new_results_are_routed(dispatcher: Dispatcher, ledger: Ledger) -> 
 def test_output_that_comes_after_a_later_null_is_routed(dispatcher: Dispatcher, ledger: Ledger) -> None:
     null, said = body("wr_1", "canceled", modified_at="2026-01-01T00:00:03"), {"a": 1}
     output = body("wr_1", "canceled", modified_at="2026-01-01T00:00:02", output=said)
-    dispatcher.dispatch([event(null)])
-    dispatcher.dispatch([event(output)])
+    dispatch(dispatcher, [event(null)])
+    dispatch(dispatcher, [event(output)])
     assert dispositions(ledger) == [("new", False), ("new", False)]
     result = ledger.read(lambda connection: runs.result(connection, "skyvern", "wr_1"))
     assert result is not None
     assert result.body == output
     # And output of an older status is routed too, though the run's status stays
-    dispatcher.dispatch([event(body("wr_2", "canceled", modified_at="2026-01-01T00:00:03"))])
-    dispatcher.dispatch([event(body("wr_2", modified_at="2026-01-01T00:00:02", output=said))])
+    dispatch(dispatcher, [event(body("wr_2", "canceled", modified_at="2026-01-01T00:00:03"))])
+    dispatch(dispatcher, [event(body("wr_2", modified_at="2026-01-01T00:00:02", output=said))])
     assert dispositions(ledger)[2:] == [("new", False), ("new", False)]
     result = ledger.read(lambda connection: runs.result(connection, "skyvern", "wr_2"))
     assert result is not None
@@ -301,9 +304,9 @@ def test_test_webhooks_go_only_to_routes_for_tests(
 
     # When the button is pressed ten times, and once for a workflow, some of them in one batch
     presses = [event(press("task", number)) for number in range(10)]
-    sinks = dispatcher.dispatch(presses[:1])
+    sinks = dispatch(dispatcher, presses[:1])
     for batch in (presses[1:4], presses[4:], [event(press("workflow"))], presses[:1]):
-        dispatcher.dispatch(batch)
+        dispatch(dispatcher, batch)
 
     # Then the tenth is as the first, the workflow's goes nowhere, and one that comes again is none
     assert sinks == ["ops"]
@@ -318,8 +321,8 @@ def test_test_webhooks_go_only_to_routes_for_tests(
 
 def test_test_webhook_is_not_a_result_of_a_real_run(dispatcher: Dispatcher, ledger: Ledger) -> None:
     # Given a press for a chosen run, that the run's result follows, and another press
-    dispatcher.dispatch([event(press("task", 1, run_id="tsk_1"))])
-    dispatcher.dispatch([event(body("tsk_1", "failed", failure_reason="x")), event(press("task", 2, run_id="tsk_1"))])
+    dispatch(dispatcher, [event(press("task", 1, run_id="tsk_1"))])
+    dispatch(dispatcher, [event(body("tsk_1", "failed", failure_reason="x")), event(press("task", 2, run_id="tsk_1"))])
 
     # Then the result is new, routed, and what the run has
     assert [each for each, _ in dispositions(ledger)] == ["test", "new", "test"]
@@ -331,17 +334,17 @@ def test_test_webhook_is_not_a_result_of_a_real_run(dispatcher: Dispatcher, ledg
         event(body("tsk_1", "failed", failure_reason="x")).id,
     )
     # And what says the same as it later is a repeat, whatever the tests said
-    dispatcher.dispatch([event(body("tsk_1", "failed", failure_reason="x", modified_at="2027-01-01T00:00:00"))])
+    dispatch(dispatcher, [event(body("tsk_1", "failed", failure_reason="x", modified_at="2027-01-01T00:00:00"))])
     assert dispositions(ledger)[-1] == ("repeat", False)
 
 
 def test_test_webhook_of_an_erased_run_keeps_no_body(ledger: Ledger, make: Make) -> None:
     # Given a route for tests, and a run that was erased
     dispatcher = make(WITH_TESTS[-1:])
-    dispatcher.dispatch([event(body("tsk_1", run_type="task_v2"))])
+    dispatch(dispatcher, [event(body("tsk_1", run_type="task_v2"))])
     ledger.write(lambda it: retention.erase(it, ("skyvern", "tsk_1"), "ada", ledger.now()))
     # When the button is pressed for it, and for another run
-    dispatcher.dispatch([event(press("task", 1, run_id="tsk_1")), event(press("task", 2, run_id="tsk_2"))])
+    dispatch(dispatcher, [event(press("task", 1, run_id="tsk_1")), event(press("task", 2, run_id="tsk_2"))])
     # Then only the other test is kept and sent
     rows = ledger.read(lambda connection: queries.list_events(connection, queries.Filter()))
     assert {(row["run_id"], row["disposition"], row["size"] > 0) for row in rows} == {
@@ -353,7 +356,7 @@ def test_test_webhook_of_an_erased_run_keeps_no_body(ledger: Ledger, make: Make)
 
 
 def test_rule_that_cannot_be_evaluated_does_not_match(dispatcher: Dispatcher, ledger: Ledger) -> None:
-    dispatcher.dispatch([event(body("tsk_1", output={"total": "many"}))])
+    dispatch(dispatcher, [event(body("tsk_1", output={"total": "many"}))])
 
     (row,) = ledger.read(lambda connection: queries.list_events(connection, queries.Filter()))
     assert row["problem"].startswith("route big ")
@@ -387,7 +390,7 @@ def test_rule_that_cannot_be_evaluated_does_not_match(dispatcher: Dispatcher, le
 def test_one_bad_body_is_kept_and_stops_none_of_its_neighbours(
     dispatcher: Dispatcher, ledger: Ledger, bad: bytes
 ) -> None:
-    dispatcher.dispatch([event(body("before")), event(bad), event(body("after"))])
+    dispatch(dispatcher, [event(body("before")), event(bad), event(body("after"))])
 
     kept = deliveries(ledger)
     assert kept["before"] == kept["after"] == ["archive", "results"]
@@ -396,7 +399,7 @@ def test_one_bad_body_is_kept_and_stops_none_of_its_neighbours(
 
 def refuse(monkeypatch: pytest.MonkeyPatch, run_id: str, error: Exception) -> None:
     """Let the recording of a batch with that run fail: those values that are known to do so are cleaned before."""
-    real = events.record
+    real = write.write
 
     def picky(*given: Any, **more: Any) -> Any:
         batch = next(each for each in given if isinstance(each, list))
@@ -404,14 +407,14 @@ def refuse(monkeypatch: pytest.MonkeyPatch, run_id: str, error: Exception) -> No
             raise error
         return real(*given, **more)
 
-    monkeypatch.setattr(events, "record", picky)
+    monkeypatch.setattr(write, "write", picky)
 
 
 def test_refused_batch_is_halved_until_the_culprit_is_marked(
     dispatcher: Dispatcher, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refuse(monkeypatch, "tsk_5", LedgerDataError("DataError"))
-    dispatcher.dispatch([event(body(f"tsk_{n}")) for n in range(8)])
+    dispatch(dispatcher, [event(body(f"tsk_{n}")) for n in range(8)])
 
     assert sorted(deliveries(ledger)) == [f"tsk_{n}" for n in range(8) if n != 5]
     marked = ledger.read(lambda connection: queries.list_events(connection, queries.Filter()))
@@ -444,7 +447,7 @@ def test_body_that_fails_to_parse_stops_no_neighbour(
     dispatcher = make(redactor=Broken([]))
     bad = event(body("tsk_bad"))
 
-    dispatcher.dispatch([event(body("tsk_1")), bad, event(body("tsk_2"))])
+    dispatch(dispatcher, [event(body("tsk_1")), bad, event(body("tsk_2"))])
 
     assert sorted(deliveries(ledger)) == ["tsk_1", "tsk_2"]
     rows = ledger.read(lambda connection: queries.list_events(connection, queries.Filter()))
@@ -458,7 +461,7 @@ def test_body_that_fails_to_parse_stops_no_neighbour(
 def test_what_is_redacted_never_reaches_the_ledger(dispatcher: Dispatcher, ledger: Ledger) -> None:
     content = body("tsk_1", output={"secret": "hunter2", "n": 1})
 
-    dispatcher.dispatch([event(content)])
+    dispatch(dispatcher, [event(content)])
 
     stored = event_body(ledger, event(content).id)
     assert stored is not None
@@ -491,15 +494,15 @@ def test_large_bodies_are_recorded_in_parts(
     large = "x" * (2 * PART_BYTES // 5)
     append(redis_url, *(event(body(f"tsk_{n}", output=large)) for n in range(6)), event(body("tsk_6")))
     parts: list[list[str]] = []
-    dispatch = dispatcher.dispatch
+    record = dispatcher.recorder.record
 
-    def watched(events: Sequence[Event]) -> list[str]:
-        parts.append([json.loads(each.body)["run_id"] for each in events])
+    def watched(batch: Sequence[ParsedEvent]) -> list[str]:
+        parts.append([each.run.run_id for each in batch])
         if len(parts) == 3:
             raise KeyboardInterrupt
-        return dispatch(events)
+        return record(batch)
 
-    monkeypatch.setattr(dispatcher, "dispatch", watched)
+    monkeypatch.setattr(dispatcher.recorder, "record", watched)
     with pytest.raises(KeyboardInterrupt):
         dispatcher.run(once())
     # Then what came before is in the ledger and out of the inbox
@@ -627,7 +630,7 @@ def test_failed_recording_leaves_the_inbox_as_it_was(
 
     append(redis_url, event(body("tsk_1")), event(body("tsk_2")))
     with monkeypatch.context() as patch:
-        patch.setattr(dispatcher, "record", broken)
+        patch.setattr(dispatcher.recorder, "record", broken)
         with pytest.raises(sa.exc.ProgrammingError):
             dispatcher.run(once())
     dispatcher.run(once())
@@ -651,7 +654,7 @@ def test_body_too_large_for_memory_is_routed_by_its_facts(
     assert problem.startswith(parse(large).note)
     # And the same again is known as such, with other URLs too
     again = body("tsk_large", "failed", output=[[]] * 2_500_000, failure_reason="because", recording_url="https://x/2")
-    dispatcher.dispatch([event(again)])
+    dispatch(dispatcher, [event(again)])
     assert dispositions(ledger)[-1][0] == "update"
 
 

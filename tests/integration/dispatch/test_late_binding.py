@@ -17,12 +17,14 @@ from receiver.dispatch.dispatcher import Dispatcher
 from receiver.dispatch.late_binding import LateBinding
 from receiver.domain.redaction import Redactor
 from receiver.domain.submission import SubmissionMove
-from receiver.ledger import Connection, Ledger, events
+from receiver.ledger import Connection, Ledger
+from receiver.ledger.recording import write
 from receiver.ledger.schema import runs
 from receiver.ledger.submissions import lifecycle, records
 from receiver.ledger.submissions.lifecycle import OutcomeRecorded, SubmitOutcome
 from receiver.ledger.submissions.records import NewSubmission
 from receiver.routing.router import Router
+from tests.support.dispatching import dispatch
 from tests.support.events import body, event
 from tests.support.labels import ROUTES, make_dispatcher
 from tests.support.ledger import new_event, states, wait_until_blocked
@@ -64,7 +66,7 @@ def test_webhook_during_the_response_is_routed_as_submitted(
 
         def answered(connection: Connection) -> Future[list[str]]:
             answer(connection)
-            recording = pool.submit(dispatcher.dispatch, [event(body("tsk_1"))])
+            recording = pool.submit(dispatch, dispatcher, [event(body("tsk_1"))])
             wait_until_blocked(ledger, recording)
             return recording
 
@@ -85,8 +87,8 @@ def test_response_during_the_webhook_adds_missing_deliveries(
 
         def in_its_way(connection: Connection) -> tuple[Future[list[str]], Future[OutcomeRecorded]]:
             # Given a recording that has looked for a submission and made the run, and waits for its event's row
-            events.record(connection, [new_event("tsk_0")._replace(event=webhook)], time.time())
-            recording = pool.submit(dispatcher.dispatch, [webhook])
+            write.write(connection, [new_event("tsk_0")._replace(event=webhook)], (), time.time())
+            recording = pool.submit(dispatch, dispatcher, [webhook])
             wait_until_blocked(ledger, recording)
             # When the answer comes
             answering = pool.submit(ledger.write, answer)
@@ -121,11 +123,11 @@ def found_by_its_token(_: Dispatcher, ledger: Ledger) -> Collection[str] | None:
 
 
 def told_again_with_its_token(dispatcher: Dispatcher, _: Ledger) -> Collection[str] | None:
-    return dispatcher.dispatch([event(body("tsk_1", step_count=3), submission_id="sub_1")])
+    return dispatch(dispatcher, [event(body("tsk_1", step_count=3), submission_id="sub_1")])
 
 
 def sent_again_with_its_token(dispatcher: Dispatcher, _: Ledger) -> Collection[str] | None:
-    return dispatcher.dispatch([event(body("tsk_1"), submission_id="sub_1")])
+    return dispatch(dispatcher, [event(body("tsk_1"), submission_id="sub_1")])
 
 
 Learn = Callable[[Dispatcher, Ledger], Collection[str] | None]
@@ -138,8 +140,8 @@ def test_late_binding_adds_each_missing_delivery_once(
 ) -> None:
     # Given a run that was tried again, and has ended; all of which came by webhooks without its token
     trying = event(body("tsk_1", "failed", attempt=1, retry_pending=True))
-    dispatcher.dispatch([trying])
-    dispatcher.dispatch([event(body("tsk_1"))])
+    dispatch(dispatcher, [trying])
+    dispatch(dispatcher, [event(body("tsk_1"))])
     assert {key: state for key, state in states(ledger).items() if "results" not in key} == {}
     # When it turns out whose run it is
     woken = learn(dispatcher, ledger)
@@ -151,14 +153,14 @@ def test_late_binding_adds_each_missing_delivery_once(
     rows = sinks_by_event(ledger)
     assert rows.count((trying.id, "callback")) == 0
     # And when it comes again, nobody is told twice
-    dispatcher.dispatch([event(body("tsk_1"), submission_id="sub_1")])
+    dispatch(dispatcher, [event(body("tsk_1"), submission_id="sub_1")])
     assert sinks_by_event(ledger) == rows
 
 
 def test_late_binding_in_a_mixed_batch_wakes_the_sinks(dispatcher: Dispatcher, submitted: None) -> None:
-    dispatcher.dispatch([event(body("tsk_1"))])
+    dispatch(dispatcher, [event(body("tsk_1"))])
     news = event(body("tsk_1", step_count=3), submission_id="sub_1")  # which says the same, and goes nowhere itself
-    woken = dispatcher.dispatch([*(event(body(f"tsk_{number}")) for number in (2, 3, 4)), news])
+    woken = dispatch(dispatcher, [*(event(body(f"tsk_{number}")) for number in (2, 3, 4)), news])
     assert woken == ["billing", "callback", "results"]
 
 
@@ -195,8 +197,8 @@ def test_concurrent_responses_and_webhooks_deliver_once(postgres_ledger: Ledger,
         while chance:
             batch, chance = chance[: 1 + chance[0] % 3], chance[1 + chance[0] % 3 :]
             tokens = [f"sub_{number}" if number % 3 else "" for number in batch]
-            it.dispatch(
-                [event(body(f"tsk_{each}"), submission_id=token) for each, token in zip(batch, tokens, strict=True)]
+            dispatch(
+                it, [event(body(f"tsk_{each}"), submission_id=token) for each, token in zip(batch, tokens, strict=True)]
             )
 
     # When all are at it

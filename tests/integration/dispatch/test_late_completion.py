@@ -14,7 +14,6 @@ import sqlalchemy as sa
 from handlers.contract import Delivery
 from receiver.config.destinations import RetryPolicy
 from receiver.delivery.send_task import to_delivery
-from receiver.dispatch.dispatcher import Dispatcher
 from receiver.dispatch.late_binding import LateBinding
 from receiver.domain.callback import CALLBACK
 from receiver.domain.delivery import DeliveryMove
@@ -31,6 +30,7 @@ from receiver.ledger.submissions.records import NewSubmission
 from receiver.routing.route import RouteConfig
 from receiver.routing.router import Router
 from tests.support import roads
+from tests.support.dispatching import dispatch, make_dispatcher
 from tests.support.ledger import beside, claim, settle
 from tests.support.results_db import ResultsDb
 from tests.support.runners import Taking
@@ -78,7 +78,7 @@ class Account:
     def dispatch_to(self, **runners: Any) -> None:
         """Dispatch with these runners from now on."""
         redis: Any = None
-        self.dispatcher = Dispatcher(
+        self.dispatcher = make_dispatcher(
             self.ledger, self._router, Redactor(REDACTED), redis, redis, lambda _: True, runners
         )
 
@@ -113,7 +113,7 @@ class Account:
 
     def take(self, body: Mapping[str, Any], via: Via = "webhook", token: str = "") -> None:
         content = json.dumps(body).encode()
-        self.dispatcher.dispatch([Event(event_id("s", content), "s", content, time.time(), via, token)])
+        dispatch(self.dispatcher, [Event(event_id("s", content), "s", content, time.time(), via, token)])
 
     def claim(self, sink: str) -> list[Claimed]:
         """Claim what is due, as a deliverer does, with the bodies as they are now."""

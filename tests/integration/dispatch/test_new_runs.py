@@ -19,13 +19,14 @@ from receiver.domain.redaction import Redactor
 from receiver.domain.submission import SubmissionMove
 from receiver.inbox.reader import InboxReader
 from receiver.ledger import Ledger, retention, run_polls
-from receiver.ledger import events as recording
+from receiver.ledger.recording import write as recording
 from receiver.ledger.schema import deliveries, events, runs, to_index
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
 from receiver.ledger.submissions.records import NewSubmission
 from receiver.routing.route import RouteConfig
 from receiver.routing.router import Router, RunView, Verdict
+from tests.support.dispatching import dispatch, make_dispatcher
 from tests.support.events import body, event
 from tests.support.hostile import hostile_bodies
 from tests.support.ledger import states, with_tables
@@ -50,7 +51,7 @@ def router() -> Picky:
 @pytest.fixture
 def dispatcher(ledger: Ledger, redis_url: str, router: Picky) -> Iterator[Dispatcher]:
     connection = redis.Redis.from_url(redis_url, socket_timeout=10)
-    it = Dispatcher(ledger, router, Redactor([]), InboxReader(connection, "d1"), connection)
+    it = make_dispatcher(ledger, router, Redactor([]), InboxReader(connection, "d1"), connection)
     yield it
     it.close()
 
@@ -71,8 +72,8 @@ def unreadable(ledger: Ledger) -> list[tuple[Any, ...]]:
 def test_each_new_run_is_queued_for_the_index(dispatcher: Dispatcher, ledger: Ledger, count: int) -> None:
     # When so many new runs are recorded, and one of them once more
     run_ids = [f"tsk_{number}" for number in range(count)]
-    dispatcher.dispatch([event(body(run_id)) for run_id in run_ids])
-    dispatcher.dispatch([event(body("tsk_0", "failed"))])
+    dispatch(dispatcher, [event(body(run_id)) for run_id in run_ids])
+    dispatch(dispatcher, [event(body("tsk_0", "failed"))])
     # Then the outbox has their changes in order
     query = sa.select(to_index.c.run_id).order_by(to_index.c.seq)
     assert ledger.read(lambda connection: connection.execute(query).scalars().all()) == [*run_ids, "tsk_0"]
@@ -84,15 +85,15 @@ def test_run_whose_only_event_failed_to_route_has_not_ended(
     """Else nobody would ask Skyvern for it, and its result would go nowhere."""
     router.bad = "tsk_1"
     bad = event(body("tsk_1", title="One"))
-    dispatcher.dispatch([bad, event(body("tsk_2"))])
+    dispatch(dispatcher, [bad, event(body("tsk_2"))])
     assert unreadable(ledger) == [(bad.id, bad.body, "could not be read: ZeroDivisionError")]
-    assert row(ledger, "tsk_1") == ("", 0, "", False, None)
+    assert ledger.read(lambda it: it.scalars(sa.select(runs.c.run_id)).all()) == ["tsk_2"]
     assert row(ledger, "tsk_2")[1:4] == (1, "completed", True)
 
     router.bad = ""
     again = event(body("tsk_1", title="One", step_count=2))
 
-    assert dispatcher.dispatch([again]) == ["results"]
+    assert dispatch(dispatcher, [again]) == ["results"]
     assert row(ledger, "tsk_1") == (again.id, 1, "completed", True, "One")
 
 
@@ -101,8 +102,8 @@ def test_retried_transaction_keeps_permission_to_poll_again(
 ) -> None:
     # Given a source that may be polled once more, and a transaction whose first try fails at its end
     connection = redis.Redis.from_url(redis_url, socket_timeout=10)
-    allowed, errors, record = iter([True]), [psycopg.errors.SerializationFailure()], recording.record
-    it = Dispatcher(
+    allowed, errors, record = iter([True]), [psycopg.errors.SerializationFailure()], recording.write
+    it = make_dispatcher(
         ledger, router, Redactor([]), InboxReader(connection, "d1"), connection, lambda _: next(allowed, False)
     )
 
@@ -112,10 +113,10 @@ def test_retried_transaction_keeps_permission_to_poll_again(
             raise sa_exc.OperationalError("", {}, errors.pop())
         return found
 
-    monkeypatch.setattr(recording, "record", failing_once)
+    monkeypatch.setattr(recording, "write", failing_once)
     # When two tasks end without their request
-    assert it.dispatch([event(body("tsk_1", run_request=None), via="webhook")]) == ["results"]
-    it.dispatch([event(body("tsk_2", run_request=None), via="webhook")])
+    assert dispatch(it, [event(body("tsk_1", run_request=None), via="webhook")]) == ["results"]
+    dispatch(it, [event(body("tsk_2", run_request=None), via="webhook")])
     # Then the first one is polled once more, and only that one
     assert errors == []
     due = ledger.write(lambda each: run_polls.lease_due(each, "skyvern", time.time() + 3600, 10))
@@ -137,13 +138,13 @@ def test_known_runs_are_recognized_among_new_ones(dispatcher: Dispatcher, ledger
     """Given a run with an event, one that was submitted and whose webhook comes without its token, and one whose end
     Skyvern's list has shown, when their events come with that of a new run, then each is recorded as it is alone."""
     first = event(body("tsk_1"))
-    dispatcher.dispatch([first])
+    dispatch(dispatcher, [first])
     submitted(ledger, "sub_1", "tsk_2")
     ledger.write(lambda connection: run_polls.note_end(connection, "skyvern", "tsk_3", time.time() - 60))
 
     batch = [event(body(run_id, step_count=2)) for run_id in ("tsk_1", "tsk_2", "tsk_3", "tsk_4")]
     others = [event(body(f"wr_{number}")) for number in range(beside)]
-    assert dispatcher.dispatch([*others[:7], *batch, *others[7:]]) == ["results"]
+    assert dispatch(dispatcher, [*others[:7], *batch, *others[7:]]) == ["results"]
 
     it = events.c
     query = sa.select(it.run_id, it.disposition, runs.c.labels, runs.c.events, runs.c.noted_at.is_not(None))
@@ -161,17 +162,17 @@ def test_known_runs_are_recognized_among_new_ones(dispatcher: Dispatcher, ledger
 
 @pytest.mark.parametrize("beside", [0, 20])
 def test_removed_run_still_belongs_to_its_submission(dispatcher: Dispatcher, ledger: Ledger, beside: int) -> None:
-    """Given a run that was submitted, and of which retention has left the submission alone, when its webhook is sent
-    again with those of new runs, then it is that submission's, with its labels."""
+    """Given a submitted run whose events retention has removed, but not its submission, when its webhook is sent again
+    with those of new runs, then it belongs to that submission, with its labels."""
     submitted(ledger, "sub_1", "tsk_1")
-    dispatcher.dispatch([event(body("tsk_1"))])
+    dispatch(dispatcher, [event(body("tsk_1"))])
     ledger.write(lambda it: it.execute(sa.update(deliveries).values(state="delivered")))
     later = time.time() + 60
     assert ledger.write(lambda it: retention.remove(it, later)).rows == 1
-    assert ledger.read(lambda it: it.execute(sa.select(runs.c.run_id)).all()) == []
+    assert row(ledger, "tsk_1") == ("", 0, "", False, None)
 
     others = [event(body(f"wr_{number}")) for number in range(beside)]
-    assert dispatcher.dispatch([*others, event(body("tsk_1", step_count=2))]) == ["results"]
+    assert dispatch(dispatcher, [*others, event(body("tsk_1", step_count=2))]) == ["results"]
 
     query = sa.select(runs.c.submission_id, runs.c.labels, runs.c.events).where(runs.c.run_id == "tsk_1")
     found = ledger.read(lambda it: it.execute(query).one())
@@ -208,9 +209,9 @@ def test_batch_size_and_database_do_not_change_what_is_recorded(
     found: list[list[Any]] = []
     # When they come alone, a few or many at a time, on each database
     for ledger, size in itertools.product((lite, postgres_ledger), (256, 1, 4)):
-        it = Dispatcher(ledger, router, Redactor([]), InboxReader(connection, "d1"), connection)
+        it = make_dispatcher(ledger, router, Redactor([]), InboxReader(connection, "d1"), connection)
         for at in range(0, len(made), size):
-            it.dispatch(made[at : at + size])
+            dispatch(it, made[at : at + size])
         found.append([rows_of(ledger, table) for table in (runs, events, deliveries)])
         ledger.write(lambda it: [it.execute(sa.delete(each)) for each in (deliveries, events, runs)])
     # Then each of them is there, and the tables say the same

@@ -19,6 +19,7 @@ from receiver.ledger.schema import deliveries, events, runs
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
 from receiver.ledger.submissions.records import NewSubmission
+from tests.support.dispatching import dispatch
 from tests.support.runners import Taking, address, make_recorder
 
 DISPATCHERS = 3
@@ -55,7 +56,7 @@ def submit(ledger: Ledger) -> None:
     ledger.write(record)
 
 
-def dispatch(url: str, redis_url: str, runner: Taking, found: Sequence[Event]) -> None:
+def dispatch_all(url: str, redis_url: str, runner: Taking, found: Sequence[Event]) -> None:
     """Dispatch the events in an order and in batches of its own, with room for most of them."""
     chance, left = random.Random(runner.owner), list(found)
     chance.shuffle(left)
@@ -65,7 +66,7 @@ def dispatch(url: str, redis_url: str, runner: Taking, found: Sequence[Event]) -
             size = chance.choice([1, 1, 2, 4, 8, 12])
             batch, left = left[:size], left[size:]
             runner.places = chance.choice([0, 5, 32])
-            recorder.dispatch(batch)
+            dispatch(recorder, batch)
 
 
 def test_same_events_at_several_dispatchers_are_recorded_once(postgres_ledger: Ledger, redis_url: str) -> None:
@@ -73,7 +74,7 @@ def test_same_events_at_several_dispatchers_are_recorded_once(postgres_ledger: L
     submit(postgres_ledger)
     found, url = some_events(random.Random(7)), address(postgres_ledger)
     runners = [Taking(f"w{number}") for number in range(DISPATCHERS)]
-    threads = [threading.Thread(target=dispatch, args=(url, redis_url, each, found)) for each in runners]
+    threads = [threading.Thread(target=dispatch_all, args=(url, redis_url, each, found)) for each in runners]
     # When all are at it at once
     for thread in threads:
         thread.start()

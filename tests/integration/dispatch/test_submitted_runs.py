@@ -28,6 +28,7 @@ from receiver.ledger.submissions.lifecycle import SubmitOutcome
 from receiver.ledger.submissions.records import NewSubmission
 from receiver.routing.route import RouteConfig
 from receiver.routing.router import Router
+from tests.support.dispatching import dispatch, make_dispatcher
 from tests.support.events import body, event
 from tests.support.ledger import wait_until_blocked
 from tests.support.runners import Taking, make_recorder
@@ -67,7 +68,7 @@ def result(number: int, status: str = "completed", **fields: Any) -> Event:
 def dispatching(ledger: Ledger, redis_url: str) -> Dispatcher:
     connection = redis.Redis.from_url(redis_url, socket_timeout=10)
     reader = InboxReader(connection, "d1")
-    return Dispatcher(ledger, Router(ROUTES), Redactor([]), reader, connection, lambda _: True)
+    return make_dispatcher(ledger, Router(ROUTES), Redactor([]), reader, connection, lambda _: True)
 
 
 @pytest.fixture
@@ -107,7 +108,7 @@ def test_batch_size_does_not_change_results_of_submitted_runs(dispatcher: Dispat
         for number in range(20):
             submit(ledger, number, **asked[number % 4])
         for at in range(0, len(made), size):
-            dispatcher.dispatch(made[at : at + size])
+            dispatch(dispatcher, made[at : at + size])
         found[size] = [rows_of(ledger, each) for each in tables]
         ledger.write(lambda it: [it.execute(sa.delete(each)) for each in tables])
     # Then the tables say the same
@@ -128,8 +129,8 @@ def test_batch_size_does_not_change_results_of_submitted_runs(dispatcher: Dispat
 
 def told_by_another(ledger: Ledger, status: str = "completed") -> None:
     connection = redis.Redis()  # which it does not use
-    other = Dispatcher(ledger, Router(ROUTES), Redactor([]), InboxReader(connection, "d2"), connection)
-    other.dispatch([event(body("tsk_0", status, step_count=7))])
+    other = make_dispatcher(ledger, Router(ROUTES), Redactor([]), InboxReader(connection, "d2"), connection)
+    dispatch(other, [event(body("tsk_0", status, step_count=7))])
 
 
 def test_late_event_of_a_cancelled_run_keeps_its_last_poll(dispatcher: Dispatcher, ledger: Ledger) -> None:
@@ -137,7 +138,7 @@ def test_late_event_of_a_cancelled_run_keeps_its_last_poll(dispatcher: Dispatche
     submit(ledger, 0)
     told_by_another(ledger, "canceled")
 
-    dispatcher.dispatch([result(0, "running")])
+    dispatch(dispatcher, [result(0, "running")])
 
     (row,) = rows_of(ledger, submissions)
     assert row["due_in"] == round(AFTER_CANCEL / 100)
@@ -158,7 +159,7 @@ def test_submissions_are_locked_in_one_order(postgres_ledger: Ledger, redis_url:
 
         def in_its_way(connection: Connection) -> Future[list[str]]:
             lock(connection, "sub_10")
-            dispatching = pool.submit(dispatcher.dispatch, made)
+            dispatching = pool.submit(dispatch, dispatcher, made)
             wait_until_blocked(postgres_ledger, dispatching)
             lock(connection, "sub_19")
             return dispatching
@@ -179,10 +180,10 @@ def test_the_same_event_again_changes_nothing(dispatcher: Dispatcher, ledger: Le
     """Its dispatcher was killed between commit and acknowledgement."""
     submit(ledger, 1)
     first = result(1)
-    dispatcher.dispatch([first])
+    dispatch(dispatcher, [first])
     before = [rows_of(ledger, each) for each in (runs, events, deliveries, submissions)]
 
-    assert dispatcher.dispatch([first]) == []
+    assert dispatch(dispatcher, [first]) == []
 
     assert [rows_of(ledger, each) for each in (runs, events, deliveries, submissions)] == before
 
@@ -195,7 +196,7 @@ def test_webhook_of_a_resubmitted_run_goes_to_its_first_caller(dispatcher: Dispa
     submit(ledger, 1)
     submit(ledger, 2, labels={CHAIN: "tsk_1"}, key_id="k2")
     # When its result comes
-    dispatcher.dispatch([result(2)])
+    dispatch(dispatcher, [result(2)])
     # Then the webhook waits in the lane of that caller
     query = sa.select(deliveries.c.lane).where(deliveries.c.sink == CALLBACK)
     assert ledger.read(lambda it: it.execute(query).scalar_one()) == lane_of(CALLER, "k1")
@@ -208,7 +209,7 @@ def test_runner_gets_labels_and_completion_of_the_run(ledger: Ledger, redis_url:
     ops = Taking()
     recorder = make_recorder(ledger, redis_url, ops=ops)
 
-    assert recorder.dispatch([result(number) for number in range(count)]) == []
+    assert dispatch(recorder, [result(number) for number in range(count)]) == []
 
     assert sorted(each.run_id for each in ops.taken) == [f"tsk_{number}" for number in range(count)]
     for each in ops.taken:

@@ -9,7 +9,7 @@ import httpx2
 import pytest
 import redis
 
-from receiver.dispatch.dispatcher import QUEUE, Dispatcher
+from receiver.dispatch.dispatcher import QUEUE
 from receiver.domain.redaction import Redactor
 from receiver.inbox.reader import InboxReader
 from receiver.inbox.state import OVERWRITTEN, examine
@@ -19,6 +19,7 @@ from receiver.routing.router import Router
 from receiver.wakeups import flag_key
 from tests.servers.receiver import Load, ReceiverProcess
 from tests.servers.valkey import ValkeyProcess
+from tests.support.dispatching import make_dispatcher
 from tests.support.inbox import all_arrive
 from tests.support.ledger import with_tables
 from tests.support.waiting import eventually
@@ -68,7 +69,7 @@ def test_receiver_spools_beside_an_overwritten_inbox(
 def test_dispatcher_logs_an_overwritten_inbox_once(
     ledger: Ledger, client: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
-    it = Dispatcher(ledger, Router([]), Redactor([]), InboxReader(client, "d1"), client)
+    it = make_dispatcher(ledger, Router([]), Redactor([]), InboxReader(client, "d1"), client)
     client.set(STREAM, "poison")
     for _ in range(2):
         client.set(flag_key(QUEUE), "up")

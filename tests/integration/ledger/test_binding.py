@@ -17,6 +17,7 @@ from receiver.ledger.submissions import lifecycle, records
 from receiver.ledger.submissions.records import NewSubmission
 from tests.support import queries
 from tests.support.button import press
+from tests.support.dispatching import dispatch
 from tests.support.events import body, event
 
 CALLER = "https://app.example/hooks/runs?x=1"
@@ -53,7 +54,7 @@ def test_webhook_before_the_response_binds_by_its_token(
 ) -> None:
     submit("sub_1", labels={"team": "billing"}, webhook_url=CALLER)
 
-    woken = dispatcher.dispatch([event(body("tsk_1"), submission_id="sub_1")])
+    woken = dispatch(dispatcher, [event(body("tsk_1"), submission_id="sub_1")])
 
     assert woken == ["billing", "callback", "results"]
     assert sinks(ledger) == [
@@ -69,7 +70,7 @@ def test_a_run_that_is_known_by_the_answer_needs_no_token(
 ) -> None:
     submit("sub_1", "tsk_1", labels={"team": "billing"})
 
-    dispatcher.dispatch([event(body("tsk_1"))])
+    dispatch(dispatcher, [event(body("tsk_1"))])
 
     assert [sink for _, sink, _ in sinks(ledger)] == ["billing", "results"]
     assert stands(ledger, "sub_1") == (SubmissionState.ACCEPTED, "tsk_1", None)
@@ -81,7 +82,7 @@ def test_a_token_that_contradicts_what_is_known_binds_nothing(
 ) -> None:
     submit("sub_1", "tsk_1", labels={"team": "billing"}, webhook_url=CALLER)
 
-    dispatcher.dispatch([event(body("tsk_2"), submission_id=token)])
+    dispatch(dispatcher, [event(body("tsk_2"), submission_id=token)])
 
     assert sinks(ledger) == [("tsk_2", "results", "everything")]
     assert stands(ledger, "sub_1") == (SubmissionState.ACCEPTED, "tsk_1", 5.0)
@@ -92,7 +93,7 @@ def test_a_token_of_another_source_binds_nothing(
 ) -> None:
     submit("sub_1", source="other", webhook_url=CALLER)
 
-    dispatcher.dispatch([event(body("tsk_1"), submission_id="sub_1")])
+    dispatch(dispatcher, [event(body("tsk_1"), submission_id="sub_1")])
 
     assert sinks(ledger) == [("tsk_1", "results", "everything")]
     assert stands(ledger, "sub_1")[:2] == (SubmissionState.PENDING, "")
@@ -104,10 +105,10 @@ def test_the_caller_hears_of_each_attempt_and_of_no_repeat(
     submit("sub_1", "wr_1", webhook_url=CALLER)
 
     first = event(body("wr_1", "failed", attempt=1, retry_pending=True))
-    dispatcher.dispatch([first])
+    dispatch(dispatcher, [first])
     assert stands(ledger, "sub_1") == (SubmissionState.ACCEPTED, "wr_1", 5.0)
     last = event(body("wr_1", attempt=2, modified_at="2026-01-01T00:00:01"))
-    dispatcher.dispatch([last, event(body("wr_1", attempt=2, modified_at="2026-01-01T00:00:02"))])
+    dispatch(dispatcher, [last, event(body("wr_1", attempt=2, modified_at="2026-01-01T00:00:02"))])
 
     assert [sink for _, sink, _ in sinks(ledger)] == ["callback", "callback", "results"]
     assert stands(ledger, "sub_1") == (SubmissionState.ACCEPTED, "wr_1", None)
@@ -117,12 +118,12 @@ def test_the_same_final_event_again_still_ends_the_polling(
     dispatcher: Dispatcher, ledger: Ledger, submit: Callable[..., str]
 ) -> None:
     # given a run whose event came before anybody knew that it was submitted by us
-    dispatcher.dispatch([event(body("tsk_1"))])
+    dispatch(dispatcher, [event(body("tsk_1"))])
     submit("sub_1")
     ledger.write(lambda c: lifecycle.resolve(c, "sub_1", SubmissionMove.MISS, 3.0, due_at=4.0))
     ledger.write(lambda c: lifecycle.resolve(c, "sub_1", SubmissionMove.ACCEPT, 3.0, run_id="tsk_1", due_at=4.0))
 
-    dispatcher.dispatch([event(body("tsk_1"))])
+    dispatch(dispatcher, [event(body("tsk_1"))])
 
     assert stands(ledger, "sub_1") == (SubmissionState.ACCEPTED, "tsk_1", None)
     assert sinks(ledger) == [("tsk_1", "results", "everything")]
@@ -133,10 +134,10 @@ def test_test_webhook_does_not_bind_a_submission(
 ) -> None:
     # Given a submission whose run is not known yet, and a test webhook to its callback URL
     submit("s1")
-    dispatcher.dispatch([event(press("task"), submission_id="s1")])
+    dispatch(dispatcher, [event(press("task"), submission_id="s1")])
     # Then it waits for its own run, and gets that
     assert stands(ledger, "s1")[1] == ""
-    dispatcher.dispatch([event(body("tsk_1"), submission_id="s1")])
+    dispatch(dispatcher, [event(body("tsk_1"), submission_id="s1")])
     assert stands(ledger, "s1")[1] == "tsk_1"
 
 
@@ -175,7 +176,7 @@ def test_restarted_runs_keep_their_submission_in_any_order(
             ledger.write(lambda c: lifecycle.record_outcome(c, token, answer, 2.0))  # noqa: B023
         events = [event(told[name], submission_id=token) for name in order]
         for batch in [events] if at_once else [[each] for each in events]:
-            dispatcher.dispatch(batch)
+            dispatch(dispatcher, batch)
         if answered == "after":
             ledger.write(lambda c: lifecycle.record_outcome(c, token, answer, 2.0))  # noqa: B023
 
@@ -193,7 +194,7 @@ def test_late_response_leaves_the_restarted_run_bound(
     dispatcher: Dispatcher, ledger: Ledger, submit: Callable[..., str]
 ) -> None:
     submit(TOKEN, labels={"team": "billing"})
-    dispatcher.dispatch([event(workflow("wr_2", retried_from_workflow_run_id="wr_1"), submission_id=TOKEN)])
+    dispatch(dispatcher, [event(workflow("wr_2", retried_from_workflow_run_id="wr_1"), submission_id=TOKEN)])
 
     answer = lifecycle.SubmitOutcome(SubmissionMove.ACCEPT, "wr_1", "workflow_run", 200, b"{}", due_at=5.0)
     ledger.write(lambda connection: lifecycle.record_outcome(connection, TOKEN, answer, 2.0))
@@ -206,11 +207,11 @@ def test_run_that_names_its_restart_binds_and_polls_it(
     dispatcher: Dispatcher, ledger: Ledger, submit: Callable[..., str]
 ) -> None:
     submit(TOKEN, "wr_1", labels={"team": "billing"})
-    dispatcher.may_ask = lambda _: True
+    dispatcher.recorder.may_ask = lambda _: True
 
-    dispatcher.dispatch([event(body("wr_1", "failed", retried_by_workflow_run_id="wr_2"))])
+    dispatch(dispatcher, [event(body("wr_1", "failed", retried_by_workflow_run_id="wr_2"))])
     due = ledger.read(lambda c: run_polls.count_due(c, time.time() + AFTER_RESTART + 1, ["skyvern"], 10))
-    dispatcher.dispatch([event(body("wr_2"), submission_id=TOKEN)])  # which says nothing of the first one
+    dispatch(dispatcher, [event(body("wr_2"), submission_id=TOKEN)])  # which says nothing of the first one
 
     assert due == {"skyvern": 1}
     assert owners(ledger, "wr_2") == [TOKEN]
@@ -222,7 +223,7 @@ def test_manually_restarted_run_is_bound_but_not_chained(
 ) -> None:
     submit(TOKEN, "wr_1", webhook_url=CALLER)
 
-    dispatcher.dispatch([event(workflow("wr_2"), submission_id=TOKEN)])
+    dispatch(dispatcher, [event(workflow("wr_2"), submission_id=TOKEN)])
 
     assert owners(ledger, "wr_2") == [TOKEN]
     assert ledger.read(lambda c: runs.last_of_chain(c, "skyvern", "wr_1")) == "wr_1"
@@ -235,10 +236,10 @@ def test_caller_gets_every_result_of_a_restarted_run(
     """One that is sent again may have fewer members, and come to another address."""
     # Given a submission with two runs, the second of which says itself that it has the first one's callback URL
     submit(TOKEN, "wr_1", labels={"team": "billing"}, webhook_url=CALLER)
-    dispatcher.dispatch([event(workflow("wr_2"), submission_id=TOKEN)])
+    dispatch(dispatcher, [event(workflow("wr_2"), submission_id=TOKEN)])
     # When another result of that comes, which says nothing of it
     other = event(body("wr_2", output={"n": 2}), submission_id=token)
-    dispatcher.dispatch([other])
+    dispatch(dispatcher, [other])
     # Then it goes where the first one went
     assert [sink for run_id, sink, _ in sinks(ledger) if run_id == "wr_2"] == [
         *("billing", "billing", "callback", "callback", "results", "results")
@@ -251,6 +252,6 @@ def test_a_token_in_the_url_alone_adds_no_run_to_a_submission(
 ) -> None:
     submit(TOKEN, "wr_1", webhook_url=CALLER)
 
-    dispatcher.dispatch([event(body("wr_2", retried_from_workflow_run_id=linked_to), submission_id=TOKEN)])
+    dispatch(dispatcher, [event(body("wr_2", retried_from_workflow_run_id=linked_to), submission_id=TOKEN)])
 
     assert owners(ledger, "wr_2") == [None]

@@ -10,10 +10,12 @@ import sqlalchemy as sa
 
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
+from receiver.domain.parsed_event import ParsedEvent
 from receiver.ledger import Ledger, retention
 from receiver.ledger.deliveries import claims, lanes, recovery
 from receiver.ledger.deliveries.claimed import Claimed
-from receiver.ledger.events import NewDelivery
+from receiver.ledger.recording import load
+from receiver.ledger.recording.write import NewDelivery
 from receiver.ledger.schema import deliveries
 from tests.servers.postgres import PostgresProcess
 from tests.support import queries
@@ -23,7 +25,6 @@ from tests.support.ledger import (
     claim,
     every_lane,
     hand_back,
-    lock_runs,
     new_event,
     record,
     settle,
@@ -92,9 +93,10 @@ def test_history_tells_what_was_recorded_in_its_order(ledger: Ledger) -> None:
     unreadable = new_event("wr_1", n=3, disposition="unreadable")
     record(ledger, unreadable)
 
-    known = ledger.write(lambda connection: lock_runs(connection, [("skyvern", "wr_1")], NOW))
+    parsed = [ParsedEvent(first.event, first.run, first.body)]
+    known = ledger.write(lambda connection: load.load(connection, parsed, (), NOW).runs)
 
-    assert [each.event_id for each in known["skyvern", "wr_1"].history] == [first.event.id, second.event.id]
+    assert [each.event_id for each in known["skyvern", "wr_1"].facts] == [first.event.id, second.event.id]
 
 
 # --- Claims

@@ -18,7 +18,7 @@ from receiver.domain.delivery import ENDED, DeliveryState
 from receiver.ledger import Ledger, actions
 from receiver.ledger.deliveries import claims, lanes, recovery
 from receiver.ledger.deliveries.fair_queue import ManyLanes, Rotation
-from receiver.ledger.events import NewDelivery
+from receiver.ledger.recording.write import NewDelivery
 from receiver.ledger.schema import attempts
 from receiver.ledger.selection import Action, Selection
 from tests.support import queries

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from receiver.domain.delivery import DeliveryMove
 from receiver.ledger import Ledger
 from receiver.ledger.deliveries import attempts, links, recovery
-from receiver.ledger.events import NewDelivery, NewEvent
+from receiver.ledger.recording.write import NewDelivery, NewEvent
 from receiver.ledger.schema import deliveries
 from tests.support.ledger import NOW, beside, claim, new_event, record, result_of, settle, states
 

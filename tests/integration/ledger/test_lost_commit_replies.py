@@ -40,7 +40,6 @@ from receiver.ledger import (
     audit,
     console_sessions,
     copying,
-    events,
     heartbeats,
     incidents,
     redis_losses,
@@ -57,7 +56,8 @@ from receiver.ledger.audit import AuditActor
 from receiver.ledger.console_sessions import ConsoleSession
 from receiver.ledger.deliveries import claims, lanes, recovery, resend
 from receiver.ledger.deliveries.creation import AddedDelivery
-from receiver.ledger.events import NewDelivery
+from receiver.ledger.recording import write
+from receiver.ledger.recording.write import NewDelivery
 from receiver.ledger.runs import RunStatus, run_statuses
 from receiver.ledger.saved_views import SavedView
 from receiver.ledger.selection import Action, Selection
@@ -261,8 +261,8 @@ WRITERS: dict[str, Writer] = {
     ),
     # Events and deliveries
     "copies counted": Writer(
-        "events.count_copies",
-        plain(events.count_copies, [replace(new_event("tsk_1").event, received_at=NOW + 9)]),
+        "write.count_copies",
+        plain(write.count_copies, [replace(new_event("tsk_1").event, received_at=NOW + 9)]),
         run_and_deliveries,
     ),
     "a failed attempt": Writer("attempts.settle lanes.put", settle_unavailable, claimed),
@@ -416,8 +416,7 @@ WRITERS: dict[str, Writer] = {
 
 # Writers with tests of their own: the recording of events, and claims, below.
 ELSEWHERE = {
-    *("events.record", "events.lock", "events.known", "events.erased", "binding.bind", "polls.schedule_polls"),
-    *("run_polls.ask_for_more", "claims.claim"),
+    *("write.write", "load.load", "load.lock", "load.erased", "binding.bind", "polls.schedule_polls", "claims.claim"),
 }
 # Read and lock only, though they share statements with writers.
 READERS = {"actions.get"}

@@ -14,14 +14,14 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multip
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import delivery_id
 from receiver.domain.time_limits import CLAIM
-from receiver.ledger import Ledger, events
+from receiver.ledger import Ledger
 from receiver.ledger.deliveries import attempts, claims, recovery, resend
 from receiver.ledger.deliveries.claimed import Claimed
 from receiver.ledger.deliveries.creation import ClaimAtOnce
-from receiver.ledger.events import NewDelivery
+from receiver.ledger.recording.write import NewDelivery
 from receiver.ledger.schema import attempts as attempt_rows
 from receiver.ledger.schema import deliveries, metadata
-from tests.support.ledger import NOW, claim, lock_runs, new_event, result_of
+from tests.support.ledger import NOW, claim, new_event, record_in, result_of
 
 OWNERS = ("w1", "w2")
 LATER = "later"  # waits for `ops`
@@ -71,13 +71,8 @@ class Deliveries(RuleBasedStateMachine):
         item = new_event(f"tsk_{number}", *sinks)
         key, until = delivery_id(item.event.id, "ops"), self.now + CLAIM
 
-        def work(connection: sa.Connection) -> None:
-            known = lock_runs(connection, [item.key], self.now)
-            if item.event.id not in known[item.key].recorded:
-                claim_at_once = ClaimAtOnce(owner, until, {key}) if owner else None
-                events.record(connection, [item], self.now, claim_at_once)
-
-        self.ledger.write(work)
+        claim_at_once = ClaimAtOnce(owner, until, {key}) if owner else None
+        self.ledger.write(lambda connection: record_in(connection, [item], self.now, claim_at_once))
         if key in self.model:
             return multiple()
         mine = self.model[key] = Modelled(key, item.event.id, "ops", "queued", self.now)

@@ -13,8 +13,9 @@ from receiver.domain.delivery import DeliveryMove
 from receiver.ledger import Connection, Ledger
 from receiver.ledger.deliveries import attempts, claims, lanes
 from receiver.ledger.deliveries.claimed import load_bodies
+from receiver.ledger.recording import binding
 from receiver.ledger.schema import metadata
-from receiver.ledger.submissions import binding
+from tests.support.dispatching import dispatch
 from tests.support.events import body, event
 from tests.support.ledger import NOW, new_event, record, result_of, with_tables
 from tests.support.plans import asked_of, plans_of, plans_of_work
@@ -25,8 +26,8 @@ def take_through(ledger: Ledger, number: int) -> None:
     """Take one event from its record to the settlement of its delivery."""
     run_id = f"tsk_{number}"
     record(ledger, new_event(run_id, "ops"))
-    wanted = [binding.Wanted("skyvern", run_id)]
-    ledger.write(lambda it: (binding.candidates(it, wanted), lanes.shut_among(it, ["ops"])))
+    reported = [binding.Reported("skyvern", run_id)]
+    ledger.write(lambda it: (binding.bind(it, reported, NOW, {}), lanes.shut_among(it, ["ops"])))
     taken = ledger.write(lambda it: claims.claim(it, "ops", 8, "w", NOW))
     (loaded,) = ledger.write(lambda it: load_bodies(it, taken))
     assert ledger.write(lambda it: claims.renew(it, "w", [loaded], NOW + 30)) == [loaded]
@@ -53,7 +54,7 @@ def take_all_through(ledger: Ledger, redis_url: str) -> dict[str, list[str]]:
     with asked_of(ledger) as asked:
         events = [first, event(body("tsk_b"), submission_id="s"), event(body("tsk_a", n=2)), first]
         for number, each in enumerate(events):
-            recorder.dispatch([each])
+            dispatch(recorder, [each])
             take_through(ledger, number)
     return plans_of(ledger, asked)
 

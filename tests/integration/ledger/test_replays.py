@@ -13,7 +13,7 @@ from receiver.errors import NotAsExpected
 from receiver.ledger import Ledger, actions
 from receiver.ledger.actions import STEP, Operation, StepBounds
 from receiver.ledger.deliveries import claims, resend
-from receiver.ledger.events import NewDelivery
+from receiver.ledger.recording.write import NewDelivery
 from receiver.ledger.schema import deliveries
 from receiver.ledger.selection import Action, Selection
 from tests.support import queries

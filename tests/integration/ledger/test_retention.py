@@ -16,9 +16,10 @@ from receiver.errors import Conflict
 from receiver.ledger import Connection, Ledger, actions, retention, run_polls, stats
 from receiver.ledger.deliveries import creation, recovery, resend
 from receiver.ledger.deliveries.creation import AddedDelivery
+from receiver.ledger.recording import binding
 from receiver.ledger.schema import deliveries, events, run_texts, runs, submissions
 from receiver.ledger.selection import Action, Selection
-from receiver.ledger.submissions import binding, lifecycle, records
+from receiver.ledger.submissions import lifecycle, records
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
 from receiver.ledger.submissions.records import NewSubmission
 from tests.support import queries
@@ -192,8 +193,7 @@ def test_late_webhook_of_a_removed_submission_is_a_run_alone(ledger: Ledger) -> 
 
 def bind(connection: Connection) -> object:
     lock_runs(connection, [RUN], LATER)
-    wanted = [binding.Wanted(*RUN, "sub_a")]
-    return binding.bind(connection, wanted, binding.candidates(connection, wanted), LATER)
+    return binding.bind(connection, [binding.Reported(*RUN, "sub_a")], LATER, {})
 
 
 def bind_and_record(connection: Connection) -> object:
@@ -277,7 +277,7 @@ def test_row_of_an_erased_run_outlives_its_events(ledger: Ledger) -> None:
     assert ledger.write(lambda connection: retention.remove(connection, LATER + 1).rows) == 1
     # When an event of it comes after all, then it is known to be erased
     known = ledger.write(lambda connection: lock_runs(connection, [RUN], LATER + 2))
-    assert known[RUN].erased
+    assert known[RUN].erased_at
 
 
 @pytest.mark.parametrize("lost", [False, True], ids=["late answer", "lost answer"])

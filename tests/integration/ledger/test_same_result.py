@@ -7,11 +7,11 @@ from collections.abc import Callable
 import pytest
 
 from receiver.domain.delivery import DeliveryMove
-from receiver.ledger import Connection, Ledger, actions, events, reroutes
+from receiver.ledger import Connection, Ledger, actions, reroutes
 from receiver.ledger.actions import StepBounds
 from receiver.ledger.deliveries.creation import AddedDelivery
 from receiver.ledger.selection import Action, Selection
-from tests.support.ledger import NOW, beside, claim, lock_runs, new_event, record, settle, states
+from tests.support.ledger import NOW, beside, claim, new_event, record, record_in, settle, states
 
 LATER = NOW + 60
 FIRST = new_event("tsk_1", "old")
@@ -84,8 +84,7 @@ def test_backfill_sends_the_update_that_is_recorded_meanwhile(ledger: Ledger) ->
     ledger.write(lambda it: actions.create(it, "op_1", action, LATER))
 
     def update(connection: Connection) -> None:
-        lock_runs(connection, [UPDATE.key], LATER)
-        events.record(connection, [UPDATE._replace(deliveries=())], LATER)
+        record_in(connection, [UPDATE._replace(deliveries=())], LATER)
 
     with beside(ledger, update, lambda it: actions.step(it, LATER).sinks) as (_, sinks):
         assert sinks == ["new"]

@@ -9,7 +9,7 @@ from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
 from receiver.ledger import Ledger, stats
 from receiver.ledger.deliveries import attempts, lanes
-from receiver.ledger.events import NewDelivery
+from receiver.ledger.recording.write import NewDelivery
 from tests.support.ledger import NOW, claim, new_event, record, result_of, settle
 
 

@@ -20,9 +20,10 @@ from receiver.ledger import Ledger, api_keys, totals
 from receiver.ledger.api_keys import Key, by_hashes
 from receiver.ledger.lists.submissions import list_submissions
 from receiver.ledger.migrate import ensure_schema
+from receiver.ledger.recording import binding
 from receiver.ledger.schema import runs
 from receiver.ledger.selection import Action, Selection
-from receiver.ledger.submissions import binding, lifecycle, polls, records
+from receiver.ledger.submissions import lifecycle, polls, records
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
 from receiver.ledger.submissions.records import NewSubmission, Submission
 from tests.support import queries
@@ -40,8 +41,7 @@ def begin(ledger: Ledger, name: str, **fields: Any) -> Submission:
 def webhook(ledger: Ledger, run_id: str, token: str = "") -> dict[tuple[str, str], Submission]:
     def work(connection: sa.Connection) -> dict[tuple[str, str], Submission]:
         lock_runs(connection, [("skyvern", run_id)], NOW)
-        wanted = [binding.Wanted("skyvern", run_id, token)]
-        return binding.bind(connection, wanted, binding.candidates(connection, wanted), NOW)
+        return binding.bind(connection, [binding.Reported("skyvern", run_id, token)], NOW, {})
 
     return ledger.write(work)
 

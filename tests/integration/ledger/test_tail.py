@@ -12,8 +12,8 @@ import sqlalchemy as sa
 
 from receiver.domain.redaction import Redactor
 from receiver.ledger import Ledger, tail
-from receiver.ledger.events import NewDelivery
 from receiver.ledger.filters import Filter
+from receiver.ledger.recording.write import NewDelivery
 from receiver.ledger.schema import events
 from receiver.ledger.tail import PATIENCE, Position, Tail
 from tests.support.ledger import NOW, new_event, record

@@ -28,6 +28,7 @@ from simulator.faults import Fault
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import Simulate, SkyvernSimulator
 from tests.servers.valkey import free_port
+from tests.support.dispatching import dispatch
 from tests.support.reconciling import OTHER, TOKEN, MakeRig, Rig, Rigged
 from tests.support.waiting import eventually
 
@@ -42,7 +43,7 @@ def test_overdue_run_becomes_one_new_event_despite_late_webhook(rigged: Rigged) 
     assert (it.submission().state, it.submission().due_at) == (SubmissionState.ACCEPTED, None)
     run = sim.run(run_id)
     content = dumps(webhook(run, lambda stored: f"https://files.example/{stored.id}?sig=fresh"))
-    it.dispatcher.dispatch([Event(event_id("skyvern", content), "skyvern", content, time.time(), submission_id=TOKEN)])
+    dispatch(it.dispatcher, [Event(event_id("skyvern", content), "skyvern", content, time.time(), submission_id=TOKEN)])
     assert it.events()[1] == (run_id, "webhook", "repeat")
     assert it.deliveries() == 1
 
@@ -392,9 +393,9 @@ def test_cancelled_run_is_polled_once_more_for_its_output(simulate_skyvern: Simu
     first = it.webhook(run_id, {"status": "canceled", "output": None, "modified_at": "2026-01-01T00:00:00.000001"})
 
     # When only its first webhook arrives, and a second cancel call says the same again
-    it.dispatcher.dispatch([first])
+    dispatch(it.dispatcher, [first])
     again = it.webhook(run_id, {"status": "canceled", "output": None, "modified_at": "2026-01-01T00:00:00.000002"})
-    it.dispatcher.dispatch([again, first])
+    dispatch(it.dispatcher, [again, first])
 
     # Then it is polled some time later, and its output is new
     due_at = it.submission().due_at
@@ -416,7 +417,7 @@ def test_cancelled_run_without_output_is_polled_once(scripted_server: ScriptedSe
     it.begin()
     it.answered("tsk_1", due_at=time.time() + 1000)
     body = {"run_id": "tsk_1", "run_type": "task_v1", "status": "canceled", "output": None}
-    it.dispatcher.dispatch([it.webhook("tsk_1", body)])
+    dispatch(it.dispatcher, [it.webhook("tsk_1", body)])
     scripted_server.default = Reply(503)
 
     it.poll()
@@ -445,7 +446,7 @@ class Restarted:
         self.sim.wait_final(self.first, self.again)
         content = dumps({**webhook(self.sim.run(self.first), lambda _: ""), "retried_by_workflow_run_id": None})
         event = Event(event_id("skyvern", content), "skyvern", content, time.time(), submission_id=TOKEN)
-        it.dispatcher.dispatch([event])
+        dispatch(it.dispatcher, [event])
 
     def due_at(self) -> float | None:
         """When the first run is looked at again."""

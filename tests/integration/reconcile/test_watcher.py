@@ -27,6 +27,7 @@ from simulator.faults import Fault
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import Simulate, SkyvernSimulator
 from tests.support import queries
+from tests.support.dispatching import dispatch
 from tests.support.events import body
 from tests.support.reconciling import TOKEN, MakeRig, Rig, Rigged
 from tests.support.waiting import eventually
@@ -49,7 +50,7 @@ def watch_of(it: Rig) -> watches.Watch:
 
 def take_webhook(it: Rig, sim: SkyvernSimulator, run_id: str) -> None:
     content = dumps(webhook(sim.run(run_id), lambda stored: f"https://files.example/{stored.id}?sig=fresh"))
-    it.dispatcher.dispatch([Event(event_id("skyvern", content), "skyvern", content, time.time())])
+    dispatch(it.dispatcher, [Event(event_id("skyvern", content), "skyvern", content, time.time())])
 
 
 def asked_for(it: Rig) -> dict[str, float]:
@@ -437,7 +438,7 @@ def test_known_end_survives_one_404(
     # Given a run that has been paused for days, as an event says, and whose end a GET has shown
     it = rig(scripted_server)
     now = time.time()
-    it.dispatcher.dispatch([it.webhook("tsk_1", {"status": "paused"})])
+    dispatch(it.dispatcher, [it.webhook("tsk_1", {"status": "paused"})])
     it.ledger.write(lambda c: note_and_ask(c, "tsk_1", now - noted_for, now - 1))
     it.ledger.write(lambda c: c.execute(runs.update().values(first_seen_at=now - 300_000)))
     scripted_server.default = Reply(404, b'{"detail": "Not Found"}')

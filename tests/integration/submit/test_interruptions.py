@@ -21,6 +21,7 @@ from receiver.submit.limits import SubmitLimits
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import Simulate, SkyvernSimulator
 from tests.servers.submitting import Make, Submitting
+from tests.support.dispatching import dispatch
 from tests.support.events import body, event
 from tests.support.labels import ROUTES, make_dispatcher
 from tests.support.ledger import states
@@ -173,7 +174,7 @@ def test_answer_after_the_webhook_queues_the_callback(
     with ThreadPoolExecutor(1) as pool:
         reply = pool.submit(rig.task, webhook_url="https://app.example/done")
         eventually(lambda: scripted_server.calls)
-        dispatcher.dispatch([WEBHOOK])
+        dispatch(dispatcher, [WEBHOOK])
         assert states(rig.ledger) == {"tsk_1:results": "queued"}
 
         # When it is answered
@@ -194,7 +195,7 @@ def test_lost_answer_found_after_the_webhook_queues_the_callback(
     with ThreadPoolExecutor(1) as pool:
         reply = pool.submit(rig.task, webhook_url="https://app.example/done")
         eventually(lambda: scripted_server.calls)
-        dispatcher.dispatch([event(body("tsk_1", "failed", attempt=1, retry_pending=True, **TIMES))])
+        dispatch(dispatcher, [event(body("tsk_1", "failed", attempt=1, retry_pending=True, **TIMES))])
 
         # When Skyvern shows the end of the run, with its token
         ours = f"{rig.url}/webhooks/skyvern/{rig.rows()[0]['id']}"

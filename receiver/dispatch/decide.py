@@ -1,21 +1,23 @@
-"""Parse, deduplicate and route one event. Writes nothing: recorder.py writes a batch at a time."""
+"""Decide what to record of a batch of events: parse, deduplicate and route them. Pure, except for log lines."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+from handlers.registry import sink_type
+from receiver.config.models import Config
 from receiver.domain import attention, callback, deduplication
-from receiver.domain.deduplication import Classification, Facts
+from receiver.domain.deduplication import Classification
 from receiver.domain.event import ERASED, Event
 from receiver.domain.extent import extent_of
 from receiver.domain.parsed_event import ParsedEvent, complete, parse_event, unreadable
 from receiver.domain.redaction import Redactor
-from receiver.domain.run import Run, storable
+from receiver.domain.run import Run, RunKey, storable
 from receiver.domain.shape import completion_of
-from receiver.ledger.events import NO_RUN, KnownRun, NewDelivery, NewEvent
-from receiver.ledger.history import EarlierEvents
+from receiver.ledger.recording.load import NO_HISTORY, RunHistory
+from receiver.ledger.recording.write import NewDelivery, NewEvent
 from receiver.ledger.submissions.records import Submission
 from receiver.routing.router import Router, RunView
 
@@ -26,7 +28,7 @@ log = logging.getLogger("runhook.dispatch")
 
 
 class EventDecider:
-    """Parses, classifies and routes events one by one."""
+    """Parses, classifies and routes events."""
 
     def __init__(self, router: Router, redactor: Redactor) -> None:
         self._router = router
@@ -48,77 +50,69 @@ class EventDecider:
         """Return an event whose body is kept but not read, for `problem`."""
         return unreadable(event, self._redactor, problem)
 
-    def decide(
-        self,
-        parsed: ParsedEvent,
-        history: list[Facts],
-        run: KnownRun,
-        submission: Submission | None,
-        earlier: EarlierEvents,
-    ) -> NewEvent:
-        """Return what to record of an event, as `classify` does, but mark an event whose values raise errors."""
-        if run.erased:  # that it came is all that is kept of it
+    def decide(self, batch: Iterable[ParsedEvent], known: Mapping[RunKey, RunHistory]) -> list[NewEvent]:
+        """Return what to record of a batch, without the events that are recorded. `known`: the runs before it.
+
+        Marks an event whose values raise errors.
+        """
+        histories, decided = dict(known), []
+        for each in batch:
+            history = histories.get(each.key, NO_HISTORY)
+            if each.event.id in history.recorded:
+                continue
+            event = self._decide(each, history)
+            decided.append(event)
+            if event.facts and event.disposition != "test":
+                sinks = [delivery.sink for delivery in event.deliveries]
+                histories[each.key] = history.with_event(event.facts, event.run.data, sinks)
+        return decided
+
+    def _decide(self, parsed: ParsedEvent, history: RunHistory) -> NewEvent:
+        if history.erased:  # that it came is all that is kept of it
             bare = parsed._replace(body=b"", facts=None, completion={})
             return _new_event(bare, "test" if parsed.run.test else "superseded", note=ERASED)
         if parsed.facts is None:
             return _new_event(parsed, "unreadable")
         if parsed.run.test:
-            return self._route(parsed, deduplication.TEST, NO_RUN, None, ())
+            return self._route(parsed, deduplication.TEST, NO_HISTORY)
         try:
-            return self.classify(parsed, history, run, submission, earlier)
+            return self._classify(parsed, history)
         except OF_VALUES as error:  # it must not block other events
             return _new_event(self._marked(parsed.event, error), "unreadable")
 
-    def classify(
-        self,
-        parsed: ParsedEvent,
-        history: list[Facts],
-        run: KnownRun,
-        submission: Submission | None,
-        earlier: EarlierEvents | None = None,
-    ) -> NewEvent:
-        """Complete, classify and route one readable event, and add its facts to the `history` of its run.
-
-        `earlier`: not needed without a history.
-        """
-        if submission:
-            parsed = with_request(parsed, submission, self._redactor)
-        own = parsed.facts
-        assert own is not None
-        if history:
-            own = own._replace(seq=history[-1].seq + 1)
-        found = deduplication.classify(own, history)
-        told: Collection[str] = ()
-        if history and earlier and (completion := earlier.completion(parsed.run.data, own, history)):
+    def _classify(self, parsed: ParsedEvent, history: RunHistory) -> NewEvent:
+        """Complete, classify and route a readable event."""
+        if history.submission:
+            parsed = with_request(parsed, history.submission, self._redactor)
+        assert parsed.facts is not None
+        if not history.facts:
+            return self._route(parsed, deduplication.classify(parsed.facts, ()), history)
+        facts = parsed.facts._replace(seq=history.facts[-1].seq + 1)
+        found = deduplication.classify(facts, history.facts)
+        if completion := history.completion(facts, parsed.run.data):
             parsed = complete(parsed, self._redactor, completion)
-            own = own._replace(extent=extent_of(parsed.run.data))
-        if found.disposition == "update" and earlier:
-            told = earlier.sinks_told(own, history)
-        history.append(own)
-        event = self._route(parsed, found, run, submission, told)
-        if earlier:
-            earlier.add(event.event.id, parsed.run.data, [each.sink for each in event.deliveries])
-        return event
+            facts = facts._replace(extent=extent_of(parsed.run.data))
+        told = history.sinks_told(facts) if found.disposition == "update" else ()
+        return self._route(parsed._replace(facts=facts), found, history, told)
 
     def _route(
         self,
         parsed: ParsedEvent,
         found: Classification,
-        run: KnownRun,
-        submission: Submission | None,
-        told: Collection[str],
+        history: RunHistory,
+        told: Collection[str] = (),
     ) -> NewEvent:
         """Return the event with its deliveries. `told`: the sinks that do not get an update of the result again."""
         event = parsed.event
-        labels = submission.labels if submission else run.labels
-        view = RunView(parsed.run, event.source, event.via, found.disposition, labels, event.received_at, event.id)
+        of_event = event.source, event.via, found.disposition, history.labels, event.received_at, event.id
+        view = RunView(parsed.run, *of_event)
         verdict = self._router.match(view, earlier_sinks=told)
         failed = [each for each in verdict.explanations if each.error]
         notes = [parsed.run.note] if parsed.run.left_out else []
         notes += [f"route {each.route} {each.why}" for each in failed]
         tells_more = found.disposition in ("new", "interim")
         deliveries = [NewDelivery(each.sink, each.route, "", each.after) for each in verdict.targets]
-        if webhook := callers_webhook(submission, found.disposition, parsed.run):
+        if webhook := callers_webhook(history.submission, found.disposition, parsed.run):
             deliveries.append(webhook)
         return _new_event(
             parsed,
@@ -156,3 +150,8 @@ def _new_event(parsed: ParsedEvent, disposition: str, **more: Any) -> NewEvent:
     return NewEvent(
         parsed.event, parsed.run, parsed.body, parsed.facts, disposition, completion=parsed.completion, **more
     )
+
+
+def make_router(config: Config) -> Router:
+    """Return what routes by the rules of this config. Updates complete what sinks keep whose type takes them."""
+    return Router(config.routes, [name for name, sink in config.sinks.items() if sink_type(sink.type).takes_updates])

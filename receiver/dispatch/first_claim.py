@@ -1,63 +1,49 @@
-"""Record new deliveries as claimed by a sink runner of the same process, which sends them from memory.
+"""Claim new deliveries for sink runners of this process while they are recorded; the runners send them from memory.
 
-A runner with room gets the first ones of each batch. The others are queued and claimed later.
+A runner with room gets the first ones of each batch. The others are queued and claimed later. Pure.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from itertools import islice
 
-from receiver.delivery.runner import SinkRunner
 from receiver.domain.event import delivery_id
 from receiver.domain.run import RunKey
 from receiver.domain.time_limits import CLAIM, START_WITHIN
-from receiver.ledger import Connection
-from receiver.ledger.deliveries import lanes
 from receiver.ledger.deliveries.claimed import Claimed
 from receiver.ledger.deliveries.creation import ClaimAtOnce
-from receiver.ledger.events import NO_RUN, KnownRun, NewDelivery, NewEvent
-from receiver.ledger.submissions.records import Submission
-
-Runners = Mapping[str, SinkRunner]  # by sink
+from receiver.ledger.recording.load import NO_HISTORY, RunHistory
+from receiver.ledger.recording.write import NewDelivery, NewEvent
 
 
-def choose_claim(
-    connection: Connection, runners: Runners, events: Sequence[NewEvent], now: float
-) -> ClaimAtOnce | None:
-    """Return the claim with which deliveries of these events are to be recorded: as many as their sinks have room for,
-    but none to a sink that is paused or whose breaker is not closed."""
-    wanted: defaultdict[str, list[str]] = defaultdict(list)
+def choose_claim(events: Sequence[NewEvent], room: Mapping[str, int], owner: str, now: float) -> ClaimAtOnce | None:
+    """Return the claim with which deliveries of these events are to be recorded, or None.
+
+    `room`: maximum number of deliveries to claim, by sink.
+    """
+    left = dict(room)
+    ids = set()
     for item, new in _due(events):
-        if new.sink in runners:
-            wanted[new.sink].append(delivery_id(item.event.id, new.sink))
-    room = {sink: places for sink in wanted if (places := runners[sink].room())}
-    shut = lanes.shut_among(connection, room.keys())
-    ids = {key for sink in room.keys() - shut for key in islice(wanted[sink], room[sink])}
-    return ClaimAtOnce(runners[next(iter(room))].owner, now + CLAIM, ids) if ids else None
+        if left.get(new.sink, 0) > 0:
+            left[new.sink] -= 1
+            ids.add(delivery_id(item.event.id, new.sink))
+    return ClaimAtOnce(owner, now + CLAIM, ids) if ids else None
 
 
 def claims_of(
-    events: Sequence[NewEvent],
-    ids: Collection[str],
-    known: Mapping[RunKey, KnownRun],
-    bound: Mapping[RunKey, Submission],
-    now: float,
+    events: Sequence[NewEvent], ids: Collection[str], runs: Mapping[RunKey, RunHistory], now: float
 ) -> dict[str, list[Claimed]]:
     """Return, by sink, those of the deliveries of these events that have been recorded as claimed, which are `ids`.
 
-    `known`, `bound`: what was known of their runs, and the submissions that these were bound to.
+    `runs`: as loaded before.
     """
-    found: defaultdict[str, list[Claimed]] = defaultdict(list)
-    for item, new in _due(events):
+    claimed: defaultdict[str, list[Claimed]] = defaultdict(list)
+    for item, new in _due(events) if ids else ():
         key = delivery_id(item.event.id, new.sink)
         if key in ids:
-            run = known.get(item.key, NO_RUN)
-            submission = None if run.submission_id else bound.get(item.key)
-            labels = submission.labels if submission else run.labels
-            found[new.sink].append(_claimed(key, item, new, labels, now))
-    return found
+            claimed[new.sink].append(_claimed(key, item, new, runs.get(item.key, NO_HISTORY).labels, now))
+    return claimed
 
 
 def sinks_due(events: Sequence[NewEvent], claimed: Mapping[str, Collection[Claimed]]) -> set[str]:

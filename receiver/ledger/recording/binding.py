@@ -3,12 +3,12 @@
 A submission has one run that its request started. Skyvern's retries of that run, with the same callback URL, are bound
 too: they get its labels, its caller's webhook and its budget, in whatever order their events come.
 
-Locks rows in the order of events.py: runs first, sorted; then submissions, sorted.
+The runs are locked, and those that a submission or a link is written to have a row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
@@ -25,8 +25,9 @@ from receiver.ledger.schema import runs, submissions
 from receiver.ledger.submissions.records import Submission, change, from_row, named_by
 
 
-class Wanted(NamedTuple):
-    """A run whose submission is searched. `token`: from the callback URL of its event, which is not signed, or "".
+class Reported(NamedTuple):
+    """What an event reports about the submission of its run. `token`: from the callback URL of the event, which is not
+    signed, or "".
 
     From its body, which is authentic: `named`, the token in the callback URL of the run; `retried_from` and
     `retried_by`, the runs that it is linked to; each may be "".
@@ -40,27 +41,20 @@ class Wanted(NamedTuple):
     retried_by: str = ""
 
     @classmethod
-    def of(cls, each: ParsedEvent) -> Wanted:
-        """Return what an event reports about the submission of its run."""
+    def of(cls, each: ParsedEvent) -> Reported:
+        """Return what an event reports."""
         links = each.run.retried_from or "", each.run.retried_by or ""
         return cls(*each.key, each.event.submission_id, callback_url.token_of(each.run.data), *links)
+
+    @property
+    def key(self) -> RunKey:
+        """The run that the event is about."""
+        return self.source, self.run_id
 
     @property
     def linked(self) -> list[RunKey]:
         """The runs that this run is linked to."""
         return [(self.source, each) for each in (self.retried_from, self.retried_by) if each]
-
-
-def candidates(connection: sa.Connection, wanted: Collection[Wanted]) -> Sequence[Any]:
-    """Lock and read the possible submissions of runs. See `bind`."""
-    if not wanted:
-        return ()
-    given = {
-        "b_ids": sorted({each.token for each in wanted} - {""}),
-        "b_sources": sorted({each.source for each in wanted}),
-        "b_run_ids": sorted({each.run_id for each in wanted}),
-    }
-    return connection.execute(_CANDIDATES, given).all()
 
 
 _OF_GIVEN_RUNS: Final = sa.and_(
@@ -75,25 +69,26 @@ _CANDIDATES: Final = (
 
 
 def bind(
-    connection: sa.Connection,
-    wanted: Iterable[Wanted],
-    rows: Iterable[Any],
-    now: float,
-    named: Mapping[RunKey, str] = {},
+    connection: sa.Connection, reported: Collection[Reported], now: float, named: Mapping[RunKey, str]
 ) -> dict[RunKey, Submission]:
-    """Bind runs to submissions, and return the submission of each run that has one.
+    """Bind runs to submissions, and return the submission of each run that has one. Locks the possible submissions.
 
-    `rows`: of `candidates`. `named`: by run, the submission that its locked row already names. Call it after
-    events.lock, for these runs and those that they are linked to, and before events.record.
+    `named`: by run, the submission that its row already names.
 
     A submission with the run's id owns the run, with or without a token. A token binds only a submission of the same
     source that has no run yet, or this one. A submission that is bound for the first time becomes accepted, and the run
     gets its id and labels. A retry is bound if it is linked to a bound run, or its body has the submission's callback
     URL.
     """
-    asked = sorted(set(wanted))
-    if not asked:
+    if not reported:
         return {}
+    asked = sorted(set(reported))
+    given = {
+        "b_ids": sorted({each.token for each in asked} - {""}),
+        "b_sources": sorted({each.source for each in asked}),
+        "b_run_ids": sorted({each.run_id for each in asked}),
+    }
+    rows = connection.execute(_CANDIDATES, given).all()
     _link(connection, asked)
     by_id = {row.id: from_row(row) for row in rows}
     bound: dict[RunKey, Submission] = {(each.source, each.run_id): each for each in by_id.values() if each.run_id}
@@ -113,7 +108,7 @@ def bind(
     further = [each for each in asked if each[:2] not in bound and (each.token or each.linked)]
     if further:
         _bind_further(connection, further, by_id, bound, now)
-    asked_for = [(each.source, each.run_id) for each in asked]
+    asked_for = [each.key for each in asked]
     # One event of a retry may bind it, while its other events lack the link.
     if lost := {key: named[key] for key in asked_for if key in named and key not in bound}:
         bound |= _of_names(connection, lost)
@@ -147,7 +142,7 @@ _NAME: Final = (
 )
 
 
-def _link(connection: sa.Connection, asked: Iterable[Wanted]) -> None:
+def _link(connection: sa.Connection, asked: Iterable[Reported]) -> None:
     """Record each link between runs at both ends, even if only one run's event reports it."""
     links = {(each.source, each.retried_from, each.run_id) for each in asked if each.retried_from}
     links |= {(each.source, each.run_id, each.retried_by) for each in asked if each.retried_by}
@@ -158,7 +153,7 @@ def _link(connection: sa.Connection, asked: Iterable[Wanted]) -> None:
 
 def _bind_further(
     connection: sa.Connection,
-    further: Iterable[Wanted],
+    further: Iterable[Reported],
     by_id: dict[str, Submission],
     bound: dict[RunKey, Submission],
     now: float,
@@ -202,6 +197,6 @@ def _first_run(connection: sa.Connection, submission: Submission, bound: Mapping
         seen.add(other)
 
 
-def _of_linked(connection: sa.Connection, each: Wanted) -> Submission | None:
+def _of_linked(connection: sa.Connection, each: Reported) -> Submission | None:
     """Return the submission of a run that this one is linked to."""
     return next(filter(None, (named_by(connection, *key) for key in each.linked)), None)

@@ -1,14 +1,9 @@
-"""Record a batch of events in one transaction. Routing and deduplication are decided by the caller.
-
-Statements lock rows in the same order in every process: runs, sorted; then submissions, sorted; then events; then
-deliveries, sorted. Unsorted, four dispatchers caused 160 deadlocks in 600 transactions; sorted, none.
-"""
+"""Write a batch of events that are decided: runs, events, deliveries, and the outbox of the word index, at once."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from operator import attrgetter, itemgetter
 from typing import Any, Final, NamedTuple
 
@@ -18,28 +13,12 @@ from receiver.domain.deduplication import Facts
 from receiver.domain.event import Event
 from receiver.domain.parsed_event import completion_text
 from receiver.domain.run import Run, RunKey
-from receiver.ledger import dialect, many_rows, words
+from receiver.ledger import many_rows, words
 from receiver.ledger.deliveries import creation, links
 from receiver.ledger.deliveries.creation import AddedDelivery, ClaimAtOnce
-from receiver.ledger.history import of_runs
-from receiver.ledger.schema import events, runs
-
-
-class KnownRun(NamedTuple):
-    """A run before this batch. `history`: its readable events, in the order of recording.
-
-    `recorded`: the ids of all its events. `erased`: its content was, and must not come back.
-    """
-
-    labels: Mapping[str, str]
-    submission_id: str
-    history: Sequence[Facts]
-    recorded: Collection[str] = ()
-    erased: bool = False
-
-
-# A test webhook has no run.
-NO_RUN = KnownRun({}, "", ())
+from receiver.ledger.errors import Outdated
+from receiver.ledger.many_rows import Insert
+from receiver.ledger.schema import deliveries, events, runs
 
 
 class NewDelivery(NamedTuple):
@@ -81,78 +60,48 @@ class NewEvent(NamedTuple):
         return completion_text(self.completion)
 
 
-def lock(connection: sa.Connection, keys: Iterable[RunKey], now: float) -> Sequence[Any]:
-    """Insert missing runs, and lock all until the transaction ends. Returns rows for `known`."""
-    times = {"first_seen_at": now, "updated_at": now}
-    rows = [{"source": source, "run_id": run_id, **times} for source, run_id in sorted(set(keys))]
-    return many_rows.insert_many(connection, runs, rows, _lock, _KNOWN)
-
-
-def known(connection: sa.Connection, locked: Iterable[Any]) -> dict[RunKey, KnownRun]:
-    """Return the runs that `lock` has locked, from its rows."""
-    there = {(row.source, row.run_id): row for row in locked}
-    history: dict[RunKey, list[Facts]] = {key: [] for key in there}
-    recorded: dict[RunKey, list[str]] = {key: [] for key in there}
-    for past in of_runs(connection, (key for key, row in there.items() if row.events)):
-        recorded[past.key].append(past.id)
-        if past.facts is not None:
-            history[past.key].append(past.facts)
-    return {
-        key: KnownRun(
-            json.loads(row.labels) if row.labels != "{}" else {},
-            *(row.submission_id, history[key], recorded[key], row.erased_at is not None),
-        )
-        for key, row in there.items()
-    }
-
-
-def erased(connection: sa.Connection, keys: Collection[RunKey]) -> dict[RunKey, KnownRun]:
-    """Return those of the runs that were erased. The others are not until this transaction ends.
-
-    For test webhooks, which lock no run.
-    """
-    if not keys:
-        return {}
-    it = runs.c
-    query = sa.select(it.source, it.run_id, it.erased_at).where(dialect.of_runs(runs, keys))
-    rows = connection.execute(query.order_by(it.source, it.run_id).with_for_update(read=True))
-    return {(row.source, row.run_id): NO_RUN._replace(erased=True) for row in rows if row.erased_at is not None}
-
-
-def _lock(insert: Any) -> Any:
-    """Lock an existing run by updating its time: of two recordings, the second reads what the first wrote."""
-    return many_rows.or_update(insert, {"updated_at": insert.excluded.updated_at})
-
-
-_KNOWN: Final = (runs.c.source, runs.c.run_id, runs.c.labels, runs.c.submission_id, runs.c.events, runs.c.erased_at)
-
-
 class Written(NamedTuple):
-    """The result of `record`. `deliveries`: the ids of the new ones.
+    """The result of `write`. `deliveries`: the ids of the new ones.
 
-    `events`: the new ones. For locked runs, these are all events of the batch except those that `known` lists.
+    `events`: the new ones, which are all events of the batch, except for test webhooks that were recorded before.
     """
 
     events: list[NewEvent]
     deliveries: set[str]
 
 
-def record(
+def write(
     connection: sa.Connection,
     batch: Sequence[NewEvent],
+    existing: Collection[RunKey],
     now: float,
     claim: ClaimAtOnce | None = None,
+    polls: Mapping[RunKey, float] = {},
 ) -> Written:
-    """Write the events, their deliveries and the runs' new status. `claim`: claims some of the deliveries at once."""
-    rows = [_event_row(item, now) for item in batch]  # in the order in which a run's events are compared
-    new = {row.id for row in many_rows.insert_many(connection, events, rows, many_rows.do_nothing, (events.c.id,))}
-    made_deliveries = creation.insert(connection, _delivery_rows(batch, now, claim))
-    words.queue(connection, [item.key for item in batch if _tells_of_run(item)], now)
-    _update_runs(connection, batch, now)
+    """Write the events of a batch, their deliveries and the runs' new status.
+
+    `existing`: the runs that have a row, which is locked. `claim`: claims some of the deliveries at once. `polls`: when
+    to poll runs once more, unless that is set. Raises Outdated if another transaction inserts one of the other runs.
+    """
+    new, newest, counted = _run_rows(batch, existing, now, polls)
+    told = [item.key for item in batch if _tells_of_run(item)]
+    inserted, _, _, made, made_deliveries, _ = many_rows.write(
+        connection,
+        Insert(runs.c.run_id, new, many_rows.do_nothing),  # waits for another transaction that inserts it
+        Insert(runs.c.run_id, newest, _put_status),
+        Insert(runs.c.run_id, counted, _count),
+        # In the order in which a run's events are compared.
+        Insert(events.c.id, [_event_row(item, now) for item in batch], many_rows.do_nothing),
+        Insert(deliveries.c.id, _delivery_rows(batch, now, claim), many_rows.do_nothing),
+        words.changes(told, now),
+    )
+    if len(inserted) < len(new):
+        raise Outdated("a run")
     # Deliveries that wait for a sink which got an earlier event of the result: its end will not release them.
     linked = [item.event.id for item in batch if any(set(each.after) - _sinks(item) for each in item.deliveries)]
     links.release_held(connection, linked, now)
-    return Written([item for item in batch if item.event.id in new], set(made_deliveries))
+    ids = set(made)
+    return Written([item for item in batch if item.event.id in ids], set(made_deliveries))
 
 
 _COPY: Final = (
@@ -196,13 +145,15 @@ def _event_row(item: NewEvent, now: float) -> dict[str, Any]:
     }
 
 
-def _delivery_rows(batch: Iterable[NewEvent], now: float, claim: ClaimAtOnce | None) -> Iterator[dict[str, Any]]:
-    """Yield the rows of the deliveries of events. `claim`: as in `record`."""
+def _delivery_rows(batch: Iterable[NewEvent], now: float, claim: ClaimAtOnce | None) -> list[dict[str, Any]]:
+    """Return the rows of the deliveries of events, sorted by id. `claim`: as in `write`."""
+    rows = []
     for item in batch:
         its = (item.event.id, item.event.source, item.run.run_id)
         for new in item.deliveries:
             row = creation.delivery_row(AddedDelivery(*its, new.sink, new.route, new.lane, new.after), now)
-            yield claim.of(row) if claim else row
+            rows.append(claim.of(row) if claim else row)
+    return sorted(rows, key=itemgetter("id"))
 
 
 def _sinks(item: NewEvent) -> set[str]:
@@ -213,31 +164,44 @@ def _tells_of_run(item: NewEvent) -> bool:
     return item.run.run_id != "" and item.disposition != "test"
 
 
-def _update_runs(connection: sa.Connection, batch: Sequence[NewEvent], now: float) -> None:
-    """Update each run once: set the status of its newest event, and add the number of its events."""
+def _run_rows(
+    batch: Iterable[NewEvent], existing: Collection[RunKey], now: float, polls: Mapping[RunKey, float]
+) -> tuple[list[dict[str, Any]], ...]:
+    """Return the rows of new runs, of existing ones with a new status, and of those that only get more events."""
     told = [item for item in batch if _tells_of_run(item)]
-    counts = Counter(item.key for item in told)
     newest = {item.key: item for item in told if item.newest}
-    rows = [
-        {**_status(item.event, item.run), "events": counts.pop(key), "first_seen_at": now, "updated_at": now}
-        for key, item in sorted(newest.items(), key=itemgetter(0))
-    ]
-    many_rows.insert_many(connection, runs, rows, _put_status)
-    seen = {"first_seen_at": now, "updated_at": now}  # unused, because these rows exist
-    rest = [{"source": key[0], "run_id": key[1], "events": count, **seen} for key, count in sorted(counts.items())]
-    many_rows.insert_many(connection, runs, rest, _count)
+    new, changed, counted = [], [], []
+    for key, count in sorted(Counter(item.key for item in told).items()):
+        more = {"events": count, "due_at": polls.get(key), "first_seen_at": now, "updated_at": now}
+        status = _status(newest[key].event, newest[key].run) if key in newest else None
+        if key not in existing:
+            new.append((status or NO_STATUS) | {"source": key[0], "run_id": key[1]} | more)
+        elif status:
+            changed.append(status | more)
+        else:
+            counted.append({"source": key[0], "run_id": key[1], **more})
+    return new, changed, counted
+
+
+def _more(insert: Any) -> dict[str, Any]:
+    return {
+        "events": runs.c.events + insert.excluded.events,
+        "due_at": sa.func.coalesce(runs.c.due_at, insert.excluded.due_at),
+        "updated_at": insert.excluded.updated_at,
+    }
 
 
 def _count(insert: Any) -> Any:
-    return many_rows.or_update(insert, {"events": runs.c.events + insert.excluded.events})
+    """Add events to an existing run."""
+    return many_rows.or_update(insert, _more(insert))
 
 
 def _put_status(insert: Any) -> Any:
-    """Set an existing run's status to that of its newest event, and add the number of events."""
+    """Set an existing run's status to that of its newest event, and add events."""
     changes = {
         **{name: insert.excluded[name] for name in (*_REPLACED, "event_id")},
         **{name: sa.func.coalesce(insert.excluded[name], runs.c[name]) for name in _KEPT},
-        "events": runs.c.events + insert.excluded.events,
+        **_more(insert),
     }
     return many_rows.or_update(insert, changes)
 
@@ -257,3 +221,7 @@ _STATUS: Final = ("source", "event_id", *_OF_RUN)
 def _status(event: Event, run: Run) -> dict[str, Any]:
     """Return the columns of a run that its newest event sets."""
     return dict(zip(_STATUS, (event.source, event.id, *_values(run)), strict=True))
+
+
+# The status of a run without an event that sets it, without its key.
+NO_STATUS: Final = {"event_id": "", **dict(zip(_OF_RUN[1:], _values(Run())[1:], strict=True))}

@@ -1,0 +1,43 @@
+"""A dispatcher whose events tests hand it directly, without an inbox."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import redis
+
+from receiver.dispatch.dispatcher import PUT_BACK_FOR, Dispatcher
+from receiver.dispatch.recorder import EventRecorder, Runner
+from receiver.domain.event import Event
+from receiver.domain.redaction import Redactor
+from receiver.domain.run import Run
+from receiver.inbox.reader import InboxReader
+from receiver.ledger import Ledger
+from receiver.routing.router import Router
+from receiver.telemetry.workers import WorkerCounter
+
+
+def make_dispatcher(
+    ledger: Ledger,
+    router: Router,
+    redactor: Redactor,
+    reader: InboxReader,
+    connection: redis.Redis,
+    may_ask: Callable[[str], bool] = lambda _: False,
+    runners: Mapping[str, Runner] = {},
+    put_back_for: float = PUT_BACK_FOR,
+) -> Dispatcher:
+    recorder = EventRecorder(ledger, router, redactor, WorkerCounter(connection), may_ask, runners)
+    return Dispatcher(ledger, recorder, reader, connection, put_back_for)
+
+
+def dispatch(
+    it: Dispatcher | EventRecorder,
+    accepted: Collection[Event],
+    parsed: Mapping[str, Run] = {},
+    details: Mapping[str, Mapping[str, Any]] = {},
+) -> list[str]:
+    """Record events. Returns the sinks to wake."""
+    recorder = it.recorder if isinstance(it, Dispatcher) else it
+    return recorder.record(recorder.parse(accepted, parsed, details))
