@@ -24,6 +24,7 @@ from receiver.routing.router import Router
 from receiver.telemetry.workers import WorkerCounter
 from tests.support import queries
 from tests.support.command import Runhook
+from tests.support.dispatching import dispatch
 from tests.support.events import body, event
 from tests.support.ledger import claim, new_event, record, settle, states
 
