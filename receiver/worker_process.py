@@ -270,19 +270,19 @@ class WorkerProcess:
                     self._poke_due()
 
     def _renew_claims(self) -> None:
-        """Renew the claims on what the runners own. This thread does nothing else: no error or wait may delay it."""
+        """Renew the claims on what the runners hold. This thread does nothing else: no error or wait may delay it."""
         while not self._ended.wait(RENEW_EVERY):
-            owned = [claimed for each in list(self._runners.values()) for claimed in each.owned()]
-            if not owned:
+            held = [claimed for each in list(self._runners.values()) for claimed in each.held()]
+            if not held:
                 continue
             with suppress(LedgerUnavailable):
-                renewed, now = self._ledger.write(partial(self._renew, owned))
+                renewed, now = self._ledger.write(partial(self._renew, held))
                 for each in renewed:
                     each.start_by = now + START_WITHIN
 
-    def _renew(self, owned: Collection[Claimed], connection: Connection) -> tuple[Collection[Claimed], float]:
+    def _renew(self, held: Collection[Claimed], connection: Connection) -> tuple[Collection[Claimed], float]:
         now = self._ledger.known_now()
-        return claims.renew(connection, self._owner, owned, now + CLAIM), now
+        return claims.renew(connection, self._owner, held, now + CLAIM), now
 
     def _poke_due(self) -> bool:
         """Poke the runners whose sinks have something due. Return whether there are any."""

@@ -2,10 +2,10 @@
 
     room, take   the dispatcher of the process records new deliveries as claimed, and hands them over
     poke         the ledger may have something due, which is claimed when there is room
-    owned        the claims that the process renews
+    held         the claims that the process renews
 
-One thread claims and settles; nothing else here asks the ledger. A retry frees its place: nothing sleeps. A send that
-takes longer than its sink allows is given up, and its thread is left behind rather than waited for.
+A sender settles its own task if no other work is pending. Otherwise it wakes the runner's thread, which settles all
+ended tasks in one transaction, claims more, and gives up overdue sends. The thread of such a send is left behind.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from receiver.config.destinations import RetryPolicy
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.delivery.callback_sink import CallbackSink
-from receiver.delivery.owned import OwnedDeliveries
-from receiver.delivery.room import Room, weight
-from receiver.delivery.send_task import SendTask, send
+from receiver.delivery.claim_budget import ClaimBudget, weight
+from receiver.delivery.held_claims import HeldClaims
+from receiver.delivery.send_task import send
 from receiver.delivery.settlement import Settlement
 from receiver.delivery.sink_services import SourceServices
 from receiver.domain.callback import CALLBACK
@@ -63,12 +63,12 @@ log = logging.getLogger("runhook.deliver")
 class SinkRunner:
     """Delivers to one sink in the worker process `owner`. Safe to call from any thread.
 
-    `ledger` and `connection` belong to the process, which closes them; it also renews the claims on `owned()`, and
+    `ledger` and `connection` belong to the process, which closes them; it also renews the claims on `held()`, and
     flushes the `counter`. `fails_for`: seconds of errors in a row, other than an unavailable ledger, after which it
     gives up, as after too many hung sends: `gave_up` says why, and a fresh process should replace this one.
     `concurrency`: sends under way at a time, in this process. `lane_limit`: how many of one lane, for a sink that has
-    many. `on_due`: called, in the runner's thread, with the sinks whose held deliveries a settlement has queued.
-    `redact`: paths to mask in servers' responses.
+    many. `on_due`: called with the sinks whose waiting deliveries a settlement has queued. `redact`: paths to mask in
+    servers' responses.
     """
 
     def __init__(
@@ -100,17 +100,19 @@ class SinkRunner:
         self._many = sink.batch_size > 1
         self._places = min(concurrency, BATCHES) if self._many else concurrency
         self._batch = max(sink.batch_size, 1)
-        self._owned = OwnedDeliveries(self._batch)
+        self._held = HeldClaims(self._batch)
         self._rotation = Rotation()
-        self._room = Room(self._places * self._batch, rated=rate is not None, many_lanes=lane_limit is not None)
+        self._budget = ClaimBudget(
+            self._places * self._batch, rated=rate is not None, many_lanes=lane_limit is not None
+        )
         self._limit = sink.options.timeout + (2 * GRACE if self._many else GRACE)
         self._threads = DaemonPool(self._places, f"send-{sink.name}")
         self.counter = WorkerCounter(connection)
         self._settlement = Settlement(sink.name, retry, owner, self.counter, redact)
         self._pause = Pause(log, "deliver")
-        # Ended tasks, and None to make the runner's thread look around.
-        self._done: queue.SimpleQueue[SendTask | None] = queue.SimpleQueue()
-        self._ended: list[SendTask] = []  # ended, and not settled
+        self._settling = threading.Lock()
+        self._wakes: queue.SimpleQueue[None] = queue.SimpleQueue()  # each one wakes the runner's thread
+        self._dormant = False  # the runner's thread sleeps until it is woken
         self._poked = True  # the ledger may have something due
         self._claiming = False
         self._stopping = threading.Event()
@@ -129,38 +131,39 @@ class SinkRunner:
         """
         if self._rate or self._lane_limit or self._poked or self._stopping.is_set():
             return 0
-        return self._room.free(*self._owned.size(), time.monotonic())
+        return self._budget.free(*self._held.size(), time.monotonic())
 
     def take(self, claimed: Sequence[Claimed]) -> None:
         """Send deliveries that a committed transaction has claimed for this runner; after a stop, hand them back."""
-        if not self._owned.add(claimed):
+        if not self._held.add(claimed):
             with suppress(LedgerUnavailable):  # else they lapse
                 self._settlement.settle(self._ledger, [], claimed)
             return
-        self._done.put(None)  # its thread must know when the next send is overdue
         for _ in range(0, len(claimed), self._batch):
             self._threads.submit(self._send_next)
+        if self._dormant:  # it must know when the next send is overdue
+            self._wake()
 
     def poke(self) -> None:
         """Look for due deliveries in the ledger as soon as there is room for them."""
         if not self._poked:
             self._poked = True
-            self._done.put(None)
+            self._wake()
 
-    def owned(self) -> list[Claimed]:
+    def held(self) -> list[Claimed]:
         """Return the claimed deliveries that are not settled."""
-        return self._owned.all()
+        return self._held.all()
 
     @property
     def idle(self) -> bool:
         """Whether no delivery is claimed, and none is known to be due."""
-        return not (self._owned or self._poked or self._claiming)
+        return not (self._held or self._poked or self._claiming)
 
     def stop(self) -> None:
         """Stop claiming, and hand back deliveries that have not started. Running sends end and are settled."""
-        self._owned.close()  # before the thread may end: nothing is added then
+        self._held.close()  # before the thread may end: nothing is added then
         self._stopping.set()
-        self._done.put(None)
+        self._wake()
 
     def join(self, until: float) -> bool:
         """Wait after `stop` until everything is settled, until `until` (time.monotonic()) at most. Return whether."""
@@ -174,34 +177,45 @@ class SinkRunner:
     # --- Senders
 
     def _send_next(self) -> None:
-        """In a thread: send the longest waiting deliveries."""
-        task = self._owned.begin(time.monotonic(), self._ledger.known_now())
+        """In a thread: send the longest waiting deliveries, and settle them if no other work is pending."""
+        task = self._held.begin(time.monotonic(), self._ledger.known_now())
         if task is None:
-            self._done.put(None)  # deliveries that may no longer start are handed back
+            self._wake()  # deliveries that may no longer start are handed back
             return
         answers = send(self._sink, task.claimed, self._retry)
-        if not self._owned.end(task):
+        if not self._held.end(task, answers, time.monotonic()):
             raise LeftBehind
-        task.answers, task.seconds = answers, time.monotonic() - task.started
         if any(isinstance(each, Unavailable) and not each.dependency for each in answers):
-            self._room.note_trouble(time.monotonic())
-            self._owned.withdraw()  # else what waits spends its attempts before the breaker opens
-        self._done.put(task)
+            self._budget.note_trouble(time.monotonic())
+            self._held.withdraw()  # else what waits spends its attempts before the breaker opens
+        if not self._work_pending():
+            with suppress(Exception):  # the runner's thread tries it again, and reports the error
+                self._settle()
+        if self._work_pending() or self._held.unsettled:
+            self._wake()
 
-    # --- The thread that claims and settles
+    def _work_pending(self) -> bool:
+        """Return whether the runner's thread is needed, or can settle several tasks at once."""
+        return self._held.waiting or self._held.running or self._poked or self._stopping.is_set()
+
+    # --- The thread that claims, and settles what the senders leave
+
+    def _wake(self) -> None:
+        self._wakes.put(None)
 
     def _work(self) -> None:
         failing_since = math.inf
-        while not self._stopping.is_set() or self._owned:
-            self._collect()
+        while not self._stopping.is_set() or self._held:
+            self._sleep()
+            self._give_up_overdue()
             try:
                 self._settle()
                 self._claim()
                 self._pause.end()
                 self.trouble, failing_since = "", math.inf
+                continue
             except LedgerUnavailable as error:
-                fields = Fields(sink=self.name, ledger=error, unsettled=len(self._ended))
-                self._pause.wait(fields, lambda: False)
+                fields = Fields(sink=self.name, ledger=error, held=len(self._held.all()))
             except Exception as error:  # a bug, which may come of what this process holds
                 self.trouble = error_location(error)
                 failing_since = min(failing_since, time.monotonic())
@@ -209,81 +223,80 @@ class SinkRunner:
                     self._give_up(f"could not be served for {self._fails_for:.0f} s: {self.trouble}")
                     break
                 log.debug("deliver.paused sink=%s in full", self.name, exc_info=True)
-                self._pause.wait(Fields(sink=self.name, error=self.trouble), lambda: False)
+                fields = Fields(sink=self.name, error=self.trouble)
+            self._pause.wait(fields, lambda: False)
+            self._wake()
         self._stopped.set()
 
     def _give_up(self, why: str) -> None:
         self.gave_up = f"the sink {self.name} {why}"
         self.stop()
 
-    def _collect(self) -> None:
-        """Wait until there is something to settle or to claim. Other sends get a moment to end, too."""
-        try:
-            first = self._done.get(timeout=self._wait())
-            if first is not None and self._owned.running:
+    def _sleep(self) -> None:
+        """Wait until there is something to do. Other sends get a moment to end, too."""
+        self._dormant = True  # before it looks at what is held: a delivery that comes later wakes it
+        seconds = self._wait()
+        self._dormant = seconds is None
+        with suppress(queue.Empty):
+            self._wakes.get(timeout=seconds)
+            if self._held.unsettled and self._held.running:
                 time.sleep(GATHER)
             while True:
-                self._ended += [first] if first is not None else []
-                first = self._done.get_nowait()
-        except queue.Empty:
-            pass
-        self._give_up_overdue()
+                self._wakes.get_nowait()
 
     def _wait(self) -> float | None:
-        """Return the seconds until something is to be done though nothing ends; None when only another thread can
-        tell."""
-        if self._ended or self._owned.unstarted():
+        """Return the seconds until a send is overdue or a claim is due. None while only another thread can tell."""
+        if self._held.unsettled:
             return 0.0
         now = time.monotonic()
-        oldest = self._owned.oldest_start(now)  # or one that starts from now on
-        at = min(oldest + self._limit if self._owned else math.inf, self._claim_at(now))
+        oldest = self._held.oldest_start(now)  # or one that starts from now on
+        at = min(oldest + self._limit if self._held else math.inf, self._claim_at(now))
         return None if at == math.inf else max(0.0, at - now)
 
     def _give_up_overdue(self) -> None:
-        now = time.monotonic()
-        overdue = self._owned.overdue(now - self._limit)
-        for task in overdue:
-            self._threads.abandon()
-            task.seconds = now - task.started
-            task.answers = [Unavailable(f"no answer within {self._sink.options.timeout:g} s")] * len(task.claimed)
-        self._ended += overdue
+        now, overdue = time.monotonic(), False
+        for task in self._held.overdue(now - self._limit):
+            answer = Unavailable(f"no answer within {self._sink.options.timeout:g} s")
+            if self._held.end(task, [answer] * len(task.claimed), now):
+                self._threads.abandon()
+                overdue = True
         if overdue:  # the threads that were to send what waits may all be left behind
-            self._room.note_trouble(now)
-            self._owned.withdraw()
+            self._budget.note_trouble(now)
+            self._held.withdraw()
         if (hung := self._threads.abandoned) > WORN_OUT * self._places and not self.gave_up:
             self._give_up(f"left {hung} hung sends behind")
 
     def _settle(self) -> None:
-        """Settle what has ended and hand back what will not start. Both stay owned until that is committed."""
-        unstarted = self._owned.unstarted()
-        if not self._ended and not unstarted:
-            return
-        sinks, paused = self._settlement.settle(self._ledger, self._ended, unstarted)
-        if paused:
-            self._owned.withdraw()
-        for task in self._ended:
-            self._room.note_send(task.seconds)
-        settled = [*unstarted, *(each for task in self._ended for each in task.claimed)]
-        self._ended = []
-        # What is handed back is due again; a lane that has a free place, or was probed, may have more.
-        if unstarted or self._lane_limit or any(it.probe for it in settled):
-            self._poked = True
-        self._owned.forget(settled)
+        """Settle what has ended and hand back what will not start. Both stay held until that is committed."""
+        with self._settling:
+            ended, unstarted = self._held.to_settle()
+            if not ended and not unstarted:
+                return
+            sinks, paused = self._settlement.settle(self._ledger, ended, unstarted)
+            if paused:
+                self._held.withdraw()
+            for task in ended:
+                self._budget.note_send(task.seconds)
+            probed = any(each.probe for task in ended for each in task.claimed)
+            # What is handed back is due again; a lane that has a free place, or was probed, may have more.
+            if unstarted or probed or self._lane_limit:
+                self._poked = True
+            self._held.forget(ended, unstarted)
         if sinks:
             self._on_due(sinks)
 
     def _claim(self) -> None:
         """Claim and start what is due, if there is room. Raises LedgerUnavailable."""
-        now, owned = time.monotonic(), self._owned.all()
+        now, held = time.monotonic(), self._held.all()
         if now < self._claim_at(now):
             return
         self._claiming = True
         self._poked = False
-        self._room.note_claim(now)
-        room = self._room.free(*self._owned.size(), now)
+        self._budget.note_claim(now)
+        room = self._budget.free(*self._held.size(), now)
         more = True  # until the ledger has answered
         try:
-            claimed = self._claim_due(room, owned)
+            claimed = self._claim_due(room, held)
             more = not claimed.all_due
             if claimed:
                 self.take(self._loaded(claimed))
@@ -292,17 +305,17 @@ class SinkRunner:
                 self._poked = True
             self._claiming = False
 
-    def _claim_due(self, limit: int, owned: Sequence[Claimed]) -> Claims:
-        """Claim up to `limit` due deliveries beside those that are `owned`: as many as the rate and the lanes allow."""
+    def _claim_due(self, limit: int, held: Sequence[Claimed]) -> Claims:
+        """Claim up to `limit` due deliveries beside those that are `held`: as many as the rate and the lanes allow."""
         many = None
         if self._lane_limit:
-            of_lanes, probing = Counter(each.lane for each in owned), sum(each.probe for each in owned)
+            of_lanes, probing = Counter(each.lane for each in held), sum(each.probe for each in held)
             many = ManyLanes(self._places, self._lane_limit, of_lanes, probing, self._rotation)
         if self._rate:
             limit = self._allowed(self._rate, limit)
         if not limit:
             return Claims()  # the process pokes once a second
-        most_bytes = self._room.bytes_left(sum(map(weight, owned)))
+        most_bytes = self._budget.bytes_left(sum(map(weight, held)))
         claimed: Claims | None = None
 
         def work(connection: Connection) -> Claims:
@@ -324,19 +337,19 @@ class SinkRunner:
 
     def _loaded(self, claimed: Sequence[Claimed]) -> Sequence[Claimed]:
         """Load the bodies of what was claimed, which is renewed meanwhile. It is handed back if that fails."""
-        self._owned.own(claimed)
+        self._held.load(claimed)
         found: Sequence[Claimed] = ()
         try:
             found = self._ledger.read(lambda connection: load_bodies(connection, claimed), transaction=False)
         finally:
-            self._owned.withdraw(set(claimed).difference(found))
+            self._held.withdraw(set(claimed).difference(found))
         return found
 
     def _claim_at(self, now: float) -> float:
         """Return when to claim, by time.monotonic(): infinite for not before a send ends or another thread pokes."""
         if not self._poked or self._stopping.is_set():
             return math.inf
-        return self._room.claims_at(*self._owned.size(), now, waiting=self._owned.waiting)
+        return self._budget.claims_at(*self._held.size(), now, waiting=self._held.waiting)
 
 
 def build(

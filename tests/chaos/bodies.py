@@ -12,7 +12,7 @@ import random
 from functools import cache, lru_cache
 from typing import Any, Final
 
-from receiver.delivery.room import AHEAD
+from receiver.delivery.claim_budget import AHEAD
 from receiver.domain.event import delivery_id, event_id
 from tests.support import run_ids
 

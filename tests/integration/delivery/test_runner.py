@@ -16,7 +16,7 @@ import redis
 from handlers import Delivery, Receipt, Refused, Sink, SinkOptions, Unavailable
 from handlers.s3.sink import S3Sink
 from receiver.config.destinations import RetryPolicy
-from receiver.delivery import room, runner
+from receiver.delivery import claim_budget, runner
 from receiver.delivery.runner import SinkRunner
 from receiver.domain import breaker
 from receiver.ledger import Ledger, LedgerUnavailable
@@ -134,7 +134,7 @@ def test_due_deliveries_are_sent_and_their_receipts_kept(ledger: Ledger, start: 
         "urls": {"run.json": "https://x/run.json"},
     }
     eventually(lambda: it.idle)
-    assert it.owned() == []
+    assert it.held() == []
 
 
 def test_a_route_that_failed_is_no_problem_of_the_body(ledger: Ledger, start: Start) -> None:
@@ -171,7 +171,7 @@ def test_a_batch_with_too_few_answers_is_retried(ledger: Ledger, start: Start) -
 
 @pytest.mark.parametrize("seconds", [0.0, 0.3], ids=["fast", "slow"])
 def test_no_more_is_held_than_memory_has_room_for(ledger: Ledger, start: Start, seconds: float) -> None:
-    large = "x" * (2 * room.MOST_BYTES // 5)
+    large = "x" * (2 * claim_budget.MOST_BYTES // 5)
     record(ledger, *(new_event(f"tsk_{n}", "ops", output=large) for n in range(6)))
     counting = Together(seconds)
     start(ScriptedSink(counting))
@@ -310,7 +310,7 @@ def test_what_is_held_behind_sends_that_hang_is_sent_by_others(ledger: Ledger, s
     sink.answer = lambda delivery: (release.wait(PATIENCE) if len(sink.seen) == 2 else None, accept(delivery))[1]
     record(ledger, *(new_event(f"tsk_{n}", "ops") for n in range(4)))
     it.poke()
-    eventually(lambda: len(it.owned()) == 4)
+    eventually(lambda: len(it.held()) == 4)
     # When that send is given up, then the others do not wait for its thread
     eventually(lambda: states(ledger) == {"delivered": 4, "waiting": 1})
     release.set()
@@ -414,16 +414,16 @@ def test_what_is_held_is_told_until_it_is_settled(ledger: Ledger, start: Start) 
     release = threading.Event()
     sink = ScriptedSink(lambda delivery: (release.wait(PATIENCE), accept(delivery))[1], timeout=2 * PATIENCE)
     it = start(sink)
-    (held,) = eventually(it.owned)
+    (held,) = eventually(it.held)
     # When its process renews what is held
     until = rows(ledger)[0]["claim_until"]
-    assert ledger.write(lambda connection: claims.renew(connection, "w0", it.owned(), until + 60)) == [held]
+    assert ledger.write(lambda connection: claims.renew(connection, "w0", it.held(), until + 60)) == [held]
     assert ledger.write(lambda connection: recovery.lapse_claims(connection, until + 1)) == 0
     release.set()
     # Then it does not lapse, and is sent once
     eventually(delivered(ledger, 1))
     assert held.id == rows(ledger)[0]["id"]
-    eventually(lambda: it.owned() == [])
+    eventually(lambda: it.held() == [])
     assert len(sink.seen) == 1
 
 
@@ -488,13 +488,13 @@ def test_paused_sink_gets_nothing_after_the_sends_under_way(ledger: Ledger, star
     sink.answer = lambda delivery: (steps.acquire(timeout=PATIENCE), accept(delivery))[1]
     it = start(sink, concurrency=2)
     eventually(lambda: states(ledger)["delivered"] == 5)
-    eventually(lambda: len(it.owned()) > 2)
+    eventually(lambda: len(it.held()) > 2)
     # When an operator pauses it, and the next send ends
     ledger.write(lambda connection: lanes.set_paused(connection, "ops", True, time.time()))
     begun = len(sink.seen)
     steps.release()
     eventually(lambda: states(ledger)["delivered"] == 6)
-    eventually(lambda: len(it.owned()) <= 2)
+    eventually(lambda: len(it.held()) <= 2)
     for _ in range(9):
         steps.release()
     # Then only what had begun by then is sent, and the rest waits unspent
@@ -770,7 +770,7 @@ def test_a_stop_during_a_claim_hands_back_what_it_took(ledger: Ledger, start: St
     stopped.set()
 
     assert it.join(time.monotonic() + PATIENCE)
-    assert it.owned() == []
+    assert it.held() == []
     assert states(ledger) == {"queued": 3}
     slow.close()
 

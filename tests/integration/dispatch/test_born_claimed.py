@@ -224,7 +224,7 @@ def test_slow_sink_leaves_the_rest_in_the_ledger(
     dispatch(recorder, events(20))
     dispatch(recorder, events(30))
     assert sum(row["state"] == "sending" for row in rows(ledger)) == 4
-    assert len(it.owned()) == 4
+    assert len(it.held()) == 4
     assert it.room() == 0
     # And the oldest goes first when there is room
     release.set()
@@ -239,7 +239,7 @@ def test_new_deliveries_do_not_pass_a_backlog(ledger: Ledger, redis_url: str, ru
     sink = ScriptedSink(lambda delivery: (release.wait(60), accept(delivery))[1], timeout=120)
     it = SinkRunner(ledger, sink, POLICY, 4, redis.Redis.from_url(redis_url), "w")
     it.start()
-    eventually(lambda: len(it.owned()) == 4)
+    eventually(lambda: len(it.held()) == 4)
     # When a new event comes, then it is queued behind that
     dispatch(make_recorder(ledger, redis_url, ops=it), events(21)[20:])
     assert rows(ledger, run_id="tsk_20")[0]["state"] == "queued"

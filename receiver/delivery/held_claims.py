@@ -6,17 +6,19 @@ import threading
 from collections import deque
 from collections.abc import Collection, Sequence
 
-from receiver.delivery.room import weight
+from handlers import Receipt
+from receiver.delivery.claim_budget import weight
 from receiver.delivery.send_task import SendTask
 from receiver.ledger.deliveries.claimed import Claimed
 
 
-class OwnedDeliveries:
-    """Safe to call from any thread. An owned delivery is in one of four places:
+class HeldClaims:
+    """Safe to call from any thread. A held claim is in one of five places:
 
     loading     its body is read from the ledger
     waiting     a thread may send it, the longest waiting first
     running     it is being sent, in a task of at most `batch` deliveries
+    ended       its task has ended, and is to be settled
     unstarted   it does not start in this process, and is to be handed back
     """
 
@@ -26,19 +28,20 @@ class OwnedDeliveries:
         self._all: set[Claimed] = set()
         self._waiting: deque[Claimed] = deque()
         self._running: dict[int, SendTask] = {}  # by identity; the oldest first
+        self._ended: list[SendTask] = []
         self._unstarted: list[Claimed] = []
         self._closed = False
 
     def __bool__(self) -> bool:
         return bool(self._all)
 
-    def own(self, claimed: Sequence[Claimed]) -> None:
-        """Own deliveries whose bodies are to be loaded."""
+    def load(self, claimed: Sequence[Claimed]) -> None:
+        """Hold deliveries whose bodies are to be loaded."""
         with self._lock:
             self._all.update(claimed)
 
     def add(self, claimed: Sequence[Claimed]) -> bool:
-        """Let deliveries wait for a thread. After `close` they are not owned, and False is returned."""
+        """Let deliveries wait for a thread. After `close` they are not held, and False is returned."""
         with self._lock:
             if self._closed:
                 self._all.difference_update(claimed)
@@ -73,38 +76,40 @@ class OwnedDeliveries:
             self._running[id(task)] = task
             return task
 
-    def end(self, task: SendTask) -> bool:
-        """End a task. False if `overdue` has ended it."""
+    def end(self, task: SendTask, answers: Sequence[Receipt | Exception], now: float) -> bool:
+        """End a task with what its sink returned. False if it has ended before."""
         with self._lock:
-            return self._running.pop(id(task), None) is not None
+            if self._running.pop(id(task), None) is None:
+                return False
+            task.answers, task.seconds = answers, now - task.started
+            self._ended.append(task)
+            return True
 
     def overdue(self, began_before: float) -> list[SendTask]:
-        """End and return the tasks that began before this time."""
+        """Return the running tasks that began before this time."""
         with self._lock:
-            found = [task for task in self._running.values() if task.started < began_before]
-            for task in found:
-                del self._running[id(task)]
-            return found
+            return [task for task in self._running.values() if task.started < began_before]
 
-    def forget(self, claimed: Collection[Claimed]) -> None:
-        """Forget deliveries that are settled or handed back."""
-        gone = set(claimed)
+    def to_settle(self) -> tuple[list[SendTask], list[Claimed]]:
+        """Return the ended tasks, and what is to be handed back. They are held until `forget`."""
+        with self._lock:
+            return list(self._ended), list(self._unstarted)
+
+    def forget(self, tasks: Collection[SendTask], unstarted: Collection[Claimed]) -> None:
+        """Forget tasks that are settled, and deliveries that are handed back."""
+        gone = {*unstarted, *(each for task in tasks for each in task.claimed)}
         with self._lock:
             self._all -= gone
+            self._ended = [task for task in self._ended if task not in tasks]
             self._unstarted = [each for each in self._unstarted if each not in gone]
 
     def all(self) -> list[Claimed]:
-        """Return all owned deliveries."""
+        """Return all held deliveries."""
         with self._lock:
             return list(self._all)
 
-    def unstarted(self) -> list[Claimed]:
-        """Return what is to be handed back."""
-        with self._lock:
-            return list(self._unstarted)
-
     def size(self) -> tuple[int, int]:
-        """Return how many deliveries are owned, and their weight."""
+        """Return how many deliveries are held, and their weight."""
         with self._lock:
             return len(self._all), sum(map(weight, self._all))
 
@@ -122,3 +127,8 @@ class OwnedDeliveries:
     def running(self) -> bool:
         """Whether some are being sent."""
         return bool(self._running)
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether some have ended, or are to be handed back."""
+        return bool(self._ended or self._unstarted)

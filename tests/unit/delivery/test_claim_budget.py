@@ -1,19 +1,19 @@
-"""The room of a runner, case by case: how many deliveries it owns, and when it claims more."""
+"""The claim budget of a runner, case by case: how many claims it holds, and when it claims more."""
 
 import math
 from typing import Any
 
 import pytest
 
-from receiver.delivery.room import AHEAD, CALM, CLAIM_AGAIN, FAST, MOST, MOST_BYTES, Room
+from receiver.delivery.claim_budget import AHEAD, CALM, CLAIM_AGAIN, FAST, MOST, MOST_BYTES, ClaimBudget
 
 NOW = 100.0
 AT_ONCE, LATER = -math.inf, math.inf
 
 
-def room(size: int = 8, seconds: float | None = FAST / 2, **options: bool) -> Room:
-    """A room that claimed last at NOW, whose sends have taken `seconds`."""
-    it = Room(size, **options)
+def budget(size: int = 8, seconds: float | None = FAST / 2, **options: bool) -> ClaimBudget:
+    """A budget that claimed last at NOW, whose sends have taken `seconds`."""
+    it = ClaimBudget(size, **options)
     it.note_claim(NOW)
     if seconds is not None:
         it.note_send(seconds)
@@ -21,7 +21,7 @@ def room(size: int = 8, seconds: float | None = FAST / 2, **options: bool) -> Ro
 
 
 @pytest.mark.parametrize(
-    ("given", "owned", "weight", "free"),
+    ("given", "held", "weight", "free"),
     [
         ({}, 0, 0, 8 * AHEAD),
         ({}, 8, 0, 8 * AHEAD - 8),
@@ -36,25 +36,25 @@ def room(size: int = 8, seconds: float | None = FAST / 2, **options: bool) -> Ro
         ({}, 1, MOST_BYTES, 0),
     ],
 )
-def test_room_is_what_the_sink_and_memory_allow(given: Any, owned: int, weight: int, free: int) -> None:
-    assert room(**given).free(owned, weight, NOW) == free
+def test_room_is_what_the_sink_and_memory_allow(given: Any, held: int, weight: int, free: int) -> None:
+    assert budget(**given).free(held, weight, NOW) == free
 
 
 def test_trouble_leaves_room_for_what_is_under_way_for_a_moment() -> None:
-    it = room()
+    it = budget()
     it.note_trouble(NOW)
     assert [it.free(0, 0, NOW + seconds) for seconds in (0, CALM / 2, CALM)] == [8, 8, 8 * AHEAD]
 
 
 def test_sends_that_become_slow_leave_no_room_ahead() -> None:
-    it = room()
+    it = budget()
     for _ in range(20):
         it.note_send(FAST * 2)
     assert it.free(0, 0, NOW) == 8
 
 
 @pytest.mark.parametrize(
-    ("given", "owned", "waiting", "at"),
+    ("given", "held", "waiting", "at"),
     [
         ({}, 0, False, AT_ONCE),
         ({}, 8 * AHEAD // 2 - 1, True, AT_ONCE),
@@ -66,9 +66,9 @@ def test_sends_that_become_slow_leave_no_room_ahead() -> None:
         ({"size": 1, "rated": True}, 0, False, AT_ONCE),
     ],
 )
-def test_next_claim_waits_until_it_is_worth_it(given: Any, owned: int, waiting: bool, at: float) -> None:
-    assert room(**given).claims_at(owned, 0, NOW, waiting=waiting) == at
+def test_next_claim_waits_until_it_is_worth_it(given: Any, held: int, waiting: bool, at: float) -> None:
+    assert budget(**given).claims_at(held, 0, NOW, waiting=waiting) == at
 
 
 def test_one_claim_takes_at_least_one_delivery() -> None:
-    assert [room().bytes_left(weight) for weight in (0, MOST_BYTES, 2 * MOST_BYTES)] == [MOST_BYTES, 1, 1]
+    assert [budget().bytes_left(weight) for weight in (0, MOST_BYTES, 2 * MOST_BYTES)] == [MOST_BYTES, 1, 1]

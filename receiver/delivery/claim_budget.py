@@ -1,4 +1,4 @@
-"""How many deliveries a runner owns at a time, and when it claims more. Pure: numbers and times are passed in."""
+"""How many claims a runner holds at a time, and when it claims more. Pure: numbers and times are passed in."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Final
 
 from receiver.ledger.deliveries.claimed import Claimed
 
-# Deliveries owned for each place of a sink whose sends take less than FAST seconds, so that no place is empty while the
-# ledger commits. They wait about a second at most. Other sinks own one for each place.
+# Claims held for each place of a sink whose sends take less than FAST seconds, so that no place is empty while the
+# ledger commits. They wait about a second at most. Other sinks hold one for each place.
 AHEAD: Final = 4
 FAST: Final = 0.25
-# Deliveries and bytes owned at most.
+# Deliveries and bytes held at most.
 MOST: Final = 1024
 MOST_BYTES: Final = 16 << 20
 # Bytes of memory for each byte of a parsed body.
 PARSED: Final = 4
 # Seconds after which a sink claims even with few free places.
 CLAIM_AGAIN: Final = 0.25
-# Seconds without trouble before more is owned than there are places.
+# Seconds without trouble before more is held than there are places.
 CALM: Final = 1.0
 
 
@@ -27,10 +27,10 @@ def weight(each: Claimed) -> int:
     return len(each.body) * (1 + (PARSED if each.run is not None else 0))
 
 
-class Room:
-    """The room of a sink for `size` deliveries under way. All times are those of time.monotonic().
+class ClaimBudget:
+    """The claims that a sink with places for `size` deliveries may hold. All times are those of time.monotonic().
 
-    `rated`: each claim counts the rate. `many_lanes`: each claim counts the lanes. Both own no more than is under way.
+    `rated`: each claim counts the rate. `many_lanes`: each claim counts the lanes. Both hold no more than is under way.
     """
 
     def __init__(self, size: int, *, rated: bool = False, many_lanes: bool = False) -> None:
@@ -53,23 +53,23 @@ class Room:
         """Note that a claim was made `now`."""
         self._claimed_at = now
 
-    def free(self, owned: int, weight: int, now: float) -> int:
-        """Return how many more deliveries may be owned. `weight`: bytes of the owned ones."""
-        return max(0, self._most(now) - owned) if weight < MOST_BYTES else 0
+    def free(self, held: int, weight: int, now: float) -> int:
+        """Return how many more deliveries may be held. `weight`: bytes of the held ones."""
+        return max(0, self._most(now) - held) if weight < MOST_BYTES else 0
 
     def bytes_left(self, weight: int) -> int:
         """Return how many bytes the next claim may take: at least one, for one delivery is always claimed."""
         return max(MOST_BYTES - weight, 1)
 
-    def claims_at(self, owned: int, weight: int, now: float, *, waiting: bool) -> float:
+    def claims_at(self, held: int, weight: int, now: float, *, waiting: bool) -> float:
         """Return when to claim due deliveries; infinite: when a send has ended.
 
-        `waiting`: some owned deliveries have not started.
+        `waiting`: some held deliveries have not started.
 
         A sink with few free places waits a moment for more, unless it has many lanes: a slow lane must not keep others
         from the places that are free.
         """
-        room = self.free(owned, weight, now)
+        room = self.free(held, weight, now)
         if not room:
             return math.inf
         if self._many_lanes or 2 * room > self._most(now):
