@@ -57,10 +57,6 @@ class ClaimBudget:
         """Return how many more deliveries may be held. `weight`: bytes of the held ones."""
         return max(0, self._most(now) - held) if weight < MOST_BYTES else 0
 
-    def bytes_left(self, weight: int) -> int:
-        """Return how many bytes the next claim may take: at least one, for one delivery is always claimed."""
-        return max(MOST_BYTES - weight, 1)
-
     def claims_at(self, held: int, weight: int, now: float, *, waiting: bool) -> float:
         """Return when to claim due deliveries; infinite: when a send has ended.
 

@@ -13,7 +13,7 @@ from receiver.ledger.deliveries.claimed import Claimed
 
 
 class HeldClaims:
-    """Safe to call from any thread. A held claim is in one of five places:
+    """Safe to call from any thread. A held claim is in one of five places, which other modules only read:
 
     loading     its body is read from the ledger
     waiting     a thread may send it, the longest waiting first
@@ -26,10 +26,10 @@ class HeldClaims:
         self._batch = batch
         self._lock = threading.Lock()
         self._all: set[Claimed] = set()
-        self._waiting: deque[Claimed] = deque()
-        self._running: dict[int, SendTask] = {}  # by identity; the oldest first
-        self._ended: list[SendTask] = []
-        self._unstarted: list[Claimed] = []
+        self.waiting: deque[Claimed] = deque()
+        self.running: dict[int, SendTask] = {}  # by identity; the oldest first
+        self.ended: list[SendTask] = []
+        self.unstarted: list[Claimed] = []
         self._closed = False
 
     def __bool__(self) -> bool:
@@ -47,7 +47,7 @@ class HeldClaims:
                 self._all.difference_update(claimed)
             else:
                 self._all.update(claimed)
-                self._waiting.extend(claimed)
+                self.waiting.extend(claimed)
             return not self._closed
 
     def close(self) -> None:
@@ -59,49 +59,49 @@ class HeldClaims:
     def withdraw(self, claimed: Collection[Claimed] | None = None) -> None:
         """Let these deliveries, or all that wait, not start in this process."""
         with self._lock:
-            self._unstarted += self._waiting if claimed is None else claimed
+            self.unstarted += self.waiting if claimed is None else claimed
             if claimed is None:
-                self._waiting.clear()
+                self.waiting.clear()
 
     def begin(self, now: float, ledger_now: float) -> SendTask | None:
         """Return what to send now. None if no waiting delivery may still start at `ledger_now`."""
         with self._lock:
             batch: list[Claimed] = []
-            while self._waiting and len(batch) < self._batch:
-                each = self._waiting.popleft()
-                (batch if ledger_now < each.start_by else self._unstarted).append(each)
+            while self.waiting and len(batch) < self._batch:
+                each = self.waiting.popleft()
+                (batch if ledger_now < each.start_by else self.unstarted).append(each)
             if not batch:
                 return None
             task = SendTask(batch, now)
-            self._running[id(task)] = task
+            self.running[id(task)] = task
             return task
 
     def end(self, task: SendTask, answers: Sequence[Receipt | Exception], now: float) -> bool:
         """End a task with what its sink returned. False if it has ended before."""
         with self._lock:
-            if self._running.pop(id(task), None) is None:
+            if self.running.pop(id(task), None) is None:
                 return False
             task.answers, task.seconds = answers, now - task.started
-            self._ended.append(task)
+            self.ended.append(task)
             return True
 
     def overdue(self, began_before: float) -> list[SendTask]:
         """Return the running tasks that began before this time."""
         with self._lock:
-            return [task for task in self._running.values() if task.started < began_before]
+            return [task for task in self.running.values() if task.started < began_before]
 
     def to_settle(self) -> tuple[list[SendTask], list[Claimed]]:
         """Return the ended tasks, and what is to be handed back. They are held until `forget`."""
         with self._lock:
-            return list(self._ended), list(self._unstarted)
+            return list(self.ended), list(self.unstarted)
 
     def forget(self, tasks: Collection[SendTask], unstarted: Collection[Claimed]) -> None:
         """Forget tasks that are settled, and deliveries that are handed back."""
         gone = {*unstarted, *(each for task in tasks for each in task.claimed)}
         with self._lock:
             self._all -= gone
-            self._ended = [task for task in self._ended if task not in tasks]
-            self._unstarted = [each for each in self._unstarted if each not in gone]
+            self.ended = [task for task in self.ended if task not in tasks]
+            self.unstarted = [each for each in self.unstarted if each not in gone]
 
     def all(self) -> list[Claimed]:
         """Return all held deliveries."""
@@ -116,19 +116,4 @@ class HeldClaims:
     def oldest_start(self, now: float) -> float:
         """Return when the oldest running task began; `now` if none runs."""
         with self._lock:
-            return next((task.started for task in self._running.values()), now)
-
-    @property
-    def waiting(self) -> bool:
-        """Whether some wait for a thread."""
-        return bool(self._waiting)
-
-    @property
-    def running(self) -> bool:
-        """Whether some are being sent."""
-        return bool(self._running)
-
-    @property
-    def unsettled(self) -> bool:
-        """Whether some have ended, or are to be handed back."""
-        return bool(self._ended or self._unstarted)
+            return next((task.started for task in self.running.values()), now)

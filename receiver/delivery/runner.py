@@ -28,7 +28,7 @@ from receiver.config.destinations import RetryPolicy
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.delivery.callback_sink import CallbackSink
-from receiver.delivery.claim_budget import ClaimBudget, weight
+from receiver.delivery.claim_budget import MOST_BYTES, ClaimBudget
 from receiver.delivery.held_claims import HeldClaims
 from receiver.delivery.send_task import send
 from receiver.delivery.settlement import Settlement
@@ -102,9 +102,7 @@ class SinkRunner:
         self._batch = max(sink.batch_size, 1)
         self._held = HeldClaims(self._batch)
         self._rotation = Rotation()
-        self._budget = ClaimBudget(
-            self._places * self._batch, rated=rate is not None, many_lanes=lane_limit is not None
-        )
+        self._budget = ClaimBudget(self._places * self._batch, rated=bool(rate), many_lanes=bool(lane_limit))
         self._limit = sink.options.timeout + (2 * GRACE if self._many else GRACE)
         self._threads = DaemonPool(self._places, f"send-{sink.name}")
         self.counter = WorkerCounter(connection)
@@ -191,12 +189,12 @@ class SinkRunner:
         if not self._work_pending():
             with suppress(Exception):  # the runner's thread tries it again, and reports the error
                 self._settle()
-        if self._work_pending() or self._held.unsettled:
+        if self._work_pending() or self._held.ended or self._held.unstarted:
             self._wake()
 
     def _work_pending(self) -> bool:
         """Return whether the runner's thread is needed, or can settle several tasks at once."""
-        return self._held.waiting or self._held.running or self._poked or self._stopping.is_set()
+        return bool(self._held.waiting or self._held.running or self._poked or self._stopping.is_set())
 
     # --- The thread that claims, and settles what the senders leave
 
@@ -239,14 +237,14 @@ class SinkRunner:
         self._dormant = seconds is None
         with suppress(queue.Empty):
             self._wakes.get(timeout=seconds)
-            if self._held.unsettled and self._held.running:
+            if self._held.ended and self._held.running:
                 time.sleep(GATHER)
             while True:
                 self._wakes.get_nowait()
 
     def _wait(self) -> float | None:
         """Return the seconds until a send is overdue or a claim is due. None while only another thread can tell."""
-        if self._held.unsettled:
+        if self._held.ended or self._held.unstarted:
             return 0.0
         now = time.monotonic()
         oldest = self._held.oldest_start(now)  # or one that starts from now on
@@ -287,16 +285,15 @@ class SinkRunner:
 
     def _claim(self) -> None:
         """Claim and start what is due, if there is room. Raises LedgerUnavailable."""
-        now, held = time.monotonic(), self._held.all()
+        now = time.monotonic()
         if now < self._claim_at(now):
             return
         self._claiming = True
         self._poked = False
         self._budget.note_claim(now)
-        room = self._budget.free(*self._held.size(), now)
         more = True  # until the ledger has answered
         try:
-            claimed = self._claim_due(room, held)
+            claimed = self._claim_due(now)
             more = not claimed.all_due
             if claimed:
                 self.take(self._loaded(claimed))
@@ -305,23 +302,24 @@ class SinkRunner:
                 self._poked = True
             self._claiming = False
 
-    def _claim_due(self, limit: int, held: Sequence[Claimed]) -> Claims:
-        """Claim up to `limit` due deliveries beside those that are `held`: as many as the rate and the lanes allow."""
-        many = None
+    def _claim_due(self, now: float) -> Claims:
+        """Claim due deliveries: as many as the budget, the rate and the lanes allow."""
+        count, weight = self._held.size()
+        limit, many = self._budget.free(count, weight, now), None
         if self._lane_limit:
+            held = self._held.all()
             of_lanes, probing = Counter(each.lane for each in held), sum(each.probe for each in held)
             many = ManyLanes(self._places, self._lane_limit, of_lanes, probing, self._rotation)
         if self._rate:
             limit = self._allowed(self._rate, limit)
         if not limit:
             return Claims()  # the process pokes once a second
-        most_bytes = self._budget.bytes_left(sum(map(weight, held)))
         claimed: Claims | None = None
 
         def work(connection: Connection) -> Claims:
             nonlocal claimed
             given = (connection, self.name, limit, self.owner, self._ledger.now())
-            claimed = claims.claim(*given, most_bytes=most_bytes, many=many, earlier=claimed)
+            claimed = claims.claim(*given, most_bytes=MOST_BYTES - weight, many=many, earlier=claimed)
             return claimed
 
         return self._ledger.write(work)
@@ -349,7 +347,7 @@ class SinkRunner:
         """Return when to claim, by time.monotonic(): infinite for not before a send ends or another thread pokes."""
         if not self._poked or self._stopping.is_set():
             return math.inf
-        return self._budget.claims_at(*self._held.size(), now, waiting=self._held.waiting)
+        return self._budget.claims_at(*self._held.size(), now, waiting=bool(self._held.waiting))
 
 
 def build(

@@ -68,7 +68,3 @@ def test_sends_that_become_slow_leave_no_room_ahead() -> None:
 )
 def test_next_claim_waits_until_it_is_worth_it(given: Any, held: int, waiting: bool, at: float) -> None:
     assert budget(**given).claims_at(held, 0, NOW, waiting=waiting) == at
-
-
-def test_one_claim_takes_at_least_one_delivery() -> None:
-    assert [budget().bytes_left(weight) for weight in (0, MOST_BYTES, 2 * MOST_BYTES)] == [MOST_BYTES, 1, 1]
