@@ -114,6 +114,6 @@ class HeldClaims:
             return len(self._all), sum(map(weight, self._all))
 
     def oldest_start(self, now: float) -> float:
-        """Return when the oldest running task began; `now` if none runs."""
+        """Return when the oldest running task began; `now` if none runs, since one may start."""
         with self._lock:
             return next((task.started for task in self.running.values()), now)

@@ -231,25 +231,19 @@ class SinkRunner:
         self.stop()
 
     def _sleep(self) -> None:
-        """Wait until there is something to do. Other sends get a moment to end, too."""
+        """Wait until a claim is due, a send is overdue, or a thread wakes this one. Other sends get a moment to end."""
         self._dormant = True  # before it looks at what is held: a delivery that comes later wakes it
-        seconds = self._wait()
-        self._dormant = seconds is None
+        now = time.monotonic()
+        overdue_at = self._held.oldest_start(now) + self._limit if self._held else math.inf
+        unsettled = self._held.ended or self._held.unstarted
+        until = now if unsettled else min(overdue_at, self._claim_at(now))
+        self._dormant = until == math.inf
         with suppress(queue.Empty):
-            self._wakes.get(timeout=seconds)
+            self._wakes.get(timeout=None if self._dormant else max(0.0, until - now))
             if self._held.ended and self._held.running:
                 time.sleep(GATHER)
             while True:
                 self._wakes.get_nowait()
-
-    def _wait(self) -> float | None:
-        """Return the seconds until a send is overdue or a claim is due. None while only another thread can tell."""
-        if self._held.ended or self._held.unstarted:
-            return 0.0
-        now = time.monotonic()
-        oldest = self._held.oldest_start(now)  # or one that starts from now on
-        at = min(oldest + self._limit if self._held else math.inf, self._claim_at(now))
-        return None if at == math.inf else max(0.0, at - now)
 
     def _give_up_overdue(self) -> None:
         now, overdue = time.monotonic(), False

@@ -8,8 +8,11 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
+from receiver.domain.callback_url import mask_bytes
 from receiver.domain.event import delivery_id
-from receiver.domain.run import RunKey
+from receiver.domain.parsed_event import completion_of_text
+from receiver.domain.run import Run, RunKey, parse
+from receiver.domain.shape import completed
 from receiver.domain.time_limits import CLAIM, START_WITHIN
 from receiver.ledger.deliveries.claimed import Claimed
 from receiver.ledger.deliveries.creation import ClaimAtOnce
@@ -39,10 +42,14 @@ def claims_of(
     `runs`: as loaded before.
     """
     claimed: defaultdict[str, list[Claimed]] = defaultdict(list)
+    masked: dict[str, tuple[bytes, Run | None]] = {}  # by event, for all of its sinks
     for item, new in _due(events) if ids else ():
         key = delivery_id(item.event.id, new.sink)
         if key in ids:
-            claimed[new.sink].append(_claimed(key, item, new, runs.get(item.key, NO_HISTORY).labels, now))
+            labels = runs.get(item.key, NO_HISTORY).labels
+            if item.event.id not in masked:
+                masked[item.event.id] = _masked(item)
+            claimed[new.sink].append(_claimed(key, item, new, masked[item.event.id], labels, now))
     return claimed
 
 
@@ -60,10 +67,30 @@ def _due(events: Sequence[NewEvent]) -> Iterator[tuple[NewEvent, NewDelivery]]:
                 yield item, new
 
 
-def _claimed(key: str, item: NewEvent, new: NewDelivery, labels: Mapping[str, str], now: float) -> Claimed:
+def _masked(item: NewEvent) -> tuple[bytes, Run | None]:
+    """Return the body and the run of an event without Runhook's callback URL.
+
+    None for a run that was read in part, or came otherwise: it reads differently in the ledger, so each sink parses it.
+    """
+    text = item.completion_text().encode()
+    body, completion = mask_bytes(item.body), mask_bytes(text)
+    if item.event.via != "webhook" or item.run.problem or item.run.left_out:
+        return body, None
+    if body is item.body and completion is text:
+        return body, item.run
+    run = parse(body)
+    return body, run.with_data(completed(run.data, completion_of_text(completion.decode())))
+
+
+def _claimed(
+    key: str,
+    item: NewEvent,
+    new: NewDelivery,
+    masked: tuple[bytes, Run | None],
+    labels: Mapping[str, str],
+    now: float,
+) -> Claimed:
     event, run = item.event, item.run
-    # What was read in part, or came otherwise, reads differently in the ledger: the sink's process parses it again.
-    whole = event.via == "webhook" and not (run.problem or run.left_out)
     return Claimed(
         id=key,
         event_id=event.id,
@@ -81,9 +108,9 @@ def _claimed(key: str, item: NewEvent, new: NewDelivery, labels: Mapping[str, st
         received_at=event.received_at,
         labels=labels,
         after=(),
-        body=item.body,
+        body=masked[0],
         completion=item.completion_text(),
         due_at=now,
-        run=run if whole else None,
+        run=masked[1],
         start_by=now + START_WITHIN,
     )

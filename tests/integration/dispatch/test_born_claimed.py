@@ -16,6 +16,7 @@ from receiver.config.destinations import RetryPolicy
 from receiver.delivery.runner import SinkRunner
 from receiver.delivery.send_task import to_delivery
 from receiver.domain.breaker import Lane
+from receiver.domain.callback_url import mask_bytes
 from receiver.domain.event import Event, event_id
 from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.deliveries import claims, lanes, recovery
@@ -27,6 +28,7 @@ from tests.servers.gate import Gate, Mode
 from tests.servers.postgres import PostgresProcess
 from tests.support.button import press
 from tests.support.dispatching import dispatch
+from tests.support.events import count_parses
 from tests.support.ledger import claim, hand_back, with_tables
 from tests.support.runners import (
     EVERYTHING,
@@ -56,6 +58,7 @@ def submit(ledger: Ledger, **fields: Any) -> None:
 
 
 ODD = {"output": 'line 1\nline 2 "quoted" \N{SNOWMAN}', "password": "swordfish", "n": 2**70}
+CALLED_BACK = {"webhook_callback_url": f"https://hooks.example/webhooks/skyvern/{SUBMITTED}"}
 BATCHES: dict[str, list[Event]] = {
     "a new run": [event({})],
     "odd text, secrets and numbers": [event(ODD)],
@@ -63,6 +66,7 @@ BATCHES: dict[str, list[Event]] = {
     "a poll": [event({}, "poll")],
     "two of one run, and another": [event({"status": "failed"}), event({}), event({"run_id": "tsk_2"})],
     "one of a submitted run": [event({}, submission_id=SUBMITTED)],
+    "one with Runhook's callback URL": [event(CALLED_BACK, submission_id=SUBMITTED)],
     "a test": [Event("evt_1", "skyvern", press("task"), 1.0)],
     "a large one": [event({"output": "x" * 2_000_000})],
 }
@@ -88,7 +92,23 @@ def test_what_a_runner_gets_is_what_the_ledger_has(ledger: Ledger, redis_url: st
 
 
 def by_id(claimed: list[Claimed]) -> dict[str, dict[str, Any]]:
-    return {each.id: dataclasses.asdict(each) | {"run": None, "start_by": 0} for each in claimed}
+    ignored = {"run": None, "start_by": 0}
+    return {each.id: dataclasses.asdict(each) | ignored | {"body": mask_bytes(each.body)} for each in claimed}
+
+
+def test_sinks_of_an_event_share_its_masked_run(
+    ledger: Ledger, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given an event whose body names Runhook's callback URL, for two sinks
+    submit(ledger)
+    ops, chat = Taking(), Taking()
+    route = RouteConfig(name="all", to=["ops", "chat"])
+    make_recorder(ledger, redis_url, route, ops=ops, chat=chat).dispatch([event(CALLED_BACK, submission_id=SUBMITTED)])
+    # When both are given their delivery, then no body is parsed again
+    parsed = count_parses(monkeypatch)
+    runs = [to_delivery(each, POLICY).run for each in (*ops.taken, *chat.taken)]
+    assert parsed == []
+    assert [run["webhook_callback_url"] for run in runs] == [None, None]
 
 
 def test_a_runner_gets_no_more_than_it_has_room_for(ledger: Ledger, redis_url: str) -> None:
