@@ -427,6 +427,55 @@ def test_what_is_held_is_told_until_it_is_settled(ledger: Ledger, start: Start) 
     assert len(sink.seen) == 1
 
 
+def given_one_claim(ledger: Ledger, it: SinkRunner, run_id: str) -> None:
+    """Give a runner without work what the dispatcher would: a delivery that is claimed for it."""
+    eventually(lambda: it.idle)
+    record(ledger, new_event(run_id, "ops"))
+    it.take(claim(ledger, "ops", it.owner, 9, time.time()))
+
+
+def test_hung_send_that_was_handed_over_is_given_up(ledger: Ledger, start: Start) -> None:
+    release = threading.Event()
+    sink = ScriptedSink(lambda delivery: (release.wait(PATIENCE), accept(delivery))[1], timeout=1)
+    it = start(sink)
+    given_one_claim(ledger, it, "tsk_1")
+    eventually(lambda: states(ledger) == {"waiting": 1})
+    release.set()
+
+
+def test_lone_delivery_is_settled_by_its_sender(ledger: Ledger, start: Start) -> None:
+    # Given a runner without work, and a delivery of which another one waits
+    names: list[str] = []
+    sink = ScriptedSink(lambda delivery: (names.append(threading.current_thread().name), accept(delivery))[1])
+    it = start(sink, on_due=lambda _: names.append(threading.current_thread().name))
+    eventually(lambda: it.idle)
+    record(ledger, new_event("tsk_1", "ops", NewDelivery("other", "r", after=("ops",))))
+    # When it is handed over, then the thread that sends it also settles it
+    it.take(claim(ledger, "ops", it.owner, 9, time.time()))
+    eventually(lambda: len(names) == 2)
+    assert names[0] == names[1]
+
+
+def test_stop_waits_for_the_settlement_of_a_sender(
+    ledger: Ledger, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a runner whose sender settles a delivery
+    other = Ledger(str(ledger.url.render_as_string(hide_password=False)))
+    it = start(ScriptedSink(accept), on=other)
+    eventually(lambda: it.idle)
+    begun, release, write = threading.Event(), threading.Event(), other.write
+    monkeypatch.setattr(other, "write", lambda work: (begun.set(), release.wait(PATIENCE), write(work))[2])
+    given_one_claim(ledger, it, "tsk_1")
+    assert begun.wait(PATIENCE)
+    # When it is stopped meanwhile, then it ends after the settlement
+    it.stop()
+    assert not it.join(time.monotonic() + 0.2)
+    release.set()
+    assert it.join(time.monotonic() + PATIENCE)
+    assert states(ledger) == {"delivered": 1}
+    other.close()
+
+
 def test_send_starts_only_while_its_claim_holds(ledger: Ledger, start: Start) -> None:
     # Given two claims whose process stood still until they may have lapsed, of which one was renewed meanwhile
     sink = ScriptedSink(accept)
@@ -639,6 +688,20 @@ def test_runner_that_recovers_from_errors_goes_on(ledger: Ledger, buggy: Buggy, 
     eventually(lambda: not it.trouble)
     assert not it.gave_up
     assert end(it)
+
+
+def test_trouble_ends_when_a_sender_settles_all(ledger: Ledger, buggy: Buggy, start: Start) -> None:
+    # Given a runner that could not settle a delivery, and waits before it tries again
+    record(ledger, new_event("tsk_1", "ops"))
+    it = start(ScriptedSink(accept), on=buggy)
+    eventually(lambda: it.trouble)
+    # When a sender settles that one with its own
+    buggy.well = True
+    record(ledger, new_event("tsk_2", "ops"))
+    it.take(claim(ledger, "ops", it.owner, 9, time.time()))
+    eventually(delivered(ledger, 2))
+    # Then the runner reports no more trouble
+    eventually(lambda: not it.trouble)
 
 
 # --- Several processes
