@@ -103,7 +103,7 @@ def test_sinks_of_an_event_share_its_masked_run(
     submit(ledger)
     ops, chat = Taking(), Taking()
     route = RouteConfig(name="all", to=["ops", "chat"])
-    make_recorder(ledger, redis_url, route, ops=ops, chat=chat).dispatch([event(CALLED_BACK, submission_id=SUBMITTED)])
+    dispatch(make_recorder(ledger, redis_url, route, ops=ops, chat=chat), [event(CALLED_BACK, submission_id=SUBMITTED)])
     # When both are given their delivery, then no body is parsed again
     parsed = count_parses(monkeypatch)
     runs = [to_delivery(each, POLICY).run for each in (*ops.taken, *chat.taken)]
