@@ -69,10 +69,14 @@ class RouteVerdict:
 
 
 class Verdict(NamedTuple):
-    """Where an event goes. No targets means unrouted. `explanations`: one for each route."""
+    """Where an event goes. No targets means unrouted. `explanations`: one for each route.
+
+    `reaches`: the sinks of all matching routes, including those that get no second delivery.
+    """
 
     targets: list[Target]
     explanations: list[RouteVerdict]
+    reaches: tuple[str, ...] = ()
 
 
 class _CompiledRoute:
@@ -123,6 +127,7 @@ class Router:
         subject = _Subject(view, self._rules, explain)
         targets: dict[str, Target] = {}
         explanations: list[RouteVerdict] = []
+        reaches: dict[str, None] = {}
         stopped = ""
         for route in self._routes:
             config = route.config
@@ -134,13 +139,14 @@ class Router:
             if outcome.error:
                 self.failures[config.name] += 1
             if outcome.matched:
+                reaches.update(dict.fromkeys(target.sink for target in route.targets))
                 for target in route.targets:
                     if target.sink not in earlier_sinks or self.gets_updates(target.sink, config.name):
                         targets.setdefault(target.sink, target)
                 if config.stop:
                     stopped = config.name
         reached = {*targets, *earlier_sinks}
-        return Verdict([_linked(target, reached) for target in targets.values()], explanations)
+        return Verdict([_linked(target, reached) for target in targets.values()], explanations, tuple(reaches))
 
 
 def _linked(target: Target, reached: Collection[str]) -> Target:
