@@ -14,6 +14,7 @@ from functools import cache
 from typing import NamedTuple
 
 from receiver.dispatch.decide import callers_webhook, with_request
+from receiver.dispatch.missing import missing
 from receiver.domain.event import Event
 from receiver.domain.extent import extent_of
 from receiver.domain.members import WORKFLOW
@@ -24,7 +25,7 @@ from receiver.domain.shape import completed
 from receiver.ledger import Connection, reroutes, run_polls
 from receiver.ledger.deliveries.creation import AddedDelivery
 from receiver.ledger.recording.write import NewDelivery
-from receiver.ledger.reroutes import LateCompletion, MadeDelivery, OldEvent, ResultKey
+from receiver.ledger.reroutes import LateCompletion, OldEvent, ResultKey
 from receiver.ledger.submissions import records
 from receiver.ledger.submissions.records import Submission
 from receiver.routing.router import Router, RunView
@@ -52,12 +53,11 @@ class LateBinding:
         """
         page = [self._read(old, submission, in_order) for old in reroutes.of_run(connection, run)]
         _complete(connection, run, page, now)
-        existing = _made(connection, page)
+        begun = _begun(connection, page)
         reached = reroutes.sinks_of(connection, [each.old for each in page])
         submission = records.for_callers(connection, {run: submission})[run]
         try:
-            router = self._router()
-            new = [*_lacking(router, page, reached, submission), *_again(router, page, existing, submission)]
+            new = list(_missing(self._router(), page, reached, _outdated(page, begun), submission))
         except Exception:  # the run stays bound
             log.exception("late.failed source=%s run=%s submission=%s", *run, submission.id)
             return ()
@@ -108,8 +108,8 @@ def _complete(connection: Connection, run: RunKey, page: Sequence[_LateEvent], n
                 run_polls.stop(connection, *run)
 
 
-def _made(connection: Connection, page: Sequence[_LateEvent]) -> Mapping[str, Sequence[MadeDelivery]]:
-    """Lock and return the deliveries of these events by event, if some of them may lack data."""
+def _begun(connection: Connection, page: Sequence[_LateEvent]) -> Mapping[str, Mapping[str, bool]]:
+    """Lock the deliveries of these events if some may lack data. Returns by event and sink whether they were sent."""
     if not any(each.more for each in page):
         return {}
     return reroutes.lock_deliveries(connection, [each.old.id for each in page])
@@ -120,43 +120,46 @@ def _is_whole(run: Run) -> bool:
     return run.final and run.outcome != "canceled" and not (run.run_type == WORKFLOW and run.outcome in RESTARTABLE)
 
 
-def _lacking(
-    router: Router, page: Sequence[_LateEvent], has: Mapping[ResultKey, set[str]], submission: Submission
+def _missing(
+    router: Router,
+    page: Sequence[_LateEvent],
+    reached: Mapping[ResultKey, set[str]],
+    outdated: Mapping[str, set[str]],
+    submission: Submission,
 ) -> Iterable[AddedDelivery]:
-    """Yield the deliveries that the results of these events lack. `has`: sinks with a delivery, by result."""
-    reached = {key: set(sinks) for key, sinks in has.items()}
+    """Yield the deliveries that the results of these events lack.
+
+    `reached`: by result, the sinks with a delivery. `outdated`: by event, the sinks that have it without its new data.
+    """
+    reached = {result: set(sinks) for result, sinks in reached.items()}
     for old, parsed, *_ in page:
         if is_old_news(old):
             continue
-        new = [NewDelivery(it.sink, it.route, after=it.after) for it in router.match(view_of(old, parsed.run)).targets]
-        if webhook := callers_webhook(submission, old.disposition, parsed.run):
+        has, behind = reached.setdefault(old.result, set()), outdated.get(old.id, frozenset())
+        verdict = missing(view_of(old, parsed.run), router, has - behind, behind)
+        new = [NewDelivery(each.sink, each.route, after=each.after) for each in verdict.targets]
+        webhook = callers_webhook(submission, old.disposition, parsed.run)
+        if webhook and webhook.sink not in has:
             new.append(webhook)
-        there = reached.setdefault(old.result, set())
         for each in new:
-            if each.sink not in there:
-                there.add(each.sink)
-                yield AddedDelivery(old.id, old.source, old.run_id, *each)
+            again = submission.id if each.sink in behind else ""
+            yield AddedDelivery(old.id, old.source, old.run_id, *each, again=again)
+        has.update(each.sink for each in new)
 
 
-def _again(
-    router: Router,
-    page: Sequence[_LateEvent],
-    existing: Mapping[str, Sequence[MadeDelivery]],
-    submission: Submission,
-) -> Iterable[AddedDelivery]:
-    """Yield the deliveries to sinks that got a result without the current data of its event.
+def _outdated(page: Sequence[_LateEvent], begun: Mapping[str, Mapping[str, bool]]) -> dict[str, set[str]]:
+    """Return by event the sinks that were sent it without its new data.
 
-    `existing`: deliveries by event. If a sink got several events of a result, the newest counts."""
+    `begun`: by event and sink. If a sink has several events of a result, the newest counts.
+    """
+    outdated: dict[str, set[str]] = {}
     seen: set[tuple[ResultKey, str]] = set()
-    for old, _, _, more in page:
-        for it in existing.get(old.id, ()):
-            if (old.result, it.sink) in seen:
-                continue
-            seen.add((old.result, it.sink))
-            if more and it.begun and not is_old_news(old) and router.gets_updates(it.sink, it.route):
-                yield AddedDelivery(
-                    *(old.id, old.source, old.run_id, it.sink, it.route, it.lane, it.after), again=submission.id
-                )
+    for event in page:
+        for sink, sent in begun.get(event.old.id, {}).items():
+            if event.more and sent and (event.old.result, sink) not in seen:
+                outdated.setdefault(event.old.id, set()).add(sink)
+            seen.add((event.old.result, sink))
+    return outdated
 
 
 def is_old_news(event: OldEvent) -> bool:

@@ -7,7 +7,6 @@ event that adds to it.
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -169,16 +168,6 @@ class LateCompletion(NamedTuple):
     extent: str
 
 
-class MadeDelivery(NamedTuple):
-    """An existing delivery. `begun`: it is being sent, or was delivered."""
-
-    sink: str
-    route: str
-    lane: str
-    after: tuple[str, ...]
-    begun: bool
-
-
 def complete(connection: sa.Connection, completed: Sequence[LateCompletion]) -> None:
     """Store the completions of these events, whose runs are locked."""
     for each in sorted(completed):
@@ -194,17 +183,15 @@ def put_status(connection: sa.Connection, key: RunKey, event_id: str, run: Run, 
     many_rows.write(connection, words.changes([key], now))
 
 
-def lock_deliveries(connection: sa.Connection, event_ids: Collection[str]) -> Mapping[str, Sequence[MadeDelivery]]:
-    """Lock the deliveries of these events until the transaction ends, and return them by event.
+def lock_deliveries(connection: sa.Connection, event_ids: Collection[str]) -> dict[str, dict[str, bool]]:
+    """Lock the deliveries of these events until the transaction ends: a later claim reads what it has written.
 
-    A later claim reads what this transaction has written.
+    Returns by event and sink whether all of them have been sent, or are being sent.
     """
     it = deliveries.c
-    query = sa.select(it.event_id, it.sink, it.route, it.lane, it.after, it.state).where(
-        dialect.among(it.event_id, event_ids)
-    )
-    found: defaultdict[str, list[MadeDelivery]] = defaultdict(list)
-    for row in connection.execute(query.order_by(it.id).with_for_update()):
-        begun = row.state in (DeliveryState.SENDING, DeliveryState.DELIVERED)
-        found[row.event_id].append(MadeDelivery(row.sink, row.route, row.lane, tuple(json.loads(row.after)), begun))
-    return found
+    query = sa.select(it.event_id, it.sink, it.state).where(dialect.among(it.event_id, event_ids))
+    begun: dict[str, dict[str, bool]] = {}
+    for event_id, sink, state in connection.execute(query.order_by(it.id).with_for_update()):
+        sinks = begun.setdefault(event_id, {})
+        sinks[sink] = sinks.get(sink, True) and state in (DeliveryState.SENDING, DeliveryState.DELIVERED)
+    return begun
