@@ -21,7 +21,7 @@ from receiver.ledger.audit import AuditActor, AuditedAction
 
 # The names of actions. The ledger may have others, of another version.
 _ACTIONS: Final = """
-    replay backfill cancel restore resubmit operation.cancel sink.pause sink.resume sink.test sink.move
+    replay cancel resubmit operation.cancel sink.pause sink.resume sink.test sink.move
     key.create key.revoke agent.connect agent.disconnect run.erase quarantine.verify quarantine.drop
     incident.mark view.save view.rename view.remove reconcile.import spool.send reroute clock.correct redis.lost
 """

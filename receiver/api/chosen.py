@@ -24,7 +24,7 @@ from receiver.ledger import Connection, actions
 from receiver.ledger.actions import Operation
 from receiver.ledger.database_clock import database_now
 from receiver.ledger.filters import FULL_ID, VISIBLE, Filter, id_trouble
-from receiver.ledger.selection import BACKFILL, Action, Selection
+from receiver.ledger.selection import Action, Selection
 
 # Members of the filter whose name in the ledger's is another.
 _IN_LEDGER: Final = {"run": "run_id", "label": "labels"}
@@ -78,7 +78,9 @@ class TakenResult(Result):
     count: int
     examples: list[dict[str, Any]] = Field(description="Of a dry run: the first few.")
     until: Moment | None = Field(description="Give it with `expect`: later rows are then not selected.")
-    operation: OperationRow | None = Field(description="The operation that does it; null for a dry run.")
+    operation: OperationRow | None = Field(
+        description="The operation that does it; null for a dry run or if it is done."
+    )
     left: dict[str, int] = Field(
         default_factory=dict, description="Of a dry run without matches: by state, the deliveries that match otherwise."
     )
@@ -118,7 +120,7 @@ def take(
     unknown names in the filter of an actor of all sources; NotAsExpected; and NotFound, with `hint`, for an id that the
     action cannot be done on.
     """
-    action = replace(action, selection=_with_whole_ids(service, action.selection))
+    action = replace(action, selection=with_whole_ids(service, action.selection))
 
     def count(connection: Connection) -> TakenResult:
         found = preview(connection, action)
@@ -143,7 +145,7 @@ def take(
     return begun(service.ledger.write(lambda connection: begin(connection, actor, action, chosen.expect, name)))
 
 
-def _with_whole_ids(service: Service, wanted: Selection) -> Selection:
+def with_whole_ids(service: Service, wanted: Selection) -> Selection:
     """Return the selection with full ids in place of shortened ones, which might match new rows while the action runs.
     Raises Invalid for an ambiguous one."""
     named = {"event_id": tuple(filter(None, [wanted.event_id])), "ids": (*wanted.delivery_ids, *wanted.event_ids)}
@@ -185,7 +187,7 @@ def preview(connection: Connection, action: Action) -> TakenResult:
         examples=action.examples(connection, EXAMPLES),
         until=until,
         operation=None,
-        left=wanted.by_state(connection) if not count and action.kind != BACKFILL else {},
+        left={} if count else wanted.by_state(connection),
         orphaned=every - count,
     )
 

@@ -1,13 +1,11 @@
-"""Deliveries and attempts: the lists, one delivery, and replay, cancel, restore, backfill, resubmit."""
+"""Deliveries and attempts: the lists, one delivery, and replay and cancel."""
 
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
-from handlers.support.resubmit_chain import RETRIED
 from receiver.api.chosen import Chosen, TakenResult, selection_of, take
 from receiver.api.endpoint import call
 from receiver.api.listing import ListEndpoint
@@ -15,24 +13,23 @@ from receiver.api.models import MAX_VALUES, ByDelivery, FilterParameters, Result
 from receiver.api.names import only
 from receiver.api.rows import AttemptRow, DeliveryRow
 from receiver.api.service import Actor, Service
-from receiver.api.sinks import require_live_sink, require_sink
-from receiver.config.models import Config
+from receiver.api.sinks import require_live_sink
 from receiver.domain.api_key import OPERATE, VIEW
-from receiver.domain.callback import CALLBACK
 from receiver.domain.delivery import DeliveryState
 from receiver.errors import Invalid
 from receiver.ledger import Connection
 from receiver.ledger.filters import Filter
 from receiver.ledger.lists import deliveries as lists
-from receiver.ledger.selection import BACKFILL, CANCEL, REPLAY, RESTORE, Action
+from receiver.ledger.selection import CANCEL, REPLAY, Action
 
-if TYPE_CHECKING:
-    from handlers.resubmit.sink import ResubmitOptions
-
-REPLAYABLE: Final = (DeliveryState.DEAD, DeliveryState.DELIVERED, DeliveryState.WAITING)
+REPLAYABLE: Final = (
+    DeliveryState.DEAD,
+    DeliveryState.DELIVERED,
+    DeliveryState.WAITING,
+    DeliveryState.CANCELLED,
+)
 _NOT_REPLAYED: Final = (
-    "; what was delivered is sent again with force, what waits with state waiting, and what was cancelled is brought "
-    "back with restore"
+    "; what was delivered is sent again with force, what waits or was cancelled with state waiting or cancelled"
 )
 
 
@@ -92,65 +89,26 @@ class ReplayParameters(DeliverySelection):
     state: tuple[DeliveryState, ...] = Field(
         (),
         max_length=MAX_VALUES,
-        description="Only in this state: dead (the default), delivered, or waiting: those are tried now.",
+        description="Only in this state: dead (the default), delivered, waiting or cancelled. They are due at once.",
     )
     force: bool = Field(False, description="Include deliveries that already succeeded.")
     rate: Rate = 0.0
 
 
-class BackfillParameters(Chosen):
-    """Which old results a sink gets: events or runs by id, or all matches of the filter."""
-
-    into: str = Field(max_length=200, description="Sink that gets the results.")
-    rate: Rate = 0.0
-
-
-class ResubmitParameters(Chosen):
-    """Which failed runs are submitted again: by id, or all matches of the filter."""
-
-    into: str = Field("", max_length=200, description="The sink of type resubmit; required if there are several.")
-    rate: Rate = 0.0
-
-
 def replay(service: Service, actor: Actor, wanted: ReplayParameters) -> TakenResult:
-    """Send deliveries again, with the same idempotency keys. Deliveries of removed sinks are skipped."""
+    """Send deliveries again, with the same idempotency keys; with state cancelled, those that were cancelled.
+
+    Deliveries of removed sinks are skipped, except for cancelled ones.
+    """
     if unknown := set(wanted.state) - set(REPLAYABLE):
-        raise Invalid(f"state: {min(unknown)}: only dead, delivered and waiting ones can be replayed")
-    if wanted.sink:
+        raise Invalid(f"state: {min(unknown)}: only dead, delivered, waiting and cancelled ones can be replayed")
+    undoes = wanted.state == (DeliveryState.CANCELLED,)
+    if wanted.sink and not undoes:
         require_live_sink(service, wanted.sink)
     force = wanted.force or DeliveryState.DELIVERED in wanted.state
-    selection = selection_of(wanted, sinks=tuple(service.config.destinations))
+    selection = selection_of(wanted, sinks=() if undoes else tuple(service.config.destinations))
     hint = "" if force else _NOT_REPLAYED
     return take(service, actor, wanted, Action(REPLAY, selection, force=force, rate=wanted.rate), hint=hint)
-
-
-def backfill(service: Service, actor: Actor, wanted: BackfillParameters) -> TakenResult:
-    """Send old results to a sink that has no delivery of them, regardless of rules."""
-    require_sink(service.config, wanted.into)
-    if wanted.into == CALLBACK:
-        raise Invalid(f"into: {CALLBACK}: callers' webhooks are made for their own runs, and not afterwards")
-    return take(service, actor, wanted, Action(BACKFILL, selection_of(wanted), wanted.into, rate=wanted.rate))
-
-
-def resubmit(service: Service, actor: Actor, wanted: ResubmitParameters) -> TakenResult:
-    """Submit failed runs again, each once, through a sink of type resubmit.
-
-    The sink knows the request of a run that was submitted here, and gets that of others from Skyvern. It skips a run
-    that Skyvern itself will retry, or that has succeeded since. Its receipt is the new run.
-    """
-    sink, options = resubmitter(service.config, wanted.into)
-    statuses = sorted(set(wanted.status or RETRIED) & RETRIED)
-    if not statuses:
-        raise Invalid(f"status: only {', '.join(sorted(RETRIED))} runs can be submitted again")
-    too_old = time.time() - options.max_age
-    since = too_old if wanted.since is None else max(too_old, wanted.since)
-    selection = selection_of(wanted, status=tuple(statuses), since=since)
-    hint = (
-        f"; only failed runs can, whose result came in the last {options.max_age / 3600:g} h (max_age of {sink}), and "
-        f"that {sink} has no delivery of: one that it has is replayed"
-    )
-    action = Action(BACKFILL, selection, sink, rate=wanted.rate)
-    return take(service, actor, wanted, action, name="resubmit", hint=hint)
 
 
 def cancel(service: Service, actor: Actor, wanted: DeliverySelection) -> TakenResult:
@@ -160,38 +118,9 @@ def cancel(service: Service, actor: Actor, wanted: DeliverySelection) -> TakenRe
     )
 
 
-def restore(service: Service, actor: Actor, wanted: DeliverySelection) -> TakenResult:
-    """Restore cancelled deliveries: due at once, with all of their attempts."""
-    return take(
-        service,
-        actor,
-        wanted,
-        Action(RESTORE, selection_of(wanted)),
-        hint="; only cancelled deliveries can be restored",
-    )
-
-
-def resubmitter(config: Config, name: str) -> tuple[str, ResubmitOptions]:
-    """Return the sink that submits runs again, and its options. Raises Invalid."""
-    from handlers.resubmit.sink import ResubmitOptions  # with its templates, which no other call needs
-
-    found = [each for each, sink in config.sinks.items() if sink.type == "resubmit"]
-    if name and name not in found:
-        raise Invalid(f"into: {name} is not a sink of type resubmit; there are {', '.join(found) or 'none'}")
-    if not found:
-        raise Invalid("the config has no sink of type resubmit, which knows how runs are submitted again: add one")
-    if not name and len(found) > 1:
-        raise Invalid(f"into: say which; there are {', '.join(found)}")
-    chosen = name or found[0]
-    return chosen, ResubmitOptions.model_validate(dict(config.sinks[chosen].options))
-
-
 GET_DELIVERY: Final = call("GET", "/deliveries/{delivery}", VIEW, get_delivery)
 REPLAY_DELIVERIES: Final = call("POST", "/deliveries/replay", OPERATE, replay)
 CANCEL_DELIVERIES: Final = call("POST", "/deliveries/cancel", OPERATE, cancel)
-RESTORE_DELIVERIES: Final = call("POST", "/deliveries/restore", OPERATE, restore)
-BACKFILL_SINK: Final = call("POST", "/events/backfill", OPERATE, backfill)
-RESUBMIT_RUNS: Final = call("POST", "/runs/resubmit", OPERATE, resubmit)
 LIST_DELIVERIES: Final = ListEndpoint(
     DeliveryRow,
     DeliveriesParameters,

@@ -25,10 +25,10 @@ class OperationRow(Result):
     """An operation. The clock works on it step by step, across restarts."""
 
     id: str
-    kind: str = Field(description="replay, backfill, cancel, restore, move or move_back.")
+    kind: str = Field(description="replay, cancel, move or move_back.")
     state: str = Field(description="running, done or cancelled.")
     source: str = Field(description="The source it is limited to; empty: all sources.")
-    sink: str = Field(description="The target of a backfill or move.")
+    sink: str = Field(description="The target of a move.")
     selection: AskedFor = Field(description="What it selects.")
     force: bool
     rate: float = Field(description="Maximum per second; 0: no limit.")

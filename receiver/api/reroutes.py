@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Final
 
 from pydantic import Field
@@ -17,10 +17,10 @@ from receiver.api.service import Actor, Service
 from receiver.api.sinks import require_live_sink
 from receiver.dispatch.reroute import ReroutePage, Rerouter, apply
 from receiver.domain.api_key import OPERATE
+from receiver.domain.callback import CALLBACK
 from receiver.domain.event import UNEVALUATED
 from receiver.errors import Invalid
 from receiver.ledger import audit
-from receiver.ledger.reroutes import CONTINUES
 
 # Seconds after which a call returns where the next one continues, and maximum events of one call.
 TIME: Final = 5.0
@@ -30,7 +30,8 @@ MOST: Final = 1000
 class RerouteParameters(Filtered):
     """Which old events the rules are asked about: of a run, or of a time."""
 
-    into: str = Field("", max_length=200, description="Only what this sink would get.")
+    into: str = Field("", max_length=200, description="Only deliveries to this sink.")
+    ignore_routes: bool = Field(False, description="Give the sink `into` all results, regardless of the routes.")
     dry_run: bool = Field(False, description="Change nothing.")
     after: str = Field(
         "",
@@ -65,7 +66,7 @@ class RerouteResult(Result):
 
 
 def reroute(service: Service, actor: Actor, wanted: RerouteParameters, most: int = MOST) -> RerouteResult:
-    """Apply today's rules to old events. Call it again with `next` until that is null.
+    """Apply the current routes to old events. Call it again with `next` until that is null.
 
     A sink that has a result already, however its delivery ended, does not get it again: use replay.
     """
@@ -73,6 +74,8 @@ def reroute(service: Service, actor: Actor, wanted: RerouteParameters, most: int
         raise Invalid("since: say which events: since, until or run")
     if wanted.into:
         require_live_sink(service, wanted.into)
+    if wanted.ignore_routes:
+        _require_target(wanted.into)
     if wanted.dry_run:
         return _asked(service, actor, wanted, most, lambda _page: 0)
     selected = wanted.model_dump(mode="json", exclude={"dry_run"})
@@ -87,9 +90,15 @@ def reroute(service: Service, actor: Actor, wanted: RerouteParameters, most: int
         found = _asked(service, actor, wanted, most, make)
         if found.failures:
             done.outcome, done.detail = audit.FAILED, f"{UNEVALUATED}: {', '.join(found.failures)}"
-        elif found.next:
-            done.detail = CONTINUES + found.next
         return found
+
+
+def _require_target(sink: str) -> None:
+    """Raise Invalid for a sink that cannot be given results regardless of the routes."""
+    if not sink:
+        raise Invalid("into: name the sink that gets all results")
+    if sink == CALLBACK:
+        raise Invalid(f"into: {CALLBACK}: callers' webhooks are made for their own runs, and not afterwards")
 
 
 def _asked(
@@ -99,12 +108,12 @@ def _asked(
     deliveries it made."""
     now, end = service.ledger.now(), time.monotonic() + TIME
     selection = replace(wanted.filter(), until=now if wanted.until is None else min(now, wanted.until))
-    rerouter = Rerouter(service.ledger, service.config, wanted.into)
+    rerouter = Rerouter(service.ledger, service.config, wanted.into, ignore_routes=wanted.ignore_routes)
     rows: list[ReroutedRow] = []
     made, left, following = 0, 0, None
     for page in rerouter.pages(selection, int(wanted.after) if wanted.after else None):
         made, left = made + make(page), left + page.left
-        rows += (ReroutedRow.model_validate(asdict(each)) for each in page.events)
+        rows += (ReroutedRow(**each._asdict()) for each in page.events)
         if len(rows) + left >= most or time.monotonic() > end:
             following = str(page.oldest)
             break

@@ -13,24 +13,15 @@ from typing import Annotated, Any, Final, NamedTuple
 import typer
 
 from receiver.api.chosen import TakenResult
-from receiver.api.deliveries import (
-    BACKFILL_SINK,
-    CANCEL_DELIVERIES,
-    REPLAY_DELIVERIES,
-    RESTORE_DELIVERIES,
-    RESUBMIT_RUNS,
-    BackfillParameters,
-    DeliverySelection,
-    ReplayParameters,
-    ResubmitParameters,
-)
+from receiver.api.deliveries import CANCEL_DELIVERIES, REPLAY_DELIVERIES, DeliverySelection, ReplayParameters
 from receiver.api.endpoint import Endpoint
 from receiver.api.operations import CANCEL_OPERATION, GET_OPERATION, OperationRow
+from receiver.api.resubmit import RESUBMIT_RUNS, ResubmitParameters
 from receiver.cli.client import Client
 from receiver.cli.completion import completer
 from receiver.cli.options import Yes, check_id, confirm
 from receiver.cli.output import clean, out, progress, warn
-from receiver.cli.parameters import check_times, named_options, option_of, with_filter
+from receiver.cli.parameters import check_times, named_options, with_filter
 from receiver.domain.counting import counted
 from receiver.domain.delivery import DeliveryState
 from receiver.errors import NotFound, RunhookError, UsageError
@@ -45,7 +36,7 @@ _SKIPPED: Final = {
     DeliveryState.DEAD: "use `--state dead`, the default",
     DeliveryState.DELIVERED: "use --force to send them again",
     DeliveryState.WAITING: "use `--state waiting` to retry them now",
-    DeliveryState.CANCELLED: "use `runhook cancel --undo` to restore them",
+    DeliveryState.CANCELLED: "use `--state cancelled` to restore them",
     DeliveryState.HELD: "they continue automatically",
     DeliveryState.QUEUED: "they are sent soon, or `runhook sink list` shows that their sink is paused or down",
     DeliveryState.SENDING: "they are being sent",
@@ -80,15 +71,6 @@ def replay(
     ids: Ids = None,
     *,
     asked: dict[str, Any],
-    backfill: Annotated[
-        str | None,
-        typer.Option(
-            "--backfill",
-            metavar="SINK",
-            help="Send all old results to a sink, regardless of routes. `reroute` applies the routes.",
-            autocompletion=completer("sink"),
-        ),
-    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Select all dead letters.")] = False,
     dry_run: DryRun = False,
     expect: Expect = None,
@@ -97,24 +79,16 @@ def replay(
 ) -> None:
     """Send deliveries again, with the same idempotency keys. The clock does it step by step, across restarts.
 
-    `--state waiting` retries waiting deliveries now. Deliveries of removed sinks are skipped.
+    `--state waiting` retries waiting deliveries now, `--state cancelled` restores cancelled ones. Skips removed sinks.
     """
     how = How(dry_run, expect, wait, yes)
-    if backfill == "":
-        raise UsageError("--backfill is empty: name the sink")
-    if backfill is None:
-        require_selection("replay", ids, asked, everything=everything)
-        final = bool(asked.get("force"))
-        if DeliveryState.DELIVERED in asked.get("state", ()) and not final:
-            raise UsageError("--state delivered would send results again that have arrived: add --force")
-        alone = not (ids or final or "state" in asked)
-        note = " (dead letters only; --state waiting, or --force, selects others)" if alone else ""
-        act(client, REPLAY_DELIVERIES, ids, asked, how, final=final, note=note)
-        return
-    if others := asked.keys() - BackfillParameters.model_fields.keys():
-        raise UsageError(f"--backfill creates deliveries and does not accept {option_of(min(others))}")
-    out().print(f"{backfill} gets every matching result, regardless of routes; `runhook reroute` applies the routes")
-    act(client, BACKFILL_SINK, ids, {**asked, "into": backfill}, how, final=False)
+    require_selection("replay", ids, asked, everything=everything)
+    final = bool(asked.get("force"))
+    if DeliveryState.DELIVERED in asked.get("state", ()) and not final:
+        raise UsageError("--state delivered would send results again that have arrived: add --force")
+    alone = not (ids or final or "state" in asked)
+    note = " (dead letters only; --state waiting or cancelled, or --force, selects others)" if alone else ""
+    act(client, REPLAY_DELIVERIES, ids, asked, how, final=final, note=note)
 
 
 @with_filter(ResubmitParameters, without=_OWN)
@@ -128,7 +102,6 @@ def resubmit(
     asked: dict[str, Any],
     dry_run: DryRun = False,
     expect: Expect = None,
-    wait: Wait = False,
     yes: Yes = False,
 ) -> None:
     """Submit failed runs again, once each, through a sink of type resubmit.
@@ -136,7 +109,7 @@ def resubmit(
     Runs that Skyvern retries itself, or that have completed since, are skipped.
     """
     require_selection("resubmit", ids, {name: value for name, value in asked.items() if name != "into"})
-    act(client, RESUBMIT_RUNS, ids, asked, How(dry_run, expect, wait, yes))
+    act(client, RESUBMIT_RUNS, ids, asked, How(dry_run, expect, wait=False, yes=yes))
 
 
 @with_filter(DeliverySelection, without=_OWN)
@@ -153,7 +126,7 @@ def cancel(
     *,
     asked: dict[str, Any],
     undo: Annotated[
-        bool, typer.Option("--undo", help="Restore deliveries by id, or those that a cancel with these options ended.")
+        bool, typer.Option("--undo", help="Replay cancelled ones, by id, or those that these options cancelled.")
     ] = False,
     dry_run: DryRun = False,
     expect: Expect = None,
@@ -162,7 +135,7 @@ def cancel(
 ) -> None:
     """Cancel pending deliveries or running operations; --undo restores deliveries.
 
-    A restored delivery is due at once, with all of its attempts. `runhook replay` skips cancelled deliveries.
+    A restored delivery is due at once, with all of its attempts, as by `runhook replay --state cancelled`.
     """
     require_selection("cancel", ids, asked)
     if operations := [each for each in ids or () if each.startswith("op_")]:
@@ -175,10 +148,11 @@ def cancel(
             client.call(CANCEL_OPERATION, CANCEL_OPERATION.validated({"id": each}))
             out().print(f"{each}: cancelled")
         return
-    if undo and not ids and "reason" not in asked:
-        asked["reason"] = TOGETHER
-    done = act(client, RESTORE_DELIVERIES if undo else CANCEL_DELIVERIES, ids, asked, How(dry_run, expect, wait, yes))
-    if done and not undo:
+    how = How(dry_run, expect, wait, yes)
+    if undo:
+        together = {} if ids else {"reason": TOGETHER}
+        act(client, REPLAY_DELIVERIES, ids, {**together, **asked, "state": (DeliveryState.CANCELLED,)}, how)
+    elif act(client, CANCEL_DELIVERIES, ids, asked, how):
         out().print("to restore them, run the same command with --undo")
 
 
@@ -233,13 +207,13 @@ def act(
         confirm(preview.count, question, yes=how.yes or how.expect is not None, final=final)
         guard = {"expect": how.expect} if ids else {"expect": preview.count, "until": preview.until}
         try:
-            operation = client.call(endpoint, parameters.model_copy(update=guard)).operation
+            result = client.call(endpoint, parameters.model_copy(update=guard))
         except NotFound as problem:  # of one of several ids
             raise RunhookError(problem.message) from None
-    assert operation is not None
-    out().print(f"{operation.id}: {_deliveries(operation.total)} to {verb}{note}")
-    if how.wait:
-        watch(client, operation)
+    begun = f"{result.operation.id}: " if result.operation else ""
+    out().print(f"{begun}{_deliveries(result.count)} to {verb}{note}")
+    if how.wait and result.operation:
+        watch(client, result.operation)
     return True
 
 

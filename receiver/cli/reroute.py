@@ -20,7 +20,7 @@ from receiver.errors import UsageError
 from receiver.ledger.filters import LIMIT
 
 
-@with_filter(RerouteParameters, without=("into", "dry_run", "after"))
+@with_filter(RerouteParameters, without=("into", "ignore_routes", "dry_run", "after"))
 def reroute(
     client: Client,
     asked: dict[str, Any],
@@ -28,6 +28,9 @@ def reroute(
         str | None,
         typer.Option("--sink", metavar="NAME", help="Only deliveries to this sink.", autocompletion=completer("sink")),
     ] = None,
+    ignore_routes: Annotated[
+        bool, typer.Option("--ignore-routes", help="Give the sink all results, regardless of the routes.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List only.")] = False,
     limit: Limit = LIMIT,
     output: Output = None,
@@ -37,15 +40,18 @@ def reroute(
     """Apply the current routes to old events: list where each would go, and create missing deliveries.
 
     A sink that already has a result gets it again only by `runhook replay`. Callers' own webhooks are not affected.
+    If it is interrupted, run it again: it creates only what is still missing.
     The table shows the newest events, but all are routed. A remote service applies its own routes.
     """
     form = chosen_form(output, as_json)
     into = given_options({"sink": sink}).get("sink", "")
     if not asked.keys() & {"since", "until", "run"}:
         raise UsageError("nothing selected: pass --since 7d, --until TIME or --run ID")
+    if ignore_routes and not into:
+        raise UsageError("--ignore-routes: name the sink with --sink")
     client.announce = True
     with named_options(asked):
-        wanted = REROUTE.validated({**asked, "into": into})
+        wanted = REROUTE.validated({**asked, "into": into, "ignore_routes": ignore_routes})
         check_times(wanted, asked)
         reroute_events(client, wanted, form, limit, dry_run=dry_run, yes=yes)
 

@@ -53,11 +53,10 @@ class LateBinding:
         """
         page = [self._read(old, submission, in_order) for old in reroutes.of_run(connection, run)]
         _complete(connection, run, page, now)
-        begun = _begun(connection, page)
-        reached = reroutes.sinks_of(connection, [each.old for each in page])
+        begun = reroutes.lock_deliveries(connection, [each.old.id for each in page])
         submission = records.for_callers(connection, {run: submission})[run]
         try:
-            new = list(_missing(self._router(), page, reached, _outdated(page, begun), submission))
+            new = list(_missing(self._router(), page, begun, submission))
         except Exception:  # the run stays bound
             log.exception("late.failed source=%s run=%s submission=%s", *run, submission.id)
             return ()
@@ -108,34 +107,29 @@ def _complete(connection: Connection, run: RunKey, page: Sequence[_LateEvent], n
                 run_polls.stop(connection, *run)
 
 
-def _begun(connection: Connection, page: Sequence[_LateEvent]) -> Mapping[str, Mapping[str, bool]]:
-    """Lock the deliveries of these events if some may lack data. Returns by event and sink whether they were sent."""
-    if not any(each.more for each in page):
-        return {}
-    return reroutes.lock_deliveries(connection, [each.old.id for each in page])
-
-
 def _is_whole(run: Run) -> bool:
     """Whether an ended run needs no further poll for data that its webhook lacked. Others may still poll it."""
     return run.final and run.outcome != "canceled" and not (run.run_type == WORKFLOW and run.outcome in RESTARTABLE)
 
 
 def _missing(
-    router: Router,
-    page: Sequence[_LateEvent],
-    reached: Mapping[ResultKey, set[str]],
-    outdated: Mapping[str, set[str]],
-    submission: Submission,
+    router: Router, page: Sequence[_LateEvent], begun: Mapping[str, Mapping[str, bool]], submission: Submission
 ) -> Iterable[AddedDelivery]:
     """Yield the deliveries that the results of these events lack.
 
-    `reached`: by result, the sinks with a delivery. `outdated`: by event, the sinks that have it without its new data.
+    `begun`: by event and sink, whether its delivery has been sent. If a sink has several events of a result, the newest
+    counts.
     """
-    reached = {result: set(sinks) for result, sinks in reached.items()}
+    reached: dict[ResultKey, set[str]] = {}
+    outdated: dict[str, set[str]] = {}
+    for old, _, _, more in page:
+        has = reached.setdefault(old.result, set())
+        outdated[old.id] = {sink for sink, sent in begun.get(old.id, {}).items() if sent and more and sink not in has}
+        has.update(begun.get(old.id, ()))
     for old, parsed, *_ in page:
         if is_old_news(old):
             continue
-        has, behind = reached.setdefault(old.result, set()), outdated.get(old.id, frozenset())
+        has, behind = reached[old.result], outdated[old.id]
         verdict = missing(view_of(old, parsed.run), router, has - behind, behind)
         new = [NewDelivery(each.sink, each.route, after=each.after) for each in verdict.targets]
         webhook = callers_webhook(submission, old.disposition, parsed.run)
@@ -145,21 +139,6 @@ def _missing(
             again = submission.id if each.sink in behind else ""
             yield AddedDelivery(old.id, old.source, old.run_id, *each, again=again)
         has.update(each.sink for each in new)
-
-
-def _outdated(page: Sequence[_LateEvent], begun: Mapping[str, Mapping[str, bool]]) -> dict[str, set[str]]:
-    """Return by event the sinks that were sent it without its new data.
-
-    `begun`: by event and sink. If a sink has several events of a result, the newest counts.
-    """
-    outdated: dict[str, set[str]] = {}
-    seen: set[tuple[ResultKey, str]] = set()
-    for event in page:
-        for sink, sent in begun.get(event.old.id, {}).items():
-            if event.more and sent and (event.old.result, sink) not in seen:
-                outdated.setdefault(event.old.id, set()).add(sink)
-            seen.add((event.old.result, sink))
-    return outdated
 
 
 def is_old_news(event: OldEvent) -> bool:

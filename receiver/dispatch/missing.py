@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from receiver.domain.run import Run
 from receiver.routing.router import Router, RunView, Verdict
 
 
@@ -15,3 +16,10 @@ def missing(view: RunView, router: Router, reached: Collection[str], outdated: C
     """
     verdict = router.match(view, earlier_sinks={*reached, *outdated})
     return verdict._replace(targets=[target for target in verdict.targets if target.sink not in reached])
+
+
+def note_of(run: Run, verdict: Verdict) -> str:
+    """Return what an operator should know of a routed event: members left out, and rules that failed. "" if nothing."""
+    notes = [run.note] if run.left_out else []
+    notes += [f"route {each.route} {each.why}" for each in verdict.explanations if each.error]
+    return "; ".join(notes)

@@ -8,25 +8,32 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
 
 from receiver.config.models import Config
 from receiver.dispatch.decide import make_router
 from receiver.dispatch.late_binding import is_old_news, view_of
-from receiver.ledger import Ledger, reroutes
+from receiver.dispatch.missing import missing, note_of
+from receiver.domain.event import UNEVALUATED
+from receiver.ledger import Connection, Ledger, reroutes
 from receiver.ledger.deliveries.creation import AddedDelivery
 from receiver.ledger.filters import Filter
-from receiver.ledger.reroutes import OldEvent, ResultKey
+from receiver.ledger.reroutes import EventNote, OldEvent, ResultKey
+from receiver.routing.route import RouteConfig
 from receiver.routing.router import Router
 
 # Maximum deliveries that one transaction creates.
 STEP = 500
+# The route of deliveries that a sink gets regardless of the routes.
+BY_HAND: Final = "backfill"
 
 
-@dataclass(frozen=True, slots=True)
-class Rerouted:
-    """What today's rules say of an old event. `result`: the first event that told the same, or itself; `reaches`: all
-    of its sinks; `added`: those that lack the result."""
+class Rerouted(NamedTuple):
+    """The verdict of the current routes on an old event. `result`: the first event with the same result.
+
+    `reaches`: all of its sinks. `added`: those that lack the result.
+    """
 
     id: str
     source: str
@@ -42,21 +49,30 @@ class Rerouted:
 class ReroutePage:
     """The plan for a page of events, the newest first. `left`: number of events whose runs have continued since.
 
-    `oldest`: the position of its last event, before which the next page begins."""
+    `oldest`: the position of its last event, before which the next page begins. `notes`: of the events for which a rule
+    had failed. `to_newest`: a result that is updated meanwhile is delivered with its last update.
+    """
 
     events: list[Rerouted]
     deliveries: list[AddedDelivery]
     left: int
     oldest: int
+    notes: list[EventNote] = field(default_factory=list)
+    to_newest: bool = False
 
 
 class Rerouter:
-    """Asks today's rules about old events. `sink`: only what it would get."""
+    """Plans the missing deliveries of recorded events by the current routes.
 
-    def __init__(self, ledger: Ledger, config: Config, sink: str) -> None:
+    `sink`: only deliveries to it; "" for all sinks. `ignore_routes`: the sink gets all results.
+    """
+
+    def __init__(self, ledger: Ledger, config: Config, sink: str = "", *, ignore_routes: bool = False) -> None:
         self._ledger = ledger
-        self._router = make_router(config)
+        all_results = RouteConfig(name=BY_HAND, to=[sink]) if ignore_routes else None
+        self._router = Router([all_results]) if all_results else make_router(config)
         self._sink = sink
+        self._ignore_routes = ignore_routes
         self._reached: dict[ResultKey, set[str]] = {}
 
     @property
@@ -72,40 +88,46 @@ class Rerouter:
 
     def _plan(self, page: list[OldEvent]) -> ReroutePage:
         known = self._ledger.read(lambda connection: reroutes.sinks_of(connection, page))
-        found = ReroutePage([], [], sum(is_old_news(each) for each in page), page[-1].seq)
+        left = sum(is_old_news(each) for each in page)
+        plan = ReroutePage([], [], left, page[-1].seq, to_newest=self._ignore_routes)
         for event in page:
+            failed_before = UNEVALUATED in event.problem and not self._sink
             if is_old_news(event):
+                if failed_before:
+                    plan.notes.append(EventNote(event.id, event.problem, ""))
                 continue
-            targets = [each for each in self._router.match(view_of(event)).targets if self._sink in ("", each.sink)]
-            reached = self._reached.setdefault(event.result, set())
-            new = [each for each in targets if each.sink not in reached | known.get(event.result, set())]
+            view, reached = view_of(event), self._reached.setdefault(event.result, set())
+            verdict = missing(view, self._router, reached | known.get(event.result, set()))
+            if failed_before:
+                plan.notes.append(EventNote(event.id, event.problem, note_of(view.run, verdict)))
+            new = [each for each in verdict.targets if self._sink in ("", each.sink)]
             reached.update(each.sink for each in new)
-            found.events.append(
-                Rerouted(
-                    event.id,
-                    event.source,
-                    event.run_id,
-                    event.outcome,
-                    event.disposition,
-                    event.result[1],
-                    tuple(each.sink for each in targets),
-                    tuple(each.sink for each in new),
-                )
-            )
-            found.deliveries.extend(
+            reaches = tuple(sink for sink in verdict.reaches if self._sink in ("", sink))
+            which = (event.id, event.source, event.run_id, event.outcome, event.disposition, event.result[1])
+            plan.events.append(Rerouted(*which, reaches, tuple(each.sink for each in new)))
+            plan.deliveries.extend(
                 AddedDelivery(event.id, event.source, event.run_id, each.sink, each.route, after=each.after)
                 for each in new
             )
-        return found
+        return plan
 
 
 def apply(ledger: Ledger, page: ReroutePage) -> int:
-    """Create the deliveries of a page, STEP in each transaction. Returns how many. Raises LedgerUnavailable."""
+    """Create the deliveries of a page, STEP in each transaction. Returns how many. Raises LedgerUnavailable.
+
+    It may be repeated at any time: a sink that has a result by then is skipped.
+    """
     created: set[str] = set()
     for start in range(0, len(page.deliveries), STEP):
         step = page.deliveries[start : start + STEP]
-        # By any try: one may be committed though its COMMIT had no reply.
-        ledger.write(lambda connection: created.update(reroutes.add(connection, step, ledger.now()).made))  # noqa: B023
+
+        def add(connection: Connection) -> None:
+            added = reroutes.add(connection, step, ledger.now(), to_newest=page.to_newest)  # noqa: B023 - runs at once
+            created.update(added.made)  # by any try: one may be committed though its COMMIT had no reply
+
+        ledger.write(add)
+    if page.notes:
+        ledger.write(lambda connection: reroutes.put_notes(connection, page.notes))
     return len(created)
 
 

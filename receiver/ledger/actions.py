@@ -1,7 +1,7 @@
 """Run actions on many deliveries as operations, which survive restarts.
 
-An operation moves what matched when it began: nothing created later, and a replay or restore nothing that ended or was
-cancelled later. The clock process runs its steps. A step moves a bounded number of deliveries and the cursor in one
+An operation moves what matched when it began: nothing created later, and a replay nothing that ended or was cancelled
+later. The clock process runs its steps. A step moves a bounded number of deliveries and the cursor in one
 transaction.
 """
 
@@ -15,10 +15,9 @@ from typing import Any, Final, NamedTuple
 import sqlalchemy as sa
 
 from receiver.errors import NotAsExpected
-from receiver.ledger.deliveries import creation, lanes, orphans, resend, same_result
-from receiver.ledger.deliveries.creation import AddedDelivery
-from receiver.ledger.schema import deliveries, events, operations
-from receiver.ledger.selection import BACKFILL, CANCEL, MOVE, MOVE_BACK, REPLAY, RESTORE, Action, Selection
+from receiver.ledger.deliveries import lanes, orphans, resend
+from receiver.ledger.schema import deliveries, operations
+from receiver.ledger.selection import CANCEL, MOVE, MOVE_BACK, REPLAY, Action, Selection
 
 # Seconds by which the clocks of two processes may differ, although both follow the database's.
 _SKEW: Final = 1.0
@@ -190,7 +189,7 @@ def step_once(connection: sa.Connection, operation: Operation, now: float) -> Op
 def _step(
     connection: sa.Connection, operation: Operation, bounds: StepBounds, now: float
 ) -> tuple[Operation, set[str]]:
-    work = {BACKFILL: _backfill, MOVE: _reassign, MOVE_BACK: _reassign}.get(operation.kind, _move)
+    work = _reassign if operation.kind in (MOVE, MOVE_BACK) else _move
     moved, cursor, sinks = work(connection, operation, bounds, now)
     changes: dict[str, Any] = {"done": operation.done + moved, "cursor": cursor or operation.cursor, "updated_at": now}
     changes |= {} if cursor else {"state": "done"}
@@ -202,7 +201,7 @@ def _move(connection: sa.Connection, operation: Operation, bounds: StepBounds, n
     """Move deliveries. Returns their number, the new cursor ("" at the end), and sinks with new work."""
     selection, kind = operation.selection, operation.kind
     query = operation.taken()
-    if kind in (REPLAY, RESTORE) and not selection.named:
+    if kind == REPLAY and not selection.named:
         # A delivery that has ended or was cancelled since was not counted.
         query = query.where(deliveries.c.updated_at <= operation.created_at + _SKEW)
     rows, cursor = _next(connection, query, deliveries.c.id, operation.cursor, bounds, named=selection.named)
@@ -211,24 +210,10 @@ def _move(connection: sa.Connection, operation: Operation, bounds: StepBounds, n
         # The reason lets an operator restore all matches of a filter together.
         reason = f"{resend.ALONE} ({operation.id})" if selection.named else f"{resend.TOGETHER} {operation.id}"
         return len(resend.cancel(connection, ids, reason, now)), cursor, set()
-    if kind == RESTORE:
-        return len(resend.restore(connection, ids, now)), cursor, set()
-    moved = resend.queue_again(connection, deliveries.c.id.in_(ids), now) if ids else ()
+    unchanged = sa.and_(deliveries.c.id.in_(ids), deliveries.c.state.in_(operation.states))
+    moved = resend.queue_again(connection, unchanged, now) if ids else ()
     lanes.probe_at_once(connection, {row.lane for row in moved}, now)
     return len(moved), cursor, {row.sink for row in moved}
-
-
-def _backfill(
-    connection: sa.Connection, operation: Operation, bounds: StepBounds, now: float
-) -> tuple[int, str, set[str]]:
-    """Give the sink events. Returns the same as `_move`."""
-    query, sink = operation.taken(operation.created_at), operation.sink
-    rows, cursor = _next(connection, query, events.c.seq, int(operation.cursor or 0), bounds)
-    # Locked first: an update of one that is recorded at this moment is seen then.
-    newest = same_result.newest_updates(connection, same_result.lock(connection, {row.id for row in rows}))
-    keys = ((newest.get(row.id, row.id), row.source, row.run_id) for row in rows)
-    made = creation.give(connection, [AddedDelivery(*key, sink, "backfill") for key in keys], now)
-    return len(made), cursor, {sink} if made else set()
 
 
 def _reassign(

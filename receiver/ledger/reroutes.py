@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -23,12 +23,10 @@ from receiver.ledger.engine import Ledger
 from receiver.ledger.filters import Filter, of_events
 from receiver.ledger.runs import update_run
 from receiver.ledger.schema import deliveries, events, runs
+from receiver.ledger.selection import of_named_events
 
 # Maximum events that one query reads, and maximum bytes of their bodies, but always one event.
 PAGE, PAGE_BYTES = 200, 8 << 20
-
-# The detail of a reroute's audit that ends at a position, which follows: older events are left to another call.
-CONTINUES: Final = "older events were left to another call, before position "
 
 _HAS_BODY = sa.func.length(events.c.body) > 0  # the run of the others was erased
 
@@ -50,6 +48,7 @@ class OldEvent:
     received_at: float
     body: bytes
     completion: str
+    problem: str
     labels: Mapping[str, str]
     newest: bool
     first: str
@@ -88,7 +87,7 @@ def _sizes(connection: sa.Connection, wanted: Filter, before: int | None) -> lis
     )
     if before is not None:
         query = query.where(events.c.seq < before)
-    query = query.where(*of_events(wanted)).order_by(events.c.seq.desc()).limit(PAGE)
+    query = query.where(*of_events(wanted), *of_named_events(wanted)).order_by(events.c.seq.desc()).limit(PAGE)
     return [(row[0], row[1]) for row in connection.execute(query)]
 
 
@@ -105,7 +104,7 @@ def _parts(sizes: Sequence[tuple[int, int]]) -> Iterator[list[int]]:
         yield part
 
 
-_COLUMNS = ("seq", "id", "source", "run_id", "via", "disposition", "outcome", "received_at", "completion")
+_COLUMNS = ("seq", "id", "source", "run_id", "via", "disposition", "outcome", "received_at", "completion", "problem")
 
 
 def _load(connection: sa.Connection, places: Collection[int]) -> list[OldEvent]:
@@ -149,15 +148,36 @@ class Added(NamedTuple):
     sinks: set[str]
 
 
-def add(connection: sa.Connection, wanted: Sequence[AddedDelivery], now: float) -> Added:
-    """Create these deliveries, due now or held, as `creation.give` does."""
+def add(connection: sa.Connection, wanted: Sequence[AddedDelivery], now: float, *, to_newest: bool = False) -> Added:
+    """Create these deliveries, due now or held, as `creation.give` does.
+
+    `to_newest`: replace an event by the last update of its result.
+    """
+    ids = sorted({each.event_id for each in wanted})
+    if to_newest:  # locked first: an update that is recorded at this moment is seen then
+        updates = same_result.newest_updates(connection, same_result.lock(connection, ids))
+        wanted = [each._replace(event_id=updates.get(each.event_id, each.event_id)) for each in wanted]
     made = creation.give(connection, wanted, now)
     due = {each.sink for each in made if not each.after}
-    ids = sorted({each.event_id for each in wanted})
     connection.execute(sa.update(events).where(dialect.among(events.c.id, ids)).values(unrouted=False))
     if any(each.after for each in made):
         due.update(links.release_held(connection, ids, now))
     return Added([each.id for each in made], due)
+
+
+class EventNote(NamedTuple):
+    """The new `problem` of an event that had the problem `before`."""
+
+    event_id: str
+    before: str
+    problem: str
+
+
+def put_notes(connection: sa.Connection, notes: Collection[EventNote]) -> None:
+    """Update the problems of these events, except for those that have changed since."""
+    for each in sorted(notes):
+        unchanged = (events.c.id == each.event_id, events.c.problem == each.before)
+        connection.execute(sa.update(events).where(*unchanged).values(problem=each.problem))
 
 
 class LateCompletion(NamedTuple):

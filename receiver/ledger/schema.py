@@ -211,9 +211,9 @@ operations = Table(
     "operations",
     metadata,
     Column("id", Text, primary_key=True),
-    Column("kind", Text, nullable=False),  # replay | backfill | cancel | restore | move | move_back
+    Column("kind", Text, nullable=False),  # replay | cancel | move | move_back
     Column("selection", Text, nullable=False),  # JSON: what it was asked to take
-    Column("sink", Text, nullable=False),  # the target of a backfill or move
+    Column("sink", Text, nullable=False),  # the target of a move
     Column("force", Boolean, nullable=False),
     Column("rate", Double, nullable=False),  # deliveries a second; 0: no limit
     Column("state", Text, nullable=False),  # running | done | cancelled

@@ -14,15 +14,13 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove, DeliveryState, states_before
 from receiver.ledger.deliveries import same_result
-from receiver.ledger.filters import Filter, begins, of_deliveries, of_events, same_run
+from receiver.ledger.filters import Filter, begins, of_deliveries, same_run
 from receiver.ledger.schema import deliveries, events, runs
 
-# The kinds of operations. A backfill gives a sink old events, a move the deliveries of a removed sink, and a move back
-# returns them; the others change the state of deliveries.
+# The kinds of operations. A move gives a sink the deliveries of a removed one, and a move back returns only these; the
+# others change the state of deliveries.
 REPLAY: Final = "replay"
-BACKFILL: Final = "backfill"
 CANCEL: Final = "cancel"
-RESTORE: Final = "restore"
 MOVE: Final = "move"
 MOVE_BACK: Final = "move_back"
 
@@ -65,7 +63,7 @@ class Selection(Filter):
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """What to do with a selection. `sink`: the target of a backfill or move. `force`: take delivered ones, too.
+    """What to do with a selection. `sink`: the target of a move. `force`: take delivered ones, too.
 
     `rate`: deliveries a second, 0 for no limit.
     """
@@ -80,22 +78,19 @@ class Action:
     def states(self) -> list[DeliveryState]:
         """The states of the deliveries that it selects.
 
-        A replay skips queued deliveries and those being sent. It takes delivered ones only by force, and those waiting
-        for their next attempt only if that state was requested.
+        A replay skips queued deliveries and those being sent. It takes delivered ones only by force, and cancelled ones
+        and those waiting for their next attempt only if that state was requested.
         """
         if self.kind in (MOVE, MOVE_BACK):
             kept = {DeliveryState.SENDING, *(() if self.force else (DeliveryState.DELIVERED,))}
             return [state for state in DeliveryState if state not in kept]
-        if self.kind != REPLAY:
-            return states_before(DeliveryMove.CANCEL if self.kind == CANCEL else DeliveryMove.RESTORE)
-        taken = [DeliveryState.DEAD, DeliveryState.DELIVERED] if self.force else [DeliveryState.DEAD]
-        assert set(taken) <= set(states_before(DeliveryMove.REPLAY))
-        return [*taken, DeliveryState.WAITING] if DeliveryState.WAITING in self.selection.state else taken
+        if self.kind == CANCEL:
+            return states_before(DeliveryMove.CANCEL)
+        asked = (state for state in (DeliveryState.WAITING, DeliveryState.CANCELLED) if state in self.selection.state)
+        return [DeliveryState.DEAD, *([DeliveryState.DELIVERED] if self.force else []), *asked]
 
-    def taken(self, begun: float | None = None) -> sa.Select[Any]:
-        """Select its deliveries, or the events of a backfill. `begun`: when the backfill began."""
-        if self.kind == BACKFILL:
-            return _missing_events(self.selection, self.sink, begun)
+    def taken(self) -> sa.Select[Any]:
+        """Select its deliveries."""
         return _selected(self.selection).where(deliveries.c.state.in_([state.value for state in self.states]))
 
     def count(self, connection: sa.Connection) -> int:
@@ -104,20 +99,14 @@ class Action:
 
     def by_sink(self, connection: sa.Connection) -> dict[str, int]:
         """Count by sink what it would select now."""
-        if self.kind == BACKFILL:
-            return {self.sink: self.count(connection)}
         it = self.taken().with_only_columns(deliveries.c.sink).subquery()
         return {row[0]: row[1] for row in connection.execute(sa.select(it.c.sink, sa.func.count()).group_by(it.c.sink))}
 
     def examples(self, connection: sa.Connection, limit: int) -> list[dict[str, Any]]:
-        """Return the first deliveries, or events of a backfill, that it would select now."""
-        it, event = deliveries.c, events.c
-        if self.kind == BACKFILL:
-            names = (event.id, event.source, event.run_id, event.outcome.label("status"))
-            query = self.taken().with_only_columns(*names).order_by(event.seq)
-        else:
-            names = (it.id, it.source, it.run_id, it.sink, it.state, it.reason)  # type: ignore[assignment]
-            query = self.taken().with_only_columns(*names).order_by(it.id)
+        """Return the first deliveries that it would select now."""
+        it = deliveries.c
+        names = (it.id, it.source, it.run_id, it.sink, it.state, it.reason)
+        query = self.taken().with_only_columns(*names).order_by(it.id)
         return [dict(row._mapping) for row in connection.execute(query.limit(limit))]
 
 
@@ -135,7 +124,7 @@ def _named_ids(selection: Selection) -> sa.CompoundSelect[Any]:
 
 
 def _begin(column: sa.ColumnElement[Any], beginnings: Iterable[str]) -> sa.ColumnElement[bool]:
-    return sa.or_(*(begins(column, each) for each in beginnings))
+    return sa.or_(sa.false(), *(begins(column, each) for each in beginnings))
 
 
 def _ids_of_events(beginnings: Iterable[str]) -> sa.Select[Any]:
@@ -159,33 +148,15 @@ def _selected(selection: Selection) -> sa.Select[Any]:
     return found.where(~erased)
 
 
-def _missing_events(selection: Selection, sink: str, begun: float | None = None) -> sa.Select[Any]:
-    """Select the events of a backfill: for each result that `sink` has no delivery of, the last event that adds to it.
+def of_named_events(wanted: Filter) -> list[sa.ColumnElement[bool]]:
+    """Return the conditions of the events that a selection names, by one index for each kind of id.
 
-    Any event of a result may be named. `begun`: when the backfill began; later updates do not exclude a result.
+    Any event of a result stands for all of them.
     """
-    other, later = events.alias("other"), events.alias("later")
-    theirs = other.join(deliveries, deliveries.c.event_id == other.c.id)
-    has_one = sa.select(sa.literal(1)).select_from(theirs).where(same_result.same(other, events))
-    has_one = has_one.where(deliveries.c.sink == sink)
-    adds = [same_result.same(later, events), later.c.disposition == "update", later.c.seq > events.c.seq]
-    adds += [] if begun is None else [later.c.recorded_at < begun]
-    has_later = sa.select(sa.literal(1)).where(*adds).exists()
-    found = sa.select(events.c.seq, events.c.id, events.c.source, events.c.run_id).where(
-        events.c.disposition.in_(("new", "update")),
-        sa.func.length(events.c.body) > 0,
-        ~has_one.exists(),
-        ~has_later,
-        *of_events(selection),
-    )
-    if selection.named:
-        named = [events.c.id.in_(_ids_of_results(selection.event_ids))] if selection.event_ids else []
-        found = found.where(sa.or_(sa.false(), *named, events.c.run_id.in_(selection.run_ids)))
-    return found
-
-
-def _ids_of_results(beginnings: Iterable[str]) -> sa.Select[Any]:
-    """Select the ids of all events of the results that have an event id with one of these prefixes."""
+    if not isinstance(wanted, Selection) or not wanted.named:
+        return []
     named, it = events.alias("named_event"), events.alias("of_its_result")
-    chosen = sa.select(it.c.id).select_from(named.join(it, same_result.same(it, named)))
-    return chosen.where(_begin(named.c.id, beginnings))
+    of_results = sa.select(it.c.seq).select_from(named.join(it, same_result.same(it, named)))
+    of_results = of_results.where(_begin(named.c.id, wanted.event_ids))
+    of_runs = sa.select(it.c.seq).where(it.c.run_id.in_(wanted.run_ids))
+    return [events.c.seq.in_(sa.union_all(of_results, of_runs))]

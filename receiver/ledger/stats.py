@@ -6,25 +6,22 @@ Read every few seconds, so nothing here reads more of a long backlog than of a s
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import sqlalchemy as sa
 
-from handlers.support import timestamps
 from receiver.domain.delivery import DeliveryState
 from receiver.domain.event import ERASED, UNEVALUATED
-from receiver.ledger import account, audit, timeouts, watches
+from receiver.ledger import account, timeouts, watches
 from receiver.ledger.database_clock import database_now
 from receiver.ledger.deliveries import lanes
 from receiver.ledger.deliveries.lanes import WorstLane
 from receiver.ledger.dialect import contains_exactly, each_value
 from receiver.ledger.filters import in_states
-from receiver.ledger.reroutes import CONTINUES
 from receiver.ledger.schema import attempts, deliveries, events, in_state
 from receiver.ledger.timeouts import Cancelled
 from receiver.ledger.watches import Watch
@@ -199,16 +196,13 @@ def newest(connection: sa.Connection, since: float) -> Newest:
     it, most = events.c, NEWEST // 10
     webhook_at = None
     troubled, unrouted = list[tuple[str, str]](), list[tuple[str, str]]()
-    reroutes = audit.list_actions(connection, 100, actions=["reroute"], since=since) if since < math.inf else []
-    last = sa.select(it.id, it.seq, it.via, it.problem, it.recorded_at, it.source, it.run_id)
+    last = sa.select(it.id, it.via, it.problem, it.recorded_at)
     for event in connection.execute(last.order_by(it.seq.desc()).limit(most)):
         webhook_at = event.recorded_at if webhook_at is None and event.via == "webhook" else webhook_at
         if event.problem in ("", ERASED) or event.recorded_at <= since:
             continue
-        if UNEVALUATED not in event.problem:
-            troubled.append((event.id, event.problem))
-        elif not any(_covers(each, event) for each in reroutes):
-            unrouted.append((event.id, event.problem))
+        some = unrouted if UNEVALUATED in event.problem else troubled  # a reroute clears what it has evaluated
+        some.append((event.id, event.problem))
     of, last_one = deliveries.c, attempts.c
     # A delivery that is dead because its attempts or its time ran out was not refused.
     changed = (
@@ -240,21 +234,6 @@ def _died(connection: sa.Connection, since: float) -> frozenset[str]:
     dead = sa.select(it.sink).where(*in_states(DeliveryState.DEAD), it.updated_at > since)
     last = dead.order_by(it.updated_at.desc(), it.id.desc()).limit(COUNT_LIMIT).subquery()
     return frozenset(connection.execute(sa.select(last.c.sink).distinct()).scalars())
-
-
-def _covers(reroute: audit.AuditedAction, event: Any) -> bool:
-    """Return whether the rules were applied again to this event, and all could be evaluated. A call with `after` only
-    continues another one with older events."""
-    asked = reroute.selection
-    since, until = timestamps.epoch(asked.get("since")) or 0.0, timestamps.epoch(asked.get("until")) or reroute.at
-    first = int(reroute.detail.removeprefix(CONTINUES) or 0) if reroute.outcome == audit.DONE else math.inf
-    return (
-        since <= event.recorded_at < until
-        and first <= event.seq < int(asked.get("after", event.seq + 1))
-        and asked.keys() <= {"since", "until", "source", "run", "after"}
-        and asked.get("source", event.source) == event.source
-        and asked.get("run", event.run_id) == event.run_id
-    )
 
 
 # Whether the receipt's note names a limit of the sink's options, see handlers/mirror.

@@ -37,7 +37,7 @@ _HIDDEN: Final = frozenset(
     }
 )
 # Actions that another action undoes.
-_REVERSIBLE: Final = frozenset({"pause_sink", "resume_sink", "restore"})
+_REVERSIBLE: Final = frozenset({"pause_sink", "resume_sink"})
 # Characters of a text and items of a list, one pair after the other until a result fits.
 _WIDTHS: Final = ((8000, 200), (2000, 50), (500, 12), (120, 3), (40, 1))
 # Levels of a result, and members of an object, once texts and lists are short.

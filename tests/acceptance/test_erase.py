@@ -136,7 +136,7 @@ def test_erase_leaves_no_content_and_reports_copies(
     it.acked(webhook, content(1, artifact_server, output={"late": SECRET}))
     eventually(lambda: it.json("run", RUN)["run"]["events"] == 2)
     it.runhook("replay", RUN, "--force", code=1)
-    it.runhook("replay", "--backfill", "crm", "--run", RUN, code=1)
+    it.runhook("reroute", "--sink", "crm", "--ignore-routes", "--run", RUN, code=0)
     it.runhook("reroute", "--run", RUN, code=0)
     # Then its content does not come back, and nothing of it is sent
     assert [(each["disposition"], each["size"]) for each in it.json("events", "--run", RUN)] == [

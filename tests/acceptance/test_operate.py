@@ -1,4 +1,4 @@
-"""Replay, backfill and their control from the command line, with a clock that is killed in the middle; a worker that is
+"""Replay, reroute and their control from the command line, with a clock that is killed in the middle; a worker that is
 stopped while its sink is slow.
 """
 
@@ -110,11 +110,12 @@ def test_replay_keeps_its_rate_over_a_killed_clock_and_a_cancel(
     assert named in it.runhook("cancel", named, code=1)
     set_rate(it, 1000)  # the clock's next step would take the rest, were it still running
     # And a new sink is filled with the old events, once
-    it.runhook("replay", "--backfill", "results", "--wait")
+    it.runhook("reroute", "--sink", "results", "--ignore-routes", "--since", "1d")
     it.all_delivered(10, sink="results")
     it.all_delivered(10, sink="hooks")
     assert len(consumer.requests) == before + stopped["done"]
-    assert "\n0 deliveries" in it.runhook("replay", "--backfill", "results", "--dry-run")
+    again = it.runhook("reroute", "--sink", "results", "--ignore-routes", "--since", "1d", "--dry-run")
+    assert "10 events: 0 new deliveries" in again
 
 
 def test_each_acknowledged_webhook_is_accounted_for(

@@ -28,7 +28,7 @@ from receiver.ledger.deliveries import attempts, resend
 from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.saved_views import SavedView
 from receiver.ledger.schema import deliveries, events
-from receiver.ledger.selection import BACKFILL, REPLAY, Action, Selection
+from receiver.ledger.selection import CANCEL, REPLAY, Action, Selection
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
 from receiver.ledger.submissions.records import NewSubmission
@@ -226,8 +226,8 @@ def _operate(ledger: Ledger, data: Path, now: float, text: str) -> None:
     chosen = {"run_id": text or "tsk_1", "state": ["dead"]}
     ledger.write(lambda it: audit.record(it, who, "replay", chosen, 12, detail=text))
     ledger.write(lambda it: audit.record(it, who, "sink.test", {"sink": "chat"}, 1, outcome=audit.FAILED, detail=text))
-    for kind, sink in ((REPLAY, ""), (BACKFILL, "crm")):
-        action = Action(kind, Selection(), sink, force=True)
+    for kind in (REPLAY, CANCEL):
+        action = Action(kind, Selection(sink="crm"), force=True)
         ledger.write(
             lambda it, action=action: actions.create(  # type: ignore[misc]
                 it, f"op_{os.urandom(4).hex()}", action, now, actor=who.name

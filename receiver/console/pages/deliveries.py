@@ -11,19 +11,17 @@ from urllib.parse import urlencode
 
 from receiver.api.chosen import TakenResult
 from receiver.api.deliveries import (
-    BACKFILL_SINK,
     CANCEL_DELIVERIES,
     GET_DELIVERY,
     LIST_DELIVERIES,
     REPLAY_DELIVERIES,
     REPLAYABLE,
-    RESTORE_DELIVERIES,
-    RESUBMIT_RUNS,
     ReplayParameters,
 )
 from receiver.api.endpoint import Endpoint
 from receiver.api.events import LIST_EVENTS
 from receiver.api.outline import outline
+from receiver.api.resubmit import RESUBMIT_RUNS
 from receiver.api.rows import DeliveryRow
 from receiver.api.service import Service
 from receiver.api.timeline import behind
@@ -83,11 +81,9 @@ class _Move(NamedTuple):
 
 
 _PENDING: Final = frozenset(states_before(DeliveryMove.CANCEL))
-_CANCELLED: Final = frozenset(states_before(DeliveryMove.RESTORE))
 _MOVES: Final = (
     _Move(REPLAY_DELIVERIES.name, "Replay", frozenset(REPLAYABLE), "Replay all dead", frozenset({DeliveryState.DEAD})),
     _Move(CANCEL_DELIVERIES.name, "Cancel", _PENDING, "Cancel all waiting", _PENDING),
-    _Move(RESTORE_DELIVERIES.name, "Restore", _CANCELLED, "Restore all cancelled", _CANCELLED),
 )
 
 
@@ -201,14 +197,7 @@ ACTIONS: Final = (
         _EACH,
         repeats=_delivered,
     ),
-    _action(CANCEL_DELIVERIES, "Cancel", "cancelled", "Cancel these deliveries? They can be restored."),
-    _action(RESTORE_DELIVERIES, "Restore", "restored", "Restore these cancelled deliveries? They are due at once."),
-    _action(
-        BACKFILL_SINK,
-        "Backfill",
-        "backfilled",
-        "Give the sink these results, including those that no route sends there?",
-    ),
+    _action(CANCEL_DELIVERIES, "Cancel", "cancelled", "Cancel these deliveries? A replay restores them."),
     _action(RESUBMIT_RUNS, "Submit again", "submitted again", "Submit these failed runs again?"),
 )
 PAGES: Final = (

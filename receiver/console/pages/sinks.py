@@ -61,7 +61,6 @@ def sink(request: PageRequest) -> PageValues:
         "place": place_of(service.config, name),
         "others": list(service.config.sinks) if row.orphaned else [],
         "fillable": name != CALLBACK and not row.orphaned,
-        "sources": list(service.config.sources) if not request.actor.source else [],
     }
 
 

@@ -1,4 +1,4 @@
-"""Resend, cancel and restore deliveries for operators and callers.
+"""Resend and cancel deliveries for operators and callers.
 
 A resent delivery keeps its idempotency key. A run's newest event can be sent to its caller once more."""
 
@@ -18,7 +18,7 @@ from receiver.ledger.deliveries.creation import AddedDelivery
 from receiver.ledger.runs import RunStatus
 from receiver.ledger.schema import attempts, deliveries
 
-# The start of the reason of deliveries cancelled by id, and of those cancelled by filter, which are restored together.
+# The start of the reason of deliveries cancelled by id, and of those cancelled by filter, which are replayed together.
 ALONE: Final = "cancelled by an operator"
 TOGETHER: Final = "cancelled by an operator, with"
 
@@ -41,16 +41,21 @@ class DeliveryStatus:
 def queue_again(connection: sa.Connection, condition: sa.ColumnElement[bool], now: float) -> Sequence[Any]:
     """Queue the deliveries that meet the condition and have ended or wait for their next attempt.
 
-    Ended ones get all attempts again, waiting ones keep their count. Returns the sink and lane of each."""
-    moved: list[Any] = []
-    for move, fresh in ((DeliveryMove.REPLAY, {"spent": 0, "tried_at": None, "reason": ""}), (DeliveryMove.DUE, {})):
-        moved += connection.execute(
+    Ended ones get all attempts again, waiting ones keep their count. A cancelled one is held while a sink that it waits
+    for is pending. Returns the sink, lane and event of each.
+    """
+    it = deliveries.c
+    fresh = {"spent": 0, "tried_at": None, "reason": ""}
+    moved: dict[DeliveryMove, Sequence[Any]] = {}
+    for move in (DeliveryMove.REPLAY, DeliveryMove.DUE, DeliveryMove.RESTORE):
+        moved[move] = connection.execute(
             sa.update(deliveries)
-            .where(condition, deliveries.c.state.in_(states_before(move)))
-            .values(state=state_after(move), due_at=now, updated_at=now, **fresh)
-            .returning(deliveries.c.sink, deliveries.c.lane)
-        )
-    return moved
+            .where(condition, it.state.in_(states_before(move)))
+            .values(state=state_after(move), due_at=now, updated_at=now, **({} if move is DeliveryMove.DUE else fresh))
+            .returning(it.sink, it.lane, it.event_id)
+        ).all()
+    links.release_held(connection, {row.event_id for row in moved[DeliveryMove.RESTORE]}, now)
+    return [row for rows in moved.values() for row in rows]
 
 
 def resend(
@@ -72,7 +77,7 @@ def resend(
     new = AddedDelivery(*its, address=address, key_id=key_id)
     if creation.add(connection, new, now):
         return new.id, DeliveryStatus(DeliveryState.QUEUED)
-    queue_again(connection, deliveries.c.id == new.id, now)
+    queue_again(connection, sa.and_(deliveries.c.id == new.id, deliveries.c.state != DeliveryState.CANCELLED), now)
     return new.id, statuses(connection, [new.id])[new.id]
 
 
@@ -115,22 +120,3 @@ def cancel(connection: sa.Connection, ids: Sequence[str], reason: str, now: floa
     rows = connection.execute(changed).all()
     links.release_held(connection, {row.event_id for row in rows}, now)
     return [row.id for row in rows]
-
-
-def restore(connection: sa.Connection, ids: Sequence[str], now: float) -> list[str]:
-    """Restore those of these deliveries that are cancelled: due now, or held if a sink that they wait for is pending.
-
-    Restored deliveries have no attempt spent. Returns their ids.
-    """
-    before = states_before(DeliveryMove.RESTORE)
-    its = sa.select(deliveries.c.id, deliveries.c.event_id)
-    its = its.where(deliveries.c.id.in_(ids), deliveries.c.state.in_(before)).order_by(deliveries.c.id)
-    cancelled = connection.execute(its).all()
-    if not cancelled:
-        return []
-    found = [row.id for row in cancelled]
-    fresh: dict[str, Any] = {"spent": 0, "tried_at": None, "reason": "", "due_at": now, "updated_at": now}
-    restored = sa.update(deliveries).where(deliveries.c.id.in_(found), deliveries.c.state.in_(before))
-    connection.execute(restored.values(state=state_after(DeliveryMove.RESTORE), **fresh))
-    links.release_held(connection, {row.event_id for row in cancelled}, now)
-    return found

@@ -1,8 +1,8 @@
 """Find the sinks that already have a delivery of a result, and serialize the creation of such deliveries.
 
-Several events have the same result: the first, its repeats and its updates. Reroutes, backfills and moves check whether
-a sink has a delivery of a result before they create one. If two do so at the same time, the second must see the changes
-of the first.
+Several events have the same result: the first, its repeats and its updates. Reroutes and moves check whether a sink has
+a delivery of a result before they create one. If two do so at the same time, the second must see the changes of the
+first.
 """
 
 from __future__ import annotations

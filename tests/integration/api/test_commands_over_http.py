@@ -47,7 +47,7 @@ def test_remote_dead_letters_are_counted_replayed_and_cancelled(runhook: Runhook
     first = delivery_id(new_event("tsk_1").event.id, "callback")
     assert ": 1 delivery to cancel\n" in runhook("cancel", first)
     assert sorted(states(ledger).values()) == ["cancelled", "queued"]
-    assert runhook("cancel", first, "--undo").endswith(": 1 delivery to restore\n")
+    assert runhook("cancel", first, "--undo").endswith(": 1 delivery to replay\n")
 
     # And a whole sink's, there and back
     assert ": 2 deliveries to cancel\n" in runhook("cancel", "--sink", "callback", "--wait")
@@ -55,7 +55,7 @@ def test_remote_dead_letters_are_counted_replayed_and_cancelled(runhook: Runhook
     runhook("cancel", "--sink", "callback", "--undo")
     assert set(states(ledger).values()) == {"queued"}
     done = [row.action for row in ledger.read(audit.list_actions)]
-    assert done == ["restore", "cancel", "restore", "cancel", "replay"]
+    assert done == ["replay", "cancel", "replay", "cancel", "replay"]
 
 
 @pytest.mark.parametrize("command", [["runs"], ["run", "tsk_1"]])

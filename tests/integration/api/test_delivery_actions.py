@@ -1,4 +1,4 @@
-"""Replay, cancel, restore, backfill and resubmit: by id or by filter, previewed and guarded, and in the audit."""
+"""Replay, cancel and resubmit: by id or by filter, previewed and guarded, and in the audit."""
 
 from __future__ import annotations
 
@@ -90,15 +90,15 @@ def test_others_than_expected_are_not_replayed(service: Service) -> None:
     ("name", "parameters", "error", "words"),
     [
         ("replay", {}, Invalid, "expect: give the exact number"),
-        ("replay", {"state": ["queued"], "expect": 1}, Invalid, "only dead, delivered and waiting"),
+        ("replay", {"state": ["queued"], "expect": 1}, Invalid, "only dead, delivered, waiting and cancelled"),
         ("replay", {"sink": "slak", "expect": 1}, Invalid, "unknown sink slak; the config has ops"),
         ("replay", {"ids": ["tsk_3"]}, NotFound, "nothing to replay of it; what was delivered"),
         ("replay", {"ids": ["tsk_1", "tsk_7"]}, Invalid, "ids: tsk_7: unknown run"),
         ("cancel", {"ids": ["tsk_1", "dlv_123456789012"]}, NotFound, "tsk_1: there is nothing to cancel of it"),
         ("cancel", {"status": ["faild"], "dry_run": True}, Invalid, "unknown status; did you mean failed?"),
         (
-            "restore",
-            {"ids": ["evt_123456789012"], "dry_run": True},
+            "replay",
+            {"ids": ["evt_123456789012"], "state": ["cancelled"], "dry_run": True},
             Invalid,
             "ids: evt_123456789012: unknown event",
         ),
@@ -107,9 +107,9 @@ def test_others_than_expected_are_not_replayed(service: Service) -> None:
         ("replay", {"expect": -1}, Invalid, "expect"),
         ("replay", {"rate": "nan", "ids": ["tsk_1"]}, Invalid, "rate"),
         ("cancel", {"ids": ["tsk_1"]}, NotFound, "only pending deliveries"),
-        ("restore", {"ids": ["tsk_1"]}, NotFound, "only cancelled deliveries"),
-        ("backfill", {"into": "callback", "ids": ["tsk_1"]}, Invalid, "for their own runs"),
-        ("backfill", {"into": "ops", "ids": ["tsk_1"]}, NotFound, "nothing to backfill"),
+        ("replay", {"ids": ["tsk_1"], "state": ["cancelled"]}, NotFound, "nothing to replay of it"),
+        ("reroute", {"into": "callback", "ignore_routes": True, "since": "1h"}, Invalid, "for their own runs"),
+        ("reroute", {"ignore_routes": True, "since": "1h"}, Invalid, "name the sink"),
         ("resubmit", {"ids": ["tsk_1"]}, Invalid, "no sink of type resubmit"),
         ("cancel_operation", {"id": "op_1"}, NotFound, "not found"),
     ],
@@ -161,7 +161,6 @@ def test_a_cut_id_that_two_begin_with_is_taken_for_neither(service: Service) -> 
         ("cancel", {"event_id": cut, "expect": 4}),
         ("cancel", {"event_id": "e", "expect": 4}),
         ("replay", {"ids": [cut], "expect": 4}),
-        ("backfill", {"ids": [cut], "into": "results"}),
     ):
         with pytest.raises(Invalid) as refused:
             call(service, name, **parameters)
@@ -179,11 +178,13 @@ def test_a_cut_id_takes_what_began_so_when_it_was_given(service: Service) -> Non
     # Given an event, and one to come whose id begins alike
     one, other = begin_alike()
     record(service.ledger, one)
-    # When a sink is given it, by its cut id, in an operation that is worked off later
-    begun = call(service, "backfill", ids=[short_id(one.event.id)], into="results", rate=0.001)["operation"]
+    for delivery in ("ops", "chat"):
+        settle(service.ledger, claim(service.ledger, delivery, now=time.time()), DeliveryMove.DEFER, due_at=2e9)
+    # When it is replayed, by its cut id, in an operation that is worked off later
+    begun = call(service, "replay", ids=[short_id(one.event.id)], state=["waiting"], rate=0.001)["operation"]
     record(service.ledger, other)
     # Then the operation is of that event alone
-    assert call(service, "get_operation", id=begun["id"])["selection"] == {"event_ids": [one.event.id]}
+    assert call(service, "get_operation", id=begun["id"])["selection"]["event_ids"] == [one.event.id]
 
 
 def test_what_waits_is_cancelled_and_brought_back(service: Service) -> None:
@@ -193,16 +194,9 @@ def test_what_waits_is_cancelled_and_brought_back(service: Service) -> None:
     work_off(service)
     assert in_state(service, "cancelled") == waiting == {"tsk_3:ops", "tsk_3:chat"}
 
-    assert call(service, "restore", ids=["tsk_3"], sink="ops")["count"] == 1
+    assert call(service, "replay", ids=["tsk_3"], sink="ops", state=["cancelled"])["count"] == 1
     assert in_state(service, "queued") == {"tsk_3:ops"}
-    assert done(service) == [("cancel", "ada", 2, "done"), ("restore", "ada", 1, "done")]
-
-
-def test_a_sink_is_filled_with_old_results(service: Service) -> None:
-    told = call(service, "backfill", into="results", run="tsk_1", expect=1)
-    work_off(service)
-    assert "tsk_1:results" in in_state(service, "queued")
-    assert told["operation"]["sink"] == "results"
+    assert done(service) == [("cancel", "ada", 2, "done"), ("replay", "ada", 1, "done")]
 
 
 def test_failed_runs_are_submitted_again_through_their_sink(service: Service, ledger: Ledger, tmp_path: Path) -> None:
@@ -214,17 +208,36 @@ def test_failed_runs_are_submitted_again_through_their_sink(service: Service, le
 
     # When all that failed are submitted again
     assert call(it, "resubmit", dry_run=True)["examples"][0]["run_id"] == "tsk_5"
+    with pytest.raises(NotAsExpected):
+        call(it, "resubmit", expect=2)
     told = call(it, "resubmit", expect=1)
-    work_off(it)
 
     # Then the one is, and only once
     assert in_state(it, "queued") - {"tsk_3:ops", "tsk_3:chat"} == {"tsk_5:again"}
-    assert (told["operation"]["kind"], told["count"]) == ("backfill", 1)
+    assert (told["operation"], told["count"]) == (None, 1)
     assert done(it) == [("resubmit", "ada", 1, "done")]
     with pytest.raises(NotFound, match="that again has no delivery of"):
         call(it, "resubmit", ids=["tsk_5"])
     with pytest.raises(Invalid, match="only failed, terminated, timed_out runs"):
         call(it, "resubmit", status=["completed"], expect=4)
+
+
+@pytest.mark.parametrize("named", [0, 1, 2], ids=["first", "update", "repeat"])
+def test_any_event_of_a_failed_run_names_its_result(ledger: Ledger, tmp_path: Path, named: int) -> None:
+    # Given a result that was completed and told again, and one of another run
+    sink = {"type": "resubmit", "base_url": "http://127.0.0.1:1", "key": "rhk_1_2"}
+    it = api.service(ledger, tmp_path, sinks={"again": sink})
+    first = new_event("tsk_1", status="failed")
+    update = new_event("tsk_1", disposition="update", status="failed", recording_url="r")
+    repeat = new_event("tsk_1", disposition="repeat", status="failed", step_count=7)
+    events = [first, *(each._replace(repeat_of=first.event.id) for each in (update, repeat))]
+    record(ledger, *events[:1], new_event("tsk_2", status="failed"), now=time.time() - 60)
+    for event in events[1:]:
+        record(ledger, event, now=time.time() - 60)
+
+    # When one of its events is named, then the run is submitted again once, with all that is known
+    assert call(it, "resubmit", ids=[short_id(events[named].event.id)])["count"] == 1
+    assert [each.event_id for each in claim(ledger, "again", now=time.time() + 1)] == [update.event.id]
 
 
 def test_an_operation_that_runs_is_stopped(service: Service) -> None:

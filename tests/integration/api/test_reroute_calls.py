@@ -84,7 +84,32 @@ def test_what_is_not_said_or_not_there_is_refused(service: Service) -> None:
             call(service, "reroute", **given)
 
 
-def test_reroute_ends_the_problem_of_a_failed_rule(
+def test_sink_gets_all_results_regardless_of_the_routes(service: Service) -> None:
+    assert call(service, "reroute", since="1h", into="chat", ignore_routes=True, dry_run=True)["made"] == 0
+    given = {"since": "1h", "into": "chat", "ignore_routes": True}
+    # When it is interrupted, then the next call creates only what is missing
+    parameters = reroutes.RerouteParameters(**given, source="other")
+    assert reroutes.reroute(service, actor(), parameters).made == 1
+    assert [call(service, "reroute", **given)["made"] for _ in range(2)] == [2, 0]
+    assert {name for name in states(service.ledger) if name.endswith("chat")} == {
+        "tsk_1:chat",
+        "tsk_2:chat",
+        "tsk_3:chat",
+    }
+
+
+def test_reroute_ends_the_problem_of_an_outdated_event(ledger: Ledger, tmp_path: Path) -> None:
+    # Given an event with a failed rule, whose run has continued since
+    failed = new_event("tsk_1", status="running", disposition="interim")
+    record(ledger, failed._replace(note="route big can't be evaluated: the types don't fit"), now=ledger.now() - 60)
+    record(ledger, new_event("tsk_1"), now=ledger.now() - 30)
+    assert ledger.read(lambda it: stats.newest(it, 0.0)).unrouted == 1
+    # When correct rules are applied, then it is skipped, and is a problem no longer
+    assert call(api.service(ledger, tmp_path, routes=ROUTES), "reroute", since="1h")["left"] == 1
+    assert ledger.read(lambda it: stats.newest(it, 0.0)).unrouted == 0
+
+
+def test_reroute_ends_the_problem_of_a_failed_of_a_failed_rule(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given an event for which a rule could not be evaluated
@@ -96,11 +121,13 @@ def test_reroute_ends_the_problem_of_a_failed_rule(
         call(api.service(ledger, tmp_path, routes=routes), "reroute", since="1h", **given)
         return ledger.read(lambda it: stats.newest(it, 0.0)).unrouted
 
-    # Then it stays a problem while the rule fails or is only tried, also after a page of older events without failures,
+    # Then it stays a problem while the rule fails, is only tried, or is applied for one sink or to older events,
     # and ends once correct rules were applied
     assert reroute("double(run.status) > 5.0") == 1
     assert reroute("double(run.status) > 5.0", after="1") == 1
     assert reroute('run.status == "completed"', dry_run=True) == 1
+    assert reroute('run.status == "completed"', into="chat") == 1
+    assert reroute('run.status == "completed"', into="ops", ignore_routes=True) == 1
     # And a call that ends before the event, because it may take no more, leaves it to the next one
     record(ledger, new_event("tsk_2"), now=ledger.now() - 30)
     monkeypatch.setattr("receiver.ledger.reroutes.PAGE", 1)

@@ -72,7 +72,7 @@ def test_deliveries_of_a_removed_sink_are_cancelled_and_restored(runhook: Runhoo
     assert states(book)["tsk_2:old"] == "cancelled"
     with pytest.raises(RunhookError, match=r"^nothing to cancel: 1 cancelled; 1 dead$"):
         runhook("cancel", "--sink", "old")
-    assert runhook("cancel", "--sink", "old", "--undo").endswith(": 1 delivery to restore\n")
+    assert runhook("cancel", "--sink", "old", "--undo").endswith(": 1 delivery to replay\n")
     assert states(book) == before
     with pytest.raises(UsageError, match="--sink odl: unknown sink; there are"):
         runhook("cancel", "--sink", "odl")
@@ -109,8 +109,6 @@ def test_a_replay_of_nothing_makes_no_operation_and_says_why(runhook: Runhook, b
         runhook("replay", "tsk_3")
     with pytest.raises(RunhookError, match=r"^nothing to replay: nothing matches$"):
         runhook("replay", "--sink", "new", "--until", "2020-01-01")
-    with pytest.raises(RunhookError, match=r"^nothing to backfill: nothing matches"):
-        runhook("replay", "--backfill", "new", "--until", "2020-01-01")
     assert runhook("replay", "--sink", "new", "--dry-run").startswith(
         "0 deliveries to replay\nnothing to replay: 1 delivered (use"
     )
@@ -169,11 +167,11 @@ def test_what_was_done_from_here_is_in_the_audit(runhook: Runhook, book: Ledger,
         ("sink.resume", 1, "done"),
         ("sink.test", 1, "done"),
         ("cancel", 1, "done"),
-        ("restore", 1, "done"),
+        ("replay", 1, "done"),
         ("sink.move", 2, "done"),
         ("replay", 1, "done"),
         ("cancel", 1, "done"),
-        ("restore", 1, "done"),
+        ("replay", 1, "done"),
         ("key.create", 1, "done"),
         ("key.revoke", 1, "done"),
         ("quarantine.verify", 0, "done"),

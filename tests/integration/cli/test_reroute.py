@@ -155,6 +155,30 @@ def test_a_rule_that_fails_is_told_and_one_sink_can_be_chosen(
     assert states(book).keys() == {"tsk_1:chat", "tsk_1:mail"}
 
 
+def test_new_sink_gets_old_results_regardless_of_routes(
+    book: Ledger, take: Take, rules: WithRules, runhook: Runhook
+) -> None:
+    # Given results, one of them updated and repeated, a run that continues, and routes that do not name the sink
+    file = {"filename": "a.pdf", "checksum": "x", "url": "https://x"}
+    take(body("tsk_1", modified_at="2026-01-01T00:00:01"), body("tsk_2", "failed"), body("tsk_3", "running"))
+    take(body("tsk_1", modified_at="2026-01-01T00:00:02", downloaded_files=[file]))
+    take(body("tsk_1", modified_at="2026-01-01T00:00:03", downloaded_files=[file]))
+    rules({"name": "everything", "to": ["chat"]})
+
+    options = ("reroute", "--since", "1h", "--sink", "mail")
+    assert "0 new deliveries" in runhook(*options, "--dry-run")
+    assert "2 deliveries created" in runhook(*options, "--ignore-routes")
+
+    # Then it gets each result once, the fullest event of it
+    assert states(book, sink="mail") == {"tsk_1:mail": "queued", "tsk_2:mail": "queued"}
+    (row,) = book.read(lambda it: queries.list_deliveries(it, queries.Filter(run_id="tsk_1", sink="mail")))
+    dispositions = {
+        each["id"]: each["disposition"] for each in book.read(lambda it: queries.list_events(it, queries.Filter()))
+    }
+    assert dispositions[row["event_id"]] == "update"
+    assert "0 new deliveries" in runhook(*options, "--ignore-routes")
+
+
 def test_person_sees_the_plan_before_the_question(
     book: Ledger, take: Take, rules: WithRules, monkeypatch: pytest.MonkeyPatch
 ) -> None:

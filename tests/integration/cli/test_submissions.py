@@ -138,11 +138,11 @@ def test_callers_webhooks_are_paused_and_resumed(book: Ledger, runhook: Runhook)
     assert sorted(each.probe for each in take()) == [False, False, True]  # the shut origin is probed at once
 
 
-def test_callback_sink_refuses_tests_and_backfills(runhook: Runhook, tmp_path: Path) -> None:
+def test_callback_sink_refuses_samples_and_old_results(runhook: Runhook, tmp_path: Path) -> None:
     with pytest.raises(Invalid, match="it has no address of its own"):
         runhook("sink", "test", "callback", "--config", "c.json")
     with pytest.raises(Invalid, match="callers' webhooks are made for their own runs"):
-        runhook("replay", "--backfill", "callback", "--config", "c.json")
+        runhook("reroute", "--sink", "callback", "--ignore-routes", "--since", "1d", "--config", "c.json")
     (tmp_path / "c.json").write_text(json.dumps({**CONFIG, "sources": {"skyvern": {"secrets": ["s"]}}}))
     with pytest.raises(Invalid, match="no source has an api_key"):
         runhook("sink", "pause", "callback", "--config", "c.json")

@@ -199,10 +199,10 @@ def test_cancel_and_restore(operated: Submitting, as_person: AsPerson) -> None:
     admin.click(admin.click(page, "Cancel all waiting"), "Cancel 1")
     assert states(operated.ledger) == {"tsk_1:ops": "cancelled"}
     cancelled = admin.get("/deliveries?state=cancelled")
-    asked = admin.click(cancelled, "Restore all that match")
-    admin.click(asked, "Restore 1")
+    asked = admin.click(cancelled, "Replay all that match")
+    admin.click(asked, "Replay 1")
     assert states(operated.ledger) == {"tsk_1:ops": "queued"}
-    assert [line[0] for line in done(operated)] == ["cancel", "restore"]
+    assert [line[0] for line in done(operated)] == ["cancel", "replay"]
 
 
 def test_delivered_ones_are_sent_again_only_with_a_tick(operated: Submitting, as_person: AsPerson) -> None:

@@ -17,7 +17,7 @@ from receiver.ledger.schema import deliveries
 from tests.servers.submitting import Submitting
 from tests.support.api import done
 from tests.support.console import Browser, forms
-from tests.support.ledger import claim, new_event, record, result_of, settle, states, work_off
+from tests.support.ledger import claim, new_event, record, result_of, settle, states
 
 AsPerson = Callable[[str], Browser]
 
@@ -196,20 +196,6 @@ def test_a_sample_is_sent_and_what_became_of_it_is_said(
     failed = admin.click(admin.click(admin.get("/sinks/ops"), "Send a sample"), "Send a sample")
     assert 'class="card notice bad"' in failed.text
     assert [(line[0], line[3]) for line in done(operated)] == [("sink.test", "done"), ("sink.test", "failed")]
-
-
-def test_old_results_are_given_to_a_sink(operated: Submitting, as_person: AsPerson) -> None:
-    record(operated.ledger, new_event("tsk_1", "results"), now=time.time())
-    admin = as_person("admin")
-    asked = admin.click(admin.get("/sinks/ops"), "Backfill", since="1h", rate="0.5")
-    assert "tsk_1" in asked.text
-    # Then the page of the operation tells how far it is
-    begun = admin.click(asked, "Backfill 1")
-    assert begun.url.path.startswith("/console/operations/op_")
-    assert "1 to be backfilled." in begun.text
-    assert "0 of 1" in begun.text
-    work_off(operated.ledger)
-    assert states(operated.ledger, sink="ops") == {"tsk_1:ops": "queued"}
 
 
 def test_what_waits_for_a_sink_that_is_gone_is_given_to_another(shut: Submitting, as_person: AsPerson) -> None:

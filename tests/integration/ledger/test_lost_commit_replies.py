@@ -58,6 +58,7 @@ from receiver.ledger.deliveries import claims, lanes, recovery, resend
 from receiver.ledger.deliveries.creation import AddedDelivery
 from receiver.ledger.recording import write
 from receiver.ledger.recording.write import NewDelivery
+from receiver.ledger.reroutes import EventNote
 from receiver.ledger.runs import RunStatus, run_statuses
 from receiver.ledger.saved_views import SavedView
 from receiver.ledger.selection import Action, Selection
@@ -203,6 +204,28 @@ def added(ledger: Ledger, _: Any) -> int:
     return reroute.apply(ledger, ReroutePage([], [AddedDelivery(event, *RUN, "late", "today")], 0, 0))
 
 
+def given(ledger: Ledger, _: Any) -> int:
+    event = new_event("tsk_1").event.id
+    page = ReroutePage([], [AddedDelivery(event, *RUN, "late", "backfill")], 0, 0, to_newest=True)
+    return reroute.apply(ledger, page)
+
+
+def with_note(ledger: Ledger) -> None:
+    record(ledger, new_event("tsk_1")._replace(note="a rule failed"))
+
+
+def noted_again(ledger: Ledger, _: Any) -> int:
+    note = EventNote(new_event("tsk_1").event.id, "a rule failed", "")
+    return reroute.apply(ledger, ReroutePage([], [], 0, 0, [note]))
+
+
+def undo(ledger: Ledger) -> None:
+    run_and_deliveries(ledger)
+    ledger.write(lambda it: actions.step_once(it, actions.create(it, "op_0", Action("cancel", Selection()), NOW), NOW))
+    cancelled = Action("replay", Selection(state=("cancelled",)))
+    ledger.write(lambda it: actions.create(it, "op_1", cancelled, NOW + 10))
+
+
 def the_result(ledger: Ledger) -> RunStatus:
     delivered(ledger)
     return ledger.read(lambda it: run_statuses(it, [RUN]))[RUN]
@@ -288,6 +311,9 @@ WRITERS: dict[str, Writer] = {
         "rest",
     ),
     "a rerouted event": Writer("reroutes.add", added, run_and_deliveries),
+    "a result given to a sink": Writer("reroutes.add", given, run_and_deliveries),
+    "the note of an event": Writer("reroutes.put_notes", noted_again, with_note),
+    "cancelled deliveries replayed": Writer("actions.step", plain(actions.step, NOW + 11, only="op_1"), undo, "rest"),
     "a webhook sent again": Writer(
         "resend.resend",
         lambda it, run: it.write(lambda c: resend.resend(c, run, "ops", "everything", "ops", OLD, "", "")),

@@ -184,16 +184,6 @@ class Deliveries(RuleBasedStateMachine):
         self.release({self.model[key].event for key in wanted})
 
     @rule(data=st.data())
-    def restore(self, data: st.DataObject) -> None:
-        ids = self.some_ids(data)
-        wanted = [key for key in ids if self.model[key].state == "cancelled"]
-        assert self.ledger.write(lambda it: resend.restore(it, ids, self.now)) == wanted
-        for key in wanted:
-            it = self.model[key]
-            it.state, it.spent, it.due = "held", 0, self.now
-        self.release({self.model[key].event for key in wanted}, set(wanted))
-
-    @rule(data=st.data())
     def replay(self, data: st.DataObject) -> None:
         ids = self.some_ids(data)
         self.ledger.write(lambda it: resend.queue_again(it, deliveries.c.id.in_(ids), self.now))
@@ -203,6 +193,11 @@ class Deliveries(RuleBasedStateMachine):
                 it.state, it.spent, it.due = "queued", 0, self.now
             elif it.state == "waiting":
                 it.state, it.due = "queued", self.now
+        restored = [key for key in ids if self.model[key].state == "cancelled"]
+        for key in restored:
+            it = self.model[key]
+            it.state, it.spent, it.due = "held", 0, self.now
+        self.release({self.model[key].event for key in restored})
 
     # --- The model's own
 

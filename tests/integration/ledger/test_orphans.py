@@ -133,7 +133,10 @@ def test_deliveries_of_a_sink_are_cancelled_and_restored(renamed: Ledger) -> Non
     assert [work_off(renamed, "cancel", Selection(sink=each)) for each in ("mail", "old", "old")] == [1, 2, 0]
     assert set(states(renamed).values()) == {"cancelled", "dead", "delivered"}
 
-    restored = [work_off(renamed, "restore", Selection(sink=each, reason=together)) for each in ("old", "mail", "old")]
+    restored = [
+        work_off(renamed, "replay", Selection(sink=each, reason=together, state=("cancelled",)))
+        for each in ("old", "mail", "old")
+    ]
 
     # What waited for its next attempt is due now, and what was held is held again
     assert restored == [2, 1, 0]

@@ -22,6 +22,7 @@ from tests.support.ledger import NOW, claim, new_event, record, settle, states
 from tests.support.listed import fill
 
 TWO = {"tsk_1:ops", "tsk_2:ops"}
+CANCELLED = Selection(state=("cancelled",))
 
 
 def create(ledger: Ledger, selection: Selection = Selection(), kind: str = "replay", **options: Any) -> Operation:  # noqa: B008
@@ -66,6 +67,7 @@ def mixed(ledger: Ledger) -> Ledger:
         (Selection(run_ids=("tsk_1", "tsk_3")), {}, {"tsk_1:ops"}),
         (Selection(event_ids=(new_event("tsk_2").event.id[:14],), run_ids=("tsk_1",), sink="ops"), {}, TWO),
         (Selection(run_ids=("tsk_1", "tsk_2"), run_id="tsk_2"), {}, {"tsk_2:ops", "tsk_2:results"}),
+        (CANCELLED, {}, set()),
     ],
 )
 def test_a_replay_takes_what_was_chosen_and_has_ended(
@@ -155,85 +157,6 @@ def test_a_cancelled_operation_takes_no_more(ledger: Ledger) -> None:
     assert not ledger.write(lambda connection: actions.cancel(connection, "op_1", NOW + 12))
 
 
-def test_backfill_sends_the_fullest_event_of_a_result_once(ledger: Ledger) -> None:
-    # Given two results with updates, one of which the sink has got
-    for run in ("tsk_1", "tsk_2"):
-        first = new_event(run, *(["chat"] if run == "tsk_2" else []))
-        more = new_event(run, disposition="update", recording_url="r")._replace(repeat_of=first.event.id)
-        most = new_event(run, disposition="update", recording_url="r", summary="s")._replace(repeat_of=first.event.id)
-        for event in (first, more, most):
-            record(ledger, event)
-
-    # When it is filled
-    create(ledger, Selection(), "backfill", sink="chat")
-    finish(ledger)
-
-    # Then it gets the other, with all that is known
-    by_run = {each.run_id: each.event_id for each in claim(ledger, "chat", now=NOW + 20)}
-    assert by_run == {
-        "tsk_1": new_event("tsk_1", recording_url="r", summary="s").event.id,
-        "tsk_2": new_event("tsk_2").event.id,
-    }
-
-
-@pytest.mark.parametrize("named", [0, 1, 2], ids=["the first", "its update", "a repeat"])
-def test_backfill_of_any_event_sends_the_fullest_of_its_result(ledger: Ledger, named: int) -> None:
-    # Given a result that was completed and told again, and one of another run
-    first = new_event("tsk_1", status="failed")
-    more = new_event("tsk_1", disposition="update", status="failed", recording_url="r")
-    again = new_event("tsk_1", disposition="repeat", status="failed", step_count=7)
-    told = [first, *(each._replace(repeat_of=first.event.id) for each in (more, again))]
-    for event in (*told, new_event("tsk_2", status="failed")):
-        record(ledger, event)
-
-    # When the sink is to get an event of it
-    chosen = Selection(event_ids=(told[named].event.id[:16],))
-    operation = create(ledger, chosen, "backfill", sink="chat")
-    finish(ledger)
-
-    # Then it gets the result once, with all that is known
-    assert operation.total == 1
-    assert [each.event_id for each in claim(ledger, "chat", now=NOW + 20)] == [more.event.id]
-
-
-def test_backfill_includes_results_updated_after_it_began(ledger: Ledger) -> None:
-    # Given a backfill that has counted a result, which is completed before the clock comes to it
-    first = new_event("tsk_1")
-    record(ledger, first)
-    create(ledger, Selection(), "backfill", sink="chat", expect=1)
-    for fields in ({"recording_url": "r"}, {"recording_url": "r", "summary": "s"}):
-        more = new_event("tsk_1", disposition="update", **fields)
-        record(ledger, more._replace(repeat_of=first.event.id), now=NOW + 20)
-
-    # When it is worked off
-    finish(ledger, NOW + 30)
-
-    # Then the sink gets that result, with all that is known by now
-    assert [each.event_id for each in claim(ledger, "chat", now=NOW + 40)] == [more.event.id]
-
-
-def test_a_new_sink_is_filled_with_old_events_once(ledger: Ledger) -> None:
-    record(
-        ledger,
-        new_event("tsk_1", "ops"),
-        new_event("tsk_2"),
-        new_event("tsk_3", status="failed"),
-        new_event("tsk_4", disposition="repeat"),
-    )
-
-    operation = create(ledger, Selection(), "backfill", sink="results")
-    woken = finish(ledger)
-    again = ledger.read(lambda connection: Action("backfill", Selection(), "results").count(connection))
-
-    assert (operation.total, woken, again) == (3, ["results"], 0)
-    assert [name for name in sorted(states(ledger)) if name.endswith("results")] == [
-        "tsk_1:results",
-        "tsk_2:results",
-        "tsk_3:results",
-    ]
-    assert len(claim(ledger, "results", now=NOW + 20)) == 3
-
-
 def test_only_what_waits_can_be_cancelled(mixed: Ledger) -> None:
     rows = mixed.read(lambda connection: queries.list_deliveries(connection, queries.Filter()))
     claim(mixed, "results")  # tsk_3's is being sent
@@ -282,12 +205,12 @@ def test_a_replay_takes_none_that_died_after_it_was_begun(mixed: Ledger) -> None
     assert (done.state, done.done, done.total) == ("done", 2, 2)
 
 
-def test_restore_skips_what_was_cancelled_after_it_began(ledger: Ledger) -> None:
-    # Given a restore of what is cancelled, and more that is cancelled before the clock comes to it
+def test_replay_skips_what_was_cancelled_after_it_began(ledger: Ledger) -> None:
+    # Given a replay of what is cancelled, and more that is cancelled before the clock comes to it
     record(ledger, new_event("tsk_1", "ops"), new_event("tsk_2", "ops"))
     first, later = (delivery_id(new_event(run).event.id, "ops") for run in ("tsk_1", "tsk_2"))
     ledger.write(lambda it: resend.cancel(it, [first], "", NOW + 1))
-    create(ledger, Selection(), "restore", expect=1)
+    create(ledger, CANCELLED, expect=1)
     ledger.write(lambda it: resend.cancel(it, [later], "", NOW + 20))
 
     # When it is worked off
@@ -329,12 +252,12 @@ def test_matching_deliveries_are_cancelled_and_restored_in_steps(ledger: Ledger)
     cancelled = {name for name, state in states(ledger).items() if state == "cancelled"}
     assert cancelled == {name for name in before if name.endswith(":ops")} - {ended}
     assert states(ledger)["tsk_9:chat"] == "queued"
-    reasons = ledger.read(lambda it: Action("restore", Selection()).examples(it, 9))
+    reasons = ledger.read(lambda it: Action("replay", CANCELLED).examples(it, 9))
     assert {row["reason"] for row in reasons} == {"cancelled by an operator, with op_1"}
     assert operation.total == 5
 
     # And all of them can be brought back, with what waits for nothing as it was
-    ledger.write(lambda it: actions.create(it, "op_2", Action("restore", Selection()), NOW + 20, expect=5))
+    ledger.write(lambda it: actions.create(it, "op_2", Action("replay", CANCELLED), NOW + 20, expect=5))
     finish(ledger, NOW + 21, StepBounds(2))
     assert states(ledger) == {**before, "tsk_9:chat": "queued"}
 

@@ -13,7 +13,7 @@ from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import ERASED
 from receiver.domain.submission import SubmissionMove
 from receiver.errors import Conflict
-from receiver.ledger import Connection, Ledger, actions, retention, run_polls, stats
+from receiver.ledger import Connection, Ledger, actions, reroutes, retention, run_polls, stats
 from receiver.ledger.deliveries import creation, recovery, resend
 from receiver.ledger.deliveries.creation import AddedDelivery
 from receiver.ledger.recording import binding
@@ -48,7 +48,7 @@ def replay(connection: Connection) -> None:
     assert actions.step(connection, LATER).sinks == ["ops"]
 
 
-def backfill(connection: Connection) -> bool:
+def give(connection: Connection) -> bool:
     return creation.add(connection, AddedDelivery(EVENT, "skyvern", "tsk_1", "later", "backfill"), LATER)
 
 
@@ -60,28 +60,28 @@ def test_delivery_replayed_during_retention_is_kept(old: Ledger) -> None:
 
 
 def test_delivery_added_during_retention_keeps_its_event(old: Ledger) -> None:
-    with beside(old, backfill, remove) as (made, removed):
+    with beside(old, give, remove) as (made, removed):
         assert (made, removed) == (True, 0)
     assert states(old) == {"tsk_1:ops": "dead", "tsk_1:later": "queued"}
     assert event_body(old, EVENT)
 
 
 def test_no_delivery_is_added_to_an_event_that_is_being_removed(old: Ledger) -> None:
-    with beside(old, remove, backfill) as (removed, made):
+    with beside(old, remove, give) as (removed, made):
         assert (removed, made) == (1, False)
     assert states(old) == {}
     assert event_body(old, EVENT) is None
 
 
-def test_backfill_makes_no_delivery_of_a_removed_event(postgres_ledger: Ledger) -> None:
-    # Given a result that a backfill has counted, and an update of it that came afterwards
+def test_reroute_makes_no_delivery_of_a_removed_event(postgres_ledger: Ledger) -> None:
+    # Given a result that a reroute has read, and an update of it that came afterwards
     first = new_event("tsk_1", "ops")
     update = new_event("tsk_1", disposition="update", recording_url="r")._replace(repeat_of=first.event.id)
     record(postgres_ledger, first)
-    postgres_ledger.write(lambda it: actions.create(it, "op_1", Action("backfill", Selection(), "db"), NOW + 1))
     record(postgres_ledger, update, now=NOW + 2)
-    # When retention removes the update while the backfill makes its step
-    with beside(postgres_ledger, remove, lambda it: actions.step(it, LATER)) as (removed, _):
+    added = AddedDelivery(first.event.id, "skyvern", "tsk_1", "db", "backfill")
+    # When retention removes the update while the reroute creates its delivery
+    with beside(postgres_ledger, remove, lambda it: reroutes.add(it, [added], LATER, to_newest=True)) as (removed, _):
         # Then the event that is gone gets no delivery
         assert removed == 1
         assert states(postgres_ledger) == {"tsk_1:ops": "queued"}

@@ -107,7 +107,7 @@ EMPTY = [
         (["replay"], "nothing selected to replay: pass ids, or filters such as"),
         (["runs", "--since", "yesterday"], "--since yesterday: must be a time ago such as 15m"),
         *(([*call, option, ""], f"{option} is empty: give it a value, or leave it out") for call, option in EMPTY),
-        (["replay", "--backfill", ""], "--backfill is empty: name the sink"),
+        (["reroute", "--since", "1d", "--ignore-routes"], "--ignore-routes: name the sink with --sink"),
         (["artifacts", ""], "an id is empty"),
         (["cancel", "dlv_1"], "dlv_1: an id has"),
         (["cancel", "op_1", "--undo"], "op_1: an operation cannot be restored; start the replay again"),

@@ -28,7 +28,7 @@ def test_commands_page_has_every_command_and_option() -> None:
 
     assert [name for name in COMMANDS if f"### runhook {name}" not in page] == []
     section = page.partition("### runhook replay\n")[2].partition("\n### ")[0]
-    assert {"--dry-run", "--backfill", "--expect", "filters"} <= set(re.findall(r"--[\w-]+|filters", section))
+    assert {"--dry-run", "--expect", "filters"} <= set(re.findall(r"--[\w-]+|filters", section))
 
 
 def test_calls_page_has_every_call_with_its_parameters() -> None:
