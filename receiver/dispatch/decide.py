@@ -8,6 +8,7 @@ from typing import Any
 
 from handlers.registry import sink_type
 from receiver.config.models import Config
+from receiver.dispatch.missing import missing, note_of
 from receiver.domain import attention, callback, deduplication
 from receiver.domain.deduplication import Classification
 from receiver.domain.event import ERASED, Event
@@ -105,11 +106,7 @@ class EventDecider:
         """Return the event with its deliveries. `told`: the sinks that do not get an update of the result again."""
         event = parsed.event
         of_event = event.source, event.via, found.disposition, history.labels, event.received_at, event.id
-        view = RunView(parsed.run, *of_event)
-        verdict = self._router.match(view, earlier_sinks=told)
-        failed = [each for each in verdict.explanations if each.error]
-        notes = [parsed.run.note] if parsed.run.left_out else []
-        notes += [f"route {each.route} {each.why}" for each in failed]
+        verdict = missing(RunView(parsed.run, *of_event), self._router, (), outdated=told)
         tells_more = found.disposition in ("new", "interim")
         deliveries = [NewDelivery(each.sink, each.route, "", each.after) for each in verdict.targets]
         if webhook := callers_webhook(history.submission, found.disposition, parsed.run):
@@ -119,8 +116,8 @@ class EventDecider:
             found.disposition,
             repeat_of=found.repeat_of,
             newest=(tells_more and not found.late) or found.disposition == "update",
-            note="; ".join(notes),
-            failed_rules=tuple(each.route for each in failed),
+            note=note_of(parsed.run, verdict),
+            failed_rules=tuple(each.route for each in verdict.explanations if each.error),
             deliveries=tuple(deliveries),
         )
 
