@@ -39,9 +39,9 @@ from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import AsyncLedger, limit_waits
 from receiver.runtime.redis_client import connect
 from receiver.runtime.throttle import TokenBucket
+from receiver.web.component import Context, WebComponent, pass_on
 from receiver.web.keys import Authenticator, ExpiredKey, presented_key
 from receiver.web.limits import CallLimits
-from receiver.web.part import Context, WebPart, pass_on
 from receiver.web.responses import Refusal, Reply, address_of
 
 # Bytes of the largest body of a call.
@@ -58,8 +58,8 @@ KEY_PATIENCE: Final = 2.0
 log = logging.getLogger("runhook.api")
 
 
-def api(context: Context, tail: Callable[[Service, AsyncLedger], TailStreams] = TailStreams) -> WebPart:
-    """Return the part that serves /api/v1. It stands before the submit API, which passes on what is left."""
+def api(context: Context, tail: Callable[[Service, AsyncLedger], TailStreams] = TailStreams) -> WebComponent:
+    """Return the component that serves /api/v1. It stands before the submit API, which passes on what is left."""
     server = _Api(context, tail)
     operators = OperatorKeys(server.identify, server.remembered)
     context.access.check_key = operators.check
@@ -72,7 +72,7 @@ def api(context: Context, tail: Callable[[Service, AsyncLedger], TailStreams] = 
     routes = [Route(ROOT + openapi.PATH, server.describe, methods=["GET"])]
     routes += [Route(ROOT + each.path, server.handler(each), methods=[each.method]) for each in ENDPOINTS]
     admin = [AllBelowRoot(routes)] if context.access.has_admin_port else routes
-    return WebPart(lifespan=lifespan, stop=server.stop, admin=admin)
+    return WebComponent(lifespan=lifespan, stop=server.stop, admin=admin)
 
 
 class _Api:

@@ -186,7 +186,7 @@ def _import_all(config: Config) -> None:
     from receiver.cli import clock as clock_command  # noqa: F401
     from receiver.cli import serve
 
-    serve.web_parts()
+    serve.web_components()
     logs.prepare()
     worker.preload(config)
 

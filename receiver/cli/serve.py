@@ -19,7 +19,7 @@ from receiver.telemetry import logs
 from receiver.web.server import BACKLOG, STOP_TIMEOUT, listen, url_of
 
 if TYPE_CHECKING:
-    from receiver.web.part import Context, WebPart
+    from receiver.web.component import Context, WebComponent
 
 
 def serve(
@@ -46,7 +46,7 @@ def run(settings: Settings, config: Config, host: str, port: int, admin: ListenA
 
     from receiver.cli.ledger_access import warning_at_start
     from receiver.web.app import check_at_start, create_app
-    from receiver.web.part import ADMIN
+    from receiver.web.component import ADMIN
     from receiver.web.protocol import Listening, connection_limit, options
     from receiver.web.uvicorn_server import AdminListener, WebServer
 
@@ -57,7 +57,7 @@ def run(settings: Settings, config: Config, host: str, port: int, admin: ListenA
     public = listen(host, port)
     admin_socket = listen(*admin, option="--admin-port or server.admin") if admin else None
     promise = check_at_start(settings, config)
-    app = create_app(settings, config, web_parts(), has_admin_port=admin is not None)
+    app = create_app(settings, config, web_components(), has_admin_port=admin is not None)
     doubtful = [*warnings(settings, config), *filter(None, [local_key(settings), warning_at_start(settings, config)])]
     limit = connection_limit(raise_file_limit())
     admin_limit = min(1024, limit // 4) if admin else 0
@@ -83,7 +83,7 @@ def run(settings: Settings, config: Config, host: str, port: int, admin: ListenA
         raise NotStarted("the receiver did not start; the line above says why")
 
 
-def web_parts() -> list[Callable[[Context], WebPart]]:
+def web_components() -> list[Callable[[Context], WebComponent]]:
     """Import and return everything that the receiver serves beside webhooks."""
     from receiver.api.http import api
     from receiver.console.http import console

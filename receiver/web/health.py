@@ -30,7 +30,7 @@ from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.migrate import schema_trouble
 from receiver.status import board
 from receiver.status.heartbeat import Heartbeat
-from receiver.web.part import Context, WebPart
+from receiver.web.component import Context, WebComponent
 
 # Seconds for which an answer of /readyz is reused: each new one costs a real write.
 READY_FOR: Final = 1.0
@@ -47,7 +47,7 @@ _DEPTHS: Final = 15
 HEALTH: Final = ("/healthz", "/readyz")
 
 
-def health(context: Context) -> WebPart:
+def health(context: Context) -> WebComponent:
     """Return the routes /healthz (200 while the process runs) and /readyz.
 
     /readyz is 200 when a test write has succeeded, and no background task keeps failing. With
@@ -73,7 +73,7 @@ def health(context: Context) -> WebPart:
         yield
         everything.close()
 
-    return WebPart([Route("/healthz", healthz), Route("/readyz", readyz)], lifespan)
+    return WebComponent([Route("/healthz", healthz), Route("/readyz", readyz)], lifespan)
 
 
 class _Readiness:
@@ -124,8 +124,8 @@ def _masked(path: str) -> str:
     return re.sub(r"sub_[0-9a-f]+", STARS, quote(path, errors="replace"))
 
 
-def presence(context: Context) -> WebPart:
-    """Return the heartbeat of this receiver, as a part without routes."""
+def presence(context: Context) -> WebComponent:
+    """Return the heartbeat of this receiver, as a component without routes."""
 
     data_id = ""
     depths = deque[tuple[float, int]](maxlen=_DEPTHS)
@@ -177,7 +177,7 @@ def presence(context: Context) -> WebPart:
         finally:
             await asyncio.to_thread(heartbeat.stop)
 
-    return WebPart(lifespan=lifespan)
+    return WebComponent(lifespan=lifespan)
 
 
 class AllParts:

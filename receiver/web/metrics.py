@@ -2,7 +2,7 @@
 
 What Redis and the ledger reply is reused for some seconds, so that no client can turn requests into load on them.
 While one of them is down, its samples are missing, and `runhook_ledger_up` or `runhook_tally_up` is 0. All of it is for
-operators alone (receiver.web.part).
+operators alone (receiver.web.component).
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from receiver.runtime.redis_client import connect_async
 from receiver.status import board
 from receiver.telemetry import workers
 from receiver.telemetry.receiver import ReceiverSamples, cumulative, family, histogram
+from receiver.web.component import Context, WebComponent
 from receiver.web.health import LEDGER_WITHIN
-from receiver.web.part import Context, WebPart
 
 # Seconds for which the replies of Redis and the ledger are reused.
 FRESH_FOR: Final = 5.0
@@ -139,7 +139,7 @@ class PolledMetrics(Collector):
         yield counter("inbox_set_aside", "", "Entries of the inbox that were set aside.", aside)
 
 
-def metrics(context: Context, within: float = LEDGER_WITHIN) -> WebPart:
+def metrics(context: Context, within: float = LEDGER_WITHIN) -> WebComponent:
     """Return the route /metrics. `within`: seconds that the ledger has to answer."""
     ledger = Ledger(context.settings.database_url)
     client = connect_async(context.settings.redis_url, timeout=1.0, connect_timeout=1.0, retries=1)
@@ -173,4 +173,4 @@ def metrics(context: Context, within: float = LEDGER_WITHIN) -> WebPart:
         await client.aclose()
         ledger.close()
 
-    return WebPart(admin=[Route("/metrics", serve)], lifespan=lifespan)
+    return WebComponent(admin=[Route("/metrics", serve)], lifespan=lifespan)

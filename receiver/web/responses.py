@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from receiver.runtime.background import awaited
 from receiver.skyvern.client import BrokenOff
-from receiver.web.part import ABORT
+from receiver.web.component import ABORT
 
 log = logging.getLogger("runhook.web")
 

@@ -14,7 +14,7 @@ from receiver.config.settings import Settings
 from receiver.ledger import Ledger
 from receiver.telemetry.receiver import ReceiverMetrics
 from receiver.web import metrics as endpoint
-from receiver.web.part import Context, OperatorAccess
+from receiver.web.component import Context, OperatorAccess
 from tests.servers.gate import Gate
 from tests.servers.postgres import PostgresProcess
 from tests.support.waiting import Stopwatch
