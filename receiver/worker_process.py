@@ -34,7 +34,7 @@ from receiver.config.settings import Settings
 from receiver.delivery import runner
 from receiver.delivery.runner import SinkRunner
 from receiver.dispatch import dispatcher
-from receiver.domain.parts import DISPATCH, deliver
+from receiver.domain.liveness import DISPATCH, deliver
 from receiver.domain.time_limits import CLAIM, JOB_FOR, JOB_HANGS, RENEW_EVERY, SIGN_EVERY, START_WITHIN
 from receiver.errors import NotStarted, RunhookError
 from receiver.inbox.recovery import hand_back

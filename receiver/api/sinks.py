@@ -17,7 +17,7 @@ from receiver.domain import callback
 from receiver.domain.api_key import OPERATE, VIEW
 from receiver.domain.breaker import Lane
 from receiver.domain.callback import CALLBACK
-from receiver.domain.parts import deliver
+from receiver.domain.liveness import deliver
 from receiver.errors import Invalid, NotFound
 from receiver.ledger import Connection, heartbeats, names, stats
 from receiver.ledger.database_clock import database_now
@@ -114,7 +114,7 @@ def _rows(connection: Connection, config: Config, source: str) -> list[SinkRow]:
         return [SinkRow(name=name, type=kind, **_state(known.get(name)) | bare) for name, kind in types.items()]
     now, counted = database_now(connection), stats.counts(connection)
     known = {lane.lane: lane for lane in lanes.not_closed(connection)}
-    served = {seen.beat.part for seen in board.merged(heartbeats.every(connection)) if seen.alive}
+    served = {seen.beat.role for seen in board.merged(heartbeats.every(connection)) if seen.alive}
     due, removed = stats.oldest_due(connection, counted, now), orphans.orphaned(counted, types)
     backlog = any(state == "queued" and count >= stats.BACKLOG for (_, state), count in counted.items())
     paces = stats.paces(connection, counted, now) if backlog else {}

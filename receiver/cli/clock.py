@@ -15,7 +15,7 @@ def clock(since: WatchSince = "", config: ConfigFile = None, data: DataDirectory
     """Run the clock: retries, lapsed claims, polling, retention. Several may run."""
     from receiver.clock import build
     from receiver.config.loader import file_hash
-    from receiver.domain.parts import CLOCK
+    from receiver.domain.liveness import CLOCK
     from receiver.runtime.child import say_working
     from receiver.status.heartbeat import Heartbeat
 

@@ -21,7 +21,7 @@ from receiver.delivery.runner import SinkRunner
 from receiver.dispatch.decider import OF_VALUES
 from receiver.dispatch.recorder import EventRecorder
 from receiver.domain.frame import EntryKeys
-from receiver.domain.parts import DISPATCH, deliver
+from receiver.domain.liveness import DISPATCH, deliver
 from receiver.domain.redaction import Redactor
 from receiver.inbox.aside import has_from, put_back, set_aside
 from receiver.inbox.reader import Entry, InboxReader

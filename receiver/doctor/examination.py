@@ -85,11 +85,11 @@ def _of_config(report: StatusReport) -> Iterator[Finding]:
 def of_hosts(report: StatusReport) -> Iterator[Finding]:
     """Yield the processes of each host with recent heartbeats, and what `runhook status` finds wrong with them."""
     yield Finding("versions", f"Runhook {__version__} on Python {platform.python_version()}")
-    running = [each for each in report.parts if each.state in ("running", "stuck")]
+    running = [each for each in report.processes if each.state in ("running", "stuck")]
     for host in sorted({each.beat.host for each in running}):
         theirs = [each.beat for each in running if each.beat.host == host]
-        named, versions = ({getattr(each, name) for each in theirs} for name in ("part", "version"))
-        yield Finding("host", f"{host} runs {', '.join(sorted(named))} of {', '.join(sorted(versions))}")
+        roles, versions = ({getattr(each, name) for each in theirs} for name in ("role", "version"))
+        yield Finding("host", f"{host} runs {', '.join(sorted(roles))} of {', '.join(sorted(versions))}")
     for problem in find(report):
         if check := _OF_PROCESSES.get(problem.code):
             yield Finding(check, problem.what, problem.todo, problem.note)

@@ -23,7 +23,7 @@ import redis
 from receiver import wakeups
 from receiver.domain.event import Event
 from receiver.domain.frame import EntryKeys
-from receiver.domain.parts import DISPATCH
+from receiver.domain.liveness import DISPATCH
 from receiver.errors import Busy
 from receiver.inbox.writer import InboxUnavailable, InboxWriter
 from receiver.ingest import durability

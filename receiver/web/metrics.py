@@ -24,9 +24,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from receiver.domain import parts
+from receiver.domain import liveness
 from receiver.domain.deduplication import Disposition
-from receiver.domain.parts import PartSeen
+from receiver.domain.liveness import SeenProcess
 from receiver.ledger import Ledger, LedgerUnavailable, words
 from receiver.ledger.deliveries import orphans
 from receiver.ledger.stats import COUNT_LIMIT, COUNTED, Gauges, read
@@ -56,16 +56,16 @@ class PolledMetrics(Collector):
         self._sources = sources
         self.gauges: Gauges | None = None
         self.counts: Mapping[tuple[str, ...], float] | None = None
-        self.parts: list[PartSeen] | None = None
+        self.processes: list[SeenProcess] | None = None
         self.polled_at = float("-inf")
 
     def collect(self) -> Iterator[Any]:
         """Yield the samples. Called by prometheus_client."""
         yield gauge("ledger_up", "", "1 when the ledger answers.", self.gauges is not None)
         yield gauge("tally_up", "", "1 when Redis answers with the workers' counters.", self.counts is not None)
-        if self.parts is not None:
-            alive = Counter(seen.beat.part for seen in self.parts if seen.alive)
-            expected = {part: alive[part] for part in parts.expected(self._sinks)}
+        if self.processes is not None:
+            alive = Counter(seen.beat.role for seen in self.processes if seen.alive)
+            expected = {role: alive[role] for role in liveness.expected(self._sinks)}
             yield gauge("parts_alive", "part", "Processes that are alive, by part.", expected)
         if self.gauges is not None:
             for row in self._of_sinks(self.gauges), self._of_ledger(self.gauges), self._of_sources(self.gauges):
@@ -152,9 +152,9 @@ def metrics(context: Context, within: float = LEDGER_WITHIN) -> WebComponent:
     lock = asyncio.Lock()
 
     async def poll() -> None:
-        state.parts = state.gauges = state.counts = None
+        state.processes = state.gauges = state.counts = None
         with suppress(LedgerUnavailable):
-            state.parts = await asyncio.to_thread(board.every, ledger, within)
+            state.processes = await asyncio.to_thread(board.every, ledger, within)
             state.gauges = await asyncio.to_thread(ledger.read, read, within)
         with suppress(redis.RedisError):
             state.counts = workers.parse(await client.hgetall(workers.KEY))

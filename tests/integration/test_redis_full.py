@@ -12,7 +12,7 @@ import redis
 
 from receiver.dispatch.dispatcher import Dispatcher
 from receiver.domain.frame import EntryKeys
-from receiver.domain.parts import DISPATCH
+from receiver.domain.liveness import DISPATCH
 from receiver.domain.redaction import Redactor
 from receiver.inbox.reader import InboxReader
 from receiver.inbox.stream import ASIDE, STREAM

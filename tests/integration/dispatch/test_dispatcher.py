@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from receiver.dispatch.dispatcher import PART_BYTES, Dispatcher
 from receiver.domain.event import Event, event_id
 from receiver.domain.frame import FORGED, FRAME, MACS, NO_EVENT, UNKNOWN_SOURCE, EntryKeys, head_of, read_frame
-from receiver.domain.parts import DISPATCH, PartBeat, deliver
+from receiver.domain.liveness import DISPATCH, ProcessBeat, deliver
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import parse
 from receiver.inbox.reader import InboxReader
@@ -166,7 +166,7 @@ def test_older_copy_of_redis_is_recorded_as_a_loss(
     # Given a process that ran before the newest webhook, whose receiver's clock may be ahead, and a Redis that last had
     # one before that
     now = time.time()
-    ledger.write(lambda it: heartbeats.put(it, PartBeat("d", DISPATCH, "host", 1, "1", "", now - 7200)))
+    ledger.write(lambda it: heartbeats.put(it, ProcessBeat("d", DISPATCH, "host", 1, "1", "", now - 7200)))
     dispatcher.dispatch([dataclasses.replace(event(body("tsk_1")), received_at=now + ahead)])
     read_last(redis_url, now - age)
 
@@ -182,7 +182,7 @@ def test_older_copy_of_redis_is_recorded_as_a_loss(
 def test_slow_read_of_the_ledger_is_no_loss_of_redis(make: Make, ledger: Ledger, redis_url: str) -> None:
     # Given a process that ran before the newest webhook, and an inbox that was last read an hour ago
     now = time.time()
-    ledger.write(lambda it: heartbeats.put(it, PartBeat("d", DISPATCH, "host", 1, "1", "", now - 7200)))
+    ledger.write(lambda it: heartbeats.put(it, ProcessBeat("d", DISPATCH, "host", 1, "1", "", now - 7200)))
     read_last(redis_url, now - 3600)
     append(redis_url, event(body("tsk_1")))
 

@@ -26,7 +26,7 @@ from receiver.dispatch.reroute import ReroutePage
 from receiver.domain import api_key
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
-from receiver.domain.parts import PartBeat
+from receiver.domain.liveness import ProcessBeat
 from receiver.domain.redaction import Redactor
 from receiver.domain.submission import SubmissionMove
 from receiver.ledger import (
@@ -217,7 +217,7 @@ def attempt(ledger: Ledger) -> Any:
 def in_use(ledger: Ledger) -> None:
     """A deployment that has recorded a webhook, and a process that started before it."""
     record(ledger, new_event("tsk_1"), now=time.time())
-    ledger.write(lambda it: heartbeats.put(it, PartBeat("w", "dispatch", "h", 1, "1", "", 1.0)))
+    ledger.write(lambda it: heartbeats.put(it, ProcessBeat("w", "dispatch", "h", 1, "1", "", 1.0)))
 
 
 def seen_once(ledger: Ledger) -> None:
@@ -229,7 +229,7 @@ VIEW = SavedView("view_1", "cli:ada", "", "mine", "/runs", False, NOW)
 MARK = {"source": "skyvern", "id": "inc_1", "state": "open", "note": "", "marked_by": "ada", "marked_at": NOW}
 CHANGE = AgentChange("skyvern", "wpid_1", None, "https://here", NOW)
 SESSION = ConsoleSession("digest", "ada", "credential", NOW, NOW + 60)
-BEAT = PartBeat("worker", "dispatch", "host", 1, "1.0", "", NOW)
+BEAT = ProcessBeat("worker", "dispatch", "host", 1, "1.0", "", NOW)
 WAITS = ahead.LongestWaits(("ops",), 60.0, 60.0, 60.0)
 
 WRITERS: dict[str, Writer] = {

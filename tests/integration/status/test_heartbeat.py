@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from receiver import __version__
 from receiver.config.settings import Settings
-from receiver.domain.parts import FORGET_AFTER, PartSeen
+from receiver.domain.liveness import FORGET_AFTER, SeenProcess
 from receiver.ledger import Ledger, LedgerUnavailable, heartbeats
 from receiver.ledger.schema import heartbeats as table
 from receiver.status import board
@@ -28,7 +28,7 @@ def settings(tmp_path: Path, ledger: Ledger) -> Settings:
     return Settings.from_env({"DATABASE_URL": url, "RUNHOOK_DATA": str(tmp_path / "data")})
 
 
-def everywhere(settings: Settings, ledger: Ledger) -> list[list[PartSeen]]:
+def everywhere(settings: Settings, ledger: Ledger) -> list[list[SeenProcess]]:
     return [ledger.read(heartbeats.every), board.every_file(settings.data)]
 
 
@@ -39,7 +39,7 @@ def test_heartbeat_and_stop_reach_both_stores(settings: Settings, ledger: Ledger
     # Then each store has it
     for seen in eventually(lambda: all(found := everywhere(settings, ledger)) and found):
         (one,) = seen
-        known = (one.beat.part, one.beat.pid, one.beat.version, one.beat.config)
+        known = (one.beat.role, one.beat.pid, one.beat.version, one.beat.config)
         assert known == ("deliver:ops", os.getpid(), __version__, "abc")
         assert (one.state, one.beat.details["spool_events"]) == ("running", 3)
         assert one.skew is None or abs(one.skew) < 60
@@ -54,19 +54,19 @@ def test_heartbeat_and_stop_reach_both_stores(settings: Settings, ledger: Ledger
 
 
 def test_process_of_several_parts_has_one_file(settings: Settings, ledger: Ledger) -> None:
-    parts = {f"deliver:{sink}@host": f"deliver:{sink}" for sink in ("a", "b", "c/d")}
-    (name, part), *others = parts.items()
+    roles = {f"deliver:{sink}@host": f"deliver:{sink}" for sink in ("a", "b", "c/d")}
+    (name, role), *others = roles.items()
 
     def known() -> list[dict[str, str]]:
-        return [{each.beat.name: each.beat.part for each in seen} for seen in everywhere(settings, ledger)]
+        return [{each.beat.name: each.beat.role for each in seen} for seen in everywhere(settings, ledger)]
 
     # Given one that sends heartbeats
-    it = Heartbeat(settings, part, "", name=name, every=0.05)
+    it = Heartbeat(settings, role, "", name=name, every=0.05)
     for each in others:
         it.add(*each)
     it.start()
-    # Then each store knows all parts, and the data directory has one file of them
-    eventually(lambda: known() == [parts] * 2)
+    # Then each store knows all roles, and the data directory has one file of them
+    eventually(lambda: known() == [roles] * 2)
     assert len(list((settings.data / "parts").glob("*.json"))) == 1
     # When it ends in order, then there is no file
     it.stop()
@@ -80,7 +80,7 @@ def test_role_added_to_a_running_process_shows_at_once(settings: Settings, ledge
     eventually(lambda: len(board.every(ledger)) == 1)
     # When it takes another role, then that is known, and it still stops at once
     it.add("another", "deliver:ops")
-    eventually(lambda: {each.beat.part for each in board.every(ledger)} == {"dispatch", "deliver:ops"})
+    eventually(lambda: {each.beat.role for each in board.every(ledger)} == {"dispatch", "deliver:ops"})
     it.stop()
     assert {each.state for each in board.every(ledger)} == {"stopped"}
 
@@ -116,7 +116,7 @@ def test_file_has_the_heartbeat_while_the_ledger_is_down(tmp_path: Path) -> None
     it = Heartbeat(settings, "clock", "", every=0.05)
     it.start()
 
-    assert [seen.beat.part for seen in eventually(lambda: board.every_file(tmp_path))] == ["clock"]
+    assert [seen.beat.role for seen in eventually(lambda: board.every_file(tmp_path))] == ["clock"]
     it.stop()
     other = Ledger(settings.database_url)
     with pytest.raises(LedgerUnavailable):
@@ -138,17 +138,17 @@ def test_ledger_that_comes_back_soon_has_the_heartbeat(tmp_path: Path) -> None:
 
 
 def test_old_heartbeats_are_forgotten(settings: Settings, ledger: Ledger) -> None:
-    for part in ("clock", "dispatch"):
-        it = Heartbeat(settings, part, "")
+    for role in ("clock", "dispatch"):
+        it = Heartbeat(settings, role, "")
         it.start()
-        eventually(lambda part=part: part in [each.beat.part for each in board.every(ledger)])
+        eventually(lambda role=role: role in [each.beat.role for each in board.every(ledger)])
         it.stop()
-    old = next(each.beat for each in board.every(ledger) if each.beat.part == "clock")
+    old = next(each.beat for each in board.every(ledger) if each.beat.role == "clock")
     long_ago = sa.update(table).where(table.c.name == old.name).values(beat_at=table.c.beat_at - FORGET_AFTER - 9)
     ledger.write(lambda connection: connection.execute(long_ago))
 
     assert ledger.write(heartbeats.forget) == 1
-    assert [each.beat.part for each in board.every(ledger)] == ["dispatch"]
+    assert [each.beat.role for each in board.every(ledger)] == ["dispatch"]
 
 
 def test_data_directory_keeps_its_id_when_moved(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from receiver.cli import build_app
 from receiver.config.settings import Settings
-from receiver.domain.parts import PartBeat
+from receiver.domain.liveness import ProcessBeat
 from receiver.inbox.state import InboxState
 from receiver.ledger import Ledger
 from receiver.status import board
@@ -51,7 +51,7 @@ def test_inbox_shrinks_by_what_a_receiver_counted_before(
     settings = Settings.from_env(environment)
     fill(redis_url, *(body(number) for number in range(100)))
     now = time.time()
-    beat = PartBeat("r", "receiver", "elsewhere", 7, "0", "", now, sent_at=now)
+    beat = ProcessBeat("r", "receiver", "elsewhere", 7, "0", "", now, sent_at=now)
 
     def inbox(*counted: float) -> InboxState:
         board.put_file(tmp_path, replace(beat, details={"inbox": list(counted)}))
