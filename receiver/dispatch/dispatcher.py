@@ -38,7 +38,7 @@ QUEUE = DISPATCH
 BATCH = 256
 # Bytes of bodies in one transaction (one event may be larger): a body takes ten times its size in memory while it is
 # parsed, and all who write wait for a transaction.
-PART_BYTES = 4 << 20
+CHUNK_BYTES = 4 << 20
 # Seconds that a job waits for more before it ends, so that a steady trickle needs no new wake-up; and of one wait,
 # after which it sees a stop.
 IDLE_WAIT = 2.0
@@ -164,19 +164,19 @@ class Dispatcher(EventRecorder):
     def _process(self, entries: Sequence[Entry]) -> None:
         self._unfinished = list(entries)
         while self._unfinished:
-            part = _part(self._unfinished)
-            self._finish(part, self._record_part(part))
-            self._unfinished = self._unfinished[len(part) :]
+            chunk = _chunk(self._unfinished)
+            self._finish(chunk, self._record_chunk(chunk))
+            self._unfinished = self._unfinished[len(chunk) :]
 
-    def _record_part(self, part: Sequence[Entry]) -> Collection[str]:
+    def _record_chunk(self, chunk: Sequence[Entry]) -> Collection[str]:
         """Record the events of entries. Returns the sinks that have something to send."""
-        self._set_aside([entry for entry in part if entry.event is None])
-        found = [entry for entry in part if entry.event is not None]
+        self._set_aside([entry for entry in chunk if entry.event is None])
+        found = [entry for entry in chunk if entry.event is not None]
         try:
             sinks = self.dispatch([entry.event for entry in found if entry.event is not None])
         except _OF_ENTRY as error:  # it must not hold up the rest of the inbox
             if len(found) > 1:
-                return {sink for entry in found for sink in self._record_part([entry])}
+                return {sink for entry in found for sink in self._record_chunk([entry])}
             return self._record_unread(found[0], error)
         return sinks
 
@@ -228,12 +228,12 @@ class Dispatcher(EventRecorder):
                 log.error("inbox.set_aside entry=%s reason=%s", entry.entry_id, entry.problem)
 
 
-def _part(entries: list[Entry]) -> list[Entry]:
-    """Return the first entries, up to PART_BYTES of bodies, and at least one."""
+def _chunk(entries: list[Entry]) -> list[Entry]:
+    """Return the first entries, up to CHUNK_BYTES of bodies, and at least one."""
     size = 0
     for count, entry in enumerate(entries):
         size += len(entry.event.body) if entry.event is not None else 0
-        if count and size > PART_BYTES:
+        if count and size > CHUNK_BYTES:
             return entries[:count]
     return entries
 

@@ -29,7 +29,7 @@ for i = 3, #ARGV, 2 do
   if #found > 0 then
     local kept = {}
     for place = 1, math.min(#found[1][2], 64) do kept[place] = found[1][2][place] end
-    for _, part in ipairs({'why', ARGV[i + 1], 'was', ARGV[i], 'since', ARGV[2]}) do kept[#kept + 1] = part end
+    for _, argument in ipairs({'why', ARGV[i + 1], 'was', ARGV[i], 'since', ARGV[2]}) do kept[#kept + 1] = argument end
     redis.call('XADD', KEYS[2], '*', unpack(kept))
     moved = moved + 1
   end
@@ -75,8 +75,8 @@ def set_aside(client: redis.Redis, entries: Sequence[Entry]) -> int:
     """
     if not entries:
         return 0
-    parts = [part for each in entries for part in (each.entry_id, each.problem)]
-    moved: Any = client.eval(_SET_ASIDE, 2, STREAM, ASIDE, GROUP, repr(time.time()), *parts)
+    arguments = [argument for each in entries for argument in (each.entry_id, each.problem)]
+    moved: Any = client.eval(_SET_ASIDE, 2, STREAM, ASIDE, GROUP, repr(time.time()), *arguments)
     return int(moved)
 
 
@@ -93,8 +93,8 @@ def put_back(client: redis.Redis, reader: InboxReader, begin: str, until: float)
         if fields.get(b"why", b"").decode(errors="replace") in (FORGED, UNKNOWN_SOURCE):
             (entry,) = reader.entries([(aside_id.encode(), fields)])
             if entry.event is not None:
-                parts = [part for name in (FRAME, MACS) if name in fields for part in (name, fields[name])]
-                put: Any = client.eval(_PUT_BACK, 2, STREAM, ASIDE, aside_id, *parts)
+                arguments = [argument for name in (FRAME, MACS) if name in fields for argument in (name, fields[name])]
+                put: Any = client.eval(_PUT_BACK, 2, STREAM, ASIDE, aside_id, *arguments)
                 count += int(put)
         if time.monotonic() >= until:
             break

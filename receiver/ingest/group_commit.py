@@ -37,7 +37,7 @@ from receiver.telemetry.receiver import ReceiverMetrics
 # Most events and bytes of one commit (one event may be larger): more gains nothing and takes longer.
 COMMIT_EVENTS: Final = 512
 COMMIT_BYTES: Final = 4 << 20
-RELEASE: Final = 0.9  # part of its limits at which an inbox that was over them takes events again
+RELEASE: Final = 0.9  # share of its limits at which an inbox that was over them takes events again
 FULL_RETRY_AFTER: Final = 30
 DRAIN_TIMEOUT: Final = 5.0
 CLOSE_TIMEOUT: Final = 2.0  # seconds that `close` waits for what is in flight, and then for the spool; both take less
@@ -262,8 +262,8 @@ class GroupCommit:
         """Record the inbox's depth. Over its limits, events go to the spool until it is well below them."""
         self._depth = (events, size)
         self._metrics.inbox_events, self._metrics.inbox_bytes = events, size
-        part = RELEASE if self._over else 1.0
-        over = events >= self._limits.max_events * part or size >= self._limits.max_bytes * part
+        share = RELEASE if self._over else 1.0
+        over = events >= self._limits.max_events * share or size >= self._limits.max_bytes * share
         if over != self._over:
             self._over = over
             if over:

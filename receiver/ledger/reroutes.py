@@ -68,8 +68,8 @@ def read_back(ledger: Ledger, wanted: Filter, before: int | None = None) -> Iter
     """
     while True:
         sizes = ledger.read(lambda connection: _sizes(connection, wanted, before))  # noqa: B023 - it runs at once
-        for part in _parts(sizes):
-            yield ledger.read(lambda connection: _load(connection, part))  # noqa: B023
+        for chunk in _chunks(sizes):
+            yield ledger.read(lambda connection: _load(connection, chunk))  # noqa: B023
         if len(sizes) < PAGE:
             return
         before = sizes[-1][0]
@@ -93,17 +93,17 @@ def _sizes(connection: sa.Connection, wanted: Filter, before: int | None) -> lis
     return [(row[0], row[1]) for row in connection.execute(query)]
 
 
-def _parts(sizes: Sequence[tuple[int, int]]) -> Iterator[list[int]]:
-    part: list[int] = []
+def _chunks(sizes: Sequence[tuple[int, int]]) -> Iterator[list[int]]:
+    chunk: list[int] = []
     total = 0
     for seq, size in sizes:
-        if part and total + size > PAGE_BYTES:
-            yield part
-            part, total = [], 0
-        part.append(seq)
+        if chunk and total + size > PAGE_BYTES:
+            yield chunk
+            chunk, total = [], 0
+        chunk.append(seq)
         total += size
-    if part:
-        yield part
+    if chunk:
+        yield chunk
 
 
 _COLUMNS = ("seq", "id", "source", "run_id", "via", "disposition", "outcome", "received_at", "completion")

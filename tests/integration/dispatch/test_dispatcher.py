@@ -13,7 +13,7 @@ import pytest
 import redis
 import sqlalchemy as sa
 
-from receiver.dispatch.dispatcher import PART_BYTES, Dispatcher
+from receiver.dispatch.dispatcher import CHUNK_BYTES, Dispatcher
 from receiver.domain.event import Event, event_id
 from receiver.domain.frame import FORGED, FRAME, MACS, NO_EVENT, UNKNOWN_SOURCE, EntryKeys, head_of, read_frame
 from receiver.domain.liveness import DISPATCH, ProcessBeat, deliver
@@ -487,15 +487,15 @@ def test_unavailable_ledger_leaves_the_batch_in_the_inbox(make: Make, redis_url:
 def test_large_bodies_are_recorded_in_parts(
     dispatcher: Dispatcher, ledger: Ledger, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Given a batch of which no more than two fit into a part, and a process that is cut off in the third part
-    large = "x" * (2 * PART_BYTES // 5)
+    # Given a batch of which no more than two fit into a chunk, and a process that is cut off in the third chunk
+    large = "x" * (2 * CHUNK_BYTES // 5)
     append(redis_url, *(event(body(f"tsk_{n}", output=large)) for n in range(6)), event(body("tsk_6")))
-    parts: list[list[str]] = []
+    chunks: list[list[str]] = []
     dispatch = dispatcher.dispatch
 
     def watched(events: Sequence[Event]) -> list[str]:
-        parts.append([json.loads(each.body)["run_id"] for each in events])
-        if len(parts) == 3:
+        chunks.append([json.loads(each.body)["run_id"] for each in events])
+        if len(chunks) == 3:
             raise KeyboardInterrupt
         return dispatch(events)
 
@@ -503,13 +503,13 @@ def test_large_bodies_are_recorded_in_parts(
     with pytest.raises(KeyboardInterrupt):
         dispatcher.run(once())
     # Then what came before is in the ledger and out of the inbox
-    assert parts == [["tsk_0", "tsk_1"], ["tsk_2", "tsk_3"], ["tsk_4", "tsk_5", "tsk_6"]]
+    assert chunks == [["tsk_0", "tsk_1"], ["tsk_2", "tsk_3"], ["tsk_4", "tsk_5", "tsk_6"]]
     assert deliveries(ledger).keys() == {"tsk_0", "tsk_1", "tsk_2", "tsk_3"}
     connection = redis.Redis.from_url(redis_url)
     assert connection.xlen(STREAM) == 3
     # And the next job goes on from there
     dispatcher.run(once())
-    assert parts[3:] == parts[2:3]
+    assert chunks[3:] == chunks[2:3]
     assert len(deliveries(ledger)) == 7
     assert connection.xlen(STREAM) == 0
     connection.close()
