@@ -314,7 +314,7 @@ class WorkerProcess:
         try:
             # The dispatcher creates an inbox that is missing, and records that Redis lost its data.
             waits = self._redis.xlen(STREAM) or not self._redis.exists(STREAM)
-            if waits or (self._dispatcher is not None and self._dispatcher.has_new_aside(self._redis)):
+            if waits or (self._dispatcher is not None and self._dispatcher.has_new_set_aside(self._redis)):
                 wakeups.wake(self._redis, DISPATCH)
         except (redis.ConnectionError, redis.TimeoutError) as error:
             if not self._redis_away:

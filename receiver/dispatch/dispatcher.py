@@ -23,9 +23,9 @@ from receiver.dispatch.recorder import EventRecorder
 from receiver.domain.frame import EntryKeys
 from receiver.domain.liveness import DISPATCH, deliver
 from receiver.domain.redaction import Redactor
-from receiver.inbox.aside import has_from, put_back, set_aside
 from receiver.inbox.reader import Entry, InboxReader
 from receiver.inbox.recovery import KILLS, InboxRecovery, Taken
+from receiver.inbox.set_aside import has_set_aside, put_back, set_aside
 from receiver.ledger import Ledger, LedgerUnavailable, redis_losses
 from receiver.routing.router import Router
 from receiver.runtime.outage import Pause
@@ -150,10 +150,10 @@ class Dispatcher(EventRecorder):
         self._reader.flush()
         return bool(entries)
 
-    def has_new_aside(self, connection: redis.Redis) -> bool:
+    def has_new_set_aside(self, connection: redis.Redis) -> bool:
         """Return whether entries were set aside that this process has not looked at. For any thread, which brings its
         own connection. Raises redis.RedisError."""
-        return has_from(connection, self._put_back_from)
+        return has_set_aside(connection, self._put_back_from)
 
     def close(self) -> None:
         """Close the ledger and Redis, unless they belong to a process that closes them itself."""
@@ -223,7 +223,7 @@ class Dispatcher(EventRecorder):
         """Set aside entries that this process cannot verify: any program with access to Redis can add one."""
         set_aside(self._redis, entries)
         for entry in entries:
-            self._counter.add_aside()
+            self._counter.add_set_aside()
             if self._lines.take(1, time.monotonic()):  # a stranger's entries must not fill the disk with lines
                 log.error("inbox.set_aside entry=%s reason=%s", entry.entry_id, entry.problem)
 

@@ -20,8 +20,8 @@ from typing import Any, Final
 
 import redis
 
-from receiver.inbox.aside import set_aside
 from receiver.inbox.reader import Entry, InboxReader
+from receiver.inbox.set_aside import set_aside
 from receiver.inbox.stream import GROUP, STREAM
 
 # Times that an entry was taken: see above.

@@ -2,7 +2,7 @@
 
     runhook:inbox         the stream: `e` an event's frame, `m` the MACs of its head (receiver/domain/frame.py)
     group "dispatch"      its readers; an entry is acknowledged and deleted once the ledger has it
-    runhook:inbox:aside   entries that were set aside: see aside.py
+    runhook:inbox:aside   entries that were set aside: see set_aside.py
 
 writer.py adds to the stream and reader.py reads it. recovery.py takes what a dead dispatcher had taken.
 """
@@ -13,7 +13,7 @@ from typing import Any, Final
 
 STREAM: Final = "runhook:inbox"
 GROUP: Final = "dispatch"
-# What was set aside: see aside.py.
+# What was set aside: see set_aside.py.
 ASIDE: Final = "runhook:inbox:aside"
 
 

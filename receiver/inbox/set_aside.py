@@ -56,7 +56,7 @@ log = logging.getLogger("runhook.dispatch")
 
 
 @dataclass(frozen=True, slots=True)
-class AsideEntry:
+class SetAsideEntry:
     """An entry that was set aside, as a list shows it. `since`: seconds since the epoch, None if that can't be read.
     `size`: bytes of its body."""
 
@@ -103,7 +103,7 @@ def put_back(client: redis.Redis, reader: InboxReader, begin: str, until: float)
     return begin
 
 
-def has_from(client: redis.Redis, begin: str) -> bool:
+def has_set_aside(client: redis.Redis, begin: str) -> bool:
     """Return whether there are entries from `begin` on. Raises redis.RedisError."""
     return bool(client.xlen(ASIDE) and client.eval(_HAS_FROM, 1, ASIDE, begin))
 
@@ -119,7 +119,7 @@ def _entries(client: redis.Redis, begin: str, page: int) -> Iterator[tuple[str, 
         begin = f"({found[-1][0].decode()}"
 
 
-def list_aside(client: redis.Redis, page: int = 1) -> Iterator[AsideEntry]:
+def list_set_aside(client: redis.Redis, page: int = 1) -> Iterator[SetAsideEntry]:
     """Yield what was set aside, the oldest first. `page`: entries of a request, whose bodies may be 16 MiB each.
     Raises redis.RedisError.
     """
@@ -129,7 +129,7 @@ def list_aside(client: redis.Redis, page: int = 1) -> Iterator[AsideEntry]:
         with suppress(ValueError):
             about = orjson.loads(head)
         named = about if isinstance(about, dict) else {}
-        yield AsideEntry(
+        yield SetAsideEntry(
             aside_id,
             _text(fields.get(b"why")),
             _time(fields.get(b"since", b"")),
@@ -150,7 +150,7 @@ def fields_of(client: redis.Redis, aside_id: str) -> Mapping[bytes, bytes] | Non
     return dict(found[0][1]) if found else None
 
 
-def drop_aside(client: redis.Redis, ids: Sequence[str]) -> int:
+def drop_set_aside(client: redis.Redis, ids: Sequence[str]) -> int:
     """Delete entries that were set aside. Returns how many there were. Raises redis.RedisError."""
     return int(client.xdel(ASIDE, *ids)) if ids else 0
 
