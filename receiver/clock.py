@@ -23,8 +23,8 @@ from receiver.ledger import (
     LedgerUnavailable,
     actions,
     agenda,
-    ahead,
     audit,
+    clock_correction,
     dialect,
     heartbeats,
     incidents,
@@ -90,7 +90,7 @@ class Clock:
         reconciler: Reconciler | None = None,
         give_up: Mapping[str, float] = {},
         redactor: Redactor | None = None,
-        waits: ahead.LongestWaits | None = None,
+        waits: clock_correction.LongestWaits | None = None,
     ) -> None:
         self._ledger = ledger
         self._sinks = sinks
@@ -211,10 +211,10 @@ class Clock:
             if retain is not None and (self._every(kind, pause) or self._kept_after.get(kind)):
                 self._remove_old(kind, step, self._ledger.now() - retain)
 
-    def _correct_times(self, waits: ahead.LongestWaits) -> None:
+    def _correct_times(self, waits: clock_correction.LongestWaits) -> None:
         began, now = time.monotonic(), self._ledger.now()
-        while self._ledger.read(lambda connection: ahead.any_ahead(connection, now, waits)):
-            done = self._ledger.write(lambda connection: ahead.correct(connection, now, waits))
+        while self._ledger.read(lambda connection: clock_correction.any_ahead(connection, now, waits)):
+            done = self._ledger.write(lambda connection: clock_correction.correct(connection, now, waits))
             log.warning(
                 "clock.corrected deliveries=%d breakers=%d polls=%d reason=the database's clock was ahead", *done[:3]
             )
@@ -324,11 +324,11 @@ def build(settings: Settings, config: Config, stop: Callable[[float], bool], wat
     )
 
 
-def longest_waits(config: Config) -> ahead.LongestWaits:
+def longest_waits(config: Config) -> clock_correction.LongestWaits:
     """Return the longest waits that the config allows, a sink's Retry-After included."""
     policies = [config.retry_of(name) for name in config.destinations]
     attempt = max([backoff.RETRY_AFTER_CAP * 1.05, *(policy.max for policy in policies)])
     poll = max(poll_schedule.LONGEST_FIRST, config.reconcile.longest) * 1.25
-    return ahead.LongestWaits(
+    return clock_correction.LongestWaits(
         tuple(config.destinations), attempt, poll, max(config.reconcile.watch_every * 1.25, 3600.0)
     )

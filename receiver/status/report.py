@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from receiver.domain.breaker import Lane
 from receiver.domain.liveness import SeenProcess
 from receiver.inbox.state import InboxState
-from receiver.ledger.ahead import Corrected
+from receiver.ledger.clock_correction import Corrected
 from receiver.ledger.stats import DeliveryPace, Gauges, Newest
 
 

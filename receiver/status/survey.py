@@ -35,8 +35,8 @@ from receiver.ledger import (
     Ledger,
     LedgerUnavailable,
     actions,
-    ahead,
     audit,
+    clock_correction,
     heartbeats,
     redis_losses,
     stats,
@@ -161,7 +161,7 @@ def _ledger(settings: Settings, config: Config | None) -> tuple[LedgerReport, li
             waiting_runs=stats.waiting_runs(connection, sinks_shut),
             paces=stats.paces(connection, gauges.counts, gauges.read_at),
             operations=actions.count_running(connection),
-            corrected=ahead.last_correction(connection, gauges.read_at - _CORRECTION_NEWS),
+            corrected=clock_correction.last_correction(connection, gauges.read_at - _CORRECTION_NEWS),
             redis_lost=redis_losses.last_loss(connection, gauges.read_at - NEWS),
             spool_sent={str(it.selection.get("data_id", "")): it.at for it in reversed(sent)},
         )
