@@ -35,9 +35,9 @@ from receiver.ledger import (
     OutcomeUnknown,
     account,
     actions,
-    ahead,
     api_keys,
     audit,
+    clock_correction,
     console_sessions,
     copying,
     events,
@@ -230,7 +230,7 @@ MARK = {"source": "skyvern", "id": "inc_1", "state": "open", "note": "", "marked
 CHANGE = AgentChange("skyvern", "wpid_1", None, "https://here", NOW)
 SESSION = ConsoleSession("digest", "ada", "credential", NOW, NOW + 60)
 BEAT = ProcessBeat("worker", "dispatch", "host", 1, "1.0", "", NOW)
-WAITS = ahead.LongestWaits(("ops",), 60.0, 60.0, 60.0)
+WAITS = clock_correction.LongestWaits(("ops",), 60.0, 60.0, 60.0)
 
 WRITERS: dict[str, Writer] = {
     # Submissions
@@ -319,7 +319,9 @@ WRITERS: dict[str, Writer] = {
         "unknown",
     ),
     "an incident": Writer("incidents.mark", noted(incidents.mark, MARK), value="unknown"),
-    "times corrected": Writer("ahead.correct", plain(ahead.correct, NOW - 900, WAITS), run_and_deliveries, "unknown"),
+    "times corrected": Writer(
+        "clock_correction.correct", plain(clock_correction.correct, NOW - 900, WAITS), run_and_deliveries, "unknown"
+    ),
     "a loss of Redis": Writer("redis_losses.record_loss", plain(redis_losses.record_loss), in_use, "unknown"),
     # Retention and the search index
     "old events": Writer("retention.remove", plain(retention.remove, OLD), delivered, "rest"),

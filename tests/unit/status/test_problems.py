@@ -12,7 +12,7 @@ from receiver.config.loader import file_sections
 from receiver.domain.breaker import Lane
 from receiver.domain.liveness import ProcessBeat, SeenProcess, expected
 from receiver.inbox.state import InboxState
-from receiver.ledger.ahead import Corrected
+from receiver.ledger.clock_correction import Corrected
 from receiver.ledger.stats import Gauges, Newest
 from receiver.ledger.timeouts import Cancelled
 from receiver.ledger.watches import Watch
