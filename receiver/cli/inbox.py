@@ -28,7 +28,7 @@ from receiver.domain.trouble import redis_todo
 from receiver.errors import NotStarted, UsageError
 from receiver.inbox.set_aside import SetAsideEntry, drop_all, drop_set_aside, fields_of, list_set_aside
 from receiver.inbox.writer import InboxUnavailable, InboxWriter, append_each
-from receiver.ingest import durability
+from receiver.ingest import redis_settings
 from receiver.ingest.spool import Spool, list_events
 from receiver.ledger import audit
 from receiver.ledger.audit import AuditActor
@@ -170,7 +170,7 @@ def send(
         return
     settings, loaded = load_config(config, data)
     server = loaded.server
-    durability.check_at_start(
+    redis_settings.check_at_start(
         settings.redis_url, server.max_body, server.accept_weaker_durability, str(settings.config), away=_unavailable
     )
     running = is_locked(directory / "lock")

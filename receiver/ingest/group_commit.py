@@ -26,8 +26,8 @@ from receiver.domain.frame import EntryKeys
 from receiver.domain.liveness import DISPATCH
 from receiver.errors import Busy
 from receiver.inbox.writer import InboxUnavailable, InboxWriter
-from receiver.ingest import durability
-from receiver.ingest.durability import Durability
+from receiver.ingest import redis_settings
+from receiver.ingest.redis_settings import Durability
 from receiver.ingest.spool import Spool, SpoolFull, spool_trouble
 from receiver.runtime.background import Background
 from receiver.runtime.process import error_location
@@ -311,14 +311,14 @@ class GroupCommit:
                     if not self._redis_up:
                         await self._writer.disconnect()
                     self._writer.connected_anew = False
-                    found = await durability.examine(self._writer.client, self._limits.max_body)
+                    found = await redis_settings.examine(self._writer.client, self._limits.max_body)
                     await self._writer.depth()
             except (redis.RedisError, OSError, TimeoutError, InboxUnavailable) as error:
                 self._away("redis_away", str(error)[:200] or type(error).__name__)
                 return False
             usable = found.strong or self._limits.accept_weaker
             if not usable:
-                self._away("redis_unusable", durability.explain(self._redis_url, found))
+                self._away("redis_unusable", redis_settings.explain(self._redis_url, found))
             elif not found.strong and found != self.durability:
                 log.warning("ingest.weaker_durability accepted: %s", found)
             self.durability = found

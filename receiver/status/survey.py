@@ -27,7 +27,7 @@ from receiver.domain import liveness
 from receiver.domain.liveness import SeenProcess
 from receiver.errors import ConfigError
 from receiver.inbox.state import examine
-from receiver.ingest import durability
+from receiver.ingest import redis_settings
 from receiver.ingest.quarantine import Quarantine
 from receiver.ingest.spool import usage
 from receiver.ledger import (
@@ -127,7 +127,7 @@ def _redis(settings: Settings, config: Config | None) -> RedisReport:
         report = replace(report, max_events=config.inbox.max_events, max_bytes=config.inbox.max_bytes)
     client = connect(settings.redis_url, timeout=_TIMEOUT, connect_timeout=_TIMEOUT, retries=0)
     try:
-        promise = durability.examine_once(settings.redis_url, config.server.max_body if config else 0, _TIMEOUT)
+        promise = redis_settings.examine_once(settings.redis_url, config.server.max_body if config else 0, _TIMEOUT)
         report = replace(report, inbox=examine(client))
         with suppress(redis.ResponseError):  # it may be forbidden
             report = replace(report, uptime=client.info("server").get("uptime_in_seconds"))

@@ -23,7 +23,7 @@ from receiver.config.settings import Settings
 from receiver.domain import signature
 from receiver.domain.frame import EntryKeys
 from receiver.errors import NotAllowed, NotFound, RequestError
-from receiver.ingest import durability
+from receiver.ingest import redis_settings
 from receiver.ingest.endpoint import PREFIX, Ingest
 from receiver.ingest.group_commit import GroupCommit, Limits
 from receiver.ingest.held_bodies import HeldBodies
@@ -95,7 +95,7 @@ def check_at_start(settings: Settings, config: Config) -> str:
     finally:
         spool.close()
     server = config.server
-    found = durability.check_at_start(
+    found = redis_settings.check_at_start(
         settings.redis_url, server.max_body, server.accept_weaker_durability, str(settings.config)
     )
     if full and (found is None or settings.embedded_redis):

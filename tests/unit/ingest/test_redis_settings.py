@@ -3,7 +3,7 @@
 import pytest
 import redis
 
-from receiver.ingest.durability import Durability, assess, explain
+from receiver.ingest.redis_settings import Durability, assess, explain
 from receiver.runtime.redis_client import no_entry
 
 GOOD = {
