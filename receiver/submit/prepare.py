@@ -20,8 +20,8 @@ from receiver.skyvern.requests import ApiCall
 from receiver.submit import labels
 from receiver.submit.endpoints import SubmitCall
 from receiver.submit.json_object import NotAnObject, parse_object, to_bytes
-from receiver.submit.kept_request import kept_request, masked
 from receiver.submit.replies import invalid, malformed
+from receiver.submit.request_record import masked, request_record
 from receiver.submit.source import Caller
 from receiver.web.responses import Refusal
 
@@ -80,7 +80,7 @@ def prepare(caller: Caller, call: SubmitCall, redactor: Redactor) -> Prepared:
         labels=run_labels,
         webhook_url=webhook_url,
         idempotency_key=idempotency_key,
-        request=kept_request(call, fields, redactor),
+        request=request_record(call, fields, redactor),
     )
     return Prepared(new, requests.submit(path, to_bytes(sent), headers, query), replacing, fields)
 

@@ -27,7 +27,6 @@ from receiver.ledger.submissions.records import webhook_of
 from receiver.skyvern.responses import Answer, Answered, Unreachable, expires_at
 from receiver.submit.callback_mask import mask_callbacks
 from receiver.submit.json_object import NotAnObject, with_members
-from receiver.submit.kept_request import CALL, masked_members
 from receiver.submit.limits import SubmitLimits
 from receiver.submit.long_poll import LongPoll
 from receiver.submit.polling_body import polling_body
@@ -44,6 +43,7 @@ from receiver.submit.replies import (
     read_failed,
     relay,
 )
+from receiver.submit.request_record import CALL, masked_members
 from receiver.submit.run_watch import WaitedRun
 from receiver.submit.source import Caller, Source
 from receiver.web.limits import WaiterLimit

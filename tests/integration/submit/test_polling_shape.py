@@ -9,7 +9,7 @@ import httpx2
 import pytest
 
 from receiver.domain import members
-from receiver.submit import kept_request
+from receiver.submit import request_record
 from simulator.faults import Fault
 from tests.servers.skyvern import Simulate
 from tests.servers.submitting import Make
@@ -155,7 +155,7 @@ def test_too_large_request_is_sent_but_not_kept(submitting: Make, simulate_skyve
     sim = simulate_skyvern(run_seconds=1000.0)
     rig = submitting(sim.url, dispatching=False)
 
-    told = rig.task("p", data_extraction_schema={"x": "y" * kept_request.LIMIT})
+    told = rig.task("p", data_extraction_schema={"x": "y" * request_record.LIMIT})
 
     assert told.status_code == 200
     assert rig.rows()[0]["request"] is None
