@@ -17,6 +17,7 @@ from receiver.config.settings import Settings
 from receiver.delivery import backoff
 from receiver.domain import poll_schedule
 from receiver.domain.redaction import Redactor
+from receiver.errors import error_location
 from receiver.ledger import (
     Connection,
     Ledger,
@@ -35,7 +36,6 @@ from receiver.ledger.deliveries import lanes, recovery
 from receiver.ledger.migrate import await_schema
 from receiver.reconcile import poller
 from receiver.reconcile.poller import Reconciler
-from receiver.runtime.process import error_location
 from receiver.runtime.redis_client import check_url
 from receiver.telemetry.logs import Fields
 

@@ -36,7 +36,7 @@ from receiver.delivery.runner import SinkRunner
 from receiver.dispatch import dispatcher
 from receiver.domain.liveness import DISPATCH, deliver
 from receiver.domain.time_limits import CLAIM, JOB_FOR, JOB_HANGS, RENEW_EVERY, SIGN_EVERY, START_WITHIN
-from receiver.errors import NotStarted, RunhookError
+from receiver.errors import NotStarted, RunhookError, error_location
 from receiver.inbox.recovery import hand_back
 from receiver.inbox.stream import STREAM
 from receiver.ledger import Connection, Ledger, LedgerUnavailable
@@ -45,8 +45,8 @@ from receiver.ledger.deliveries.claimed import Claimed
 from receiver.ledger.deliveries.recovery import release_claims
 from receiver.runtime.background import keep_thread, start_thread
 from receiver.runtime.child import UNFINISHED, own_status, say_working
-from receiver.runtime.process import StopRequests, error_location, stop_signals
 from receiver.runtime.redis_client import connect
+from receiver.runtime.stop import StopRequests, stop_signals
 from receiver.status.heartbeat import Heartbeat
 from receiver.wakeups import worker as wakeup_worker
 

@@ -28,13 +28,13 @@ from receiver.api.service import Actor, Service
 from receiver.domain.api_key import ERASE
 from receiver.domain.callback import CALLBACK
 from receiver.domain.run import RunKey
+from receiver.errors import error_location
 from receiver.ledger import Connection, audit, retention
 from receiver.ledger.database_clock import database_now
 from receiver.ledger.dialect import json_text
 from receiver.ledger.filters import Filter
 from receiver.ledger.lists import submissions
 from receiver.ledger.lists.deliveries import list_attempts
-from receiver.runtime.process import error_location
 
 # Attempts of a run that are read: all of them.
 _ALL: Final = 1 << 20

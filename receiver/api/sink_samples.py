@@ -23,9 +23,8 @@ from receiver.domain.api_key import OPERATE
 from receiver.domain.callback import CALLBACK
 from receiver.domain.event import delivery_id, event_id
 from receiver.domain.run import parse
-from receiver.errors import Invalid
+from receiver.errors import Invalid, error_location
 from receiver.ledger import audit
-from receiver.runtime.process import error_location
 
 # What the audit calls the test of a sink.
 TEST: Final = "sink.test"

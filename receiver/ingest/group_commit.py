@@ -24,13 +24,12 @@ from receiver import wakeups
 from receiver.domain.event import Event
 from receiver.domain.frame import EntryKeys
 from receiver.domain.liveness import DISPATCH
-from receiver.errors import Busy
+from receiver.errors import Busy, error_location
 from receiver.inbox.writer import InboxUnavailable, InboxWriter
 from receiver.ingest import redis_settings
 from receiver.ingest.redis_settings import Durability
 from receiver.ingest.spool import Spool, SpoolFull, spool_trouble
 from receiver.runtime.background import Background
-from receiver.runtime.process import error_location
 from receiver.runtime.throttle import TokenBucket
 from receiver.telemetry.receiver import ReceiverMetrics
 

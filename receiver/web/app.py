@@ -22,7 +22,7 @@ from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.domain import signature
 from receiver.domain.frame import EntryKeys
-from receiver.errors import NotAllowed, NotFound, RequestError
+from receiver.errors import NotAllowed, NotFound, RequestError, error_location
 from receiver.ingest import redis_settings
 from receiver.ingest.endpoint import PREFIX, Ingest
 from receiver.ingest.group_commit import GroupCommit, Limits
@@ -32,7 +32,6 @@ from receiver.ingest.quarantine import Quarantine, QuarantineWriter
 from receiver.ingest.spool import Spool, SpoolFull, spool_trouble
 from receiver.ledger.async_ledger import WAIT
 from receiver.runtime.background import Background
-from receiver.runtime.process import error_location
 from receiver.telemetry.receiver import ReceiverMetrics
 from receiver.web.component import Context, OperatorAccess, WebComponent, is_admin
 from receiver.web.health import HEALTH, health
