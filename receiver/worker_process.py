@@ -37,8 +37,8 @@ from receiver.dispatch import dispatcher
 from receiver.domain.liveness import DISPATCH, deliver
 from receiver.domain.time_limits import CLAIM, JOB_FOR, JOB_HANGS, RENEW_EVERY, SIGN_EVERY, START_WITHIN
 from receiver.errors import NotStarted, RunhookError, error_location
+from receiver.inbox import STREAM
 from receiver.inbox.recovery import hand_back
-from receiver.inbox.stream import STREAM
 from receiver.ledger import Connection, Ledger, LedgerUnavailable
 from receiver.ledger.deliveries import claims
 from receiver.ledger.deliveries.claimed import Claimed

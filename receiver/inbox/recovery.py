@@ -20,9 +20,9 @@ from typing import Any, Final
 
 import redis
 
+from receiver.inbox import GROUP, STREAM
 from receiver.inbox.reader import Entry, InboxReader
 from receiver.inbox.set_aside import set_aside
-from receiver.inbox.stream import GROUP, STREAM
 
 # Times that an entry was taken: see above.
 ALONE: Final = 3

@@ -16,8 +16,8 @@ import orjson
 import redis
 
 from receiver.domain.frame import EARLIEST, FORGED, FRAME, LATEST, MACS, UNKNOWN_SOURCE
+from receiver.inbox import ASIDE, GROUP, STREAM
 from receiver.inbox.reader import Entry, InboxReader
-from receiver.inbox.stream import ASIDE, GROUP, STREAM
 
 # KEYS: inbox, entries set aside. ARGV: group, now, then an id and a reason for each entry. A script that has written
 # once may continue in a full Redis, and this one frees memory of the inbox. Returns the number of moved entries.

@@ -14,7 +14,7 @@ from receiver.api.quarantine import let_in
 from receiver.api.service import Service
 from receiver.domain.signature import sign
 from receiver.errors import Busy, Invalid, NotAsExpected, NotFound
-from receiver.inbox.stream import STREAM
+from receiver.inbox import STREAM
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
 from receiver.ledger import Ledger
 from receiver.runtime.redis_client import connect

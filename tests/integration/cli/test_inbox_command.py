@@ -13,9 +13,9 @@ from receiver.cli.inbox import app
 from receiver.domain.event import short_id
 from receiver.domain.frame import FORGED, EntryKeys
 from receiver.errors import NotStarted, UsageError
+from receiver.inbox import ASIDE, STREAM
 from receiver.inbox.reader import InboxReader
 from receiver.inbox.set_aside import list_set_aside, set_aside
-from receiver.inbox.stream import ASIDE, STREAM
 from tests.support.events import body, event
 from tests.support.inbox import append
 

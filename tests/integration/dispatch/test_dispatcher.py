@@ -19,8 +19,8 @@ from receiver.domain.frame import FORGED, FRAME, MACS, NO_EVENT, UNKNOWN_SOURCE,
 from receiver.domain.liveness import DISPATCH, ProcessBeat, deliver
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import parse
+from receiver.inbox import ASIDE, GROUP, STREAM
 from receiver.inbox.reader import InboxReader
-from receiver.inbox.stream import ASIDE, GROUP, STREAM
 from receiver.ledger import Ledger, LedgerDataError, audit, events, heartbeats, redis_losses, retention, runs
 from receiver.ledger.deliveries import claims
 from receiver.ledger.migrate import ensure_schema

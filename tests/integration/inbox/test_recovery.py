@@ -7,10 +7,10 @@ from typing import Any
 import redis
 
 from receiver.domain.frame import FRAME, NO_EVENT
+from receiver.inbox import ASIDE, GROUP, STREAM
 from receiver.inbox.reader import Entry, InboxReader
 from receiver.inbox.recovery import ALONE, KILLS, LAST, RAW, InboxRecovery, Taken, hand_back
 from receiver.inbox.set_aside import set_aside
-from receiver.inbox.stream import ASIDE, GROUP, STREAM
 from tests.support.inbox import KEYS, fill
 from tests.support.waiting import eventually
 
