@@ -86,7 +86,7 @@ def _key_of(connection: Connection, wanted: EraseParameters) -> RunKey:
     """Return the run to erase. For a submission without a run, its own id replaces the run's."""
     if not wanted.run_id.startswith("sub_"):
         return str(one_run(connection, wanted.source, wanted.run_id)["source"]), wanted.run_id
-    row = submissions.one(connection, wanted.run_id, wanted.source)
+    row = submissions.get(connection, wanted.run_id, wanted.source)
     if row is None:
         raise none_such("submission", wanted.run_id)
     return row["source"], row["run_id"] or row["id"]

@@ -232,13 +232,13 @@ def rotate_key(service: Service, actor: Actor, wanted: RotationParameters) -> Ro
     life, latest = wanted.expires_in or planned, _own_end(service, actor, wanted.expires_in)
 
     def work(connection: Connection) -> tuple[Key, str, Key]:
-        api_keys.one(connection, old.id, lock=True)  # of two rotations at once, the second finds it replaced
+        api_keys.get(connection, old.id, lock=True)  # of two rotations at once, the second finds it replaced
         before = _to_rotate(connection, wanted.model_copy(update={"key": old.id}))
         key, text = _issued(connection, master, replace(old, rate=rate), life, latest)
         api_keys.replace(connection, before.id, key.id, key.created_at + wanted.grace)
         facts = {"key": before.id, "name": key.name, "by": key.id, "grace": wanted.grace}
         note(connection, actor, ROTATE, facts, 1, source=_audited_source(key.source))
-        after = api_keys.one(connection, before.id)
+        after = api_keys.get(connection, before.id)
         assert after is not None
         return key, text, after
 
@@ -261,7 +261,7 @@ def _key(connection: Connection, given: str, source: str) -> Key:
 
     Raises NotFound, and Invalid for a name of several keys.
     """
-    by_id = api_keys.one(connection, given)
+    by_id = api_keys.get(connection, given)
     found = [by_id] if by_id else api_keys.named(connection, given)
     found = [each for each in found if source in ("", each.source)]
     if not found:
@@ -277,7 +277,7 @@ def _require_scopes(actor: Actor, scopes: Collection[str]) -> None:
 
 
 def _own_key(service: Service, actor: Actor) -> Key | None:
-    return service.ledger.read(lambda it: api_keys.one(it, actor.key_id)) if actor.key_id else None
+    return service.ledger.read(lambda it: api_keys.get(it, actor.key_id)) if actor.key_id else None
 
 
 def _own_end(service: Service, actor: Actor, life: float | None) -> float | None:

@@ -109,7 +109,7 @@ class TailStreams:
     ) -> tuple[Tail, bytes, bool] | None:
         """Return the next place, the bytes of the events up to it, and whether there may be more; None without a valid
         key."""
-        current = api_keys.one(connection, key.id)
+        current = api_keys.get(connection, key.id)
         if current is None or not current.in_use:
             return None
         place, found, more = follow(self._service, wanted, place, connection)

@@ -66,7 +66,7 @@ def _is_expired(connection: sa.Connection) -> sa.ColumnElement[bool]:
     return sa.and_(keys.c.expires_at.is_not(None), keys.c.expires_at <= dialect.now(connection))
 
 
-def one(connection: sa.Connection, key_id: str, *, lock: bool = False) -> Key | None:
+def get(connection: sa.Connection, key_id: str, *, lock: bool = False) -> Key | None:
     """Return the key with this id, revoked or not. `lock`: no other transaction changes it before this one ends."""
     query = _select(connection).where(keys.c.id == key_id)
     row = connection.execute(query.with_for_update() if lock else query).first()

@@ -181,7 +181,7 @@ class Reconciler:
             )
         if found.taken:
             log.info("reconcile.found source=%s run=%s submission=%s", source.name, submission.run_id, submission.id)
-            still = self._ledger.read(lambda connection: records.one(connection, submission.id))
+            still = self._ledger.read(lambda connection: records.get(connection, submission.id))
             if still is None or still.due_at is None:
                 return
         elif (again_at := found.again_at) is not None:
@@ -251,7 +251,7 @@ class Reconciler:
         runs_found, absent = resolver.resolve(wanted, within, stopped)
         for submission_id, fetched in runs_found.items():
             log.info("reconcile.resolved source=%s submission=%s", source.name, submission_id)
-            found = self._ledger.read(lambda connection, key=submission_id: records.one(connection, key))  # type: ignore[misc]
+            found = self._ledger.read(lambda connection, key=submission_id: records.get(connection, key))  # type: ignore[misc]
             if found is not None:
                 self._handle(source, found, *fetched)
         a_day_ago = self._ledger.now() - poll_schedule.LOST_AFTER

@@ -32,7 +32,7 @@ def list_submissions(
     return _dressed(connection, found), end
 
 
-def one(connection: sa.Connection, submission_id: str, source: str = "") -> dict[str, Any] | None:
+def get(connection: sa.Connection, submission_id: str, source: str = "") -> dict[str, Any] | None:
     """Return a submission as the list has it, or None. `source`: only if it is one of this source."""
     query = sa.select(*_SHOWN).where(submissions.c.id == submission_id)
     row = connection.execute(query.where(submissions.c.source == source) if source else query).first()
