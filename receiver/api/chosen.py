@@ -172,7 +172,7 @@ def preview(connection: Connection, action: Action) -> TakenResult:
     """Count what an action would select now."""
     now, wanted = database_now(connection), action.selection
     until = now if wanted.until is None else min(now, wanted.until)
-    if not wanted.named:
+    if not wanted.has_ids:
         wanted = replace(wanted, until=until)
         action = replace(action, selection=wanted)
     sinks = action.by_sink(connection)

@@ -262,7 +262,7 @@ def _key(connection: Connection, given: str, source: str) -> Key:
     Raises NotFound, and Invalid for a name of several keys.
     """
     by_id = api_keys.get(connection, given)
-    found = [by_id] if by_id else api_keys.named(connection, given)
+    found = [by_id] if by_id else api_keys.list_by_name(connection, given)
     found = [each for each in found if source in ("", each.source)]
     if not found:
         raise NotFound(f"no such key: {given}; `runhook keys list` lists them")

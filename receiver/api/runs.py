@@ -90,7 +90,7 @@ def get_run(service: Service, _actor: Actor, wanted: RunParameters) -> RunDetail
         attempts = sorted(rows(AttemptRow, delivery_lists.list_attempts), key=lambda each: each.started_at)
         submissions = sorted(rows(SubmissionRow, submission_lists.list_submissions), key=lambda each: each.created_at)
         waiting = {each.sink for each in deliveries if each.state in (DeliveryState.QUEUED, DeliveryState.WAITING)}
-        found = lanes.named(connection, waiting) if waiting else {}
+        found = lanes.by_name(connection, waiting) if waiting else {}
         shut = {name: lane for name, lane in found.items() if lane.paused or lane.breaker != "closed"}
         return RunDetails(
             run=run,

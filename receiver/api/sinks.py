@@ -109,7 +109,7 @@ def _rows(connection: Connection, config: Config, source: str) -> list[SinkRow]:
     types = {name: sink.type for name, sink in config.sinks.items()}
     types |= {name: CALLBACK_TYPE for name in config.destinations if name not in types}
     if source:
-        known = lanes.named(connection, types)
+        known = lanes.by_name(connection, types)
         bare = {"reason": "", "deliveries": None, "orphaned": False}
         return [SinkRow(name=name, type=kind, **_state(known.get(name)) | bare) for name, kind in types.items()]
     now, counted = database_now(connection), stats.counts(connection)

@@ -69,7 +69,7 @@ def create(
     `expect`: the required number of matches; raises NotAsExpected if it differs. `actor`: who begins it.
     """
     selection = action.selection
-    if not selection.named:
+    if not selection.has_ids:
         until = now if selection.until is None else min(selection.until, now)
         action = replace(action, selection=replace(selection, until=until))
     total = action.count(connection)
@@ -202,14 +202,14 @@ def _move(connection: sa.Connection, operation: Operation, bounds: StepBounds, n
     """Move deliveries. Returns their number, the new cursor ("" at the end), and sinks with new work."""
     selection, kind = operation.selection, operation.kind
     query = operation.taken()
-    if kind in (REPLAY, RESTORE) and not selection.named:
+    if kind in (REPLAY, RESTORE) and not selection.has_ids:
         # A delivery that has ended or was cancelled since was not counted.
         query = query.where(deliveries.c.updated_at <= operation.created_at + _SKEW)
-    rows, cursor = _next(connection, query, deliveries.c.id, operation.cursor, bounds, named=selection.named)
+    rows, cursor = _next(connection, query, deliveries.c.id, operation.cursor, bounds, named=selection.has_ids)
     ids = [row.id for row in rows]
     if kind == CANCEL:
         # The reason lets an operator restore all matches of a filter together.
-        reason = f"{resend.ALONE} ({operation.id})" if selection.named else f"{resend.TOGETHER} {operation.id}"
+        reason = f"{resend.ALONE} ({operation.id})" if selection.has_ids else f"{resend.TOGETHER} {operation.id}"
         return len(resend.cancel(connection, ids, reason, now)), cursor, set()
     if kind == RESTORE:
         return len(resend.restore(connection, ids, now)), cursor, set()

@@ -113,7 +113,7 @@ def rotations(connection: sa.Connection, key_id: str) -> list[str]:
     return found
 
 
-def named(connection: sa.Connection, name: str) -> list[Key]:
+def list_by_name(connection: sa.Connection, name: str) -> list[Key]:
     """Return the keys with this name that are in use and not replaced, the oldest first."""
     query = _select(connection).where(keys.c.name == name, keys.c.replaced_by == "").order_by(keys.c.created_at)
     return [key for row in connection.execute(query) if (key := _of_row(row)).in_use]

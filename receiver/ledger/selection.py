@@ -52,7 +52,7 @@ class Selection(Filter):
         return cls(**fields)
 
     @property
-    def named(self) -> bool:
+    def has_ids(self) -> bool:
         """Whether it selects by ids, and so only a few deliveries."""
         return bool(self.delivery_ids or self.event_ids or self.run_ids)
 
@@ -149,7 +149,7 @@ def _selected(selection: Selection) -> sa.Select[Any]:
     """Select the ids of the deliveries of a selection, whether or not an operation takes them."""
     it = deliveries.c
     found = sa.select(it.id).where(*of_deliveries(selection))
-    if selection.named:
+    if selection.has_ids:
         found = found.where(it.id.in_(_named_ids(selection)))
     if selection.event_id:
         found = found.where(it.id.in_(_ids_of_events([selection.event_id])))
@@ -178,7 +178,7 @@ def _missing_events(selection: Selection, sink: str, begun: float | None = None)
         ~has_later,
         *of_events(selection),
     )
-    if selection.named:
+    if selection.has_ids:
         named = [events.c.id.in_(_ids_of_results(selection.event_ids))] if selection.event_ids else []
         found = found.where(sa.or_(sa.false(), *named, events.c.run_id.in_(selection.run_ids)))
     return found
