@@ -138,7 +138,7 @@ def sinks_of(connection: sa.Connection, page: Sequence[OldEvent]) -> dict[Result
     """Return the sinks with a delivery, in any state, of each result of these events."""
     results = {each.id: each.result for each in page}
     found: dict[ResultKey, set[str]] = {}
-    for each in same_result.told(connection, results.keys()):
+    for each in same_result.existing_deliveries(connection, results.keys()):
         found.setdefault(results[each.asked], set()).add(each.sink)
     return found
 
