@@ -87,7 +87,7 @@ class ConnectedAgentRow(Result):
 
 def list_watches(service: Service, _actor: Actor, wanted: Scoped) -> WatchesResult:
     """List sources: whether their accounts are watched, and the last read of each."""
-    walks = service.ledger.read(lambda it: {each.source: each for each in watches.every(it)})
+    walks = service.ledger.read(lambda it: {each.source: each for each in watches.list_watches(it)})
     missed = service.ledger.read(account.count_missed)
     never = watches.Watch("", None, 0.0, None, None, "")
     rows = []

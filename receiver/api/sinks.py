@@ -114,7 +114,7 @@ def _rows(connection: Connection, config: Config, source: str) -> list[SinkRow]:
         return [SinkRow(name=name, type=kind, **_state(known.get(name)) | bare) for name, kind in types.items()]
     now, counted = database_now(connection), stats.counts(connection)
     known = {lane.lane: lane for lane in lanes.not_closed(connection)}
-    served = {seen.beat.role for seen in board.merged(heartbeats.every(connection)) if seen.alive}
+    served = {seen.beat.role for seen in board.merged(heartbeats.list_processes(connection)) if seen.alive}
     due, removed = stats.oldest_due(connection, counted, now), orphans.orphaned(counted, types)
     backlog = any(state == "queued" and count >= stats.BACKLOG for (_, state), count in counted.items())
     paces = stats.paces(connection, counted, now) if backlog else {}

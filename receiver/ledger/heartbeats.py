@@ -18,7 +18,7 @@ def put(connection: sa.Connection, *beats: ProcessBeat) -> None:
     connection.execute(or_update(insert, changed), rows)
 
 
-def every(connection: sa.Connection) -> list[SeenProcess]:
+def list_processes(connection: sa.Connection) -> list[SeenProcess]:
     """Return the newest heartbeat of each process that is remembered. What can't be read is left out."""
     rows = connection.execute(sa.select(heartbeats.c.beat, heartbeats.c.beat_at, now(connection).label("now"))).all()
     return [

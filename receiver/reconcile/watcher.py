@@ -83,7 +83,7 @@ class Watcher:
     def walk(self, source: PolledSource) -> None:
         """Make the walk of a source, if it is due and no other clock makes it. Raises LedgerUnavailable."""
         now = self._ledger.now()
-        found = self._ledger.read(lambda connection: {each.source: each for each in watches.every(connection)})
+        found = self._ledger.read(lambda connection: {each.source: each for each in watches.list_watches(connection)})
         if source.name in found and found[source.name].due_at > now:
             return
         watch = self._ledger.write(lambda connection: watches.lease(connection, source.name, now))

@@ -56,7 +56,7 @@ def directory_id(directory: Path) -> str:
     return ""
 
 
-def every_file(directory: Path) -> list[SeenProcess]:
+def list_local_processes(directory: Path) -> list[SeenProcess]:
     """Return the heartbeats in the data directory, and remove those older than FORGET_AFTER."""
     found = []
     for path in sorted((directory / "parts").glob("*.json")):
@@ -84,9 +84,9 @@ def merged(*stores: Iterable[SeenProcess]) -> list[SeenProcess]:
     ]
 
 
-def every(ledger: Ledger, within: float | None = None) -> list[SeenProcess]:
+def list_processes(ledger: Ledger, within: float | None = None) -> list[SeenProcess]:
     """Return the newest heartbeat of each process on all hosts. Raises LedgerUnavailable.
 
     `within`: maximum seconds for the ledger; None: its own limits.
     """
-    return merged(ledger.read(heartbeats.every, within))
+    return merged(ledger.read(heartbeats.list_processes, within))

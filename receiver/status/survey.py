@@ -69,7 +69,7 @@ def survey(settings: Settings, ledger_wait: float | None = None) -> StatusReport
         trouble = f"no response within {ledger_wait:g} s"
         ledger_report = LedgerReport(hide_password(settings.database_url), trouble, remedy_for(trouble).words)
         ledger_processes = []
-    seen = board.merged(ledger_processes, board.every_file(settings.data))
+    seen = board.merged(ledger_processes, board.list_local_processes(settings.data))
     if redis_report.trouble:
         redis_report = replace(redis_report, down_since=_down_since(seen, "redis_down"))
     if ledger_report.trouble:
@@ -165,7 +165,7 @@ def _ledger(settings: Settings, config: Config | None) -> tuple[LedgerReport, li
             redis_lost=redis_losses.last_loss(connection, gauges.read_at - NEWS),
             spool_sent={str(it.selection.get("data_id", "")): it.at for it in reversed(sent)},
         )
-        return report, heartbeats.every(connection)
+        return report, heartbeats.list_processes(connection)
 
     try:
         if trouble := schema_trouble(ledger):

@@ -211,7 +211,7 @@ class AllProcesses:
         try:
             if trouble := schema_trouble(self._ledger, LEDGER_WITHIN):
                 return {"ledger": trouble.what}
-            seen = board.every(self._ledger, LEDGER_WITHIN)
+            seen = board.list_processes(self._ledger, LEDGER_WITHIN)
         except LedgerUnavailable as error:
             return {"ledger": str(error)}
         return {role: _last(last) for role, last in liveness.missing(seen, self._expected).items()}

@@ -154,7 +154,7 @@ def metrics(context: Context, within: float = LEDGER_WITHIN) -> WebComponent:
     async def poll() -> None:
         state.processes = state.gauges = state.counts = None
         with suppress(LedgerUnavailable):
-            state.processes = await asyncio.to_thread(board.every, ledger, within)
+            state.processes = await asyncio.to_thread(board.list_processes, ledger, within)
             state.gauges = await asyncio.to_thread(ledger.read, read, within)
         with suppress(redis.RedisError):
             state.counts = workers.parse(await client.hgetall(workers.KEY))

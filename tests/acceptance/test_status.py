@@ -175,7 +175,9 @@ def test_receiver_reports_at_once_that_it_spools(
     it.start()
 
     def beat(store: str) -> ProcessBeat | None:
-        return next((seen.beat for seen in board.every_file(it.data) if seen.beat.details["store"] == store), None)
+        return next(
+            (seen.beat for seen in board.list_local_processes(it.data) if seen.beat.details["store"] == store), None
+        )
 
     started = eventually(lambda: beat("redis"))
 

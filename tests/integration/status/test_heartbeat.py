@@ -29,7 +29,7 @@ def settings(tmp_path: Path, ledger: Ledger) -> Settings:
 
 
 def everywhere(settings: Settings, ledger: Ledger) -> list[list[SeenProcess]]:
-    return [ledger.read(heartbeats.every), board.every_file(settings.data)]
+    return [ledger.read(heartbeats.list_processes), board.list_local_processes(settings.data)]
 
 
 def test_heartbeat_and_stop_reach_both_stores(settings: Settings, ledger: Ledger) -> None:
@@ -45,8 +45,8 @@ def test_heartbeat_and_stop_reach_both_stores(settings: Settings, ledger: Ledger
         assert one.skew is None or abs(one.skew) < 60
     assert [path.stat().st_mode & 0o077 for path in (settings.data / "parts").rglob("*.json")] == [0]
     # And it stays one, however often it sends
-    first = board.every(ledger)[0].beat.sent_at
-    eventually(lambda: board.every(ledger)[0].beat.sent_at > first)
+    first = board.list_processes(ledger)[0].beat.sent_at
+    eventually(lambda: board.list_processes(ledger)[0].beat.sent_at > first)
     assert [len(seen) for seen in everywhere(settings, ledger)] == [1, 1]
     # And an orderly end is reported to the ledger; the file is gone
     it.stop()
@@ -77,21 +77,21 @@ def test_role_added_to_a_running_process_shows_at_once(settings: Settings, ledge
     # Given a process whose next heartbeat is far away
     it = Heartbeat(settings, "dispatch", "abc", every=600)
     it.start()
-    eventually(lambda: len(board.every(ledger)) == 1)
+    eventually(lambda: len(board.list_processes(ledger)) == 1)
     # When it takes another role, then that is known, and it still stops at once
     it.add("another", "deliver:ops")
-    eventually(lambda: {each.beat.role for each in board.every(ledger)} == {"dispatch", "deliver:ops"})
+    eventually(lambda: {each.beat.role for each in board.list_processes(ledger)} == {"dispatch", "deliver:ops"})
     it.stop()
-    assert {each.state for each in board.every(ledger)} == {"stopped"}
+    assert {each.state for each in board.list_processes(ledger)} == {"stopped"}
 
 
 def test_heartbeat_has_the_time_since_the_last_step(settings: Settings, ledger: Ledger) -> None:
     it = Heartbeat(settings, "clock", "", watched=True, every=0.05)
     it.start()
 
-    eventually(lambda: [each.beat.stalled > 0.2 for each in board.every(ledger)] == [True])
+    eventually(lambda: [each.beat.stalled > 0.2 for each in board.list_processes(ledger)] == [True])
     # Until it continues: a heartbeat may come long after one step of it
-    eventually(lambda: it.step() or board.every(ledger)[0].beat.stalled < 0.2)
+    eventually(lambda: it.step() or board.list_processes(ledger)[0].beat.stalled < 0.2)
     it.stop()
 
 
@@ -107,7 +107,7 @@ def test_late_heartbeat_is_soon_followed_by_another(settings: Settings, ledger: 
     it.start()
 
     eventually(lambda: len(asked) > 2)
-    eventually(lambda: (skew := board.every(ledger)[0].skew) is not None and skew > -0.2)
+    eventually(lambda: (skew := board.list_processes(ledger)[0].skew) is not None and skew > -0.2)
     it.stop()
 
 
@@ -116,11 +116,11 @@ def test_file_has_the_heartbeat_while_the_ledger_is_down(tmp_path: Path) -> None
     it = Heartbeat(settings, "clock", "", every=0.05)
     it.start()
 
-    assert [seen.beat.role for seen in eventually(lambda: board.every_file(tmp_path))] == ["clock"]
+    assert [seen.beat.role for seen in eventually(lambda: board.list_local_processes(tmp_path))] == ["clock"]
     it.stop()
     other = Ledger(settings.database_url)
     with pytest.raises(LedgerUnavailable):
-        board.every(other)
+        board.list_processes(other)
     other.close()
 
 
@@ -129,10 +129,10 @@ def test_ledger_that_comes_back_soon_has_the_heartbeat(tmp_path: Path) -> None:
     settings = Settings.from_env({"RUNHOOK_DATA": str(tmp_path)})
     it = Heartbeat(settings, "receiver", "", every=600, late=0.05)
     it.start()
-    eventually(lambda: board.every_file(tmp_path))
+    eventually(lambda: board.list_local_processes(tmp_path))
     # When the tables are made, then the heartbeat is soon there
     ledger = with_tables(Ledger(settings.database_url))
-    eventually(lambda: board.every(ledger))
+    eventually(lambda: board.list_processes(ledger))
     it.stop()
     ledger.close()
 
@@ -141,14 +141,14 @@ def test_old_heartbeats_are_forgotten(settings: Settings, ledger: Ledger) -> Non
     for role in ("clock", "dispatch"):
         it = Heartbeat(settings, role, "")
         it.start()
-        eventually(lambda role=role: role in [each.beat.role for each in board.every(ledger)])
+        eventually(lambda role=role: role in [each.beat.role for each in board.list_processes(ledger)])
         it.stop()
-    old = next(each.beat for each in board.every(ledger) if each.beat.role == "clock")
+    old = next(each.beat for each in board.list_processes(ledger) if each.beat.role == "clock")
     long_ago = sa.update(table).where(table.c.name == old.name).values(beat_at=table.c.beat_at - FORGET_AFTER - 9)
     ledger.write(lambda connection: connection.execute(long_ago))
 
     assert ledger.write(heartbeats.forget) == 1
-    assert [each.beat.role for each in board.every(ledger)] == ["dispatch"]
+    assert [each.beat.role for each in board.list_processes(ledger)] == ["dispatch"]
 
 
 def test_data_directory_keeps_its_id_when_moved(tmp_path: Path) -> None:
@@ -159,6 +159,6 @@ def test_data_directory_keeps_its_id_when_moved(tmp_path: Path) -> None:
 
     assert len(one) == 16
     assert board.directory_id(tmp_path / "moved") == one != board.directory_id(tmp_path / "b")
-    assert board.every_file(tmp_path / "moved") == []
+    assert board.list_local_processes(tmp_path / "moved") == []
     (tmp_path / "file").write_text("")
     assert board.directory_id(tmp_path / "file") == ""

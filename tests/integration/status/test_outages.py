@@ -37,7 +37,7 @@ def test_status_shows_since_when_the_ledger_is_down(tmp_path: Path) -> None:
 
     # And that is over when the ledger is back
     ledger = with_tables(Ledger(settings.database_url))
-    eventually(lambda: [each.beat.details["ledger_down"] for each in board.every(ledger)] == [None])
+    eventually(lambda: [each.beat.details["ledger_down"] for each in board.list_processes(ledger)] == [None])
     assert survey(settings).ledger.down_since is None
     it.stop()
     ledger.close()
