@@ -45,7 +45,7 @@ def any_shut(connection: sa.Connection) -> bool:
 
 def find(connection: sa.Connection, name: str) -> Lane | None:
     """Return the lane with this name, or None if it has no row. A sink's own lane has the name of the sink."""
-    return named(connection, [name]).get(name)
+    return by_name(connection, [name]).get(name)
 
 
 def shut_among(connection: sa.Connection, names: Collection[str]) -> set[str]:

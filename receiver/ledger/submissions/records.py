@@ -166,7 +166,7 @@ def addresses(connection: sa.Connection, source: str, submission_ids: Sequence[s
     found = {}
     for row in connection.execute(query).all():
         if row.key_id != key.id:
-            submission = one(connection, row.id)
+            submission = get(connection, row.id)
             if submission is None or not may_see(connection, submission, key):
                 continue
         found[row.id] = row.callback_url
