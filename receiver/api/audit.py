@@ -36,7 +36,7 @@ class ActionOutcome:
     detail: str = ""
 
 
-def note(
+def record_action(
     connection: Connection,
     actor: Actor,
     action: str,

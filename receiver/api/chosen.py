@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, Field
 
-from receiver.api.audit import note
+from receiver.api.audit import record_action
 from receiver.api.models import Filtered, Moment, Result, Scoped
 from receiver.api.names import check_id, check_names, whole_id
 from receiver.api.operations import OperationRow
@@ -198,5 +198,5 @@ def begin(connection: Connection, actor: Actor, action: Action, expect: int | No
     kept: Mapping[str, Any] = json.loads(made.selection.to_json())
     more = ({"into": action.sink} if action.sink else {}) | ({"force": True} if action.force else {})
     selection = {name: value for name, value in kept.items() if name != "sinks"} | more
-    note(connection, actor, name or action.kind, selection, made.total, source=made.source, detail=made.id)
+    record_action(connection, actor, name or action.kind, selection, made.total, source=made.source, detail=made.id)
     return made if action.rate else actions.step_once(connection, made, now)

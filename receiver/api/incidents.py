@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 from pydantic import Field
 
 from handlers.support.wording import without_particulars
-from receiver.api.audit import note
+from receiver.api.audit import record_action
 from receiver.api.endpoint import call
 from receiver.api.models import Filtered, Moment, Result, Scoped
 from receiver.api.service import Actor, Service
@@ -106,7 +106,7 @@ def mark_incident(service: Service, actor: Actor, wanted: MarkParameters) -> Inc
         chosen = {"id": wanted.id, "state": wanted.state, "note": storable(wanted.note)}
         row = {**chosen, "source": sources[0], "marked_by": actor.name, "marked_at": database_now(connection)}
         incidents.mark(connection, row)
-        note(connection, actor, "incident.mark", chosen, 1, source=sources[0])
+        record_action(connection, actor, "incident.mark", chosen, 1, source=sources[0])
         return row
 
     return IncidentMarkRow.model_validate(service.ledger.write(mark))

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from pydantic import Field
 
-from receiver.api.audit import note
+from receiver.api.audit import record_action
 from receiver.api.endpoint import call
 from receiver.api.listing import paged
 from receiver.api.models import Moment, Page, PageParameters, Result, Scoped
@@ -214,7 +214,7 @@ def create_key(service: Service, actor: Actor, wanted: NewKeyParameters) -> NewK
         key, text = _issued(connection, master, plan, wanted.expires_in, latest)
         facts: dict[str, Any] = {"key": key.id, "name": key.name, "scopes": in_order(key.scopes)}
         facts |= {"source": source, "rate": rate} | ({"expires_in": wanted.expires_in} if wanted.expires_in else {})
-        note(connection, actor, CREATE, facts, 1, source=_audited_source(source))
+        record_action(connection, actor, CREATE, facts, 1, source=_audited_source(source))
         return key, text
 
     key, text = service.ledger.write(work)
@@ -237,7 +237,7 @@ def rotate_key(service: Service, actor: Actor, wanted: RotationParameters) -> Ro
         key, text = _issued(connection, master, replace(old, rate=rate), life, latest)
         api_keys.replace(connection, before.id, key.id, key.created_at + wanted.grace)
         facts = {"key": before.id, "name": key.name, "by": key.id, "grace": wanted.grace}
-        note(connection, actor, ROTATE, facts, 1, source=_audited_source(key.source))
+        record_action(connection, actor, ROTATE, facts, 1, source=_audited_source(key.source))
         after = api_keys.get(connection, before.id)
         assert after is not None
         return key, text, after
@@ -321,7 +321,7 @@ def revoke_keys(service: Service, actor: Actor, wanted: KeysParameters) -> Revok
         revoked = [each for each in sorted(found) if api_keys.revoke(connection, each, now)]
         sources = {_audited_source(source) for source in found.values()}
         source = sources.pop() if len(sources) == 1 else ""
-        note(connection, actor, REVOKE, {"keys": sorted(found)}, len(revoked), source=source)
+        record_action(connection, actor, REVOKE, {"keys": sorted(found)}, len(revoked), source=source)
         return len(revoked)
 
     return RevokedKeys(count=service.ledger.write(work))

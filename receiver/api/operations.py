@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 from pydantic import Field
 
-from receiver.api.audit import note
+from receiver.api.audit import record_action
 from receiver.api.endpoint import call
 from receiver.api.listing import paged
 from receiver.api.models import MAX_VALUES, AskedFor, Moment, Page, PageParameters, Result, Scoped
@@ -87,7 +87,7 @@ def cancel_operation(service: Service, actor: Actor, wanted: OperationParameters
     def stop(connection: Connection) -> bool:
         stopped = actions.cancel(connection, wanted.id, database_now(connection))
         if stopped:
-            note(connection, actor, "operation.cancel", {"operation": wanted.id}, 1, source=found.source)
+            record_action(connection, actor, "operation.cancel", {"operation": wanted.id}, 1, source=found.source)
         return stopped
 
     if not service.ledger.write(stop):

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from pydantic import Field
 
-from receiver.api.audit import note
+from receiver.api.audit import record_action
 from receiver.api.chosen import TakenResult, begin, begun, preview
 from receiver.api.endpoint import call
 from receiver.api.models import Moment, Page, Result, Scoped
@@ -200,7 +200,7 @@ def pause_sink(service: Service, actor: Actor, wanted: SinkParameters) -> SinkRo
 
     def pause(connection: Connection) -> None:
         lanes.set_paused(connection, wanted.sink, True, database_now(connection))
-        note(connection, actor, "sink.pause", {"sink": wanted.sink}, 1)
+        record_action(connection, actor, "sink.pause", {"sink": wanted.sink}, 1)
 
     service.ledger.write(pause)
     return get_sink(service, actor, wanted)
@@ -217,7 +217,7 @@ def resume_sink(service: Service, actor: Actor, wanted: SinkParameters) -> Resum
         if paused:
             lanes.set_paused(connection, wanted.sink, False, now)
         lanes.probe_at_once(connection, shut, now)
-        note(connection, actor, "sink.resume", {"sink": wanted.sink}, 1)
+        record_action(connection, actor, "sink.resume", {"sink": wanted.sink}, 1)
         return paused, len(shut)
 
     paused, probed = service.ledger.write(resume)

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, urlencode
 
 from pydantic import AfterValidator, Field
 
-from receiver.api.audit import note
+from receiver.api.audit import record_action
 from receiver.api.endpoint import call
 from receiver.api.models import Moment, Page, Result, Scoped
 from receiver.api.service import Actor, Service
@@ -154,7 +154,7 @@ def _changeable(connection: Connection, actor: Actor, wanted: ViewParameters) ->
 
 def _note(connection: Connection, actor: Actor, action: str, view: SavedView) -> None:
     facts = {"name": view.name, "path": view.path, "shared": view.shared}
-    note(connection, actor, action, facts, 1, source=view.source, detail=view.id)
+    record_action(connection, actor, action, facts, 1, source=view.source, detail=view.id)
 
 
 def _row(view: SavedView, owner: str) -> SavedViewRow:
