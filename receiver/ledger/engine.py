@@ -193,7 +193,7 @@ class Ledger:
 
         operation = timeouts.operation_of(frame for frame, _ in walk_tb(error.__traceback__))
         with self._engine(write=True).begin() as connection:
-            times = timeouts.note(connection, operation, self.now())
+            times = timeouts.record(connection, operation, self.now())
         level = logging.ERROR if times >= timeouts.REPEATED else logging.WARNING
         reason = errors.first_line(getattr(error, "orig", None) or error)
         log.log(level, "ledger.cancelled operation=%s times=%d reason=%s", operation, times, reason)
