@@ -114,7 +114,7 @@ class EventDecider:
         view = RunView(parsed.run, event.source, event.via, found.disposition, labels, event.received_at, event.id)
         verdict = self._router.match(view, earlier_sinks=told)
         failed = [each for each in verdict.explanations if each.error]
-        notes = [parsed.run.note] if parsed.run.left_out else []
+        notes = [parsed.run.reading_note] if parsed.run.left_out else []
         notes += [f"route {each.route} {each.why}" for each in failed]
         tells_more = found.disposition in ("new", "interim")
         deliveries = [NewDelivery(each.sink, each.route, "", each.after) for each in verdict.targets]
