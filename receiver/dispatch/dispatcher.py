@@ -204,7 +204,7 @@ class Dispatcher(EventRecorder):
         try:
             sinks: Collection[str] = self.record([parsed])
         except LedgerUnavailable:
-            self._recovery.excuse(taken)
+            self._recovery.reset_delivery_count(taken)
             raise
         except _OF_ENTRY as error:
             sinks = self._record_unread(entry, error)

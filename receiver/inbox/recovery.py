@@ -8,7 +8,7 @@ dispatcher would return forever, and its neighbours with it. Therefore, by that 
     from RAW      alone, and recorded as it is, unread
     from LAST     it is set aside in Redis, without being read
 
-A ledger that is unavailable is not the entry's fault: `excuse` takes the count back.
+A ledger that is unavailable is not the entry's fault: `reset_delivery_count` takes the count back.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class InboxRecovery:
             size += sum(len(value) for _, fields in claimed for value in fields.values())
         return entries
 
-    def excuse(self, taken: Taken) -> None:
+    def reset_delivery_count(self, taken: Taken) -> None:
         """Do not count that an entry was taken alone: it failed for no fault of the entry."""
         if taken.alone:
             ids: list[Any] = [entry.entry_id for entry in taken.entries]

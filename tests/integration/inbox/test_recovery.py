@@ -65,7 +65,7 @@ def test_a_ledger_that_is_unavailable_does_not_count(redis_url: str, client: red
         taken = recovery.take(0, 0)
         assert taken is not None
         assert (taken.alone, taken.raw, taken.times) == (True, False, ALONE)
-        recovery.excuse(taken)
+        recovery.reset_delivery_count(taken)
 
 
 def test_what_waits_long_alone_holds_up_no_other(redis_url: str, client: redis.Redis, reader: InboxReader) -> None:
