@@ -32,7 +32,7 @@ from receiver.ledger.deliveries import orphans
 from receiver.ledger.migrate import LedgerAway, ensure_schema
 from receiver.runtime.child import in_child, say_working
 from receiver.runtime.process import raise_file_limit
-from receiver.runtime.redis_client import check_url, connect, no_entry, unusable
+from receiver.runtime.redis_client import auth_error, check_url, connect, unusable
 from receiver.runtime.supervisor import Program, Supervisor, program
 from receiver.worker_process import Work, WorkerProcess, take_place
 
@@ -94,7 +94,7 @@ def _trouble(settings: Settings, config: Config) -> str:
         client.ping()
         ensure_schema(ledger)
     except RedisError as error:
-        if barred := no_entry(settings.redis_url, error):
+        if barred := auth_error(settings.redis_url, error):
             raise NotStarted(barred) from None
         return unusable(settings.redis_url, error, redis_todo(embedded=settings.embedded_redis))
     except LedgerAway as error:

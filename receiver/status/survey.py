@@ -44,7 +44,7 @@ from receiver.ledger import (
 from receiver.ledger.deliveries import lanes, orphans
 from receiver.ledger.errors import remedy_for
 from receiver.ledger.migrate import schema_trouble
-from receiver.runtime.redis_client import connect, no_entry
+from receiver.runtime.redis_client import auth_error, connect
 from receiver.status import board
 from receiver.status.problem import NEWS
 from receiver.status.report import DiskReport, LedgerReport, RedisReport, StatusReport
@@ -132,7 +132,7 @@ def _redis(settings: Settings, config: Config | None) -> RedisReport:
         with suppress(redis.ResponseError):  # it may be forbidden
             report = replace(report, uptime=client.info("server").get("uptime_in_seconds"))
     except (redis.RedisError, OSError, TimeoutError) as error:
-        reason = no_entry(settings.redis_url, error) or str(error).rstrip(".") or "no answer in time"
+        reason = auth_error(settings.redis_url, error) or str(error).rstrip(".") or "no answer in time"
         return replace(report, trouble=reason)
     finally:
         client.close()
