@@ -30,7 +30,7 @@ from receiver.errors import NotStarted, UsageError
 from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.deliveries import orphans
 from receiver.ledger.migrate import LedgerAway, ensure_schema
-from receiver.runtime.child import in_child, say_working
+from receiver.runtime.child import in_child, report_ready
 from receiver.runtime.process import raise_file_limit
 from receiver.runtime.redis_client import auth_error, check_url, connect, unusable
 from receiver.runtime.supervisor import Program, Supervisor, program
@@ -191,6 +191,6 @@ def run(
         lambda name, text: log.error("%s: %s", name, text),
         on_death=lambda ended, why: split(ended, why, works[MAIN]) if ended.name == MAIN else [ended],
     )
-    code = supervisor.run(on_ready=say_working)
+    code = supervisor.run(on_ready=report_ready)
     log.info("worker.stopped code=%d", code)
     return code

@@ -44,7 +44,7 @@ from receiver.ledger.deliveries import claims
 from receiver.ledger.deliveries.claimed import Claimed
 from receiver.ledger.deliveries.recovery import release_claims
 from receiver.runtime.background import keep_thread, start_thread
-from receiver.runtime.child import UNFINISHED, own_status, say_working
+from receiver.runtime.child import UNFINISHED, own_status, report_ready
 from receiver.runtime.redis_client import connect
 from receiver.runtime.stop import StopRequests, stop_signals
 from receiver.status.heartbeat import Heartbeat
@@ -232,7 +232,7 @@ class WorkerProcess:
             finally:
                 self._job_until = math.inf
 
-        say_working()
+        report_ready()
         wakeup_worker.serve(queue, self._settings.redis_url, f"{self._owner}.{os.getpid()}", job, self._stops)
 
     def _linger(self, stop: Stop) -> None:

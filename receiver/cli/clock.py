@@ -16,7 +16,7 @@ def clock(since: WatchSince = "", config: ConfigFile = None, data: DataDirectory
     from receiver.clock import build
     from receiver.config.loader import file_hash
     from receiver.domain.liveness import CLOCK
-    from receiver.runtime.child import say_working
+    from receiver.runtime.child import report_ready
     from receiver.status.heartbeat import Heartbeat
 
     stops = StopRequests()
@@ -35,5 +35,5 @@ def clock(since: WatchSince = "", config: ConfigFile = None, data: DataDirectory
 
         freeze_imports()
         heartbeat.start()
-        say_working()
+        report_ready()
         the_clock.run(stop)

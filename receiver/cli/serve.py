@@ -12,7 +12,7 @@ from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.domain.database_url import check_database_url
 from receiver.errors import NotStarted
-from receiver.runtime.child import say_working
+from receiver.runtime.child import report_ready
 from receiver.runtime.data_folder import secure
 from receiver.runtime.process import freeze_imports, raise_file_limit, relax_gc_for_imports
 from receiver.telemetry import logs
@@ -77,7 +77,7 @@ def run(settings: Settings, config: Config, host: str, port: int, admin: ListenA
     for line in [*lines, *(f"WARNING: {each}" for each in doubtful)]:
         logs.say(line)
     freeze_imports()
-    say_working()
+    report_ready()
     server.run(sockets=[public])
     if not server.started:
         raise NotStarted("the receiver did not start; the line above says why")

@@ -77,7 +77,7 @@ def own_status() -> ChildStatus | None:
     return _own
 
 
-def say_working() -> None:
+def report_ready() -> None:
     """Report to the supervisor that this process does its work. Does nothing without one."""
     if _own is not None:
         _own.working = True

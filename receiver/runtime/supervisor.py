@@ -67,7 +67,7 @@ class Program:
 
 
 def program(name: str, main: Callable[[], int | None], grace: float, *, piped: bool) -> Program:
-    """Return the program that runs `main`, as a fork of this process, and calls `say_working` there."""
+    """Return the program that runs `main`, as a fork of this process, and calls `report_ready` there."""
     status = ChildStatus()
     return Program(name, partial(ForkedProcess, f"runhook {name}", main, status, piped=piped), status, grace=grace)
 
