@@ -234,7 +234,7 @@ class Clock:
         self._ledger.write(lambda connection: actions.remove(connection, before))
         self._ledger.write(lambda connection: incidents.remove_marks(connection, before))
         self._ledger.write(heartbeats.forget)
-        self._ledger.alter(dialect.learn)
+        self._ledger.alter(dialect.update_planner_statistics)
 
     def _sweep_held(self) -> None:
         began = time.monotonic()
