@@ -201,7 +201,7 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
     if error.status_code in (404, 405) and request.method == "POST" and signature.HEADER in request.headers:
         metrics: ReceiverMetrics | None = getattr(request.app, "metrics", None)
         if metrics is not None:  # not on the admin port
-            metrics.misdirect(request.url.path)
+            metrics.count_wrong_path(request.url.path)
     code = {404: NotFound.code, 405: NotAllowed.code}.get(error.status_code, "http_error")
     return JSONResponse({"error": {"code": code, "message": error.detail}}, error.status_code, error.headers)
 
