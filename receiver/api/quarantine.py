@@ -177,7 +177,7 @@ def verify_quarantine(service: Service, actor: Actor, wanted: QuarantineSelectio
     if verdicts and not wanted.dry_run:
         with audited(service.ledger, actor, VERIFY, _selection(wanted), source=wanted.source) as done:
             try:
-                let_in(service.settings, config, store, authentic, done)
+                accept(service.settings, config, store, authentic, done)
             except InboxUnavailable as error:
                 done.detail = f"Redis does not accept events ({error})"
                 raise Busy(f"{done.detail}; the others stay in quarantine") from None
@@ -220,7 +220,7 @@ def _selection(wanted: QuarantineSelection) -> dict[str, object]:
     return wanted.model_dump(mode="json", exclude_defaults=True, exclude={"dry_run"})
 
 
-def let_in(
+def accept(
     settings: Settings,
     config: Config,
     store: Quarantine,

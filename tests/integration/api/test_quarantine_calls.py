@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from receiver.api.audit import ActionOutcome
-from receiver.api.quarantine import let_in
+from receiver.api.quarantine import accept
 from receiver.api.service import Service
 from receiver.domain.signature import sign
 from receiver.errors import Busy, Invalid, NotAsExpected, NotFound
@@ -103,7 +103,7 @@ def test_request_removed_meanwhile_stops_no_other(service: Service, tmp_path: Pa
     chosen = [put(tmp_path, "skyvern", f"tsk_{number}", "wrong") for number in range(3)]
     store, told = Quarantine(tmp_path / "quarantine", 100, 1 << 20), ActionOutcome()
     store.remove(chosen[1:2])
-    let_in(service.settings, service.config, store, chosen, told)
+    accept(service.settings, service.config, store, chosen, told)
     assert (told.count, entries(service), store.list()) == (2, 2, [])
 
 
