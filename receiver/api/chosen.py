@@ -143,22 +143,25 @@ def take(
     return begun(service.ledger.write(lambda connection: begin(connection, actor, action, chosen.expect, name)))
 
 
-def _with_whole_ids(service: Service, wanted: Selection) -> Selection:
+def _with_whole_ids(service: Service, selection: Selection) -> Selection:
     """Return the selection with full ids in place of shortened ones, which might match new rows while the action runs.
     Raises Invalid for an ambiguous one."""
-    named = {"event_id": tuple(filter(None, [wanted.event_id])), "ids": (*wanted.delivery_ids, *wanted.event_ids)}
+    named = {
+        "event_id": tuple(filter(None, [selection.event_id])),
+        "ids": (*selection.delivery_ids, *selection.event_ids),
+    }
     if all(len(each) >= FULL_ID for ids in named.values() for each in ids):
-        return wanted
+        return selection
 
     def find(connection: Connection) -> dict[str, str]:
-        return {each: whole_id(connection, name, each, wanted.source) for name, ids in named.items() for each in ids}
+        return {each: whole_id(connection, name, each, selection.source) for name, ids in named.items() for each in ids}
 
     whole = service.ledger.read(find)
     return replace(
-        wanted,
-        delivery_ids=tuple(whole[each] for each in wanted.delivery_ids),
-        event_ids=tuple(whole[each] for each in wanted.event_ids),
-        event_id=whole.get(wanted.event_id, ""),
+        selection,
+        delivery_ids=tuple(whole[each] for each in selection.delivery_ids),
+        event_ids=tuple(whole[each] for each in selection.event_ids),
+        event_id=whole.get(selection.event_id, ""),
     )
 
 

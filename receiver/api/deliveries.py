@@ -66,13 +66,13 @@ class DeliveryDetails(Result):
     attempts: list[AttemptRow] = Field(description=f"The newest {MOST}, the oldest of them first.")
 
 
-def get_delivery(service: Service, _actor: Actor, wanted: DeliveryParameters) -> DeliveryDetails:
+def get_delivery(service: Service, _actor: Actor, parameters: DeliveryParameters) -> DeliveryDetails:
     """Return one delivery, with its attempts."""
 
     def read(connection: Connection) -> DeliveryDetails:
-        which = Filter(source=wanted.source, delivery=wanted.delivery)
+        which = Filter(source=parameters.source, delivery=parameters.delivery)
         found, _ = lists.list_deliveries(connection, which, None, 2)
-        row = DeliveryRow.model_validate(only("delivery", wanted.delivery, found), context=service.give_up_after)
+        row = DeliveryRow.model_validate(only("delivery", parameters.delivery, found), context=service.give_up_after)
         tried, _ = lists.list_attempts(connection, Filter(source=row.source, delivery=row.id), None, MOST)
         return DeliveryDetails(delivery=row, attempts=[AttemptRow.model_validate(each) for each in reversed(tried)])
 
@@ -112,61 +112,67 @@ class ResubmitParameters(Chosen):
     rate: Rate = 0.0
 
 
-def replay(service: Service, actor: Actor, wanted: ReplayParameters) -> TakenResult:
+def replay(service: Service, actor: Actor, parameters: ReplayParameters) -> TakenResult:
     """Send deliveries again, with the same idempotency keys. Deliveries of removed sinks are skipped."""
-    if unknown := set(wanted.state) - set(REPLAYABLE):
+    if unknown := set(parameters.state) - set(REPLAYABLE):
         raise Invalid(f"state: {min(unknown)}: only dead, delivered and waiting ones can be replayed")
-    if wanted.sink:
-        require_live_sink(service, wanted.sink)
-    force = wanted.force or DeliveryState.DELIVERED in wanted.state
-    selection = selection_of(wanted, sinks=tuple(service.config.destinations))
+    if parameters.sink:
+        require_live_sink(service, parameters.sink)
+    force = parameters.force or DeliveryState.DELIVERED in parameters.state
+    selection = selection_of(parameters, sinks=tuple(service.config.destinations))
     hint = "" if force else _NOT_REPLAYED
-    return take(service, actor, wanted, Action(REPLAY, selection, force=force, rate=wanted.rate), hint=hint)
+    return take(service, actor, parameters, Action(REPLAY, selection, force=force, rate=parameters.rate), hint=hint)
 
 
-def backfill(service: Service, actor: Actor, wanted: BackfillParameters) -> TakenResult:
+def backfill(service: Service, actor: Actor, parameters: BackfillParameters) -> TakenResult:
     """Send old results to a sink that has no delivery of them, regardless of rules."""
-    require_sink(service.config, wanted.into)
-    if wanted.into == CALLBACK:
+    require_sink(service.config, parameters.into)
+    if parameters.into == CALLBACK:
         raise Invalid(f"into: {CALLBACK}: callers' webhooks are made for their own runs, and not afterwards")
-    return take(service, actor, wanted, Action(BACKFILL, selection_of(wanted), wanted.into, rate=wanted.rate))
+    return take(
+        service, actor, parameters, Action(BACKFILL, selection_of(parameters), parameters.into, rate=parameters.rate)
+    )
 
 
-def resubmit(service: Service, actor: Actor, wanted: ResubmitParameters) -> TakenResult:
+def resubmit(service: Service, actor: Actor, parameters: ResubmitParameters) -> TakenResult:
     """Submit failed runs again, each once, through a sink of type resubmit.
 
     The sink knows the request of a run that was submitted here, and gets that of others from Skyvern. It skips a run
     that Skyvern itself will retry, or that has succeeded since. Its receipt is the new run.
     """
-    sink, options = resubmitter(service.config, wanted.into)
-    statuses = sorted(set(wanted.status or RETRIED) & RETRIED)
+    sink, options = resubmitter(service.config, parameters.into)
+    statuses = sorted(set(parameters.status or RETRIED) & RETRIED)
     if not statuses:
         raise Invalid(f"status: only {', '.join(sorted(RETRIED))} runs can be submitted again")
     too_old = time.time() - options.max_age
-    since = too_old if wanted.since is None else max(too_old, wanted.since)
-    selection = selection_of(wanted, status=tuple(statuses), since=since)
+    since = too_old if parameters.since is None else max(too_old, parameters.since)
+    selection = selection_of(parameters, status=tuple(statuses), since=since)
     hint = (
         f"; only failed runs can, whose result came in the last {options.max_age / 3600:g} h (max_age of {sink}), and "
         f"that {sink} has no delivery of: one that it has is replayed"
     )
-    action = Action(BACKFILL, selection, sink, rate=wanted.rate)
-    return take(service, actor, wanted, action, name="resubmit", hint=hint)
+    action = Action(BACKFILL, selection, sink, rate=parameters.rate)
+    return take(service, actor, parameters, action, name="resubmit", hint=hint)
 
 
-def cancel(service: Service, actor: Actor, wanted: DeliverySelection) -> TakenResult:
+def cancel(service: Service, actor: Actor, selection: DeliverySelection) -> TakenResult:
     """Cancel pending deliveries: held, queued and waiting ones. A delivery that is being sent continues."""
     return take(
-        service, actor, wanted, Action(CANCEL, selection_of(wanted)), hint="; only pending deliveries can be cancelled"
+        service,
+        actor,
+        selection,
+        Action(CANCEL, selection_of(selection)),
+        hint="; only pending deliveries can be cancelled",
     )
 
 
-def restore(service: Service, actor: Actor, wanted: DeliverySelection) -> TakenResult:
+def restore(service: Service, actor: Actor, selection: DeliverySelection) -> TakenResult:
     """Restore cancelled deliveries: due at once, with all of their attempts."""
     return take(
         service,
         actor,
-        wanted,
-        Action(RESTORE, selection_of(wanted)),
+        selection,
+        Action(RESTORE, selection_of(selection)),
         hint="; only cancelled deliveries can be restored",
     )
 

@@ -116,9 +116,9 @@ class _Api:
                 key = await self._key(request)
                 if shared and VIEW not in key.scopes and CONTENT_TYPE not in request.headers.get("accept", ""):
                     return pass_on(request)
-                if endpoint is TAIL and self._tail.wanted(request):
+                if endpoint is TAIL and self._tail.accepts_stream(request):
                     return await self._tail.open(request, key)
-                if endpoint is GET_CONTENT and self._artifacts.wanted(request):
+                if endpoint is GET_CONTENT and self._artifacts.accepts_stream(request):
                     return await self._content(request, Actor.of_key(key))
                 async with self._limits.body(request, key.id) as body:
                     encoded, etag = await self._pool.run(
@@ -143,8 +143,8 @@ class _Api:
 
     async def _content(self, request: Request, actor: Actor) -> Response:
         actor.require(GET_CONTENT.scope)
-        wanted = GET_CONTENT.parse({}, request.query_params.multi_items())
-        return await self._artifacts.answer(request, actor, wanted)
+        parameters = GET_CONTENT.parse({}, request.query_params.multi_items())
+        return await self._artifacts.answer(request, actor, parameters)
 
     async def identify(self, request: Request) -> Key:
         """Return the caller's key, whatever it may do. Raises RequestError and LedgerUnavailable."""

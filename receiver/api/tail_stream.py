@@ -53,7 +53,7 @@ class TailStreams:
         self._stopped = asyncio.Event()
 
     @staticmethod
-    def wanted(request: Request) -> bool:
+    def accepts_stream(request: Request) -> bool:
         """Return whether the request asks for a stream: it does unless it accepts JSON, and no events."""
         accepted = request.headers.get("accept", "")
         return "text/event-stream" in accepted or "application/json" not in accepted
@@ -65,8 +65,8 @@ class TailStreams:
             query = [*(each for each in query if each[0] != "after"), ("after", last)]
         actor = Actor.of_key(key)
         actor.require(TAIL.scope)  # before anything else: other errors would reveal what exists
-        wanted = TAIL.allowed(actor, TAIL.parse({}, query))
-        place, gap = await self._ledger.read(functools.partial(start, self._service, actor, wanted))
+        parameters = TAIL.allowed(actor, TAIL.parse({}, query))
+        place, gap = await self._ledger.read(functools.partial(start, self._service, actor, parameters))
         opening = sse.retry(random.uniform(*RETRY))
         if gap is not None:
             opening += sse.event("gap", "", gap.model_dump_json().encode())
@@ -76,14 +76,14 @@ class TailStreams:
                 pass  # the stream takes it when it is read: it may never be
         except TooManyWaiters:
             raise Busy("too many streams are open", retry_after=5) from None
-        return StreamedResponse(self._stream(key, wanted, place, opening), 200, sse.HEADERS)
+        return StreamedResponse(self._stream(key, parameters, place, opening), 200, sse.HEADERS)
 
     def stop(self) -> None:
         """End all streams: their clients reconnect to the next process."""
         self._stopped.set()
 
     async def _stream(
-        self, key: Key, wanted: TailParameters, place: Tail, opening: bytes
+        self, key: Key, parameters: TailParameters, place: Tail, opening: bytes
     ) -> AsyncGenerator[bytes, None]:
         with suppress(TooManyWaiters), self._places.place(key.id):
             yield opening
@@ -92,7 +92,7 @@ class TailStreams:
                 limit_waits()
                 data, more = b"", False
                 with suppress(LedgerUnavailable):  # the stream continues with the ledger
-                    read = functools.partial(self._read, key, wanted, place)
+                    read = functools.partial(self._read, key, parameters, place)
                     if (found := await self._ledger.read(read)) is None:
                         return
                     place, data, more = found
@@ -105,14 +105,14 @@ class TailStreams:
                             await self._stopped.wait()
 
     def _read(
-        self, key: Key, wanted: TailParameters, place: Tail, connection: Connection
+        self, key: Key, parameters: TailParameters, place: Tail, connection: Connection
     ) -> tuple[Tail, bytes, bool] | None:
         """Return the next place, the bytes of the events up to it, and whether there may be more; None without a valid
         key."""
         current = api_keys.get(connection, key.id)
         if current is None or not current.in_use:
             return None
-        place, found, more = follow(self._service, wanted, place, connection)
+        place, found, more = follow(self._service, parameters, place, connection)
         return place, b"".join(map(_rendered, found)), more
 
 

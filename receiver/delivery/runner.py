@@ -313,10 +313,10 @@ class SinkRunner:
 
         return self._ledger.write(work)
 
-    def _allowed(self, rate: SharedRate, wanted: int) -> int:
-        """Return how many that are due, up to `wanted`, the rate allows: none while Redis, which counts it, is down."""
+    def _allowed(self, rate: SharedRate, most: int) -> int:
+        """Return how many that are due, up to `most`, the rate allows: none while Redis, which counts it, is down."""
         now = self._ledger.now()
-        due = self._ledger.read(lambda it: claims.count_due(it, self.name, wanted, now), transaction=False)
+        due = self._ledger.read(lambda it: claims.count_due(it, self.name, most, now), transaction=False)
         try:
             return rate.take(due) if due else 0  # what is not sent must not count
         except redis.RedisError:

@@ -46,9 +46,9 @@ class Durability(NamedTuple):
 def assess(found: Mapping[str, str], max_body: int = 0) -> Durability:
     """Assess the Redis settings `found`. `max_body`: bytes of the largest event."""
     problems = [
-        f"{name} is {found[name]}, so {meaning}: set it to {wanted}"
-        for name, (wanted, meaning) in NEEDED.items()
-        if name in found and found[name] != wanted
+        f"{name} is {found[name]}, so {meaning}: set it to {needed}"
+        for name, (needed, meaning) in NEEDED.items()
+        if name in found and found[name] != needed
     ]
     policy = found.get("maxmemory-policy", "noeviction")
     # volatile-* evicts only keys that expire, and an inbox never does; a lost wake-up is only lateness.

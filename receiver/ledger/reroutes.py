@@ -61,13 +61,13 @@ class OldEvent:
         return (self.source, self.run_id), self.first if self.run_id else self.id
 
 
-def read_back(ledger: Ledger, wanted: Filter, before: int | None = None) -> Iterator[list[OldEvent]]:
-    """Yield the readable events that match `wanted`, the newest first, page by page. Raises LedgerUnavailable.
+def read_back(ledger: Ledger, filters: Filter, before: int | None = None) -> Iterator[list[OldEvent]]:
+    """Yield the readable events that match `filters`, the newest first, page by page. Raises LedgerUnavailable.
 
     `before`: only events with a lower `seq`.
     """
     while True:
-        sizes = ledger.read(lambda connection: _sizes(connection, wanted, before))  # noqa: B023 - it runs at once
+        sizes = ledger.read(lambda connection: _sizes(connection, filters, before))  # noqa: B023 - it runs at once
         for chunk in _chunks(sizes):
             yield ledger.read(lambda connection: _load(connection, chunk))  # noqa: B023
         if len(sizes) < PAGE:
@@ -82,14 +82,14 @@ def of_run(connection: sa.Connection, run: RunKey) -> list[OldEvent]:
     return _load(connection, connection.execute(mine.order_by(events.c.seq.desc()).limit(PAGE)).scalars().all())
 
 
-def _sizes(connection: sa.Connection, wanted: Filter, before: int | None) -> list[tuple[int, int]]:
+def _sizes(connection: sa.Connection, filters: Filter, before: int | None) -> list[tuple[int, int]]:
     """Return `seq` and body size in bytes of each event of the next page."""
     query = sa.select(events.c.seq, sa.func.length(events.c.body)).where(
         events.c.disposition != "unreadable", _HAS_BODY
     )
     if before is not None:
         query = query.where(events.c.seq < before)
-    query = query.where(*of_events(wanted)).order_by(events.c.seq.desc()).limit(PAGE)
+    query = query.where(*of_events(filters)).order_by(events.c.seq.desc()).limit(PAGE)
     return [(row[0], row[1]) for row in connection.execute(query)]
 
 
@@ -150,11 +150,11 @@ class Added(NamedTuple):
     sinks: set[str]
 
 
-def add(connection: sa.Connection, wanted: Sequence[AddedDelivery], now: float) -> Added:
+def add(connection: sa.Connection, added: Sequence[AddedDelivery], now: float) -> Added:
     """Create these deliveries, due now or held, as `creation.give` does."""
-    made = creation.give(connection, wanted, now)
+    made = creation.give(connection, added, now)
     due = {each.sink for each in made if not each.after}
-    ids = sorted({each.event_id for each in wanted})
+    ids = sorted({each.event_id for each in added})
     connection.execute(sa.update(events).where(dialect.among(events.c.id, ids)).values(unrouted=False))
     if any(each.after for each in made):
         due.update(links.release_held(connection, ids, now))

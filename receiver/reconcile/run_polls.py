@@ -87,10 +87,10 @@ class RunPolls:
         keys = [(due.source, run_id) for run_id in others]
         known = self._ledger.read(lambda connection: runs.run_statuses(connection, keys))
         now = self._ledger.now()
-        wanted = {run_id: now for run_id in others if (due.source, run_id) not in known}
-        if wanted:
-            log.info("reconcile.restarted source=%s run=%s as=%s", due.source, due.run_id, ",".join(sorted(wanted)))
-            self._ledger.write(lambda connection: run_polls.ask(connection, due.source, wanted, now))
+        due_times = {run_id: now for run_id in others if (due.source, run_id) not in known}
+        if due_times:
+            log.info("reconcile.restarted source=%s run=%s as=%s", due.source, due.run_id, ",".join(sorted(due_times)))
+            self._ledger.write(lambda connection: run_polls.ask(connection, due.source, due_times, now))
 
     def _again(self, due: DueRun, now: float, reason: str, retry_after: float | None = None) -> None:
         if due.final and _is_old(due, now):
