@@ -199,7 +199,7 @@ class Clock:
     def slow(self) -> None:
         """Correct times written while the database's clock was ahead; queue held deliveries that were left behind; end
         what has waited too long behind an open breaker; remove what is past its retention."""
-        if not self._every("slow", SLOW_EVERY):
+        if not self._is_time_for("slow", SLOW_EVERY):
             return
         if self._waits is not None:
             self._correct_times(self._waits)
@@ -208,7 +208,7 @@ class Clock:
         self._sweep_held()
         for kind, (step, pause) in _RETENTION.items():
             retain = self._retain[kind]
-            if retain is not None and (self._every(kind, pause) or self._kept_after.get(kind)):
+            if retain is not None and (self._is_time_for(kind, pause) or self._kept_after.get(kind)):
                 self._remove_old(kind, step, self._ledger.now() - retain)
 
     def _correct_times(self, waits: clock_correction.LongestWaits) -> None:
@@ -224,7 +224,7 @@ class Clock:
     def tidy(self) -> None:
         """Remove old lanes, lines of the audit, operations, marks of incidents, and heartbeats of dead processes;
         update the statistics of SQLite's planner."""
-        if not self._every("tidy", TIDY_EVERY):
+        if not self._is_time_for("tidy", TIDY_EVERY):
             return
         now, retain = self._ledger.now(), self._retain["events"]
         if retain is not None:
@@ -269,7 +269,7 @@ class Clock:
 
     def overdue(self) -> None:
         """Start polls for results that no webhook has brought."""
-        if self._reconciler and self._every("overdue", ALONE_EVERY if self._reconciler.alone else OVERDUE_EVERY):
+        if self._reconciler and self._is_time_for("overdue", ALONE_EVERY if self._reconciler.alone else OVERDUE_EVERY):
             self._reconciler.tick()
 
     def words(self) -> None:
@@ -288,7 +288,7 @@ class Clock:
             if more:
                 time.sleep(min(ended - started, INDEX_FOR))
 
-    def _every(self, name: str, seconds: float) -> bool:
+    def _is_time_for(self, name: str, seconds: float) -> bool:
         now = time.monotonic()
         if now - self._last.get(name, -seconds) < seconds:
             return False

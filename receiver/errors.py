@@ -165,13 +165,13 @@ class Busy(RequestError):
         super().__init__(message, headers={"Retry-After": str(retry_after)})
 
 
-def suggest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """Return the one of `known` that was probably meant, or "". `cutoff`: how alike they must be, 1 for the same."""
+def suggest(name: str, names: Iterable[str], cutoff: float = 0.6) -> str:
+    """Return the one of `names` that was probably meant, or "". `cutoff`: how alike they must be, 1 for the same."""
     import difflib  # only for a mistake; each start would pay for it
 
-    known = list(known)
-    exact = [each for each in known if each.lower().replace("-", "_") == name.lower().replace("-", "_")]
-    return next(iter(exact or difflib.get_close_matches(name, known, n=1, cutoff=cutoff)), "")
+    names = list(names)
+    exact = [each for each in names if each.lower().replace("-", "_") == name.lower().replace("-", "_")]
+    return next(iter(exact or difflib.get_close_matches(name, names, n=1, cutoff=cutoff)), "")
 
 
 def error_location(error: BaseException) -> str:

@@ -91,7 +91,7 @@ class ArtifactFiles:
     def at_hand(self, actor: Actor, parameters: ContentParameters) -> ArtifactContent | ArtifactRow:
         """Return the file, or its row when it must be fetched from Skyvern first. Raises as `find`."""
         parameters = GET_CONTENT.allowed(actor, parameters)
-        row = _named(self._service, parameters)
+        row = _artifact_row(self._service, parameters)
         trouble: SinkError | None = None
         for copy in row.stored:
             if copy.key and parameters.sink in ("", copy.sink):
@@ -147,7 +147,7 @@ def get_artifact_content(service: Service, actor: Actor, parameters: ContentPara
         return files.find(actor, parameters.model_copy(update={"skyvern": False})).facts
 
 
-def _named(service: Service, parameters: ContentParameters) -> ArtifactRow:
+def _artifact_row(service: Service, parameters: ContentParameters) -> ArtifactRow:
     def read(connection: Connection) -> ArtifactRow:
         run = one_run(connection, parameters.source, parameters.run_id)
         for each in files_of(connection, run, Redactor(service.config.redact)):

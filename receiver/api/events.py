@@ -82,7 +82,7 @@ class KeptBody(Result):
 
 def get_event(service: Service, _actor: Actor, parameters: EventParameters) -> EventDetails:
     """Return one event, with the run as sinks get it."""
-    row = _one(service, parameters)
+    row = _event_row(service, parameters)
     event = EventRow.model_validate(row)
     if event.size > LARGEST_VALUE:
         return EventDetails(event=event, run=None, note=f"the body is over {LARGEST_VALUE >> 20} MiB")
@@ -92,7 +92,7 @@ def get_event(service: Service, _actor: Actor, parameters: EventParameters) -> E
 
 def get_event_body(service: Service, _actor: Actor, parameters: EventParameters) -> KeptBody:
     """Return the stored body of one event."""
-    row = _one(service, parameters)
+    row = _event_row(service, parameters)
     if row["size"] > LARGEST:
         raise TooLarge(f"event {row['id']}: its body of {row['size']} bytes is over {LARGEST >> 20} MiB")
     body = _body(service, row).redacted
@@ -103,7 +103,7 @@ def get_event_body(service: Service, _actor: Actor, parameters: EventParameters)
         return KeptBody(**known, encoding="base64", body=base64.b64encode(body).decode())
 
 
-def _one(service: Service, parameters: EventParameters) -> Mapping[str, Any]:
+def _event_row(service: Service, parameters: EventParameters) -> Mapping[str, Any]:
     which = Filter(source=parameters.source, event_id=parameters.event_id)
     rows, _ = service.ledger.read(lambda connection: lists.list_events(connection, which, None, 2))
     is_id = parameters.event_id.startswith("evt_") and not id_trouble(parameters.event_id)

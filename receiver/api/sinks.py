@@ -158,8 +158,8 @@ def _state(lane: Lane | None) -> dict[str, Any]:
     }
 
 
-def _origins(known: Iterable[Lane]) -> OriginsRow:
-    shut = [lane for lane in known if lane.sink == CALLBACK != lane.lane and lane.breaker != "closed"]
+def _origins(origin_lanes: Iterable[Lane]) -> OriginsRow:
+    shut = [lane for lane in origin_lanes if lane.sink == CALLBACK != lane.lane and lane.breaker != "closed"]
     return OriginsRow(
         shut=[
             OriginRow(

@@ -90,7 +90,7 @@ def start(
             kept = service.config.retention.events
             if kept is not None and position.at < now - kept:
                 gap = TailGap(since=position.at, until=now - kept)
-        return Tail(tail.known(connection, position)), gap
+        return Tail(tail.current_position(connection, position)), gap
     check_names(service, actor, connection, parameters.filter(), empty=False)
     check_config_names(service, connection, parameters.filter())
     begin = tail.newest(connection, now) if parameters.since is None else tail.since(connection, parameters.since)

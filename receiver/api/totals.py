@@ -49,7 +49,7 @@ def _names(value: object) -> object:
     return [name.strip() for each in many for name in str(each).split(",") if name.strip()]
 
 
-def _known(by: tuple[str, ...]) -> tuple[str, ...]:
+def _checked_dimensions(by: tuple[str, ...]) -> tuple[str, ...]:
     for name in by:
         if name not in _DIMENSIONS:
             meant = suggest(name, _DIMENSIONS)
@@ -63,7 +63,7 @@ def _known(by: tuple[str, ...]) -> tuple[str, ...]:
 class TotalsParameters(ByDelivery):
     """What is counted, and by what. Times are those of the last change."""
 
-    by: Annotated[tuple[str, ...], BeforeValidator(_names), AfterValidator(_known)] = Field(
+    by: Annotated[tuple[str, ...], BeforeValidator(_names), AfterValidator(_checked_dimensions)] = Field(
         (), description=f"Group by these, separated by commas: {', '.join(_DIMENSIONS)}."
     )
     bucket: Annotated[Seconds, Field(ge=1)] | None = Field(

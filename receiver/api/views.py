@@ -102,7 +102,7 @@ def save_view(service: Service, actor: Actor, parameters: SaveViewParameters) ->
         view_id = before.id if before else f"view_{secrets.token_hex(8)}"
         view = SavedView(**parameters.model_dump(), id=view_id, owner=owner, saved_at=database_now(connection))
         saved_views.put(connection, view)
-        _note(connection, actor, "view.save", view)
+        _record(connection, actor, "view.save", view)
         return view
 
     return _row(service.ledger.write(save), owner)
@@ -118,7 +118,7 @@ def rename_view(service: Service, actor: Actor, parameters: RenameViewParameters
             raise Conflict(f"there is another view called {parameters.name}")
         renamed = replace(view, name=parameters.name)
         saved_views.put(connection, renamed)
-        _note(connection, actor, "view.rename", renamed)
+        _record(connection, actor, "view.rename", renamed)
         return renamed
 
     return _row(service.ledger.write(rename), _owner(actor))
@@ -130,7 +130,7 @@ def remove_view(service: Service, actor: Actor, parameters: ViewParameters) -> S
     def remove(connection: Connection) -> SavedView:
         view = _changeable(connection, actor, parameters)
         saved_views.remove(connection, view.id)
-        _note(connection, actor, "view.remove", view)
+        _record(connection, actor, "view.remove", view)
         return view
 
     return _row(service.ledger.write(remove), _owner(actor))
@@ -152,7 +152,7 @@ def _changeable(connection: Connection, actor: Actor, parameters: ViewParameters
     return view
 
 
-def _note(connection: Connection, actor: Actor, action: str, view: SavedView) -> None:
+def _record(connection: Connection, actor: Actor, action: str, view: SavedView) -> None:
     facts = {"name": view.name, "path": view.path, "shared": view.shared}
     record_action(connection, actor, action, facts, 1, source=view.source, detail=view.id)
 

@@ -205,7 +205,7 @@ def _move(connection: sa.Connection, operation: Operation, bounds: StepBounds, n
     if kind in (REPLAY, RESTORE) and not selection.has_ids:
         # A delivery that has ended or was cancelled since was not counted.
         query = query.where(deliveries.c.updated_at <= operation.created_at + _SKEW)
-    rows, cursor = _next(connection, query, deliveries.c.id, operation.cursor, bounds, named=selection.has_ids)
+    rows, cursor = _next(connection, query, deliveries.c.id, operation.cursor, bounds, has_ids=selection.has_ids)
     ids = [row.id for row in rows]
     if kind == CANCEL:
         # The reason lets an operator restore all matches of a filter together.
@@ -255,17 +255,17 @@ def _next(
     after: Any,
     bounds: StepBounds,
     *,
-    named: bool = False,
+    has_ids: bool = False,
 ) -> tuple[Sequence[Any], str]:
     """Return the rows of a step after the primary key `after`, and the cursor of the next; "" at the end.
 
-    `named`: the selection is by ids, and so small. Any other is searched page by page, so that a statement reads a
+    `has_ids`: the selection is by ids, and so small. Any other is searched page by page, so that a statement reads a
     bounded number of rows. Possibly returns a new cursor and no rows.
     """
     began, query = time.monotonic(), query.order_by(key).limit(bounds.moves)
     while True:
         last = None
-        if not named:
+        if not has_ids:
             last = connection.execute(
                 sa.select(key).where(key > after).order_by(key).offset(bounds.rows - 1).limit(1)
             ).scalar()

@@ -50,7 +50,7 @@ class DatabaseClock:
         return self.since_boot() + self._reading.ahead if self._reading else self._host()
 
     @property
-    def known(self) -> bool:
+    def has_reading(self) -> bool:
         """Whether the database's clock has been read."""
         return self._reading is not None
 

@@ -91,7 +91,7 @@ class Ledger:
 
         The clock is read with the first transaction, or now. While it cannot be read, returns the host's time.
         """
-        if not self._clock.known and not self._on_sqlite:
+        if not self._clock.has_reading and not self._on_sqlite:
             with suppress(LedgerUnavailable):
                 self.read(lambda connection: connection.in_transaction() or connection.begin())
         return self._clock.now()

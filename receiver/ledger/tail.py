@@ -65,7 +65,7 @@ def since(connection: sa.Connection, moment: float) -> Position:
     return Position(first - 1, moment)
 
 
-def known(connection: sa.Connection, position: Position) -> Position:
+def current_position(connection: sa.Connection, position: Position) -> Position:
     """Return `position`, or its equivalent in a ledger that was replaced: the place before the first event that was
     recorded later."""
     top = connection.scalar(sa.select(sa.func.max(events.c.seq))) or 0

@@ -52,7 +52,7 @@ class Heartbeat:
         name: str = "",
         details: Callable[[], Mapping[str, Any]] = dict,
         watched: bool = False,
-        every: float = BEAT_EVERY,
+        interval: float = BEAT_EVERY,
         late: float = LATE,
     ) -> None:
         self._settings = settings
@@ -64,7 +64,7 @@ class Heartbeat:
         self.add(name or f"{role}@{socket.gethostname()}.{token_hex(4)}", role)
         self._details = details
         self._watched = watched
-        self._every = every
+        self._interval = interval
         self._late = late
         self._stepped = time.monotonic()
         self._stopping = threading.Event()
@@ -130,7 +130,7 @@ class Heartbeat:
             with self._changed:
                 self._changed.wait_for(
                     lambda: self._stopping.is_set() or self._beats is not roles,  # noqa: B023
-                    min(self._every, self._late) if late else self._every,
+                    min(self._interval, self._late) if late else self._interval,
                 )
 
     def _now(self, *, stopped: bool) -> list[ProcessBeat]:

@@ -121,9 +121,9 @@ def _of_worker(role: str) -> bool:
     return role == DISPATCH or bool(liveness.sink_of(role))
 
 
-def _role_names(named: Iterable[str]) -> str:
+def _role_names(roles: Iterable[str]) -> str:
     """Return the names of a worker's processes: "dispatch and deliver:ops, deliver:archive"."""
-    found = list(dict.fromkeys(named))
+    found = list(dict.fromkeys(roles))
     sinks = ", ".join(role for role in found if liveness.sink_of(role))
     return " and ".join(filter(None, (DISPATCH if DISPATCH in found else "", sinks)))
 

@@ -107,12 +107,12 @@ class _StatusEvent(NamedTuple):
         return sse.event("status", event_id, json.dumps(self._asdict()).encode())
 
 
-def _newest(run_id: str, state: WaitedRun, known: WaitedRun | None) -> tuple[_StatusEvent, str] | None:
+def _newest(run_id: str, state: WaitedRun, last: WaitedRun | None) -> tuple[_StatusEvent, str] | None:
     """Return what is new in `state`, with the id of the event that said it; "" when a look at Skyvern did."""
     status, look = state.status, state.look
-    if status is not None and status.event_id and status != (known.status if known else None):
+    if status is not None and status.event_id and status != (last.status if last else None):
         return _StatusEvent(run_id, status.run_type, status.outcome, status.attempt, status.final), status.event_id
-    if look is not None and look != (known.look if known else None):
+    if look is not None and look != (last.look if last else None):
         return _StatusEvent(run_id, look.run_type, look.status, look.attempt, look.final), ""
     return None
 

@@ -138,8 +138,8 @@ class KeysetList:
         rows = (row._mapping for row in connection.execute(query))
         return [(tuple(row[each.key] for each in self.key), {name: row[name] for name in names}) for row in rows]
 
-    def _is_before(self, one: Key, other: Key) -> bool:
-        return one < other if self.ascending else one > other
+    def _is_before(self, key: Key, other: Key) -> bool:
+        return key < other if self.ascending else key > other
 
     def _ordered(self, key: Sequence[sa.ColumnElement[Any]]) -> list[sa.ColumnElement[Any]]:
         return [each.asc() if self.ascending else each.desc() for each in key]

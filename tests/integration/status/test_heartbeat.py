@@ -34,7 +34,7 @@ def everywhere(settings: Settings, ledger: Ledger) -> list[list[SeenProcess]]:
 
 def test_heartbeat_and_stop_reach_both_stores(settings: Settings, ledger: Ledger) -> None:
     # Given a process that sends heartbeats
-    it = Heartbeat(settings, "deliver:ops", "abc", details=lambda: {"spool_events": 3}, every=0.05)
+    it = Heartbeat(settings, "deliver:ops", "abc", details=lambda: {"spool_events": 3}, interval=0.05)
     it.start()
     # Then each store has it
     for seen in eventually(lambda: all(found := everywhere(settings, ledger)) and found):
@@ -61,7 +61,7 @@ def test_process_of_several_parts_has_one_file(settings: Settings, ledger: Ledge
         return [{each.beat.name: each.beat.role for each in seen} for seen in everywhere(settings, ledger)]
 
     # Given one that sends heartbeats
-    it = Heartbeat(settings, role, "", name=name, every=0.05)
+    it = Heartbeat(settings, role, "", name=name, interval=0.05)
     for each in others:
         it.add(*each)
     it.start()
@@ -75,7 +75,7 @@ def test_process_of_several_parts_has_one_file(settings: Settings, ledger: Ledge
 
 def test_role_added_to_a_running_process_shows_at_once(settings: Settings, ledger: Ledger) -> None:
     # Given a process whose next heartbeat is far away
-    it = Heartbeat(settings, "dispatch", "abc", every=600)
+    it = Heartbeat(settings, "dispatch", "abc", interval=600)
     it.start()
     eventually(lambda: len(board.list_processes(ledger)) == 1)
     # When it takes another role, then that is known, and it still stops at once
@@ -86,7 +86,7 @@ def test_role_added_to_a_running_process_shows_at_once(settings: Settings, ledge
 
 
 def test_heartbeat_has_the_time_since_the_last_step(settings: Settings, ledger: Ledger) -> None:
-    it = Heartbeat(settings, "clock", "", watched=True, every=0.05)
+    it = Heartbeat(settings, "clock", "", watched=True, interval=0.05)
     it.start()
 
     eventually(lambda: [each.beat.stalled > 0.2 for each in board.list_processes(ledger)] == [True])
@@ -103,7 +103,7 @@ def test_late_heartbeat_is_soon_followed_by_another(settings: Settings, ledger: 
         time.sleep(asked[-1])
         return {}
 
-    it = Heartbeat(settings, "clock", "", details=details, every=3600, late=0.2)
+    it = Heartbeat(settings, "clock", "", details=details, interval=3600, late=0.2)
     it.start()
 
     eventually(lambda: len(asked) > 2)
@@ -113,7 +113,7 @@ def test_late_heartbeat_is_soon_followed_by_another(settings: Settings, ledger: 
 
 def test_file_has_the_heartbeat_while_the_ledger_is_down(tmp_path: Path) -> None:
     settings = Settings.from_env({"DATABASE_URL": "sqlite:////dev/null/l.db", "RUNHOOK_DATA": str(tmp_path)})
-    it = Heartbeat(settings, "clock", "", every=0.05)
+    it = Heartbeat(settings, "clock", "", interval=0.05)
     it.start()
 
     assert [seen.beat.role for seen in eventually(lambda: board.list_local_processes(tmp_path))] == ["clock"]
@@ -127,7 +127,7 @@ def test_file_has_the_heartbeat_while_the_ledger_is_down(tmp_path: Path) -> None
 def test_ledger_that_comes_back_soon_has_the_heartbeat(tmp_path: Path) -> None:
     # Given a process whose ledger has no tables yet, and whose next heartbeat is far away
     settings = Settings.from_env({"RUNHOOK_DATA": str(tmp_path)})
-    it = Heartbeat(settings, "receiver", "", every=600, late=0.05)
+    it = Heartbeat(settings, "receiver", "", interval=600, late=0.05)
     it.start()
     eventually(lambda: board.list_local_processes(tmp_path))
     # When the tables are made, then the heartbeat is soon there

@@ -27,7 +27,7 @@ from tests.support.waiting import eventually
 def test_status_shows_since_when_the_ledger_is_down(tmp_path: Path) -> None:
     # Given a process whose ledger has no tables
     settings = Settings.from_env({"RUNHOOK_DATA": str(tmp_path), "REDIS_URL": "redis://127.0.0.1:1/0"})
-    it = Heartbeat(settings, "clock", "", every=0.05, late=0.05)
+    it = Heartbeat(settings, "clock", "", interval=0.05, late=0.05)
     began = time.time()
     it.start()
 

@@ -41,7 +41,7 @@ def test_before_the_database_has_answered_the_hosts_clock_serves() -> None:
     host = Host(ahead=60)
     assert host.clock.now() == EPOCH
     assert host.clock.stale
-    assert not host.clock.known
+    assert not host.clock.has_reading
 
 
 @pytest.mark.parametrize("ahead", [0, 6, -6, 0.3, 86_400, -1e6])
