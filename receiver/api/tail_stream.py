@@ -25,9 +25,8 @@ from receiver.ledger import Connection, LedgerUnavailable, api_keys
 from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import AsyncLedger, limit_waits
 from receiver.ledger.tail import Position, Tail
-from receiver.web import sse
 from receiver.web.limits import TooManyWaiters, WaiterLimit
-from receiver.web.responses import StreamedResponse
+from receiver.web.responses import SSE_HEADERS, SSE_KEEP_ALIVE, StreamedResponse, sse_event, sse_keep_alive, sse_retry
 
 # Streams of one process, and the share of the free ones that one key may take.
 MAX_STREAMS: Final = 100
@@ -43,7 +42,7 @@ class TailStreams:
     """The streams of one process. `interval`, `keep_alive`: seconds, see INTERVAL and the module."""
 
     def __init__(
-        self, service: Service, ledger: AsyncLedger, interval: float = INTERVAL, keep_alive: float = sse.KEEP_ALIVE
+        self, service: Service, ledger: AsyncLedger, interval: float = INTERVAL, keep_alive: float = SSE_KEEP_ALIVE
     ) -> None:
         self._interval = interval
         self._keep_alive = keep_alive
@@ -67,16 +66,16 @@ class TailStreams:
         actor.require(TAIL.scope)  # before anything else: other errors would reveal what exists
         parameters = TAIL.allowed(actor, TAIL.parse({}, query))
         place, gap = await self._ledger.read(functools.partial(start, self._service, actor, parameters))
-        opening = sse.retry(random.uniform(*RETRY))
+        opening = sse_retry(random.uniform(*RETRY))
         if gap is not None:
-            opening += sse.event("gap", "", gap.model_dump_json().encode())
-        opening += sse.still_here(encode(place.position))
+            opening += sse_event("gap", "", gap.model_dump_json().encode())
+        opening += sse_keep_alive(encode(place.position))
         try:
             with self._places.place(key.id):
                 pass  # the stream takes it when it is read: it may never be
         except TooManyWaiters:
             raise Busy("too many streams are open", retry_after=5) from None
-        return StreamedResponse(self._stream(key, parameters, place, opening), 200, sse.HEADERS)
+        return StreamedResponse(self._stream(key, parameters, place, opening), 200, SSE_HEADERS)
 
     def stop(self) -> None:
         """End all streams: their clients reconnect to the next process."""
@@ -97,7 +96,7 @@ class TailStreams:
                         return
                     place, data, more = found
                 if data or time.monotonic() - sent >= self._keep_alive:
-                    yield data or sse.still_here(encode(place.position))
+                    yield data or sse_keep_alive(encode(place.position))
                     sent = time.monotonic()
                 if place.gap or not more:
                     with suppress(TimeoutError):
@@ -117,4 +116,4 @@ class TailStreams:
 
 
 def _rendered(event: TailEvent) -> bytes:
-    return sse.event("event", encode(Position(event.seq, event.recorded_at)), event.model_dump_json().encode())
+    return sse_event("event", encode(Position(event.seq, event.recorded_at)), event.model_dump_json().encode())

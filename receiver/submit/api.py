@@ -50,11 +50,11 @@ from receiver.submit.retry_webhook import WebhookRetrier
 from receiver.submit.run_watch import RunWatch, WaitedRun, WaitedRuns
 from receiver.submit.source import Caller, Source
 from receiver.submit.submitter import Submitter
-from receiver.web import sse
 from receiver.web.component import Context, WebComponent
 from receiver.web.keys import INVALID_KEY, Authenticator
 from receiver.web.limits import CallLimits, TooManyWaiters, WaiterLimit
 from receiver.web.responses import (
+    SSE_HEADERS,
     Refusal,
     Reply,
     StreamedResponse,
@@ -278,7 +278,7 @@ class _Api:
     async def events(self, request: Request, caller: Caller) -> Response:
         """Return the server-sent events of a run."""
         events = await self._streams.open(caller, request.path_params["run_id"])
-        return StreamedResponse(self._while_valid(events, caller.key), 200, sse.HEADERS)
+        return StreamedResponse(self._while_valid(events, caller.key), 200, SSE_HEADERS)
 
     async def _while_valid(self, events: AsyncGenerator[bytes, None], key: Key) -> AsyncGenerator[bytes, None]:
         """Return `events`, until the key is revoked: a stream may last for as long as its run."""
