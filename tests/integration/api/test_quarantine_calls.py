@@ -79,7 +79,7 @@ def test_quarantine_is_listed_while_the_ledger_is_down(service: Service, tmp_pat
     assert (len(first["items"]), len(rest["items"]), rest["next"]) == (2, 1, None)
 
 
-def test_what_is_authentic_by_now_is_let_in(service: Service, tmp_path: Path) -> None:
+def test_what_is_authentic_by_now_is_accepted(service: Service, tmp_path: Path) -> None:
     # Given one that the present secret fits, one that none fits, and one of another source
     good = put(tmp_path, "skyvern", "tsk_1", "secret-of-skyvern")
     put(tmp_path, "skyvern", "tsk_2", "wrong")

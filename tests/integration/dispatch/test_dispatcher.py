@@ -648,7 +648,7 @@ def test_body_too_large_for_memory_is_routed_by_its_facts(
     assert event_body(ledger, event(large).id) == large
     found = ledger.read(lambda connection: queries.list_events(connection, queries.Filter()))
     (problem,) = (row["problem"] for row in found if row["run_id"] == "tsk_large")
-    assert problem.startswith(parse(large).note)
+    assert problem.startswith(parse(large).reading_note)
     # And the same again is known as such, with other URLs too
     again = body("tsk_large", "failed", output=[[]] * 2_500_000, failure_reason="because", recording_url="https://x/2")
     dispatcher.dispatch([event(again)])

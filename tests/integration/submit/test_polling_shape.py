@@ -110,7 +110,7 @@ def test_get_matches_skyvern_before_and_after_the_webhook(
     assert other["run_request"]["webhook_url"] is None
 
 
-def test_kept_request_is_masked_and_private(submitting: Make, simulate_skyvern: Simulate) -> None:
+def test_request_record_is_masked_and_private(submitting: Make, simulate_skyvern: Simulate) -> None:
     rig = submitting(
         simulate_skyvern(run_seconds=1000.0).url,
         dispatching=False,
