@@ -101,7 +101,7 @@ def fill(ledger: Ledger, count: int, texts: Iterable[str] | None = None) -> None
         _fill(connection, count, texts)
         driver.execute("COMMIT")
     engine.dispose()
-    ledger.alter(dialect.learn)  # as the clock does it
+    ledger.alter(dialect.update_planner_statistics)  # as the clock does it
     ledger.close()
 
 

@@ -30,10 +30,10 @@ BUILT_IN: Mapping[str, str] = {
 class UnknownSinkType(KeyError):
     """No sink type has this name. `suggestion`: a known name that is close, or None."""
 
-    def __init__(self, name: str, known: list[str]) -> None:
-        close = get_close_matches(name, known, n=1)
+    def __init__(self, name: str, types: list[str]) -> None:
+        close = get_close_matches(name, types, n=1)
         self.suggestion = close[0] if close else None
-        hint = f"did you mean {self.suggestion}?" if self.suggestion else f"known: {', '.join(known)}"
+        hint = f"did you mean {self.suggestion}?" if self.suggestion else f"known: {', '.join(types)}"
         self.message = f"unknown sink type {name!r}; {hint}"
         super().__init__(self.message)
 

@@ -17,14 +17,15 @@ from receiver.config.settings import Settings
 from receiver.delivery import backoff
 from receiver.domain import poll_schedule
 from receiver.domain.redaction import Redactor
+from receiver.errors import error_location
 from receiver.ledger import (
     Connection,
     Ledger,
     LedgerUnavailable,
     actions,
     agenda,
-    ahead,
     audit,
+    clock_correction,
     dialect,
     heartbeats,
     incidents,
@@ -35,7 +36,6 @@ from receiver.ledger.deliveries import lanes, recovery
 from receiver.ledger.migrate import await_schema
 from receiver.reconcile import poller
 from receiver.reconcile.poller import Reconciler
-from receiver.runtime.process import error_location
 from receiver.runtime.redis_client import check_url
 from receiver.telemetry.logs import Fields
 
@@ -90,7 +90,7 @@ class Clock:
         reconciler: Reconciler | None = None,
         give_up: Mapping[str, float] = {},
         redactor: Redactor | None = None,
-        waits: ahead.LongestWaits | None = None,
+        waits: clock_correction.LongestWaits | None = None,
     ) -> None:
         self._ledger = ledger
         self._sinks = sinks
@@ -199,7 +199,7 @@ class Clock:
     def slow(self) -> None:
         """Correct times written while the database's clock was ahead; queue held deliveries that were left behind; end
         what has waited too long behind an open breaker; remove what is past its retention."""
-        if not self._every("slow", SLOW_EVERY):
+        if not self._is_time_for("slow", SLOW_EVERY):
             return
         if self._waits is not None:
             self._correct_times(self._waits)
@@ -208,13 +208,13 @@ class Clock:
         self._sweep_held()
         for kind, (step, pause) in _RETENTION.items():
             retain = self._retain[kind]
-            if retain is not None and (self._every(kind, pause) or self._kept_after.get(kind)):
+            if retain is not None and (self._is_time_for(kind, pause) or self._kept_after.get(kind)):
                 self._remove_old(kind, step, self._ledger.now() - retain)
 
-    def _correct_times(self, waits: ahead.LongestWaits) -> None:
+    def _correct_times(self, waits: clock_correction.LongestWaits) -> None:
         began, now = time.monotonic(), self._ledger.now()
-        while self._ledger.read(lambda connection: ahead.any_ahead(connection, now, waits)):
-            done = self._ledger.write(lambda connection: ahead.correct(connection, now, waits))
+        while self._ledger.read(lambda connection: clock_correction.any_ahead(connection, now, waits)):
+            done = self._ledger.write(lambda connection: clock_correction.correct(connection, now, waits))
             log.warning(
                 "clock.corrected deliveries=%d breakers=%d polls=%d reason=the database's clock was ahead", *done[:3]
             )
@@ -224,7 +224,7 @@ class Clock:
     def tidy(self) -> None:
         """Remove old lanes, lines of the audit, operations, marks of incidents, and heartbeats of dead processes;
         update the statistics of SQLite's planner."""
-        if not self._every("tidy", TIDY_EVERY):
+        if not self._is_time_for("tidy", TIDY_EVERY):
             return
         now, retain = self._ledger.now(), self._retain["events"]
         if retain is not None:
@@ -234,7 +234,7 @@ class Clock:
         self._ledger.write(lambda connection: actions.remove(connection, before))
         self._ledger.write(lambda connection: incidents.remove_marks(connection, before))
         self._ledger.write(heartbeats.forget)
-        self._ledger.alter(dialect.learn)
+        self._ledger.alter(dialect.update_planner_statistics)
 
     def _sweep_held(self) -> None:
         began = time.monotonic()
@@ -269,7 +269,7 @@ class Clock:
 
     def overdue(self) -> None:
         """Start polls for results that no webhook has brought."""
-        if self._reconciler and self._every("overdue", ALONE_EVERY if self._reconciler.alone else OVERDUE_EVERY):
+        if self._reconciler and self._is_time_for("overdue", ALONE_EVERY if self._reconciler.alone else OVERDUE_EVERY):
             self._reconciler.tick()
 
     def words(self) -> None:
@@ -288,7 +288,7 @@ class Clock:
             if more:
                 time.sleep(min(ended - started, INDEX_FOR))
 
-    def _every(self, name: str, seconds: float) -> bool:
+    def _is_time_for(self, name: str, seconds: float) -> bool:
         now = time.monotonic()
         if now - self._last.get(name, -seconds) < seconds:
             return False
@@ -324,11 +324,11 @@ def build(settings: Settings, config: Config, stop: Callable[[float], bool], wat
     )
 
 
-def longest_waits(config: Config) -> ahead.LongestWaits:
+def longest_waits(config: Config) -> clock_correction.LongestWaits:
     """Return the longest waits that the config allows, a sink's Retry-After included."""
     policies = [config.retry_of(name) for name in config.destinations]
     attempt = max([backoff.RETRY_AFTER_CAP * 1.05, *(policy.max for policy in policies)])
     poll = max(poll_schedule.LONGEST_FIRST, config.reconcile.longest) * 1.25
-    return ahead.LongestWaits(
+    return clock_correction.LongestWaits(
         tuple(config.destinations), attempt, poll, max(config.reconcile.watch_every * 1.25, 3600.0)
     )

@@ -6,6 +6,8 @@ A RequestError is answered as {"error": {"code": ..., "message": ...}}, by the J
 
 from __future__ import annotations
 
+import os
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -163,10 +165,20 @@ class Busy(RequestError):
         super().__init__(message, headers={"Retry-After": str(retry_after)})
 
 
-def suggest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """Return the one of `known` that was probably meant, or "". `cutoff`: how alike they must be, 1 for the same."""
+def suggest(name: str, names: Iterable[str], cutoff: float = 0.6) -> str:
+    """Return the one of `names` that was probably meant, or "". `cutoff`: how alike they must be, 1 for the same."""
     import difflib  # only for a mistake; each start would pay for it
 
-    known = list(known)
-    exact = [each for each in known if each.lower().replace("-", "_") == name.lower().replace("-", "_")]
-    return next(iter(exact or difflib.get_close_matches(name, known, n=1, cutoff=cutoff)), "")
+    names = list(names)
+    exact = [each for each in names if each.lower().replace("-", "_") == name.lower().replace("-", "_")]
+    return next(iter(exact or difflib.get_close_matches(name, names, n=1, cutoff=cutoff)), "")
+
+
+def error_location(error: BaseException) -> str:
+    """Return the error's type, file and line, and what the system said. Not its text, which may hold a payload or a
+    secret."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {frames[-1].filename.rsplit('/', 1)[-1]}:{frames[-1].lineno}" if frames else ""
+    number = error.errno if isinstance(error, OSError) else None
+    said = f" ({os.strerror(number)})" if number else ""
+    return f"{type(error).__name__}{said}{place}"

@@ -23,16 +23,16 @@ from handlers import registry
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.domain.callback import CALLBACK
-from receiver.domain.parts import DISPATCH, deliver, sink_of
+from receiver.domain.liveness import DISPATCH, deliver, sink_of
 from receiver.domain.time_limits import LAST_STEPS
 from receiver.domain.trouble import redis_todo
 from receiver.errors import NotStarted, UsageError
 from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.deliveries import orphans
 from receiver.ledger.migrate import LedgerAway, ensure_schema
-from receiver.runtime.child import in_child, say_working
+from receiver.runtime.child import in_child, report_ready
 from receiver.runtime.process import raise_file_limit
-from receiver.runtime.redis_client import check_url, connect, no_entry, unusable
+from receiver.runtime.redis_client import auth_error, check_url, connect, unusable
 from receiver.runtime.supervisor import Program, Supervisor, program
 from receiver.worker_process import Work, WorkerProcess, take_place
 
@@ -53,12 +53,12 @@ def plan(config: Config, only: Sequence[str] = ()) -> dict[str, Work]:
     Raises UsageError for a name that is not in the config.
     """
     known = [DISPATCH, *map(deliver, config.destinations)]
-    parts = [name if name in known else deliver(name) for name in only] or known
-    if unknown := [sink_of(part) for part in parts if part not in known]:
+    roles = [name if name in known else deliver(name) for name in only] or known
+    if unknown := [sink_of(role) for role in roles if role not in known]:
         names = ", ".join([DISPATCH, *config.destinations])
         raise UsageError(f"--only {unknown[0]}: no such sink in the config; there are {names}")
-    sinks = [sink_of(part) for part in dict.fromkeys(parts) if part != DISPATCH]
-    dispatches = DISPATCH in parts
+    sinks = [sink_of(role) for role in dict.fromkeys(roles) if role != DISPATCH]
+    dispatches = DISPATCH in roles
     shared = [sink for sink in sinks if dispatches and _shares(config, sink)]
     works = {MAIN: Work(tuple(shared), dispatches=True)} if dispatches else {}
     works.update({deliver(sink): Work((sink,)) for sink in sinks if sink not in shared})
@@ -94,7 +94,7 @@ def _trouble(settings: Settings, config: Config) -> str:
         client.ping()
         ensure_schema(ledger)
     except RedisError as error:
-        if barred := no_entry(settings.redis_url, error):
+        if barred := auth_error(settings.redis_url, error):
             raise NotStarted(barred) from None
         return unusable(settings.redis_url, error, redis_todo(embedded=settings.embedded_redis))
     except LedgerAway as error:
@@ -144,9 +144,9 @@ class _Split:
             return [ended]
         why = f"the process that they shared ended {_DEATHS} times within {_WITHIN / 60:.0f} minutes: {reason}"
         log.error("worker.split dispatch and each sink get their own process until the worker restarts: %s", why)
-        parts = {deliver(sink): replace(work, sinks=(sink,), dispatches=False, apart=why) for sink in work.sinks}
+        roles = {deliver(sink): replace(work, sinks=(sink,), dispatches=False, apart=why) for sink in work.sinks}
         return [
-            self._make(name, each) for name, each in {DISPATCH: replace(work, sinks=(), apart=why), **parts}.items()
+            self._make(name, each) for name, each in {DISPATCH: replace(work, sinks=(), apart=why), **roles}.items()
         ]
 
 
@@ -191,6 +191,6 @@ def run(
         lambda name, text: log.error("%s: %s", name, text),
         on_death=lambda ended, why: split(ended, why, works[MAIN]) if ended.name == MAIN else [ended],
     )
-    code = supervisor.run(on_ready=say_working)
+    code = supervisor.run(on_ready=report_ready)
     log.info("worker.stopped code=%d", code)
     return code

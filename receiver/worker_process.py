@@ -34,19 +34,19 @@ from receiver.config.settings import Settings
 from receiver.delivery import runner
 from receiver.delivery.runner import SinkRunner
 from receiver.dispatch import dispatcher
-from receiver.domain.parts import DISPATCH, deliver
+from receiver.domain.liveness import DISPATCH, deliver
 from receiver.domain.time_limits import CLAIM, JOB_FOR, JOB_HANGS, RENEW_EVERY, SIGN_EVERY, START_WITHIN
-from receiver.errors import NotStarted, RunhookError
+from receiver.errors import NotStarted, RunhookError, error_location
+from receiver.inbox import STREAM
 from receiver.inbox.recovery import hand_back
-from receiver.inbox.stream import STREAM
 from receiver.ledger import Connection, Ledger, LedgerUnavailable
 from receiver.ledger.deliveries import claims
 from receiver.ledger.deliveries.claimed import Claimed
 from receiver.ledger.deliveries.recovery import release_claims
 from receiver.runtime.background import keep_thread, start_thread
-from receiver.runtime.child import UNFINISHED, own_status, say_working
-from receiver.runtime.process import StopRequests, error_location, stop_signals
+from receiver.runtime.child import UNFINISHED, own_status, report_ready
 from receiver.runtime.redis_client import connect
+from receiver.runtime.stop import StopRequests, stop_signals
 from receiver.status.heartbeat import Heartbeat
 from receiver.wakeups import worker as wakeup_worker
 
@@ -230,7 +230,7 @@ class WorkerProcess:
             finally:
                 self._job_until = math.inf
 
-        say_working()
+        report_ready()
         wakeup_worker.serve(queue, self._settings.redis_url, f"{self._owner}.{os.getpid()}", job, self._stops)
 
     def _linger(self, stop: Stop) -> None:
@@ -312,7 +312,7 @@ class WorkerProcess:
         try:
             # The dispatcher creates an inbox that is missing, and records that Redis lost its data.
             waits = self._redis.xlen(STREAM) or not self._redis.exists(STREAM)
-            if waits or (self._dispatcher is not None and self._dispatcher.has_new_aside(self._redis)):
+            if waits or (self._dispatcher is not None and self._dispatcher.has_new_set_aside(self._redis)):
                 wakeups.wake(self._redis, DISPATCH)
         except (redis.ConnectionError, redis.TimeoutError) as error:
             if not self._redis_away:

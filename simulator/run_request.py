@@ -52,7 +52,7 @@ def proxy_location(run: SimRun) -> Any:
     return run.request.get("proxy_location", None if older else _TASK["proxy_location"])
 
 
-def _echo(run: SimRun, known: Mapping[str, Any], kept: Any, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def _echo(run: SimRun, fields: Mapping[str, Any], kept: Any, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
     given = {name: value for name, value in run.request.items() if name in kept and value is not None}
     own: dict[str, Any] = {"webhook_url": run.callback, "proxy_location": proxy_location(run)}
     if run.type == WORKFLOW:
@@ -63,4 +63,4 @@ def _echo(run: SimRun, known: Mapping[str, Any], kept: Any, more: Mapping[str, A
         own |= {"engine": _ENGINES[run.type]}
         if "max_steps" in kept:
             own |= {"max_steps": run.max_steps}
-    return {**known, **given, **own, **(more or {})}
+    return {**fields, **given, **own, **(more or {})}

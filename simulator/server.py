@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import signal
 import socket
 import threading
 from contextlib import AbstractContextManager, nullcontext
@@ -15,6 +14,7 @@ from starlette.applications import Starlette
 
 from receiver.errors import NotStarted
 from receiver.runtime.background import start_thread
+from receiver.runtime.stop import stop_signals
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -55,16 +55,10 @@ def _server(app: Starlette) -> _Server:
 
 
 def serve(app: Starlette, sock: socket.socket) -> None:
-    """Serve until SIGINT or SIGTERM."""
-
-    async def run() -> None:
-        server = _server(app)
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, setattr, server, "should_exit", True)
-        await server.serve(sockets=[sock])
-
-    asyncio.run(run())
+    """Serve until SIGTERM, SIGINT or SIGHUP."""
+    server = _server(app)
+    with stop_signals(server.handle_exit):
+        server.run(sockets=[sock])
 
 
 class Serving:

@@ -50,7 +50,7 @@ def artifacts_of(run: Mapping[str, Any]) -> list[Artifact]:
     artifacts: list[Artifact] = []
     known: set[tuple[str, str, str]] = set()
     taken = UsedNames(RESERVED)
-    for artifact in _named(run):
+    for artifact in _in_body(run):
         if artifact.url:
             identity = (artifact.kind, artifact.name if artifact.kind == "download" else "", url_identity(artifact.url))
             if identity in known:
@@ -62,15 +62,15 @@ def artifacts_of(run: Mapping[str, Any]) -> list[Artifact]:
     return artifacts
 
 
-def with_listed(named: Sequence[Artifact], listed: Sequence[Artifact], types: Sequence[str]) -> list[Artifact]:
-    """Return `named`, and those of `listed` (from the API) whose type matches one of the globs `types`, each once.
+def with_listed(in_body: Sequence[Artifact], listed: Sequence[Artifact], types: Sequence[str]) -> list[Artifact]:
+    """Return `in_body`, and those of `listed` (from the API) whose type matches one of the globs `types`, each once.
 
     Sizes in the API's list are left out where there is no checksum: Skyvern's record keeps the first size of a log that
     grows, and the size before compression of a HAR.
     """
-    artifacts = list(named)
-    taken = UsedNames((*RESERVED, *(artifact.name for artifact in named)))
-    known = {_identity(artifact) for artifact in named}
+    artifacts = list(in_body)
+    taken = UsedNames((*RESERVED, *(artifact.name for artifact in in_body)))
+    known = {_identity(artifact) for artifact in in_body}
     for artifact in listed:
         if _identity(artifact) in known or not any(fnmatchcase(artifact.kind, pattern) for pattern in types):
             continue
@@ -129,7 +129,7 @@ def is_content_path(url: str) -> bool:
     return bool(_CONTENT_PATH.search(_path(url)))
 
 
-def _named(run: Mapping[str, Any]) -> Iterator[Artifact]:
+def _in_body(run: Mapping[str, Any]) -> Iterator[Artifact]:
     yield from _downloads(run)
     for number, url in enumerate(_urls(run, "recording_urls", "recording_url")):
         yield _of_url("recording", url, "recording", "" if not number else f"-{number + 1}", VIDEO, "webm")

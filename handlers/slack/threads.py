@@ -206,12 +206,12 @@ class ThreadPoster:
         return Receipt(ts), ""
 
 
-def _remembered(known: OrderedDict[str, T], topic: Topic, new: T) -> T:
-    """Return what is known of the topic, else `new`. Forgets the topics that were used longest ago."""
-    value = known.setdefault(topic.key, new)
-    known.move_to_end(topic.key)
-    while len(known) > KNOWN_MAX:
-        known.popitem(last=False)
+def _remembered(cache: OrderedDict[str, T], topic: Topic, new: T) -> T:
+    """Return the cached value of the topic, else `new`. Forgets the topics that were used longest ago."""
+    value = cache.setdefault(topic.key, new)
+    cache.move_to_end(topic.key)
+    while len(cache) > KNOWN_MAX:
+        cache.popitem(last=False)
     return value
 
 

@@ -37,11 +37,11 @@ def in_thread(name: str, work: Callable[[], T]) -> Future[T]:
         except BaseException as error:  # noqa: BLE001 - raised again where the result is asked for
             future.set_exception(error)
 
-    threading.Thread(target=run, name=_named(name), daemon=True).start()
+    threading.Thread(target=run, name=_thread_name(name), daemon=True).start()
     return future
 
 
-def _named(name: str) -> str:
+def _thread_name(name: str) -> str:
     """Return the name of a new thread: before it, that of whose work it does, as the present thread's name begins."""
     return f"{threading.current_thread().name.partition(' ')[0]} {name}"
 
@@ -72,7 +72,7 @@ class DaemonPool:
             self._work.put(work)
             # Not the idle threads: one that has just taken its work would still count as idle.
             if self._threads < min(self._size, self._unfinished):
-                name = _named(f"{self._name}-{self._threads + 1}")
+                name = _thread_name(f"{self._name}-{self._threads + 1}")
                 threading.Thread(target=self._run, name=name, daemon=True).start()  # raises where there are too many
                 self._threads += 1
 

@@ -128,7 +128,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
 
-def _check_size(name: str, values: Sequence[Any], named: Mapping[str, Any]) -> None:
+def _check_size(name: str, values: Sequence[Any], keywords: Mapping[str, Any]) -> None:
     """Check what a filter or a method of a text will make of its arguments, the first of which is its own.
 
     Raises SecurityError. Any of them may make another value as large as its own, which counts towards MAX_TOTAL.
@@ -136,7 +136,10 @@ def _check_size(name: str, values: Sequence[Any], named: Mapping[str, Any]) -> N
     allowed, size = _limits.get(), 0
     allowed.tick()
     allowed.left -= len(values[0]) if hasattr(values[0], "__len__") else 0
-    others = [*values[1:], *(value for key, value in named.items() if name not in _FORMATTING or key in str(values[0]))]
+    others = [
+        *values[1:],
+        *(value for key, value in keywords.items() if name not in _FORMATTING or key in str(values[0])),
+    ]
     if name in _SIZED:
         sizes = [len(each) if isinstance(each, str) else each for each in others if isinstance(each, (int, str))]
         lines = values[0].count("\n") + values[0].count("\t") if isinstance(values[0], str) else 0

@@ -85,9 +85,9 @@ class ConnectedAgentRow(Result):
     changed_at: Moment
 
 
-def list_watches(service: Service, _actor: Actor, wanted: Scoped) -> WatchesResult:
+def list_watches(service: Service, _actor: Actor, parameters: Scoped) -> WatchesResult:
     """List sources: whether their accounts are watched, and the last read of each."""
-    walks = service.ledger.read(lambda it: {each.source: each for each in watches.every(it)})
+    walks = service.ledger.read(lambda it: {each.source: each for each in watches.list_watches(it)})
     missed = service.ledger.read(account.count_missed)
     never = watches.Watch("", None, 0.0, None, None, "")
     rows = []
@@ -95,20 +95,20 @@ def list_watches(service: Service, _actor: Actor, wanted: Scoped) -> WatchesResu
         walk = walks.get(name, never)
         known = asdict(walk) | {"source": name, "due_at": walk.due_at or None, "missed": missed.get(name, 0)}
         has_key = source.api(service.settings.skyvern_base_url) is not None
-        if wanted.source in ("", name):
+        if parameters.source in ("", name):
             rows.append(WatchRow(**known, api_key=has_key, watched=source.watch))
     return WatchesResult(items=rows)
 
 
-def list_schedules(service: Service, _actor: Actor, wanted: PageParameters) -> Page[ScheduleRow]:
+def list_schedules(service: Service, _actor: Actor, parameters: PageParameters) -> Page[ScheduleRow]:
     """List the schedules of watched sources, with those that did not start their last run."""
-    found, following = paged(service, "schedules", wanted, account.page_of_schedules, source=str, schedule_id=str)
+    found, following = paged(service, "schedules", parameters, account.page_of_schedules, source=str, schedule_id=str)
     return Page(items=[ScheduleRow.model_validate(each, from_attributes=True) for each in found], next=following)
 
 
-def list_agents(service: Service, _actor: Actor, wanted: PageParameters) -> Page[AgentRow]:
+def list_agents(service: Service, _actor: Actor, parameters: PageParameters) -> Page[AgentRow]:
     """List the agents of watched sources, with where the results of their runs go."""
-    found, following = paged(service, "agents", wanted, account.page_of_agents, source=str, agent_id=str)
+    found, following = paged(service, "agents", parameters, account.page_of_agents, source=str, agent_id=str)
 
     def row(it: Any) -> AgentRow:
         to = where(it.callback_url, hooks_of(service.settings.public_url, it.source))
@@ -117,9 +117,9 @@ def list_agents(service: Service, _actor: Actor, wanted: PageParameters) -> Page
     return Page(items=[row(each) for each in found], next=following)
 
 
-def list_connected_agents(service: Service, _actor: Actor, wanted: PageParameters) -> Page[ConnectedAgentRow]:
+def list_connected_agents(service: Service, _actor: Actor, parameters: PageParameters) -> Page[ConnectedAgentRow]:
     """List agents that `runhook connect` changed, with their previous URLs."""
-    found, following = paged(service, "connected", wanted, account.page_of_changes, source=str, agent_id=str)
+    found, following = paged(service, "connected", parameters, account.page_of_changes, source=str, agent_id=str)
     return Page(items=[ConnectedAgentRow(**each._mapping) for each in found], next=following)
 
 
@@ -137,37 +137,37 @@ class ConnectResult(Result):
     url: str | None
 
 
-def connect_agent(service: Service, actor: Actor, wanted: AgentParameters) -> ConnectResult:
+def connect_agent(service: Service, actor: Actor, parameters: AgentParameters) -> ConnectResult:
     """Send an agent's results here, by a new version of it at Skyvern. Runhook remembers where they went before."""
     from receiver.reconcile import connect as connecting
 
-    name = _source_of(service, wanted)
+    name = _source_of(service, parameters)
     if not hooks_of(service.settings.public_url, name):
         raise Conflict("PUBLIC_URL is not set: set it to where Skyvern reaches this receiver")
-    with _change(service, actor, CONNECT, wanted.agent_id, name) as source:
-        agent = connecting.agent_of(source, wanted.agent_id)
+    with _change(service, actor, CONNECT, parameters.agent_id, name) as source:
+        agent = connecting.agent_of(source, parameters.agent_id)
         if where(agent.callback_url, source.hooks) != "here":
             connecting.connect(service.ledger, source, agent)
-    return _recorded(service, name, wanted.agent_id, source.hooks)
+    return _recorded(service, name, parameters.agent_id, source.hooks)
 
 
-def disconnect_agent(service: Service, actor: Actor, wanted: AgentParameters) -> ConnectResult:
+def disconnect_agent(service: Service, actor: Actor, parameters: AgentParameters) -> ConnectResult:
     """Restore an agent's previous URL, unless someone changed it at Skyvern since then."""
     from receiver.reconcile import connect as connecting
 
-    name = _source_of(service, wanted)
-    change = service.ledger.read(lambda it: account.changes(it, name)).get(wanted.agent_id)
+    name = _source_of(service, parameters)
+    change = service.ledger.read(lambda it: account.changes(it, name)).get(parameters.agent_id)
     if change is None:
-        raise Conflict(f"agent {wanted.agent_id} was not connected from here, so there is nothing to put back")
-    with _change(service, actor, DISCONNECT, wanted.agent_id, name) as source:
-        connecting.undo(service.ledger, source, connecting.agent_of(source, wanted.agent_id), change)
-    return _recorded(service, name, wanted.agent_id, change.before)
+        raise Conflict(f"agent {parameters.agent_id} was not connected from here, so there is nothing to put back")
+    with _change(service, actor, DISCONNECT, parameters.agent_id, name) as source:
+        connecting.undo(service.ledger, source, connecting.agent_of(source, parameters.agent_id), change)
+    return _recorded(service, name, parameters.agent_id, change.before)
 
 
-def _source_of(service: Service, wanted: AgentParameters) -> str:
+def _source_of(service: Service, parameters: AgentParameters) -> str:
     """Return the name of the agent's source. Raises Invalid."""
     sources = service.config.sources
-    name = wanted.source or (next(iter(sources)) if len(sources) == 1 else "")
+    name = parameters.source or (next(iter(sources)) if len(sources) == 1 else "")
     if name not in sources:
         raise Invalid(f"source: {name or 'missing'}: must be one of {', '.join(sources)}")
     if sources[name].api(service.settings.skyvern_base_url) is None:

@@ -83,18 +83,18 @@ class ArtifactFiles:
         self._skyvern = SkyvernFiles(service)
         self._lock = threading.Lock()
 
-    def find(self, actor: Actor, wanted: ContentParameters) -> ArtifactContent:
+    def find(self, actor: Actor, parameters: ContentParameters) -> ArtifactContent:
         """Return the file. Raises Forbidden, NotFound, and Busy when the sink's store or Skyvern is unavailable."""
-        found = self.at_hand(actor, wanted)
+        found = self.at_hand(actor, parameters)
         return found if isinstance(found, ArtifactContent) else self.fetched(found)
 
-    def at_hand(self, actor: Actor, wanted: ContentParameters) -> ArtifactContent | ArtifactRow:
+    def at_hand(self, actor: Actor, parameters: ContentParameters) -> ArtifactContent | ArtifactRow:
         """Return the file, or its row when it must be fetched from Skyvern first. Raises as `find`."""
-        wanted = GET_CONTENT.allowed(actor, wanted)
-        row = _named(self._service, wanted)
+        parameters = GET_CONTENT.allowed(actor, parameters)
+        row = _artifact_row(self._service, parameters)
         trouble: SinkError | None = None
         for copy in row.stored:
-            if copy.key and wanted.sink in ("", copy.sink):
+            if copy.key and parameters.sink in ("", copy.sink):
                 try:
                     sink = self.sink(copy.sink)
                     file = sink.find_file(copy.key) if sink else None
@@ -103,13 +103,15 @@ class ArtifactFiles:
                     continue
                 if file is not None:
                     return _content(row, file, copy.sink, copy.key)
-        if wanted.skyvern and not wanted.sink:
+        if parameters.skyvern and not parameters.sink:
             kept = self._skyvern.kept(row.event_id, row.name)
             return row if kept is None else _content(row, kept)
         if trouble is not None:
-            raise _unavailable(wanted.sink or "the store", trouble)
-        where = f"the sink {wanted.sink} does not have it" if wanted.sink else "no sink has it where it was stored"
-        raise NotFound(f"file {wanted.name} of run {row.run_id}: {where}")
+            raise _unavailable(parameters.sink or "the store", trouble)
+        where = (
+            f"the sink {parameters.sink} does not have it" if parameters.sink else "no sink has it where it was stored"
+        )
+        raise NotFound(f"file {parameters.name} of run {row.run_id}: {where}")
 
     def fetched(self, row: ArtifactRow) -> ArtifactContent:
         """Fetch a file from Skyvern, which may take minutes. Raises NotFound and Busy."""
@@ -136,22 +138,22 @@ class ArtifactFiles:
             sink.close()
 
 
-def get_artifact_content(service: Service, actor: Actor, wanted: ContentParameters) -> ContentFacts:
+def get_artifact_content(service: Service, actor: Actor, parameters: ContentParameters) -> ContentFacts:
     """Return a stored file or a range of its bytes; with `skyvern`, also of a file that no sink stored.
 
     With `Accept: application/json` it returns the facts of a stored file instead.
     """
     with closing(ArtifactFiles(service)) as files:
-        return files.find(actor, wanted.model_copy(update={"skyvern": False})).facts
+        return files.find(actor, parameters.model_copy(update={"skyvern": False})).facts
 
 
-def _named(service: Service, wanted: ContentParameters) -> ArtifactRow:
+def _artifact_row(service: Service, parameters: ContentParameters) -> ArtifactRow:
     def read(connection: Connection) -> ArtifactRow:
-        run = one_run(connection, wanted.source, wanted.run_id)
+        run = one_run(connection, parameters.source, parameters.run_id)
         for each in files_of(connection, run, Redactor(service.config.redact)):
-            if each["name"] == wanted.name:
+            if each["name"] == parameters.name:
                 return ArtifactRow.model_validate(each)
-        raise NotFound(f"run {wanted.run_id} has no file {wanted.name}")
+        raise NotFound(f"run {parameters.run_id} has no file {parameters.name}")
 
     return service.ledger.read(read)
 

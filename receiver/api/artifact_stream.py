@@ -55,13 +55,13 @@ class ArtifactStreams:
         self._places = WaiterLimit(MAX_STREAMS, CALLER_SHARE)
 
     @staticmethod
-    def wanted(request: Request) -> bool:
+    def accepts_stream(request: Request) -> bool:
         """Whether the request asks for bytes: it does unless it asks for JSON by name."""
         return "application/json" not in request.headers.get("accept", "")
 
-    async def answer(self, request: Request, actor: Actor, wanted: ContentParameters) -> Response:
+    async def answer(self, request: Request, actor: Actor, parameters: ContentParameters) -> Response:
         """Return the file, or the range that the request asks for. Raises RequestError and LedgerUnavailable."""
-        content = await self._pool.run(lambda: self._files.at_hand(actor, wanted))
+        content = await self._pool.run(lambda: self._files.at_hand(actor, parameters))
         if isinstance(content, ArtifactRow):
             row = content
             pool = self._fetching.setdefault(row.source, CallPool(f"skyvern-files-{row.source}", FETCHES))

@@ -64,19 +64,19 @@ class ArtifactsParameters(FilterParameters):
     """Of which runs. Times are those of the runs' last change."""
 
 
-def list_artifacts(service: Service, actor: Actor, wanted: ArtifactsParameters) -> Page[ArtifactRow]:
+def list_artifacts(service: Service, actor: Actor, parameters: ArtifactsParameters) -> Page[ArtifactRow]:
     """List files of runs and where they are stored, most recently changed run first."""
     redactor = Redactor(service.config.redact)
 
     def found(connection: Connection, which: Filter, after: Key | None, limit: int) -> Found:
         return files_of_runs(connection, which, after, limit, redactor)
 
-    return listed(service, actor, found, wanted, ArtifactRow, (float, str, str, int))
+    return listed(service, actor, found, parameters, ArtifactRow, (float, str, str, int))
 
 
 def files_of_runs(
     connection: Connection,
-    wanted: Filter,
+    filters: Filter,
     after: Key | None,
     limit: int,
     redactor: Redactor,
@@ -90,13 +90,13 @@ def files_of_runs(
     rows: list[Row] = []
     place = None if after is None else after[:-1]
     # A made-up cursor shows nothing of another source.
-    if after is not None and after[-1] < _ALL and wanted.source in ("", after[2]):
+    if after is not None and after[-1] < _ALL and filters.source in ("", after[2]):
         _, run_id, source = after[:-1]
         for begun in runs.page(connection, Filter(source=source, run_id=run_id), None, 1)[0]:
             rows += _files(connection, begun, redactor)[0][after[-1] :][: limit + 1]
         if len(rows) > limit:
             return rows[:limit], (*after[:-1], after[-1] + limit)
-    found, rest = runs.page(connection, wanted, place, limit)
+    found, rest = runs.page(connection, filters, place, limit)
     read = 0
     for number, run in enumerate(found, 1):
         place = (run["updated_at"], run["run_id"], run["source"])

@@ -36,7 +36,7 @@ class ActionOutcome:
     detail: str = ""
 
 
-def note(
+def record_action(
     connection: Connection,
     actor: Actor,
     action: str,
@@ -101,18 +101,18 @@ class AuditParameters(PageParameters):
     until: MomentParameter | None = Field(None, description="End of the time range.")
 
 
-def list_audit(service: Service, _actor: Actor, wanted: AuditParameters) -> Page[ActionRow]:
+def list_audit(service: Service, _actor: Actor, parameters: AuditParameters) -> Page[ActionRow]:
     """List actions of users, keys and Runhook, newest first."""
 
     def read(connection: Connection, limit: int, **place: Any) -> list[AuditedAction]:
-        which: dict[str, Any] = {"actions": wanted.action, "actor": wanted.actor}
-        found = audit.list_actions(connection, limit, since=wanted.since, until=wanted.until, **which, **place)
-        for each in () if found else wanted.action:
+        which: dict[str, Any] = {"actions": parameters.action, "actor": parameters.actor}
+        found = audit.list_actions(connection, limit, since=parameters.since, until=parameters.until, **which, **place)
+        for each in () if found else parameters.action:
             if each not in _ACTIONS.split() and not audit.has_action(connection, each):
                 raise unknown("action", each, "unknown action", _ACTIONS.split())
         return found
 
-    found, following = paged(service, "audit", wanted, read, id=int)
+    found, following = paged(service, "audit", parameters, read, id=int)
     return Page(items=[ActionRow(**asdict(each)) for each in found], next=following)
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, Field
 
-from receiver.api.audit import note
+from receiver.api.audit import record_action
 from receiver.api.models import Filtered, Moment, Result, Scoped
 from receiver.api.names import check_id, check_names, whole_id
 from receiver.api.operations import OperationRow
@@ -145,22 +145,25 @@ def take(
     return begun(service.ledger.write(lambda connection: begin(connection, actor, action, chosen.expect, name)))
 
 
-def with_whole_ids(service: Service, wanted: Selection) -> Selection:
+def with_whole_ids(service: Service, selection: Selection) -> Selection:
     """Return the selection with full ids in place of shortened ones, which might match new rows while the action runs.
     Raises Invalid for an ambiguous one."""
-    named = {"event_id": tuple(filter(None, [wanted.event_id])), "ids": (*wanted.delivery_ids, *wanted.event_ids)}
+    named = {
+        "event_id": tuple(filter(None, [selection.event_id])),
+        "ids": (*selection.delivery_ids, *selection.event_ids),
+    }
     if all(len(each) >= FULL_ID for ids in named.values() for each in ids):
-        return wanted
+        return selection
 
     def find(connection: Connection) -> dict[str, str]:
-        return {each: whole_id(connection, name, each, wanted.source) for name, ids in named.items() for each in ids}
+        return {each: whole_id(connection, name, each, selection.source) for name, ids in named.items() for each in ids}
 
     whole = service.ledger.read(find)
     return replace(
-        wanted,
-        delivery_ids=tuple(whole[each] for each in wanted.delivery_ids),
-        event_ids=tuple(whole[each] for each in wanted.event_ids),
-        event_id=whole.get(wanted.event_id, ""),
+        selection,
+        delivery_ids=tuple(whole[each] for each in selection.delivery_ids),
+        event_ids=tuple(whole[each] for each in selection.event_ids),
+        event_id=whole.get(selection.event_id, ""),
     )
 
 
@@ -174,7 +177,7 @@ def preview(connection: Connection, action: Action) -> TakenResult:
     """Count what an action would select now."""
     now, wanted = database_now(connection), action.selection
     until = now if wanted.until is None else min(now, wanted.until)
-    if not wanted.named:
+    if not wanted.has_ids:
         wanted = replace(wanted, until=until)
         action = replace(action, selection=wanted)
     sinks = action.by_sink(connection)
@@ -200,5 +203,5 @@ def begin(connection: Connection, actor: Actor, action: Action, expect: int | No
     kept: Mapping[str, Any] = json.loads(made.selection.to_json())
     more = ({"into": action.sink} if action.sink else {}) | ({"force": True} if action.force else {})
     selection = {name: value for name, value in kept.items() if name != "sinks"} | more
-    note(connection, actor, name or action.kind, selection, made.total, source=made.source, detail=made.id)
+    record_action(connection, actor, name or action.kind, selection, made.total, source=made.source, detail=made.id)
     return made if action.rate else actions.step_once(connection, made, now)

@@ -63,13 +63,13 @@ class DeliveryDetails(Result):
     attempts: list[AttemptRow] = Field(description=f"The newest {MOST}, the oldest of them first.")
 
 
-def get_delivery(service: Service, _actor: Actor, wanted: DeliveryParameters) -> DeliveryDetails:
+def get_delivery(service: Service, _actor: Actor, parameters: DeliveryParameters) -> DeliveryDetails:
     """Return one delivery, with its attempts."""
 
     def read(connection: Connection) -> DeliveryDetails:
-        which = Filter(source=wanted.source, delivery=wanted.delivery)
+        which = Filter(source=parameters.source, delivery=parameters.delivery)
         found, _ = lists.list_deliveries(connection, which, None, 2)
-        row = DeliveryRow.model_validate(only("delivery", wanted.delivery, found), context=service.give_up_after)
+        row = DeliveryRow.model_validate(only("delivery", parameters.delivery, found), context=service.give_up_after)
         tried, _ = lists.list_attempts(connection, Filter(source=row.source, delivery=row.id), None, MOST)
         return DeliveryDetails(delivery=row, attempts=[AttemptRow.model_validate(each) for each in reversed(tried)])
 
@@ -95,26 +95,30 @@ class ReplayParameters(DeliverySelection):
     rate: Rate = 0.0
 
 
-def replay(service: Service, actor: Actor, wanted: ReplayParameters) -> TakenResult:
+def replay(service: Service, actor: Actor, parameters: ReplayParameters) -> TakenResult:
     """Send deliveries again, with the same idempotency keys; with state cancelled, those that were cancelled.
 
     Deliveries of removed sinks are skipped, except for cancelled ones.
     """
-    if unknown := set(wanted.state) - set(REPLAYABLE):
+    if unknown := set(parameters.state) - set(REPLAYABLE):
         raise Invalid(f"state: {min(unknown)}: only dead, delivered, waiting and cancelled ones can be replayed")
-    undoes = wanted.state == (DeliveryState.CANCELLED,)
-    if wanted.sink and not undoes:
-        require_live_sink(service, wanted.sink)
-    force = wanted.force or DeliveryState.DELIVERED in wanted.state
-    selection = selection_of(wanted, sinks=() if undoes else tuple(service.config.destinations))
+    undoes = parameters.state == (DeliveryState.CANCELLED,)
+    if parameters.sink and not undoes:
+        require_live_sink(service, parameters.sink)
+    force = parameters.force or DeliveryState.DELIVERED in parameters.state
+    selection = selection_of(parameters, sinks=() if undoes else tuple(service.config.destinations))
     hint = "" if force else _NOT_REPLAYED
-    return take(service, actor, wanted, Action(REPLAY, selection, force=force, rate=wanted.rate), hint=hint)
+    return take(service, actor, parameters, Action(REPLAY, selection, force=force, rate=parameters.rate), hint=hint)
 
 
-def cancel(service: Service, actor: Actor, wanted: DeliverySelection) -> TakenResult:
+def cancel(service: Service, actor: Actor, selection: DeliverySelection) -> TakenResult:
     """Cancel pending deliveries: held, queued and waiting ones. A delivery that is being sent continues."""
     return take(
-        service, actor, wanted, Action(CANCEL, selection_of(wanted)), hint="; only pending deliveries can be cancelled"
+        service,
+        actor,
+        selection,
+        Action(CANCEL, selection_of(selection)),
+        hint="; only pending deliveries can be cancelled",
     )
 
 

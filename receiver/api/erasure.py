@@ -28,13 +28,13 @@ from receiver.api.service import Actor, Service
 from receiver.domain.api_key import ERASE
 from receiver.domain.callback import CALLBACK
 from receiver.domain.run import RunKey
+from receiver.errors import error_location
 from receiver.ledger import Connection, audit, retention
 from receiver.ledger.database_clock import database_now
 from receiver.ledger.dialect import json_text
 from receiver.ledger.filters import Filter
 from receiver.ledger.lists import submissions
 from receiver.ledger.lists.deliveries import list_attempts
-from receiver.runtime.process import error_location
 
 # Attempts of a run that are read: all of them.
 _ALL: Final = 1 << 20
@@ -61,16 +61,16 @@ class ErasedRun(Result):
     held: list[AttemptRow] = Field(description="What other systems hold, by receipt; without one, it may have arrived.")
 
 
-def erase_run(service: Service, actor: Actor, wanted: EraseParameters) -> ErasedRun:
+def erase_run(service: Service, actor: Actor, parameters: EraseParameters) -> ErasedRun:
     """Erase the content of an ended run for good: bodies, requests, search words, mirrored files.
 
     Ids, times, states and other receipts stay. Later events of the run are recorded without their bodies. A run that
     has not ended, or has pending deliveries, is refused. A submission's id erases its run; without one, its request.
     """
-    key = service.ledger.read(lambda connection: _key_of(connection, wanted))
+    key = service.ledger.read(lambda connection: _key_of(connection, parameters))
     with place_in(_CALLS, "other runs are being erased"), closing(ArtifactFiles(service)) as files:
         bodies = service.ledger.read(partial(retention.require_erasable, key=key))
-        if wanted.dry_run:
+        if parameters.dry_run:
             return _outside(service, files, key, bodies, dry_run=True)
         with audited(service.ledger, actor, "run.erase", {"run": key[1]}, source=key[0]) as done:
             erased_now = service.ledger.write(lambda it: retention.erase(it, key, actor.name, database_now(it)))
@@ -82,13 +82,13 @@ def erase_run(service: Service, actor: Actor, wanted: EraseParameters) -> Erased
         return erased
 
 
-def _key_of(connection: Connection, wanted: EraseParameters) -> RunKey:
+def _key_of(connection: Connection, parameters: EraseParameters) -> RunKey:
     """Return the run to erase. For a submission without a run, its own id replaces the run's."""
-    if not wanted.run_id.startswith("sub_"):
-        return str(one_run(connection, wanted.source, wanted.run_id)["source"]), wanted.run_id
-    row = submissions.one(connection, wanted.run_id, wanted.source)
+    if not parameters.run_id.startswith("sub_"):
+        return str(one_run(connection, parameters.source, parameters.run_id)["source"]), parameters.run_id
+    row = submissions.get(connection, parameters.run_id, parameters.source)
     if row is None:
-        raise none_such("submission", wanted.run_id)
+        raise none_such("submission", parameters.run_id)
     return row["source"], row["run_id"] or row["id"]
 
 

@@ -80,9 +80,9 @@ class KeptBody(Result):
         return self.body.encode() if self.encoding == "utf-8" else base64.b64decode(self.body)
 
 
-def get_event(service: Service, _actor: Actor, wanted: EventParameters) -> EventDetails:
+def get_event(service: Service, _actor: Actor, parameters: EventParameters) -> EventDetails:
     """Return one event, with the run as sinks get it."""
-    row = _one(service, wanted)
+    row = _event_row(service, parameters)
     event = EventRow.model_validate(row)
     if event.size > LARGEST_VALUE:
         return EventDetails(event=event, run=None, note=f"the body is over {LARGEST_VALUE >> 20} MiB")
@@ -90,9 +90,9 @@ def get_event(service: Service, _actor: Actor, wanted: EventParameters) -> Event
     return EventDetails(event=event, run=json_safe(body.run) if body.run else None, note=body.problem)
 
 
-def get_event_body(service: Service, _actor: Actor, wanted: EventParameters) -> KeptBody:
+def get_event_body(service: Service, _actor: Actor, parameters: EventParameters) -> KeptBody:
     """Return the stored body of one event."""
-    row = _one(service, wanted)
+    row = _event_row(service, parameters)
     if row["size"] > LARGEST:
         raise TooLarge(f"event {row['id']}: its body of {row['size']} bytes is over {LARGEST >> 20} MiB")
     body = _body(service, row).redacted
@@ -103,34 +103,34 @@ def get_event_body(service: Service, _actor: Actor, wanted: EventParameters) -> 
         return KeptBody(**known, encoding="base64", body=base64.b64encode(body).decode())
 
 
-def _one(service: Service, wanted: EventParameters) -> Mapping[str, Any]:
-    which = Filter(source=wanted.source, event_id=wanted.event_id)
+def _event_row(service: Service, parameters: EventParameters) -> Mapping[str, Any]:
+    which = Filter(source=parameters.source, event_id=parameters.event_id)
     rows, _ = service.ledger.read(lambda connection: lists.list_events(connection, which, None, 2))
-    is_id = wanted.event_id.startswith("evt_") and not id_trouble(wanted.event_id)
-    if not rows and is_id and (where := _waiting(service, wanted)):
-        raise NotFound(f"event {wanted.event_id}: {where}")
-    return only("event", wanted.event_id, rows)
+    is_id = parameters.event_id.startswith("evt_") and not id_trouble(parameters.event_id)
+    if not rows and is_id and (where := _waiting(service, parameters)):
+        raise NotFound(f"event {parameters.event_id}: {where}")
+    return only("event", parameters.event_id, rows)
 
 
-def _waiting(service: Service, wanted: EventParameters) -> str:
+def _waiting(service: Service, parameters: EventParameters) -> str:
     """Return since when an acknowledged event waits to be processed, and where; "" if it is neither in the inbox nor in
     the spool of this machine."""
     found, where, unknown = None, "in the inbox", ""
     client = connect(service.settings.redis_url, timeout=2.0, connect_timeout=1.0, retries=0)
     try:
-        found = inbox.find(client, wanted.event_id)
+        found = inbox.find(client, parameters.event_id)
     except (redis.RedisError, OSError):
         unknown = "not in the ledger; Redis is unavailable, so it may still be in the inbox"
     client.close()
     if found is None:
         where = "in the spool, which is sent to Redis when that is available"
         with suppress(OSError):
-            spooled = spool.find(service.settings.data / "spool", wanted.event_id)
+            spooled = spool.find(service.settings.data / "spool", parameters.event_id)
             found = None if spooled is None else inbox.WaitingEvent(*spooled)
             refused = Quarantine(service.settings.data / "quarantine", 0, 0).list() if found is None else ()
-            if any(it.id.startswith(wanted.event_id) and wanted.source in ("", it.source) for it in refused):
+            if any(it.id.startswith(parameters.event_id) and parameters.source in ("", it.source) for it in refused):
                 return "its signature was refused, and it is in the quarantine here: see `runhook quarantine list`"
-    if found is None or wanted.source not in ("", found.source):
+    if found is None or parameters.source not in ("", found.source):
         return unknown
     ahead = counted(f"{found.ahead:,}", "event is", "events are")
     return f"accepted {ago(time.time() - found.at)} ago and not yet processed: it is {where}; {ahead} ahead of it"

@@ -39,9 +39,9 @@ from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import AsyncLedger, limit_waits
 from receiver.runtime.redis_client import connect
 from receiver.runtime.throttle import TokenBucket
+from receiver.web.component import Context, WebComponent, pass_on
 from receiver.web.keys import Authenticator, ExpiredKey, presented_key
 from receiver.web.limits import CallLimits
-from receiver.web.part import Context, WebPart, pass_on
 from receiver.web.responses import Refusal, Reply, address_of
 
 # Bytes of the largest body of a call.
@@ -58,8 +58,8 @@ KEY_PATIENCE: Final = 2.0
 log = logging.getLogger("runhook.api")
 
 
-def api(context: Context, tail: Callable[[Service, AsyncLedger], TailStreams] = TailStreams) -> WebPart:
-    """Return the part that serves /api/v1. It stands before the submit API, which passes on what is left."""
+def api(context: Context, tail: Callable[[Service, AsyncLedger], TailStreams] = TailStreams) -> WebComponent:
+    """Return the component that serves /api/v1. It stands before the submit API, which passes on what is left."""
     server = _Api(context, tail)
     operators = OperatorKeys(server.identify, server.remembered)
     context.access.check_key = operators.check
@@ -72,7 +72,7 @@ def api(context: Context, tail: Callable[[Service, AsyncLedger], TailStreams] = 
     routes = [Route(ROOT + openapi.PATH, server.describe, methods=["GET"])]
     routes += [Route(ROOT + each.path, server.handler(each), methods=[each.method]) for each in ENDPOINTS]
     admin = [AllBelowRoot(routes)] if context.access.has_admin_port else routes
-    return WebPart(lifespan=lifespan, stop=server.stop, admin=admin)
+    return WebComponent(lifespan=lifespan, stop=server.stop, admin=admin)
 
 
 class _Api:
@@ -116,9 +116,9 @@ class _Api:
                 key = await self._key(request)
                 if shared and VIEW not in key.scopes and CONTENT_TYPE not in request.headers.get("accept", ""):
                     return pass_on(request)
-                if endpoint is TAIL and self._tail.wanted(request):
+                if endpoint is TAIL and self._tail.accepts_stream(request):
                     return await self._tail.open(request, key)
-                if endpoint is GET_CONTENT and self._artifacts.wanted(request):
+                if endpoint is GET_CONTENT and self._artifacts.accepts_stream(request):
                     return await self._content(request, Actor.of_key(key))
                 async with self._limits.body(request, key.id) as body:
                     encoded, etag = await self._pool.run(
@@ -143,8 +143,8 @@ class _Api:
 
     async def _content(self, request: Request, actor: Actor) -> Response:
         actor.require(GET_CONTENT.scope)
-        wanted = GET_CONTENT.parse({}, request.query_params.multi_items())
-        return await self._artifacts.answer(request, actor, wanted)
+        parameters = GET_CONTENT.parse({}, request.query_params.multi_items())
+        return await self._artifacts.answer(request, actor, parameters)
 
     async def identify(self, request: Request) -> Key:
         """Return the caller's key, whatever it may do. Raises RequestError and LedgerUnavailable."""

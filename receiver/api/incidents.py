@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 from pydantic import Field
 
 from handlers.support.wording import without_particulars
-from receiver.api.audit import note
+from receiver.api.audit import record_action
 from receiver.api.endpoint import call
 from receiver.api.models import Filtered, Moment, Result, Scoped
 from receiver.api.service import Actor, Service
@@ -96,36 +96,36 @@ class IncidentMarkRow(Result):
     marked_at: Moment
 
 
-def mark_incident(service: Service, actor: Actor, wanted: MarkParameters) -> IncidentMarkRow:
+def mark_incident(service: Service, actor: Actor, parameters: MarkParameters) -> IncidentMarkRow:
     """Acknowledge, resolve or reopen an incident, with a note."""
-    sources = [wanted.source] if wanted.source else list(service.config.sources)
+    sources = [parameters.source] if parameters.source else list(service.config.sources)
     if len(sources) != 1:
         raise Invalid(f"source: name the incident's source, of {', '.join(sources)}")
 
     def mark(connection: Connection) -> dict[str, Any]:
-        chosen = {"id": wanted.id, "state": wanted.state, "note": storable(wanted.note)}
+        chosen = {"id": parameters.id, "state": parameters.state, "note": storable(parameters.note)}
         row = {**chosen, "source": sources[0], "marked_by": actor.name, "marked_at": database_now(connection)}
         incidents.mark(connection, row)
-        note(connection, actor, "incident.mark", chosen, 1, source=sources[0])
+        record_action(connection, actor, "incident.mark", chosen, 1, source=sources[0])
         return row
 
     return IncidentMarkRow.model_validate(service.ledger.write(mark))
 
 
-def list_incidents(service: Service, _actor: Actor, wanted: IncidentParameters) -> Incidents:
+def list_incidents(service: Service, _actor: Actor, parameters: IncidentParameters) -> Incidents:
     """Group runs that failed by workflow and reason, and compare with the time before."""
-    span = bucketed_span(service, wanted, None)
+    span = bucketed_span(service, parameters, None)
     whole = Span(2 * span.since - span.until, span.until)
-    found, edge = service.ledger.read(lambda it: incidents.failed_runs(it, wanted.filter(), whole))
+    found, edge = service.ledger.read(lambda it: incidents.failed_runs(it, parameters.filter(), whole))
     rows = grouped(found, span)
-    shown = rows[: wanted.top]
+    shown = rows[: parameters.top]
     marks = service.ledger.read(lambda it: incidents.marks_of(it, [each.id for each in shown]))
     return Incidents(
         since=span.since,
         until=span.until,
         counted_since=edge if edge > whole.since else None,
         items=[_marked(each, marks.get((each.source, each.id))) for each in shown],
-        others=sum(each.count for each in rows[wanted.top :]),
+        others=sum(each.count for each in rows[parameters.top :]),
     )
 
 

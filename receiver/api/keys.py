@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from pydantic import Field
 
-from receiver.api.audit import note
+from receiver.api.audit import record_action
 from receiver.api.endpoint import call
 from receiver.api.listing import paged
 from receiver.api.models import Moment, Page, PageParameters, Result, Scoped
@@ -65,9 +65,9 @@ def in_order(scopes: frozenset[str]) -> list[str]:
     return [scope for scope in api_key.ALL_SCOPES if scope in scopes]
 
 
-def list_keys(service: Service, _actor: Actor, wanted: PageParameters) -> Page[KeyRow]:
+def list_keys(service: Service, _actor: Actor, parameters: PageParameters) -> Page[KeyRow]:
     """List API keys, including revoked and expired ones, oldest first."""
-    found, following = paged(service, "keys", wanted, api_keys.page, created_at=float, id=str)
+    found, following = paged(service, "keys", parameters, api_keys.page, created_at=float, id=str)
     return Page(items=[KeyRow.of(key) for key in found], next=following)
 
 
@@ -146,20 +146,20 @@ def _issued(
     return key, text
 
 
-def _checked_source(service: Service, wanted: NewKeyParameters) -> str:
+def _checked_source(service: Service, parameters: NewKeyParameters) -> str:
     """Return the source of a new key: the only one for "". Raises Invalid for anything wrong, and ConfigError for a
     source without an API key of Skyvern."""
-    settings, config, name, scopes = service.settings, service.config, wanted.name, wanted.scopes
+    settings, config, name, scopes = service.settings, service.config, parameters.name, parameters.scopes
     if unknown := sorted(set(scopes) - set(api_key.ALL_SCOPES)):
         raise Invalid(f"scope: {unknown[0]!r}: unknown scope; there are {', '.join(api_key.ALL_SCOPES)}")
     if not name.strip() or len(name) > LONGEST_NAME or not name.isprintable():
         raise Invalid(f"the name must be 1 to {LONGEST_NAME} printable characters")
-    if wanted.rate is not None:
+    if parameters.rate is not None:
         try:
-            parse_rate(wanted.rate)
+            parse_rate(parameters.rate)
         except ValueError as error:
             raise Invalid(f"rate: {error}") from None
-    chosen = wanted.source or (next(iter(config.sources)) if len(config.sources) == 1 else "")
+    chosen = parameters.source or (next(iter(config.sources)) if len(config.sources) == 1 else "")
     if chosen == api_key.ALL_SOURCES:
         if wrong := sorted(set(scopes) - {api_key.VIEW, OPERATE, api_key.ERASE}):
             raise Invalid(f"source '*': a key of all sources can view, operate and erase, but not {', '.join(wrong)}")
@@ -201,44 +201,46 @@ def _hidden_errors(actor: Actor) -> Iterator[None]:
         raise Conflict(hidden if actor.source else str(error)) from None
 
 
-def create_key(service: Service, actor: Actor, wanted: NewKeyParameters) -> NewKey:
+def create_key(service: Service, actor: Actor, parameters: NewKeyParameters) -> NewKey:
     """Create an API key, which is shown only once. You can grant the scopes that you have, for your own source."""
-    _require_scopes(actor, wanted.scopes)
-    rate, latest = _rate_within(service, actor, wanted.rate), _own_end(service, actor, wanted.expires_in)
+    _require_scopes(actor, parameters.scopes)
+    rate, latest = _rate_within(service, actor, parameters.rate), _own_end(service, actor, parameters.expires_in)
     with _hidden_errors(actor):
-        source = _checked_source(service, wanted)
+        source = _checked_source(service, parameters)
         master = _checked_master(service)
-    plan = Key("", wanted.name.strip(), "", "", frozenset(wanted.scopes), source, rate, 0.0)
+    plan = Key("", parameters.name.strip(), "", "", frozenset(parameters.scopes), source, rate, 0.0)
 
     def work(connection: Connection) -> tuple[Key, str]:
-        key, text = _issued(connection, master, plan, wanted.expires_in, latest)
+        key, text = _issued(connection, master, plan, parameters.expires_in, latest)
         facts: dict[str, Any] = {"key": key.id, "name": key.name, "scopes": in_order(key.scopes)}
-        facts |= {"source": source, "rate": rate} | ({"expires_in": wanted.expires_in} if wanted.expires_in else {})
-        note(connection, actor, CREATE, facts, 1, source=_audited_source(source))
+        facts |= {"source": source, "rate": rate} | (
+            {"expires_in": parameters.expires_in} if parameters.expires_in else {}
+        )
+        record_action(connection, actor, CREATE, facts, 1, source=_audited_source(source))
         return key, text
 
     key, text = service.ledger.write(work)
     return NewKey(row=KeyRow.of(key), key=text)
 
 
-def rotate_key(service: Service, actor: Actor, wanted: RotationParameters) -> RotatedKey:
+def rotate_key(service: Service, actor: Actor, parameters: RotationParameters) -> RotatedKey:
     """Create the successor of a key, with its name, scopes, source and rate. The old key works for `grace` seconds."""
     with _hidden_errors(actor):
         master = _checked_master(service)
-    old = service.ledger.read(lambda it: _to_rotate(it, wanted))
+    old = service.ledger.read(lambda it: _to_rotate(it, parameters))
     _require_scopes(actor, old.scopes)
     rate = _rate_within(service, actor, old.rate)
     planned = None if old.expires_at is None else old.expires_at - old.created_at
-    life, latest = wanted.expires_in or planned, _own_end(service, actor, wanted.expires_in)
+    life, latest = parameters.expires_in or planned, _own_end(service, actor, parameters.expires_in)
 
     def work(connection: Connection) -> tuple[Key, str, Key]:
-        api_keys.one(connection, old.id, lock=True)  # of two rotations at once, the second finds it replaced
-        before = _to_rotate(connection, wanted.model_copy(update={"key": old.id}))
+        api_keys.get(connection, old.id, lock=True)  # of two rotations at once, the second finds it replaced
+        before = _to_rotate(connection, parameters.model_copy(update={"key": old.id}))
         key, text = _issued(connection, master, replace(old, rate=rate), life, latest)
-        api_keys.replace(connection, before.id, key.id, key.created_at + wanted.grace)
-        facts = {"key": before.id, "name": key.name, "by": key.id, "grace": wanted.grace}
-        note(connection, actor, ROTATE, facts, 1, source=_audited_source(key.source))
-        after = api_keys.one(connection, before.id)
+        api_keys.replace(connection, before.id, key.id, key.created_at + parameters.grace)
+        facts = {"key": before.id, "name": key.name, "by": key.id, "grace": parameters.grace}
+        record_action(connection, actor, ROTATE, facts, 1, source=_audited_source(key.source))
+        after = api_keys.get(connection, before.id)
         assert after is not None
         return key, text, after
 
@@ -246,9 +248,9 @@ def rotate_key(service: Service, actor: Actor, wanted: RotationParameters) -> Ro
     return RotatedKey(row=KeyRow.of(key), key=text, old=KeyRow.of(after))
 
 
-def _to_rotate(connection: Connection, wanted: RotationParameters) -> Key:
+def _to_rotate(connection: Connection, parameters: RotationParameters) -> Key:
     """Return the selected key. Raises NotFound, Invalid for a name of several, and Conflict for one not in use."""
-    key = _key(connection, wanted.key, wanted.source)
+    key = _key(connection, parameters.key, parameters.source)
     if key.replaced_by:
         raise Conflict(f"key {key.id} was rotated already: its successor is {key.replaced_by}")
     if not key.in_use:
@@ -261,8 +263,8 @@ def _key(connection: Connection, given: str, source: str) -> Key:
 
     Raises NotFound, and Invalid for a name of several keys.
     """
-    by_id = api_keys.one(connection, given)
-    found = [by_id] if by_id else api_keys.named(connection, given)
+    by_id = api_keys.get(connection, given)
+    found = [by_id] if by_id else api_keys.list_by_name(connection, given)
     found = [each for each in found if source in ("", each.source)]
     if not found:
         raise NotFound(f"no such key: {given}; `runhook keys list` lists them")
@@ -277,7 +279,7 @@ def _require_scopes(actor: Actor, scopes: Collection[str]) -> None:
 
 
 def _own_key(service: Service, actor: Actor) -> Key | None:
-    return service.ledger.read(lambda it: api_keys.one(it, actor.key_id)) if actor.key_id else None
+    return service.ledger.read(lambda it: api_keys.get(it, actor.key_id)) if actor.key_id else None
 
 
 def _own_end(service: Service, actor: Actor, life: float | None) -> float | None:
@@ -312,16 +314,16 @@ def _rate_within(service: Service, actor: Actor, rate: str | None) -> str | None
     return rate
 
 
-def revoke_keys(service: Service, actor: Actor, wanted: KeysParameters) -> RevokedKeys:
+def revoke_keys(service: Service, actor: Actor, parameters: KeysParameters) -> RevokedKeys:
     """Revoke API keys. They are refused within 5 seconds."""
 
     def work(connection: Connection) -> int:
-        found = {key.id: key.source for key in (_key(connection, each, wanted.source) for each in wanted.ids)}
+        found = {key.id: key.source for key in (_key(connection, each, parameters.source) for each in parameters.ids)}
         now = database_now(connection)
         revoked = [each for each in sorted(found) if api_keys.revoke(connection, each, now)]
         sources = {_audited_source(source) for source in found.values()}
         source = sources.pop() if len(sources) == 1 else ""
-        note(connection, actor, REVOKE, {"keys": sorted(found)}, len(revoked), source=source)
+        record_action(connection, actor, REVOKE, {"keys": sorted(found)}, len(revoked), source=source)
         return len(revoked)
 
     return RevokedKeys(count=service.ledger.write(work))

@@ -29,8 +29,8 @@ class ListEndpoint(Endpoint[F, Page[T]], Generic[F, T]):
     """
 
     def __init__(self, row: type[T], parameters: type[F], page: Listing, key: Sequence[type[Any]], about: str) -> None:
-        def read(service: Service, actor: Actor, wanted: F) -> Page[T]:
-            return listed(service, actor, page, wanted, row, key)
+        def read(service: Service, actor: Actor, filters: F) -> Page[T]:
+            return listed(service, actor, page, filters, row, key)
 
         read.__doc__, read.__module__ = about, parameters.__module__
         name, result = page.__name__, Page[row]  # type: ignore[valid-type]
@@ -41,7 +41,7 @@ def listed(
     service: Service,
     actor: Actor,
     page: Listing,
-    wanted: FilterParameters,
+    filters: FilterParameters,
     row: type[T],
     key: Sequence[type[Any]],
 ) -> Page[T]:
@@ -50,12 +50,12 @@ def listed(
     Raises Invalid, also when the filter names what does not exist and `actor` may see all sources.
     """
     name = page.__name__
-    after = cursor.decode(name, wanted.after, key)
+    after = cursor.decode(name, filters.after, key)
 
     def read(connection: Connection) -> tuple[Sequence[Any], tuple[Any, ...] | None]:
-        found, rest = page(connection, wanted.filter(), after, wanted.limit)
-        if not wanted.after:
-            check_names(service, actor, connection, wanted.filter(), empty=not found and rest is None)
+        found, rest = page(connection, filters.filter(), after, filters.limit)
+        if not filters.after:
+            check_names(service, actor, connection, filters.filter(), empty=not found and rest is None)
         return found, rest
 
     found, rest = service.ledger.read(read)
@@ -64,15 +64,15 @@ def listed(
 
 
 def paged(
-    service: Service, name: str, wanted: PageParameters, read: Callable[..., Sequence[Any]], **key: type[Any]
+    service: Service, name: str, parameters: PageParameters, read: Callable[..., Sequence[Any]], **key: type[Any]
 ) -> tuple[Sequence[Any], str | None]:
     """Return a page of a short list, and its `next`. `name`: of the list, in cursors.
 
     `read`: given the connection and a limit, and by name the only `source`, and the place `after` which to begin.
     `key`: the attributes that are a row's place, with their types.
     """
-    after = cursor.decode(name, wanted.after, tuple(key.values()))
-    found = service.ledger.read(lambda it: read(it, wanted.limit + 1, source=wanted.source, after=after))
-    shown = found[: wanted.limit]
-    place = [getattr(shown[-1], each) for each in key] if len(found) > wanted.limit else None
+    after = cursor.decode(name, parameters.after, tuple(key.values()))
+    found = service.ledger.read(lambda it: read(it, parameters.limit + 1, source=parameters.source, after=after))
+    shown = found[: parameters.limit]
+    place = [getattr(shown[-1], each) for each in key] if len(found) > parameters.limit else None
     return shown, cursor.encode(name, place)

@@ -44,7 +44,7 @@ def none_such(kind: str, identifier: str) -> NotFound:
     return NotFound(f"{kind} {identifier}: not found" + (f"; {why}" if why else ""))
 
 
-def check_names(service: Service, actor: Actor, connection: Connection, wanted: Filter, *, empty: bool) -> None:
+def check_names(service: Service, actor: Actor, connection: Connection, filters: Filter, *, empty: bool) -> None:
     """Raise Invalid for an unknown name in the filter, with the names that exist.
 
     An actor of one source gets no error, because it reveals what exists. `empty`: the list has no row; only then are
@@ -52,22 +52,22 @@ def check_names(service: Service, actor: Actor, connection: Connection, wanted: 
     """
     if actor.source:
         return
-    for status in wanted.status:
+    for status in filters.status:
         if status not in FINAL and status not in ACTIVE and not names.has_status(connection, status):
             raise unknown("status", status, "unknown status", [*sorted(FINAL), *ACTIVE])
     if not empty:
         return
-    check_config_names(service, connection, wanted)
-    named = (("run", wanted.run_id, "run"), ("event_id", wanted.event_id, "event"))
-    for name, identifier, kind in (*named, ("delivery", wanted.delivery, "delivery")):
+    check_config_names(service, connection, filters)
+    named = (("run", filters.run_id, "run"), ("event_id", filters.event_id, "event"))
+    for name, identifier, kind in (*named, ("delivery", filters.delivery, "delivery")):
         if identifier:
             check_id(connection, name, identifier, "", kind)
 
 
-def check_config_names(service: Service, connection: Connection, wanted: Filter) -> None:
+def check_config_names(service: Service, connection: Connection, filters: Filter) -> None:
     """Raise Invalid for a source, sink or route that is not in the config. A removed sink with pending or dead
     deliveries is valid, and so is any name if the config cannot be read."""
-    given = {name: value for name in _NAMED if (value := getattr(wanted, name))}
+    given = {name: value for name in _NAMED if (value := getattr(filters, name))}
     try:
         known = {name: _NAMED[name](service.config) for name in given}
     except (RunhookError, OSError):

@@ -76,10 +76,10 @@ _HEADER_TEXTS: Final = {
 
 def document(endpoints: Sequence[Endpoint[Any, Any]]) -> dict[str, Any]:
     """Return the document that describes `endpoints`."""
-    wanted: list[tuple[type[BaseModel], Any]] = []
+    models: list[tuple[type[BaseModel], Any]] = []
     for each in endpoints:
-        wanted += [(each.parameters, "validation"), (each.result, "serialization")]
-    refs, made = models_json_schema(list(dict.fromkeys(wanted)), ref_template=_REF + "{model}")
+        models += [(each.parameters, "validation"), (each.result, "serialization")]
+    refs, made = models_json_schema(list(dict.fromkeys(models)), ref_template=_REF + "{model}")
     schemas: dict[str, Any] = made.get("$defs", {})
     paths: dict[str, dict[str, Any]] = {}
     for each in endpoints:

@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 from pydantic import Field
 
-from receiver.api.audit import note
+from receiver.api.audit import record_action
 from receiver.api.endpoint import call
 from receiver.api.listing import paged
 from receiver.api.models import MAX_VALUES, AskedFor, Moment, Page, PageParameters, Result, Scoped
@@ -60,39 +60,39 @@ class OperationParameters(Scoped):
     id: str = Field(max_length=100, description="Its id, op_….")
 
 
-def list_operations(service: Service, _actor: Actor, wanted: OperationsParameters) -> Page[OperationRow]:
+def list_operations(service: Service, _actor: Actor, parameters: OperationsParameters) -> Page[OperationRow]:
     """List operations, newest first."""
-    read = functools.partial(actions.list_operations, state=wanted.state)
-    found, following = paged(service, "operations", wanted, read, created_at=float, id=str)
+    read = functools.partial(actions.list_operations, state=parameters.state)
+    found, following = paged(service, "operations", parameters, read, created_at=float, id=str)
     return Page(items=[OperationRow.of(each) for each in found], next=following)
 
 
-def get_operation(service: Service, _actor: Actor, wanted: OperationParameters) -> OperationRow:
+def get_operation(service: Service, _actor: Actor, parameters: OperationParameters) -> OperationRow:
     """Return one operation and its progress."""
-    return OperationRow.of(find_operation(service, wanted))
+    return OperationRow.of(find_operation(service, parameters))
 
 
-def find_operation(service: Service, wanted: OperationParameters) -> Operation:
+def find_operation(service: Service, parameters: OperationParameters) -> Operation:
     """Return the operation. Raises NotFound, also for one of another source."""
-    operation = service.ledger.read(lambda it: actions.get(it, wanted.id))
-    if operation is None or wanted.source not in ("", operation.source):
-        raise none_such("operation", wanted.id)
+    operation = service.ledger.read(lambda it: actions.get(it, parameters.id))
+    if operation is None or parameters.source not in ("", operation.source):
+        raise none_such("operation", parameters.id)
     return operation
 
 
-def cancel_operation(service: Service, actor: Actor, wanted: OperationParameters) -> OperationRow:
+def cancel_operation(service: Service, actor: Actor, parameters: OperationParameters) -> OperationRow:
     """Stop a running operation. What it has done stays done."""
-    found = find_operation(service, wanted)
+    found = find_operation(service, parameters)
 
     def stop(connection: Connection) -> bool:
-        stopped = actions.cancel(connection, wanted.id, database_now(connection))
+        stopped = actions.cancel(connection, parameters.id, database_now(connection))
         if stopped:
-            note(connection, actor, "operation.cancel", {"operation": wanted.id}, 1, source=found.source)
+            record_action(connection, actor, "operation.cancel", {"operation": parameters.id}, 1, source=found.source)
         return stopped
 
     if not service.ledger.write(stop):
-        raise Conflict(f"operation {wanted.id}: it is {find_operation(service, wanted).state}, not running")
-    return OperationRow.of(find_operation(service, wanted))
+        raise Conflict(f"operation {parameters.id}: it is {find_operation(service, parameters).state}, not running")
+    return OperationRow.of(find_operation(service, parameters))
 
 
 LIST_OPERATIONS: Final = call("GET", "/operations", VIEW, list_operations)

@@ -92,14 +92,14 @@ def kept(store: Quarantine, source: str) -> list[QuarantinedRequest]:
     return sorted(found, key=lambda each: (each.at, each.file))
 
 
-def list_quarantine(service: Service, _actor: Actor, wanted: PageParameters) -> Page[ListedRequest]:
+def list_quarantine(service: Service, _actor: Actor, parameters: PageParameters) -> Page[ListedRequest]:
     """List requests in quarantine on this receiver's host, oldest first. Needs no ledger."""
-    after = cursor.decode("quarantine", wanted.after, (float, str))
+    after = cursor.decode("quarantine", parameters.after, (float, str))
     store = store_of(service)
-    found = kept(store, wanted.source)
+    found = kept(store, parameters.source)
     there = [each for each in found if after is None or (each.at, each.file) > after]
-    shown = there[: wanted.limit]
-    place = (shown[-1].at, shown[-1].file) if len(there) > wanted.limit else None
+    shown = there[: parameters.limit]
+    place = (shown[-1].at, shown[-1].file) if len(there) > parameters.limit else None
     same = Counter(each.id for each in found)  # of source and body
     rows = [
         ListedRequest(**dict(QuarantineRow.of(each)), run_id=store.run_named(each), identical=same[each.id])
@@ -108,16 +108,16 @@ def list_quarantine(service: Service, _actor: Actor, wanted: PageParameters) -> 
     return Page(items=rows, next=cursor.encode("quarantine", place))
 
 
-def get_quarantined(service: Service, _actor: Actor, wanted: QuarantinedParameters) -> QuarantinedBody:
+def get_quarantined(service: Service, _actor: Actor, parameters: QuarantinedParameters) -> QuarantinedBody:
     """Return one request in quarantine with its body, redacted. Its signature fits no secret: it may say anything."""
     store = store_of(service)
-    refused = next((each for each in kept(store, wanted.source) if each.id == wanted.id), None)
+    refused = next((each for each in kept(store, parameters.source) if each.id == parameters.id), None)
     try:
         body = store.body(refused) if refused is not None else None
     except FileNotFoundError:  # it was dropped
         body = None
     if refused is None or body is None:
-        raise NotFound(f"{wanted.id}: is not in quarantine")
+        raise NotFound(f"{parameters.id}: is not in quarantine")
     if len(body) > SHOWN:
         problem, parsed = f"the body has more than {SHOWN} bytes", None
     else:
@@ -164,63 +164,63 @@ class DropResult(Result):
     items: list[QuarantineRow] = Field(description=f"The first {MOST_ROWS}.")
 
 
-def verify_quarantine(service: Service, actor: Actor, wanted: QuarantineSelection) -> VerifyResult:
+def verify_quarantine(service: Service, actor: Actor, parameters: QuarantineSelection) -> VerifyResult:
     """Check signatures again with the current secrets, and accept authentic requests at their original times."""
     config, store = service.config, store_of(service)
     verdicts: list[tuple[QuarantinedRequest, str]] = []
-    for refused in _chosen(store, wanted):
+    for refused in _chosen(store, parameters):
         source = config.sources.get(refused.source)
         with suppress(FileNotFoundError):  # it was removed since then
             secrets = None if source is None else source.signing_secrets
             verdicts.append((refused, refused.verdict(store.body(refused), secrets)))
     authentic = [refused for refused, verdict in verdicts if verdict == AUTHENTIC]
-    if verdicts and not wanted.dry_run:
-        with audited(service.ledger, actor, VERIFY, _selection(wanted), source=wanted.source) as done:
+    if verdicts and not parameters.dry_run:
+        with audited(service.ledger, actor, VERIFY, _selection(parameters), source=parameters.source) as done:
             try:
-                let_in(service.settings, config, store, authentic, done)
+                accept(service.settings, config, store, authentic, done)
             except InboxUnavailable as error:
                 done.detail = f"Redis does not accept events ({error})"
                 raise Busy(f"{done.detail}; the others stay in quarantine") from None
     rows = [VerdictRow(request=QuarantineRow.of(each), verdict=verdict) for each, verdict in verdicts[:MOST_ROWS]]
-    return VerifyResult(dry_run=wanted.dry_run, count=len(verdicts), authentic=len(authentic), items=rows)
+    return VerifyResult(dry_run=parameters.dry_run, count=len(verdicts), authentic=len(authentic), items=rows)
 
 
-def drop_quarantine(service: Service, actor: Actor, wanted: QuarantineSelection) -> DropResult:
+def drop_quarantine(service: Service, actor: Actor, parameters: QuarantineSelection) -> DropResult:
     """Delete requests from quarantine for good."""
     store = store_of(service)
-    chosen = _chosen(store, wanted)
-    if chosen and not wanted.dry_run:
-        selection = _selection(wanted)
-        with audited(service.ledger, actor, DROP, selection, source=wanted.source) as done:
+    chosen = _chosen(store, parameters)
+    if chosen and not parameters.dry_run:
+        selection = _selection(parameters)
+        with audited(service.ledger, actor, DROP, selection, source=parameters.source) as done:
             store.remove(chosen)
             done.count = len(chosen)
     rows = [QuarantineRow.of(each) for each in chosen[:MOST_ROWS]]
-    return DropResult(dry_run=wanted.dry_run, count=len(chosen), items=rows)
+    return DropResult(dry_run=parameters.dry_run, count=len(chosen), items=rows)
 
 
-def _chosen(store: Quarantine, wanted: QuarantineSelection) -> list[QuarantinedRequest]:
+def _chosen(store: Quarantine, parameters: QuarantineSelection) -> list[QuarantinedRequest]:
     """Return what is chosen. Raises NotFound for an id that is not there, Invalid and NotAsExpected."""
-    wanted.require_count()
-    there = kept(store, wanted.source)
-    if missing := sorted(set(wanted.ids) - {each.id for each in there}):
+    parameters.require_count()
+    there = kept(store, parameters.source)
+    if missing := sorted(set(parameters.ids) - {each.id for each in there}):
         raise NotFound(f"not in quarantine: {', '.join(missing)}; `runhook quarantine list` shows what is")
     found = [
         each
         for each in there
-        if (not wanted.ids or each.id in wanted.ids)
-        and (wanted.since is None or each.at >= wanted.since)
-        and (wanted.until is None or each.at < wanted.until)
+        if (not parameters.ids or each.id in parameters.ids)
+        and (parameters.since is None or each.at >= parameters.since)
+        and (parameters.until is None or each.at < parameters.until)
     ]
-    if not wanted.dry_run and wanted.expect not in (None, len(found)):
-        raise NotAsExpected(wanted.expect or 0, len(found))
+    if not parameters.dry_run and parameters.expect not in (None, len(found)):
+        raise NotAsExpected(parameters.expect or 0, len(found))
     return found
 
 
-def _selection(wanted: QuarantineSelection) -> dict[str, object]:
-    return wanted.model_dump(mode="json", exclude_defaults=True, exclude={"dry_run"})
+def _selection(parameters: QuarantineSelection) -> dict[str, object]:
+    return parameters.model_dump(mode="json", exclude_defaults=True, exclude={"dry_run"})
 
 
-def let_in(
+def accept(
     settings: Settings,
     config: Config,
     store: Quarantine,

@@ -65,29 +65,29 @@ class RerouteResult(Result):
     next: str | None = Field(description="Cursor: give it as `after` to continue; null at the end.")
 
 
-def reroute(service: Service, actor: Actor, wanted: RerouteParameters, most: int = MOST) -> RerouteResult:
+def reroute(service: Service, actor: Actor, parameters: RerouteParameters, most: int = MOST) -> RerouteResult:
     """Apply the current routes to old events. Call it again with `next` until that is null.
 
     A sink that has a result already, however its delivery ended, does not get it again: use replay.
     """
-    if wanted.since is None and wanted.until is None and not wanted.run:
+    if parameters.since is None and parameters.until is None and not parameters.run:
         raise Invalid("since: say which events: since, until or run")
-    if wanted.into:
-        require_live_sink(service, wanted.into)
-    if wanted.ignore_routes:
-        _require_target(wanted.into)
-    if wanted.dry_run:
-        return _asked(service, actor, wanted, most, lambda _page: 0)
-    selected = wanted.model_dump(mode="json", exclude={"dry_run"})
+    if parameters.into:
+        require_live_sink(service, parameters.into)
+    if parameters.ignore_routes:
+        _require_target(parameters.into)
+    if parameters.dry_run:
+        return _asked(service, actor, parameters, most, lambda _page: 0)
+    selected = parameters.model_dump(mode="json", exclude={"dry_run"})
     chosen = {name: value for name, value in selected.items() if value}
-    with audited(service.ledger, actor, "reroute", chosen, source=wanted.source) as done:
+    with audited(service.ledger, actor, "reroute", chosen, source=parameters.source) as done:
 
         def make(page: ReroutePage) -> int:
             made = apply(service.ledger, page)
             done.count += made
             return made
 
-        found = _asked(service, actor, wanted, most, make)
+        found = _asked(service, actor, parameters, most, make)
         if found.failures:
             done.outcome, done.detail = audit.FAILED, f"{UNEVALUATED}: {', '.join(found.failures)}"
         return found
@@ -102,22 +102,22 @@ def _require_target(sink: str) -> None:
 
 
 def _asked(
-    service: Service, actor: Actor, wanted: RerouteParameters, most: int, make: Callable[[ReroutePage], int]
+    service: Service, actor: Actor, parameters: RerouteParameters, most: int, make: Callable[[ReroutePage], int]
 ) -> RerouteResult:
     """Ask the rules about as many events as a call may take, and give each page to `make`, which says how many
     deliveries it made."""
     now, end = service.ledger.now(), time.monotonic() + TIME
-    selection = replace(wanted.filter(), until=now if wanted.until is None else min(now, wanted.until))
-    rerouter = Rerouter(service.ledger, service.config, wanted.into, ignore_routes=wanted.ignore_routes)
+    selection = replace(parameters.filter(), until=now if parameters.until is None else min(now, parameters.until))
+    rerouter = Rerouter(service.ledger, service.config, parameters.into, ignore_routes=parameters.ignore_routes)
     rows: list[ReroutedRow] = []
     made, left, following = 0, 0, None
-    for page in rerouter.pages(selection, int(wanted.after) if wanted.after else None):
+    for page in rerouter.pages(selection, int(parameters.after) if parameters.after else None):
         made, left = made + make(page), left + page.left
         rows += (ReroutedRow(**each._asdict()) for each in page.events)
         if len(rows) + left >= most or time.monotonic() > end:
             following = str(page.oldest)
             break
-    if not (rows or left or wanted.after):
+    if not (rows or left or parameters.after):
         service.ledger.read(lambda it: check_names(service, actor, it, selection, empty=True))
     return RerouteResult(
         events=rows,

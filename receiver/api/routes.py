@@ -62,10 +62,10 @@ class RoutesParameters(Scoped):
     since: MomentParameter | None = Field(None, description="Events since then: 2h ago, 22:43, or a time. Default: 1d.")
 
 
-def list_routes(service: Service, _actor: Actor, wanted: RoutesParameters) -> RoutesResult:
+def list_routes(service: Service, _actor: Actor, parameters: RoutesParameters) -> RoutesResult:
     """List the routes in their order, with their recent deliveries by state."""
-    since = time.time() - USUAL if wanted.since is None else wanted.since
-    counted = service.ledger.read(lambda it: stats.count_routes(it, since, wanted.source))
+    since = time.time() - USUAL if parameters.since is None else parameters.since
+    counted = service.ledger.read(lambda it: stats.count_routes(it, since, parameters.source))
     rows = [_row(route, counted.by_route.get(route.name, {})) for route in service.config.routes]
     known = {route.name for route in service.config.routes}
     rows += [
@@ -133,14 +133,14 @@ class Explanation(Result):
     deliveries: list[ExplainedDelivery] = Field(description="Empty: it would be stored and not delivered.")
 
 
-def explain_body(service: Service, _actor: Actor, wanted: ExplainParameters) -> Explanation:
+def explain_body(service: Service, _actor: Actor, parameters: ExplainParameters) -> Explanation:
     """Explain which routes match a body, why, and which deliveries it gets, as the first event of its run."""
     config = service.config
-    source = source_or_first(config, wanted.source)
-    if (wanted.body is None) == (not wanted.raw):
+    source = source_or_first(config, parameters.source)
+    if (parameters.body is None) == (not parameters.raw):
         raise Invalid("give either body, a JSON object, or raw, its text")
-    body = wanted.raw.encode(errors="replace") if wanted.body is None else json.dumps(wanted.body).encode()
-    return explain(config, source, body, wanted.labels, time.time(), wanted.via, wanted.disposition)
+    body = parameters.raw.encode(errors="replace") if parameters.body is None else json.dumps(parameters.body).encode()
+    return explain(config, source, body, parameters.labels, time.time(), parameters.via, parameters.disposition)
 
 
 def source_or_first(config: Config, name: str) -> str:

@@ -72,11 +72,11 @@ def _awaited(run_id: str, due_at: float | None) -> NotFound:
     return NotFound(f"run {run_id}: {why}. `runhook submissions --run {run_id}` shows it")
 
 
-def get_run(service: Service, _actor: Actor, wanted: RunParameters) -> RunDetails:
+def get_run(service: Service, _actor: Actor, parameters: RunParameters) -> RunDetails:
     """Return one run with its events, deliveries, attempts and submissions."""
 
     def read(connection: Connection) -> RunDetails:
-        run = RunRow.model_validate(one_run(connection, wanted.source, wanted.run_id))
+        run = RunRow.model_validate(one_run(connection, parameters.source, parameters.run_id))
         of_run = Filter(source=run.source, run_id=run.run_id)
 
         def rows(kind: type[M], listing: Listing) -> list[M]:
@@ -90,7 +90,7 @@ def get_run(service: Service, _actor: Actor, wanted: RunParameters) -> RunDetail
         attempts = sorted(rows(AttemptRow, delivery_lists.list_attempts), key=lambda each: each.started_at)
         submissions = sorted(rows(SubmissionRow, submission_lists.list_submissions), key=lambda each: each.created_at)
         waiting = {each.sink for each in deliveries if each.state in (DeliveryState.QUEUED, DeliveryState.WAITING)}
-        found = lanes.named(connection, waiting) if waiting else {}
+        found = lanes.by_name(connection, waiting) if waiting else {}
         shut = {name: lane for name, lane in found.items() if lane.paused or lane.breaker != "closed"}
         return RunDetails(
             run=run,
@@ -116,10 +116,10 @@ class RunsPage(Page[RunRow]):
     )
 
 
-def list_runs(service: Service, actor: Actor, wanted: RunsParameters) -> RunsPage:
+def list_runs(service: Service, actor: Actor, parameters: RunsParameters) -> RunsPage:
     """List runs, most recently changed first."""
-    page = listed(service, actor, lists.list_runs, wanted, RunRow, lists.key_kinds(wanted.filter()))
-    unindexed = service.ledger.read(coverage).unindexed if wanted.text else 0
+    page = listed(service, actor, lists.list_runs, parameters, RunRow, lists.key_kinds(parameters.filter()))
+    unindexed = service.ledger.read(coverage).unindexed if parameters.text else 0
     return RunsPage(items=page.items, next=page.next, unindexed=unindexed)
 
 

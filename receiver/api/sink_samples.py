@@ -23,9 +23,8 @@ from receiver.domain.api_key import OPERATE
 from receiver.domain.callback import CALLBACK
 from receiver.domain.event import delivery_id, event_id
 from receiver.domain.run import parse
-from receiver.errors import Invalid
+from receiver.errors import Invalid, error_location
 from receiver.ledger import audit
-from receiver.runtime.process import error_location
 
 # What the audit calls the test of a sink.
 TEST: Final = "sink.test"
@@ -45,25 +44,25 @@ class SinkTestResult(Result):
     note: str = Field(description="Of the receipt.")
 
 
-def test_sink(service: Service, actor: Actor, wanted: SinkParameters) -> SinkTestResult:
+def test_sink(service: Service, actor: Actor, parameters: SinkParameters) -> SinkTestResult:
     """Send one marked sample to a sink, now and from the receiver. Return its receipt, or why it was not accepted."""
-    require_sink(service.config, wanted.sink)
-    if wanted.sink == CALLBACK:
+    require_sink(service.config, parameters.sink)
+    if parameters.sink == CALLBACK:
         raise Invalid(
             f"{CALLBACK} can't be tested: it has no address of its own, each delivery goes to the webhook_url that the "
             "run's caller gave; `runhook replay RUN --sink callback --force` sends a real one again"
         )
     with (
         place_in(_TESTS, "other sinks are being tested"),
-        audited(service.ledger, actor, TEST, {"sink": wanted.sink}) as done,
+        audited(service.ledger, actor, TEST, {"sink": parameters.sink}) as done,
     ):
         try:
-            receipt = _send_sample(service, wanted.sink)
+            receipt = _send_sample(service, parameters.sink)
         except Exception as error:  # anything but a SinkError is a bug, perhaps of a third party's sink
             kinds = ((Refused, "refused"), (Unavailable, "unavailable"))
             outcome = next((name for kind, name in kinds if isinstance(error, kind)), "error")
             reason = str(error) if isinstance(error, SinkError) else error_location(error)
-            log.debug("api.sink_test sink=%s in full", wanted.sink, exc_info=True)
+            log.debug("api.sink_test sink=%s in full", parameters.sink, exc_info=True)
             done.outcome, done.detail = audit.FAILED, f"{outcome}: {reason}"
             return SinkTestResult(outcome=outcome, reason=reason, id="", keys=[], note="")
         done.count = 1

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from pydantic import Field
 
-from receiver.api.audit import note
+from receiver.api.audit import record_action
 from receiver.api.chosen import TakenResult, begin, begun, preview
 from receiver.api.endpoint import call
 from receiver.api.models import Moment, Page, Result, Scoped
@@ -17,7 +17,7 @@ from receiver.domain import callback
 from receiver.domain.api_key import OPERATE, VIEW
 from receiver.domain.breaker import Lane
 from receiver.domain.callback import CALLBACK
-from receiver.domain.parts import deliver
+from receiver.domain.liveness import deliver
 from receiver.errors import Invalid, NotFound
 from receiver.ledger import Connection, heartbeats, names, stats
 from receiver.ledger.database_clock import database_now
@@ -91,17 +91,17 @@ class ResumeResult(Result):
     probed: int = Field(description="Open breakers that are probed at once; one accepted delivery closes each.")
 
 
-def list_sinks(service: Service, _actor: Actor, wanted: Scoped) -> Page[SinkRow]:
+def list_sinks(service: Service, _actor: Actor, parameters: Scoped) -> Page[SinkRow]:
     """List the sinks of the config, and removed ones that still have pending deliveries."""
-    return Page(items=service.ledger.read(lambda it: _rows(it, service.config, wanted.source)))
+    return Page(items=service.ledger.read(lambda it: _rows(it, service.config, parameters.source)))
 
 
-def get_sink(service: Service, actor: Actor, wanted: SinkParameters) -> SinkRow:
+def get_sink(service: Service, actor: Actor, parameters: SinkParameters) -> SinkRow:
     """Return one sink, with its breaker, its lag and the counts of its deliveries."""
-    for row in list_sinks(service, actor, wanted).items:
-        if row.name == wanted.sink:
+    for row in list_sinks(service, actor, parameters).items:
+        if row.name == parameters.sink:
             return row
-    raise NotFound(f"sink {wanted.sink}: not found")
+    raise NotFound(f"sink {parameters.sink}: not found")
 
 
 def _rows(connection: Connection, config: Config, source: str) -> list[SinkRow]:
@@ -109,12 +109,12 @@ def _rows(connection: Connection, config: Config, source: str) -> list[SinkRow]:
     types = {name: sink.type for name, sink in config.sinks.items()}
     types |= {name: CALLBACK_TYPE for name in config.destinations if name not in types}
     if source:
-        known = lanes.named(connection, types)
+        known = lanes.by_name(connection, types)
         bare = {"reason": "", "deliveries": None, "orphaned": False}
         return [SinkRow(name=name, type=kind, **_state(known.get(name)) | bare) for name, kind in types.items()]
     now, counted = database_now(connection), stats.counts(connection)
     known = {lane.lane: lane for lane in lanes.not_closed(connection)}
-    served = {seen.beat.part for seen in board.merged(heartbeats.every(connection)) if seen.alive}
+    served = {seen.beat.role for seen in board.merged(heartbeats.list_processes(connection)) if seen.alive}
     due, removed = stats.oldest_due(connection, counted, now), orphans.orphaned(counted, types)
     backlog = any(state == "queued" and count >= stats.BACKLOG for (_, state), count in counted.items())
     paces = stats.paces(connection, counted, now) if backlog else {}
@@ -158,8 +158,8 @@ def _state(lane: Lane | None) -> dict[str, Any]:
     }
 
 
-def _origins(known: Iterable[Lane]) -> OriginsRow:
-    shut = [lane for lane in known if lane.sink == CALLBACK != lane.lane and lane.breaker != "closed"]
+def _origins(origin_lanes: Iterable[Lane]) -> OriginsRow:
+    shut = [lane for lane in origin_lanes if lane.sink == CALLBACK != lane.lane and lane.breaker != "closed"]
     return OriginsRow(
         shut=[
             OriginRow(
@@ -194,34 +194,34 @@ def require_live_sink(service: Service, name: str) -> None:
     require_sink(service.config, name)
 
 
-def pause_sink(service: Service, actor: Actor, wanted: SinkParameters) -> SinkRow:
+def pause_sink(service: Service, actor: Actor, parameters: SinkParameters) -> SinkRow:
     """Pause a sink; its deliveries wait."""
-    require_live_sink(service, wanted.sink)
+    require_live_sink(service, parameters.sink)
 
     def pause(connection: Connection) -> None:
-        lanes.set_paused(connection, wanted.sink, True, database_now(connection))
-        note(connection, actor, "sink.pause", {"sink": wanted.sink}, 1)
+        lanes.set_paused(connection, parameters.sink, True, database_now(connection))
+        record_action(connection, actor, "sink.pause", {"sink": parameters.sink}, 1)
 
     service.ledger.write(pause)
-    return get_sink(service, actor, wanted)
+    return get_sink(service, actor, parameters)
 
 
-def resume_sink(service: Service, actor: Actor, wanted: SinkParameters) -> ResumeResult:
+def resume_sink(service: Service, actor: Actor, parameters: SinkParameters) -> ResumeResult:
     """Resume a paused sink. Its open breakers are probed at once."""
-    require_live_sink(service, wanted.sink)
+    require_live_sink(service, parameters.sink)
 
     def resume(connection: Connection) -> tuple[bool, int]:
         now = database_now(connection)
-        mine = lanes.not_closed(connection, MOST_LANES, wanted.sink)
+        mine = lanes.not_closed(connection, MOST_LANES, parameters.sink)
         paused, shut = any(lane.paused for lane in mine), [lane.lane for lane in mine if lane.breaker != "closed"]
         if paused:
-            lanes.set_paused(connection, wanted.sink, False, now)
+            lanes.set_paused(connection, parameters.sink, False, now)
         lanes.probe_at_once(connection, shut, now)
-        note(connection, actor, "sink.resume", {"sink": wanted.sink}, 1)
+        record_action(connection, actor, "sink.resume", {"sink": parameters.sink}, 1)
         return paused, len(shut)
 
     paused, probed = service.ledger.write(resume)
-    return ResumeResult(sink=get_sink(service, actor, wanted), was_paused=paused, probed=probed)
+    return ResumeResult(sink=get_sink(service, actor, parameters), was_paused=paused, probed=probed)
 
 
 class MoveParameters(SinkParameters):
@@ -233,33 +233,33 @@ class MoveParameters(SinkParameters):
     dry_run: bool = Field(False, description="Change nothing: return the count, and some of the deliveries.")
 
 
-def move_sink(service: Service, actor: Actor, wanted: MoveParameters) -> TakenResult:
+def move_sink(service: Service, actor: Actor, parameters: MoveParameters) -> TakenResult:
     """Move the deliveries of a removed or renamed sink to another, with the same idempotency keys.
 
     Pending ones are due at once; dead and cancelled ones stay so. Skips results that the other sink has already. The
     clock does it step by step, as an operation.
     """
-    _check_move(service.config, wanted)
-    giver, taker = (wanted.into, wanted.sink) if wanted.undo else (wanted.sink, wanted.into)
-    action = Action(MOVE_BACK if wanted.undo else MOVE, Selection(sink=giver), taker, force=wanted.delivered)
+    _check_move(service.config, parameters)
+    giver, taker = (parameters.into, parameters.sink) if parameters.undo else (parameters.sink, parameters.into)
+    action = Action(MOVE_BACK if parameters.undo else MOVE, Selection(sink=giver), taker, force=parameters.delivered)
     found = service.ledger.read(lambda it: preview(it, action))
     if not found.count:
         raise Invalid(f"{giver} has no such deliveries, so there is nothing to move")
-    if wanted.dry_run:
+    if parameters.dry_run:
         return found
     return begun(service.ledger.write(lambda it: begin(it, actor, action, name="sink.move")))
 
 
-def _check_move(config: Config, wanted: MoveParameters) -> None:
+def _check_move(config: Config, parameters: MoveParameters) -> None:
     """Raise Invalid for a move that makes no sense."""
-    old, new, sinks = wanted.sink, wanted.into, config.destinations
+    old, new, sinks = parameters.sink, parameters.into, config.destinations
     if CALLBACK in (old, new):
         raise Invalid(f"{CALLBACK}: callers' webhooks go to the address of each caller, and to no other sink")
     if old == new:
         raise Invalid(f"{old} and {new} are one sink")
-    if not wanted.undo and old in sinks:
+    if not parameters.undo and old in sinks:
         raise Invalid(f"{old} is still in the config, and would keep getting deliveries: remove it first")
-    if not wanted.undo and new not in sinks:
+    if not parameters.undo and new not in sinks:
         raise Invalid(f"unknown sink {new}; the config has {', '.join(sinks) or 'none'}")
 
 

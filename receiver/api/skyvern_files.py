@@ -95,7 +95,7 @@ class SkyvernFiles:
                 del self._kept[next(iter(self._kept))]
         return file.readable()
 
-    def _fetched(self, event: EventBody, wanted: Artifact) -> _Fetched:
+    def _fetched(self, event: EventBody, artifact: Artifact) -> _Fetched:
         with self._lock:
             if self._opened is None:
                 services = SourceServices(self._service.config, self._service.settings.skyvern_base_url)
@@ -103,7 +103,7 @@ class SkyvernFiles:
             client, services = self._opened
         file = _Fetched()
         fetcher = ArtifactFetcher(client, services, _delivery_of(event), Deadline(FETCH_WITHIN), cap=MOST_BYTES)
-        with fetcher.open(wanted) as incoming:
+        with fetcher.open(artifact) as incoming:
             file.receive(incoming)
         return file
 

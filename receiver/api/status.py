@@ -14,7 +14,7 @@ from receiver.api.models import Moment, Parameters, Result
 from receiver.api.service import Actor, Service
 from receiver.domain.api_key import OPERATE, VIEW
 from receiver.domain.breaker import Lane
-from receiver.domain.parts import PartSeen
+from receiver.domain.liveness import SeenProcess
 from receiver.errors import Busy
 from receiver.ledger import words
 from receiver.ledger.stats import NEWEST
@@ -131,7 +131,7 @@ def status_of(report: StatusReport) -> Status:
         problems=[ProblemRow.model_validate(asdict(problem)) for problem in problems],
         version=report.version,
         config=ConfigState(file=report.config_file, hash=report.config_hash, problems=report.config_problems),
-        parts=[_part(seen) for seen in report.parts],
+        parts=[_process_row(seen) for seen in report.processes],
         expected=report.expected,
         redis=asdict(report.redis),
         ledger=LedgerState(
@@ -154,10 +154,10 @@ def status_of(report: StatusReport) -> Status:
     )
 
 
-def _part(seen: PartSeen) -> PartRow:
-    known = {name: value for name, value in asdict(seen.beat).items() if name != "stopped"}
+def _process_row(seen: SeenProcess) -> PartRow:
+    members = {name: value for name, value in asdict(seen.beat).items() if name not in ("role", "stopped")}
     skew = None if seen.skew is None else round(seen.skew, 3)
-    return PartRow(**known, state=seen.state, beat_age=round(seen.age, 1), clock_skew=skew)
+    return PartRow(**members, part=seen.beat.role, state=seen.state, beat_age=round(seen.age, 1), clock_skew=skew)
 
 
 def _lane(lane: Lane) -> LaneRow:

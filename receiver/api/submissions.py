@@ -42,15 +42,15 @@ class SubmissionDetails(Result):
     timeline: list[TimelineEntry] = Field(description="What happened to the submission; what is to come stands last.")
 
 
-def get_submission(service: Service, _actor: Actor, wanted: SubmissionParameters) -> SubmissionDetails:
+def get_submission(service: Service, _actor: Actor, parameters: SubmissionParameters) -> SubmissionDetails:
     """Return one submission with the key that it was submitted with, and its run."""
 
     def read(connection: Connection) -> SubmissionDetails:
-        row = submissions.one(connection, wanted.id, wanted.source)
+        row = submissions.get(connection, parameters.id, parameters.source)
         if row is None:
-            raise none_such("submission", wanted.id)
+            raise none_such("submission", parameters.id)
         submission = SubmissionRow.model_validate(row)
-        key = api_keys.one(connection, submission.key_id)
+        key = api_keys.get(connection, submission.key_id)
         of_run = Filter(source=submission.source, run_id=submission.run_id)
         found = runs.list_runs(connection, of_run, None, 1)[0] if submission.run_id else []
         return SubmissionDetails(

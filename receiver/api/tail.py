@@ -74,7 +74,7 @@ def encode(position: Position) -> str:
 
 
 def start(
-    service: Service, actor: Actor, wanted: TailParameters, connection: Connection
+    service: Service, actor: Actor, parameters: TailParameters, connection: Connection
 ) -> tuple[Tail, TailGap | None]:
     """Return the place after which the requested events begin, and what may be missing before it.
 
@@ -82,30 +82,30 @@ def start(
     """
     now = service.ledger.known_now()
     # Raises LedgerDataError now: a stream that has begun could not tell its client.
-    tail.load(connection, [0], wanted.filter(), Redactor(()))
-    if (found := cursor.decode("tail", wanted.after, (int, float))) is not None:
+    tail.load(connection, [0], parameters.filter(), Redactor(()))
+    if (found := cursor.decode("tail", parameters.after, (int, float))) is not None:
         position = Position(*found)
         gap = None
         with suppress(ConfigError):  # without a config, it is unknown how long events are kept
             kept = service.config.retention.events
             if kept is not None and position.at < now - kept:
                 gap = TailGap(since=position.at, until=now - kept)
-        return Tail(tail.known(connection, position)), gap
-    check_names(service, actor, connection, wanted.filter(), empty=False)
-    check_config_names(service, connection, wanted.filter())
-    begin = tail.newest(connection, now) if wanted.since is None else tail.since(connection, wanted.since)
+        return Tail(tail.current_position(connection, position)), gap
+    check_names(service, actor, connection, parameters.filter(), empty=False)
+    check_config_names(service, connection, parameters.filter())
+    begin = tail.newest(connection, now) if parameters.since is None else tail.since(connection, parameters.since)
     return Tail(begin), None
 
 
 def follow(
-    service: Service, wanted: TailParameters, place: Tail, connection: Connection
+    service: Service, parameters: TailParameters, place: Tail, connection: Connection
 ) -> tuple[Tail, list[TailEvent], bool]:
     """Return the place after the next PAGE events, those of them that match, and whether there may be more now."""
     try:
-        redactor = Redactor(service.config.redact if wanted.text else ())
+        redactor = Redactor(service.config.redact if parameters.text else ())
     except ConfigError:  # bodies are recorded with what the config masked at that time
         redactor = Redactor(())
-    place, rows, more = tail.follow(connection, place, time.monotonic(), PAGE, wanted.filter(), redactor)
+    place, rows, more = tail.follow(connection, place, time.monotonic(), PAGE, parameters.filter(), redactor)
     return place, [_shown(row) for row in rows], more
 
 
@@ -114,16 +114,16 @@ def _shown(row: dict[str, Any]) -> TailEvent:
     return TailEvent.model_validate({**row, "sinks": sinks, "routes": routes})
 
 
-def read_tail(service: Service, actor: Actor, wanted: TailParameters) -> TailPage:
+def read_tail(service: Service, actor: Actor, parameters: TailParameters) -> TailPage:
     """List events after a position, oldest first. Over HTTP it is a stream unless only JSON is accepted."""
     ledger, until = service.ledger, time.monotonic() + _SETTLE
-    place, gap = ledger.read(functools.partial(start, service, actor, wanted))
+    place, gap = ledger.read(functools.partial(start, service, actor, parameters))
     found: list[TailEvent] = []
     for _ in range(_PAGES):
-        place, events, more = ledger.read(functools.partial(follow, service, wanted, place))
+        place, events, more = ledger.read(functools.partial(follow, service, parameters, place))
         found += events
-        if len(found) >= wanted.limit:
-            found = found[: wanted.limit]
+        if len(found) >= parameters.limit:
+            found = found[: parameters.limit]
             place = Tail(Position(found[-1].seq, found[-1].recorded_at))
             break
         if not more or time.monotonic() > until:

@@ -25,9 +25,8 @@ from receiver.ledger import Connection, LedgerUnavailable, api_keys
 from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import AsyncLedger, limit_waits
 from receiver.ledger.tail import Position, Tail
-from receiver.web import sse
 from receiver.web.limits import TooManyWaiters, WaiterLimit
-from receiver.web.responses import StreamedResponse
+from receiver.web.responses import SSE_HEADERS, SSE_KEEP_ALIVE, StreamedResponse, sse_event, sse_keep_alive, sse_retry
 
 # Streams of one process, and the share of the free ones that one key may take.
 MAX_STREAMS: Final = 100
@@ -43,7 +42,7 @@ class TailStreams:
     """The streams of one process. `interval`, `keep_alive`: seconds, see INTERVAL and the module."""
 
     def __init__(
-        self, service: Service, ledger: AsyncLedger, interval: float = INTERVAL, keep_alive: float = sse.KEEP_ALIVE
+        self, service: Service, ledger: AsyncLedger, interval: float = INTERVAL, keep_alive: float = SSE_KEEP_ALIVE
     ) -> None:
         self._interval = interval
         self._keep_alive = keep_alive
@@ -53,7 +52,7 @@ class TailStreams:
         self._stopped = asyncio.Event()
 
     @staticmethod
-    def wanted(request: Request) -> bool:
+    def accepts_stream(request: Request) -> bool:
         """Return whether the request asks for a stream: it does unless it accepts JSON, and no events."""
         accepted = request.headers.get("accept", "")
         return "text/event-stream" in accepted or "application/json" not in accepted
@@ -65,25 +64,25 @@ class TailStreams:
             query = [*(each for each in query if each[0] != "after"), ("after", last)]
         actor = Actor.of_key(key)
         actor.require(TAIL.scope)  # before anything else: other errors would reveal what exists
-        wanted = TAIL.allowed(actor, TAIL.parse({}, query))
-        place, gap = await self._ledger.read(functools.partial(start, self._service, actor, wanted))
-        opening = sse.retry(random.uniform(*RETRY))
+        parameters = TAIL.allowed(actor, TAIL.parse({}, query))
+        place, gap = await self._ledger.read(functools.partial(start, self._service, actor, parameters))
+        opening = sse_retry(random.uniform(*RETRY))
         if gap is not None:
-            opening += sse.event("gap", "", gap.model_dump_json().encode())
-        opening += sse.still_here(encode(place.position))
+            opening += sse_event("gap", "", gap.model_dump_json().encode())
+        opening += sse_keep_alive(encode(place.position))
         try:
             with self._places.place(key.id):
                 pass  # the stream takes it when it is read: it may never be
         except TooManyWaiters:
             raise Busy("too many streams are open", retry_after=5) from None
-        return StreamedResponse(self._stream(key, wanted, place, opening), 200, sse.HEADERS)
+        return StreamedResponse(self._stream(key, parameters, place, opening), 200, SSE_HEADERS)
 
     def stop(self) -> None:
         """End all streams: their clients reconnect to the next process."""
         self._stopped.set()
 
     async def _stream(
-        self, key: Key, wanted: TailParameters, place: Tail, opening: bytes
+        self, key: Key, parameters: TailParameters, place: Tail, opening: bytes
     ) -> AsyncGenerator[bytes, None]:
         with suppress(TooManyWaiters), self._places.place(key.id):
             yield opening
@@ -92,12 +91,12 @@ class TailStreams:
                 limit_waits()
                 data, more = b"", False
                 with suppress(LedgerUnavailable):  # the stream continues with the ledger
-                    read = functools.partial(self._read, key, wanted, place)
+                    read = functools.partial(self._read, key, parameters, place)
                     if (found := await self._ledger.read(read)) is None:
                         return
                     place, data, more = found
                 if data or time.monotonic() - sent >= self._keep_alive:
-                    yield data or sse.still_here(encode(place.position))
+                    yield data or sse_keep_alive(encode(place.position))
                     sent = time.monotonic()
                 if place.gap or not more:
                     with suppress(TimeoutError):
@@ -105,16 +104,16 @@ class TailStreams:
                             await self._stopped.wait()
 
     def _read(
-        self, key: Key, wanted: TailParameters, place: Tail, connection: Connection
+        self, key: Key, parameters: TailParameters, place: Tail, connection: Connection
     ) -> tuple[Tail, bytes, bool] | None:
         """Return the next place, the bytes of the events up to it, and whether there may be more; None without a valid
         key."""
-        current = api_keys.one(connection, key.id)
+        current = api_keys.get(connection, key.id)
         if current is None or not current.in_use:
             return None
-        place, found, more = follow(self._service, wanted, place, connection)
+        place, found, more = follow(self._service, parameters, place, connection)
         return place, b"".join(map(_rendered, found)), more
 
 
 def _rendered(event: TailEvent) -> bytes:
-    return sse.event("event", encode(Position(event.seq, event.recorded_at)), event.model_dump_json().encode())
+    return sse_event("event", encode(Position(event.seq, event.recorded_at)), event.model_dump_json().encode())

@@ -49,7 +49,7 @@ def _names(value: object) -> object:
     return [name.strip() for each in many for name in str(each).split(",") if name.strip()]
 
 
-def _known(by: tuple[str, ...]) -> tuple[str, ...]:
+def _checked_dimensions(by: tuple[str, ...]) -> tuple[str, ...]:
     for name in by:
         if name not in _DIMENSIONS:
             meant = suggest(name, _DIMENSIONS)
@@ -63,7 +63,7 @@ def _known(by: tuple[str, ...]) -> tuple[str, ...]:
 class TotalsParameters(ByDelivery):
     """What is counted, and by what. Times are those of the last change."""
 
-    by: Annotated[tuple[str, ...], BeforeValidator(_names), AfterValidator(_known)] = Field(
+    by: Annotated[tuple[str, ...], BeforeValidator(_names), AfterValidator(_checked_dimensions)] = Field(
         (), description=f"Group by these, separated by commas: {', '.join(_DIMENSIONS)}."
     )
     bucket: Annotated[Seconds, Field(ge=1)] | None = Field(
@@ -135,36 +135,38 @@ class Totals(Result):
     )
 
 
-def get_totals(service: Service, actor: Actor, wanted: TotalsParameters) -> Totals:
+def get_totals(service: Service, actor: Actor, parameters: TotalsParameters) -> Totals:
     """Count runs or deliveries in a time range, grouped by status, workflow, sink and more."""
-    span = bucketed_span(service, wanted, wanted.bucket)
-    of_deliveries = bool(_OF_DELIVERIES & set(wanted.by))
+    span = bucketed_span(service, parameters, parameters.bucket)
+    of_deliveries = bool(_OF_DELIVERIES & set(parameters.by))
     count = totals.count_deliveries if of_deliveries else totals.count_runs
 
-    plain = not wanted.model_fields_set - _OF_ACCOUNT
+    plain = not parameters.model_fields_set - _OF_ACCOUNT
 
     def read(connection: Connection) -> tuple[Counted, float, dict[str, list[float]], Any]:
-        counted = count(connection, wanted.filter(), span, wanted.by, wanted.bucket)
-        check_names(service, actor, connection, wanted.filter(), empty=not counted.all.count)
-        its_events = totals.count_events(connection, wanted.source, span) if plain else None
-        return counted, totals.first_at(connection), totals.ages(connection, wanted.filter(), span), its_events
+        counted = count(connection, parameters.filter(), span, parameters.by, parameters.bucket)
+        check_names(service, actor, connection, parameters.filter(), empty=not counted.all.count)
+        its_events = totals.count_events(connection, parameters.source, span) if plain else None
+        return counted, totals.first_at(connection), totals.ages(connection, parameters.filter(), span), its_events
 
     counted, first, ages, its_events = service.ledger.read(read)
     since = max(counted.since, its_events[0] if its_events else 0.0)
-    groups = merged(counted.groups, wanted.by, wanted.top)
+    groups = merged(counted.groups, parameters.by, parameters.top)
     counted_for = span.until - max(counted.since, first)
     hours = max(counted_for, min(span.until - span.since, _LEAST)) / 3600
-    of_sinks = ages if wanted.by == ("sink",) and wanted.bucket is None else {}
-    shown = [_row(each, wanted, (wanted.bucket or 0.0) / 3600 or hours, of_sinks.get(each.key[0])) for each in groups]
+    of_sinks = ages if parameters.by == ("sink",) and parameters.bucket is None else {}
+    shown = [
+        _row(each, parameters, (parameters.bucket or 0.0) / 3600 or hours, of_sinks.get(each.key[0])) for each in groups
+    ]
     everyone = sorted(age for each in ages.values() for age in each)
     return Totals(
         of="deliveries" if of_deliveries else "runs",
         since=span.since,
         until=span.until,
         counted_since=since if since > span.since else None,
-        items=[_row(counted.all, wanted, hours, everyone), *shown],
-        others=counted.all.count - sum(each.count for each in groups) if wanted.by else 0,
-        account=_account(service, its_events[1], its_events[2], wanted.source, span) if its_events else None,
+        items=[_row(counted.all, parameters, hours, everyone), *shown],
+        others=counted.all.count - sum(each.count for each in groups) if parameters.by else 0,
+        account=_account(service, its_events[1], its_events[2], parameters.source, span) if its_events else None,
     )
 
 
@@ -209,11 +211,11 @@ def _waiting(service: Service) -> int | None:
         client.close()
 
 
-def bucketed_span(service: Service, wanted: Filtered, bucket: float | None) -> Span:
+def bucketed_span(service: Service, filters: Filtered, bucket: float | None) -> Span:
     """Return the requested time, by default the last DAY. Raises Invalid when it ends before it begins, or has too many
     periods of `bucket` seconds."""
-    until = service.ledger.now() if wanted.until is None else wanted.until
-    span = Span(until - DAY if wanted.since is None else wanted.since, until)
+    until = service.ledger.now() if filters.until is None else filters.until
+    span = Span(until - DAY if filters.since is None else filters.since, until)
     if span.since >= span.until:
         raise Invalid("since: must be before until")
     if bucket is not None and (span.until - span.since) / bucket > MAX_BUCKETS:
@@ -243,10 +245,10 @@ def merged(groups: Sequence[Group], by: Sequence[str], top: int) -> list[Group]:
     return sorted(shown, key=lambda each: (places[each.key], each.bucket or 0))
 
 
-def _row(group: Group, wanted: TotalsParameters, hours: float, ages: Sequence[float] | None) -> TotalRow:
+def _row(group: Group, parameters: TotalsParameters, hours: float, ages: Sequence[float] | None) -> TotalRow:
     return TotalRow(
-        key=dict(zip(wanted.by, group.key, strict=False)),
-        at=None if group.bucket is None or wanted.bucket is None else group.bucket * wanted.bucket,
+        key=dict(zip(parameters.by, group.key, strict=False)),
+        at=None if group.bucket is None or parameters.bucket is None else group.bucket * parameters.bucket,
         count=group.count,
         good=group.good,
         ended=group.ended,
@@ -287,19 +289,19 @@ class Ages(Result):
     items: list[AgeRow]
 
 
-def get_ages(service: Service, actor: Actor, wanted: AgesParameters) -> Ages:
+def get_ages(service: Service, actor: Actor, parameters: AgesParameters) -> Ages:
     """Return how long after the end of their runs results were delivered, for each period of a time."""
-    span = bucketed_span(service, wanted, wanted.bucket)
+    span = bucketed_span(service, parameters, parameters.bucket)
 
     def read(connection: Connection) -> dict[int, list[float]]:
-        ages = totals.ages_over_time(connection, wanted.filter(), span, wanted.bucket)
-        check_names(service, actor, connection, wanted.filter(), empty=not ages)
+        ages = totals.ages_over_time(connection, parameters.filter(), span, parameters.bucket)
+        check_names(service, actor, connection, parameters.filter(), empty=not ages)
         return ages
 
     found = service.ledger.read(read)
     items = [
         AgeRow(
-            at=number * wanted.bucket,
+            at=number * parameters.bucket,
             count=len(ages),
             age_p50=percentile(ages, 0.5),
             age_p95=percentile(ages, 0.95),

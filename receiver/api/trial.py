@@ -92,13 +92,13 @@ def get_rules(service: Service, _actor: Actor, _wanted: Scoped) -> RulesText:
     return RulesText(rules=routes_text(service.config))
 
 
-def try_rules(service: Service, _actor: Actor, wanted: TrialParameters) -> Trial:
+def try_rules(service: Service, _actor: Actor, parameters: TrialParameters) -> Trial:
     """Try rules on a body, and compare them with the current rules on old events. Nothing is saved."""
     config = service.config
-    source_or_first(config, wanted.source)
-    given = (service.settings, config, wanted, TIME)
+    source_or_first(config, parameters.source)
+    given = (service.settings, config, parameters, TIME)
     with place_in(_TRIALS, "other rules are being tried"):
-        if wanted.rules.strip() in ("", routes_text(config).strip()):
+        if parameters.rules.strip() in ("", routes_text(config).strip()):
             return _tried(*given)
         # A short rule can take hours and all memory: it must not be those of the process that receives webhooks.
         try:
@@ -108,37 +108,37 @@ def try_rules(service: Service, _actor: Actor, wanted: TrialParameters) -> Trial
             return Trial(problems=[f"trying these rules took over {most}"], warnings=[], body=None, comparison=None)
 
 
-def _tried(settings: Settings, config: Config, wanted: TrialParameters, seconds: float) -> Trial:
+def _tried(settings: Settings, config: Config, parameters: TrialParameters, seconds: float) -> Trial:
     """Called in a process of its own, except for the current rules."""
     with closing(Ledger(settings.database_url)) as ledger:
         try:
             tried, warnings = config, []
-            if wanted.rules.strip():
-                loaded = with_routes(config, wanted.rules)
+            if parameters.rules.strip():
+                loaded = with_routes(config, parameters.rules)
                 tried, warnings = loaded.config, loaded.warnings
             return Trial(
                 problems=[],
                 warnings=warnings,
-                body=_explained(tried, wanted) if wanted.raw.strip() else None,
-                comparison=_compared(ledger, config, tried, wanted, seconds) if wanted.events else None,
+                body=_explained(tried, parameters) if parameters.raw.strip() else None,
+                comparison=_compared(ledger, config, tried, parameters, seconds) if parameters.events else None,
             )
         except ConfigError as error:
             return Trial(problems=list(error.problems), warnings=[], body=None, comparison=None)
 
 
-def _explained(config: Config, wanted: TrialParameters) -> Explanation:
-    labels = dict(each.split("=", 1) for each in wanted.label)
-    body = wanted.raw.encode(errors="replace")
-    return explain(config, source_or_first(config, wanted.source), body, labels, time.time())
+def _explained(config: Config, parameters: TrialParameters) -> Explanation:
+    labels = dict(each.split("=", 1) for each in parameters.label)
+    body = parameters.raw.encode(errors="replace")
+    return explain(config, source_or_first(config, parameters.source), body, labels, time.time())
 
 
-def _compared(ledger: Ledger, config: Config, tried: Config, wanted: TrialParameters, seconds: float) -> Comparison:
+def _compared(ledger: Ledger, config: Config, tried: Config, parameters: TrialParameters, seconds: float) -> Comparison:
     began = time.thread_time()
     before, after = Router(config.routes), Router(tried.routes)
     changed: list[ChangedEvent] = []
     count = compared = 0
     complete = True
-    for found in compare(ledger, before, after, Filter(source=wanted.source)):
+    for found in compare(ledger, before, after, Filter(source=parameters.source)):
         compared += 1
         if set(found.before) != set(found.after):
             count += 1
@@ -154,7 +154,7 @@ def _compared(ledger: Ledger, config: Config, tried: Config, wanted: TrialParame
                         after=list(found.after),
                     )
                 )
-        if compared == wanted.events:
+        if compared == parameters.events:
             break
         if time.thread_time() - began > seconds:
             complete = False

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, urlencode
 
 from pydantic import AfterValidator, Field
 
-from receiver.api.audit import note
+from receiver.api.audit import record_action
 from receiver.api.endpoint import call
 from receiver.api.models import Moment, Page, Result, Scoped
 from receiver.api.service import Actor, Service
@@ -82,55 +82,55 @@ class RenameViewParameters(ViewParameters):
     name: ViewName
 
 
-def list_views(service: Service, actor: Actor, wanted: Scoped) -> Page[SavedViewRow]:
+def list_views(service: Service, actor: Actor, parameters: Scoped) -> Page[SavedViewRow]:
     """List the caller's saved views, then those that others share."""
     owner = _owner(actor)
-    found = service.ledger.read(lambda it: saved_views.seen_by(it, owner, wanted.source))
+    found = service.ledger.read(lambda it: saved_views.seen_by(it, owner, parameters.source))
     return Page(items=[_row(each, owner) for each in found])
 
 
-def save_view(service: Service, actor: Actor, wanted: SaveViewParameters) -> SavedViewRow:
+def save_view(service: Service, actor: Actor, parameters: SaveViewParameters) -> SavedViewRow:
     """Save a page of the console, with all that its address says, under a name."""
-    if wanted.shared:
+    if parameters.shared:
         actor.require(OPERATE)
     owner = _owner(actor)
 
     def save(connection: Connection) -> SavedView:
-        before = saved_views.find(connection, owner=owner, source=wanted.source, name=wanted.name)
+        before = saved_views.find(connection, owner=owner, source=parameters.source, name=parameters.name)
         if before is None and saved_views.count(connection, owner) >= MOST_OF_ONE:
             raise Conflict(f"{MOST_OF_ONE} views are the most that one may have; remove one first")
         view_id = before.id if before else f"view_{secrets.token_hex(8)}"
-        view = SavedView(**wanted.model_dump(), id=view_id, owner=owner, saved_at=database_now(connection))
+        view = SavedView(**parameters.model_dump(), id=view_id, owner=owner, saved_at=database_now(connection))
         saved_views.put(connection, view)
-        _note(connection, actor, "view.save", view)
+        _record(connection, actor, "view.save", view)
         return view
 
     return _row(service.ledger.write(save), owner)
 
 
-def rename_view(service: Service, actor: Actor, wanted: RenameViewParameters) -> SavedViewRow:
+def rename_view(service: Service, actor: Actor, parameters: RenameViewParameters) -> SavedViewRow:
     """Give a saved view another name."""
 
     def rename(connection: Connection) -> SavedView:
-        view = _changeable(connection, actor, wanted)
-        other = saved_views.find(connection, owner=view.owner, source=view.source, name=wanted.name)
+        view = _changeable(connection, actor, parameters)
+        other = saved_views.find(connection, owner=view.owner, source=view.source, name=parameters.name)
         if other is not None and other.id != view.id:
-            raise Conflict(f"there is another view called {wanted.name}")
-        renamed = replace(view, name=wanted.name)
+            raise Conflict(f"there is another view called {parameters.name}")
+        renamed = replace(view, name=parameters.name)
         saved_views.put(connection, renamed)
-        _note(connection, actor, "view.rename", renamed)
+        _record(connection, actor, "view.rename", renamed)
         return renamed
 
     return _row(service.ledger.write(rename), _owner(actor))
 
 
-def remove_view(service: Service, actor: Actor, wanted: ViewParameters) -> SavedViewRow:
+def remove_view(service: Service, actor: Actor, parameters: ViewParameters) -> SavedViewRow:
     """Remove a saved view."""
 
     def remove(connection: Connection) -> SavedView:
-        view = _changeable(connection, actor, wanted)
+        view = _changeable(connection, actor, parameters)
         saved_views.remove(connection, view.id)
-        _note(connection, actor, "view.remove", view)
+        _record(connection, actor, "view.remove", view)
         return view
 
     return _row(service.ledger.write(remove), _owner(actor))
@@ -140,21 +140,21 @@ def _owner(actor: Actor) -> str:
     return f"{actor.kind}:{actor.key_id or actor.name}"
 
 
-def _changeable(connection: Connection, actor: Actor, wanted: ViewParameters) -> SavedView:
+def _changeable(connection: Connection, actor: Actor, parameters: ViewParameters) -> SavedView:
     """Return a view that `actor` may change: their own, or with operate a shared one that they see. Raises NotFound,
     and Forbidden."""
-    view = saved_views.find(connection, id=wanted.id)
+    view = saved_views.find(connection, id=parameters.id)
     own = view is not None and view.owner == _owner(actor)
-    if view is None or not (own or view.shared) or wanted.source not in ("", view.source):
-        raise NotFound(f"view {wanted.id}: not found")
+    if view is None or not (own or view.shared) or parameters.source not in ("", view.source):
+        raise NotFound(f"view {parameters.id}: not found")
     if not own and OPERATE not in actor.scopes:
-        raise Forbidden(f"view {wanted.id}: it is another's; to change it needs the scope operate")
+        raise Forbidden(f"view {parameters.id}: it is another's; to change it needs the scope operate")
     return view
 
 
-def _note(connection: Connection, actor: Actor, action: str, view: SavedView) -> None:
+def _record(connection: Connection, actor: Actor, action: str, view: SavedView) -> None:
     facts = {"name": view.name, "path": view.path, "shared": view.shared}
-    note(connection, actor, action, facts, 1, source=view.source, detail=view.id)
+    record_action(connection, actor, action, facts, 1, source=view.source, detail=view.id)
 
 
 def _row(view: SavedView, owner: str) -> SavedViewRow:

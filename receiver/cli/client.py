@@ -46,7 +46,7 @@ class Client(Protocol):
     def call(self, endpoint: Endpoint[P, R], parameters: P) -> R:
         """Return the result. Raises RequestError as the endpoint's function, and NotStarted."""
 
-    def content(self, wanted: ContentParameters) -> AbstractContextManager[StoredContent]:
+    def content(self, parameters: ContentParameters) -> AbstractContextManager[StoredContent]:
         """Give the block a stored file. Raises as `call`, from the block too."""
 
 
@@ -82,13 +82,13 @@ class LocalClient:
             raise Invalid("the call contains characters the database cannot store, such as NUL") from None
 
     @contextmanager
-    def content(self, wanted: ContentParameters) -> Iterator[StoredContent]:
+    def content(self, parameters: ContentParameters) -> Iterator[StoredContent]:
         """See Client. The sink's own store is read, which needs the secrets of the config."""
         from receiver.api.artifact_content import ArtifactFiles  # with the sinks, which no other command needs
         from receiver.cli.remote import StoredContent
 
         with closing(ArtifactFiles(self._acting)) as files:
-            found = files.find(Actor.local(), wanted)
+            found = files.find(Actor.local(), parameters)
             yield StoredContent(found.facts.size, found.file.encoding, found.chunks(0, found.facts.size))
 
     @cached_property

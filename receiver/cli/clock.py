@@ -2,41 +2,38 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
+from contextlib import ExitStack
 
 from receiver.cli.options import ConfigFile, DataDirectory, WatchSince, load_config, parse_time
 from receiver.runtime.data_folder import secure
-from receiver.runtime.process import freeze_imports, hang_up
+from receiver.runtime.process import freeze_imports
+from receiver.runtime.stop import StopRequests, stop_signals
 
 
 def clock(since: WatchSince = "", config: ConfigFile = None, data: DataDirectory = None) -> None:
     """Run the clock: retries, lapsed claims, polling, retention. Several may run."""
     from receiver.clock import build
     from receiver.config.loader import file_hash
-    from receiver.domain.parts import CLOCK
-    from receiver.runtime.child import say_working
+    from receiver.domain.liveness import CLOCK
+    from receiver.runtime.child import report_ready
     from receiver.status.heartbeat import Heartbeat
 
-    stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT, *hang_up()):
-        signal.signal(number, lambda *_: stopping.set())
-    settings, loaded = load_config(config, data, alone=True)
-    secure(settings.data)
-    moment = parse_time(since)
-    the_clock = build(settings, loaded, stopping.wait, None if moment is None else time.time() - moment)
-    heartbeat = Heartbeat(settings, CLOCK, file_hash(settings.config), watched=True)
+    stops = StopRequests()
+    with stop_signals(stops), ExitStack() as stack:
+        settings, loaded = load_config(config, data, alone=True)
+        secure(settings.data)
+        moment = parse_time(since)
+        the_clock = build(settings, loaded, stops.wait, None if moment is None else time.time() - moment)
+        stack.callback(the_clock.close)
+        heartbeat = Heartbeat(settings, CLOCK, file_hash(settings.config), watched=True)
+        stack.callback(heartbeat.stop)
 
-    def stop(seconds: float) -> bool:
-        heartbeat.step()
-        return stopping.wait(seconds)
+        def stop(seconds: float) -> bool:
+            heartbeat.step()
+            return stops.wait(seconds)
 
-    freeze_imports()
-    heartbeat.start()
-    say_working()
-    try:
+        freeze_imports()
+        heartbeat.start()
+        report_ready()
         the_clock.run(stop)
-    finally:
-        heartbeat.stop()
-        the_clock.close()

@@ -87,21 +87,21 @@ def connect(
         raise typer.Exit(1)
 
 
-def _require_known(surveys: Sequence[Survey], named: Sequence[str] | None) -> None:
+def _require_known(surveys: Sequence[Survey], agent_ids: Sequence[str] | None) -> None:
     known = {agent.id for each in surveys for agent in each.agents}
-    if missing := sorted(set(named or ()) - known):
+    if missing := sorted(set(agent_ids or ()) - known):
         raise UsageError(f"--agent {clean(missing[0], 60)}: agent not found; `runhook connect` lists them")
 
 
-def _changes(survey: Survey, named: Sequence[str] | None, *, undo: bool) -> list[ListedAgent]:
-    """Return the agents to change. One whose results go elsewhere is changed only if it is named, or if it was sent to
-    an earlier URL of this receiver."""
+def _changes(survey: Survey, agent_ids: Sequence[str] | None, *, undo: bool) -> list[ListedAgent]:
+    """Return the agents to change. One whose results go elsewhere is changed only if `agent_ids` has it, or if it
+    was sent to an earlier URL of this receiver."""
     if undo:
-        return [each for each in survey.agents if each.id in survey.changed and (not named or each.id in named)]
+        return [each for each in survey.agents if each.id in survey.changed and (not agent_ids or each.id in agent_ids)]
     return [
         each
         for each in survey.agents
-        if (each.id in named if named else _is_free(survey, each))
+        if (each.id in agent_ids if agent_ids else _is_free(survey, each))
         and where(each.callback_url, survey.source.hooks) != "here"
     ]
 
@@ -131,7 +131,7 @@ def _apply(ledger: Ledger, surveys: Sequence[Survey], *, undo: bool) -> dict[tup
     return results
 
 
-def _print(surveys: Sequence[Survey], named: Sequence[str] | None, *, undo: bool) -> None:
+def _print(surveys: Sequence[Survey], agent_ids: Sequence[str] | None, *, undo: bool) -> None:
     found = [_as_json(each, {}) for each in surveys]
     changes = {}
     for survey in surveys:
@@ -141,7 +141,7 @@ def _print(surveys: Sequence[Survey], named: Sequence[str] | None, *, undo: bool
 
     def rows(kind: str) -> list[dict[str, Any]]:
         every = ({**row, "source": each["source"]} for each in found for row in each[kind])
-        return [row for row in every if not named or row["agent_id"] in named]
+        return [row for row in every if not agent_ids or row["agent_id"] in agent_ids]
 
     if (agents := rows("agents")) or not any(each["trouble"] for each in found):
         change = {"change": lambda row: changes.get((row["source"], row["agent_id"]), "")}

@@ -65,7 +65,7 @@ def dev(
     """Run receiver, worker and clock together, with their own Valkey unless REDIS_URL is set. Ctrl-C stops all."""
     from receiver.dev.lines import Lines
     from receiver.dev.tunnel import Tunnel
-    from receiver.ingest import durability
+    from receiver.ingest import redis_settings
     from receiver.runtime.supervisor import Supervisor, program
 
     parse_time(since)  # a wrong one is an error of this command
@@ -112,7 +112,7 @@ def dev(
         file.write(session, {**environ, **hidden})
         if settings.embedded_redis:
             programs.insert(0, _start_valkey(settings.data, stack))
-        promise = durability.check_at_start(
+        promise = redis_settings.check_at_start(
             settings.redis_url,
             loaded.server.max_body,
             loaded.server.accept_weaker_durability,
@@ -186,7 +186,7 @@ def _import_all(config: Config) -> None:
     from receiver.cli import clock as clock_command  # noqa: F401
     from receiver.cli import serve
 
-    serve.web_parts()
+    serve.web_components()
     logs.prepare()
     worker.preload(config)
 

@@ -35,8 +35,8 @@ def download_files(
     Existing files stay without `force`. `pause`: seconds between two tries. Raises RunhookError if a file could not be
     downloaded.
     """
-    wanted = LIST_ARTIFACTS.validated({"run": run_id, "source": source})
-    files = list(rows_of(client, LIST_ARTIFACTS, wanted, MOST))
+    parameters = LIST_ARTIFACTS.validated({"run": run_id, "source": source})
+    files = list(rows_of(client, LIST_ARTIFACTS, parameters, MOST))
     if not files:
         raise RunhookError(f"run {clean(run_id, 60)} has no files")
     folder.mkdir(parents=True, exist_ok=True)
@@ -69,10 +69,10 @@ def _fetch(client: Client, row: ArtifactRow, target: Path, pause: float, *, forc
         if not row.sha256:
             raise _Rejected("skipped: the file exists, and the run's checksum is not known; --force replaces it")
         raise _Rejected("skipped: a different file of this name exists; --force replaces it")
-    wanted = ContentParameters(run_id=row.run_id, name=row.name, source=row.source, skyvern=True)
+    parameters = ContentParameters(run_id=row.run_id, name=row.name, source=row.source, skyvern=True)
     part = target.with_name(f".{target.name[:100]}.part")
     try:
-        size, encoding = _receive_with_retries(client, wanted, part, pause)
+        size, encoding = _receive_with_retries(client, parameters, part, pause)
         if row.sha256 and not encoding and _digest(part) != row.sha256:
             raise _Rejected("discarded: the stored file does not match the run's checksum")
         if encoding:
@@ -87,10 +87,10 @@ def _fetch(client: Client, row: ArtifactRow, target: Path, pause: float, *, forc
     return f"{shown_size(size)}, checksum {'verified' if row.sha256 else 'not known'}"
 
 
-def _receive_with_retries(client: Client, wanted: ContentParameters, part: Path, pause: float) -> tuple[int, str]:
+def _receive_with_retries(client: Client, parameters: ContentParameters, part: Path, pause: float) -> tuple[int, str]:
     for left in range(TRIES - 1, -1, -1):
         try:
-            return _receive(client, wanted, part)
+            return _receive(client, parameters, part)
         except (Busy, NotStarted):
             if not left:
                 raise
@@ -98,11 +98,11 @@ def _receive_with_retries(client: Client, wanted: ContentParameters, part: Path,
     raise AssertionError
 
 
-def _receive(client: Client, wanted: ContentParameters, part: Path) -> tuple[int, str]:
+def _receive(client: Client, parameters: ContentParameters, part: Path) -> tuple[int, str]:
     """Write the file to `part`, and return its size and content coding."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_TRUNC
     have = 0
-    with client.content(wanted) as found, progress(wanted.name, found.size) as show:
+    with client.content(parameters) as found, progress(parameters.name, found.size) as show:
         try:
             with os.fdopen(os.open(part, flags, 0o666), "wb") as file:
                 for chunk in found.chunks:

@@ -55,8 +55,8 @@ def explain(
 
 def _explained(client: Client, event: EventRow, leading: Collection[str]) -> dict[str, Any]:
     """Return what the current routes do with an event, as what it was recorded; only `leading` routes."""
-    wanted = {"event_id": event.id, "source": event.source}
-    body = client.call(GET_EVENT_BODY, GET_EVENT_BODY.validated(wanted)).content()
+    parameters = {"event_id": event.id, "source": event.source}
+    body = client.call(GET_EVENT_BODY, GET_EVENT_BODY.validated(parameters)).content()
     if not body:
         raise RunhookError(f"{event.id} has no body, so no route can match: {event.problem}")
     labels: dict[str, str] = {}

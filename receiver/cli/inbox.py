@@ -26,9 +26,9 @@ from receiver.domain.frame import EntryKeys, read_entry
 from receiver.domain.run import parse
 from receiver.domain.trouble import redis_todo
 from receiver.errors import NotStarted, UsageError
-from receiver.inbox.aside import AsideEntry, drop_all, drop_aside, fields_of, list_aside
+from receiver.inbox.set_aside import SetAsideEntry, drop_all, drop_set_aside, fields_of, list_set_aside
 from receiver.inbox.writer import InboxUnavailable, InboxWriter, append_each
-from receiver.ingest import durability
+from receiver.ingest import redis_settings
 from receiver.ingest.spool import Spool, list_events
 from receiver.ledger import audit
 from receiver.ledger.audit import AuditActor
@@ -54,12 +54,12 @@ def list_(
     """List entries that were set aside with their reasons, oldest first."""
     form = chosen_form(output, as_json)
     with _redis(Settings.from_env(config=config, data=data)) as client:
-        rows = (_row(each) for each in itertools.islice(list_aside(client), limit))
+        rows = (_row(each) for each in itertools.islice(list_set_aside(client), limit))
         columns = parse_columns("id since=set_aside_at source event=event_id bytes=size why")
         print_rows(rows, columns, "no entry was set aside", form)
 
 
-def _row(each: AsideEntry) -> dict[str, Any]:
+def _row(each: SetAsideEntry) -> dict[str, Any]:
     return {
         "id": each.aside_id,
         "set_aside_at": each.since,
@@ -86,7 +86,7 @@ def accept(ids: Ids = None, config: ConfigFile = None, data: DataDirectory = Non
             asyncio.run(append_each(settings.redis_url, loaded.sources, events, lambda _: None))
         except InboxUnavailable as error:
             raise NotStarted(f"Redis does not accept events ({error}); nothing was dropped") from None
-        drop_aside(client, ids)
+        drop_set_aside(client, ids)
     out().print(f"{len(events)} accepted.")
 
 
@@ -115,7 +115,7 @@ def drop(
     with _redis(settings) as client:
         if unknown := [each for each in ids or () if fields_of(client, each) is None]:
             raise _not_found(unknown)
-        count = drop_all(client) if everything else drop_aside(client, ids or ())
+        count = drop_all(client) if everything else drop_set_aside(client, ids or ())
     out().print(f"{count} dropped.")
 
 
@@ -170,7 +170,7 @@ def send(
         return
     settings, loaded = load_config(config, data)
     server = loaded.server
-    durability.check_at_start(
+    redis_settings.check_at_start(
         settings.redis_url, server.max_body, server.accept_weaker_durability, str(settings.config), away=_unavailable
     )
     running = is_locked(directory / "lock")

@@ -85,13 +85,13 @@ def create(
     """Create a key and print it. It is shown only once."""
     scopes = [part.strip() for each in scope or api_key.SCOPES for part in each.split(",") if part.strip()]
     with named_options({"expires_in": expires}):
-        wanted = CREATE_KEY.validated(
+        parameters = CREATE_KEY.validated(
             {"name": name, "scopes": scopes, "source": source, "rate": rate, "expires_in": expires}
         )
     client.create = client.announce = True
     had_secret = not isinstance(client, LocalClient) or bool(client.settings.master_secret())
     try:
-        created = client.call(CREATE_KEY, wanted)
+        created = client.call(CREATE_KEY, parameters)
     except Invalid as problem:
         raise UsageError(("" if problem.message.startswith("the name") else "--") + clean(problem.message)) from None
     except Conflict as problem:

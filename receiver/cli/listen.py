@@ -66,10 +66,10 @@ class Listener:
     def _body(self, event: EventRow) -> bytes:
         """Return the body. Raises RequestError, and NotStarted if the service stays unavailable."""
         until = time.monotonic() + _PATIENCE
-        wanted = GET_EVENT_BODY.validated({"event_id": event.id, "source": event.source})
+        parameters = GET_EVENT_BODY.validated({"event_id": event.id, "source": event.source})
         while True:
             try:
-                content: bytes = self.client.call(GET_EVENT_BODY, wanted).content()
+                content: bytes = self.client.call(GET_EVENT_BODY, parameters).content()
                 return content
             except (NotStarted, Busy):
                 if time.monotonic() > until:

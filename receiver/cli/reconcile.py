@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from receiver.api.audit import note
+from receiver.api.audit import record_action
 from receiver.api.names import unknown
 from receiver.api.service import Actor
 from receiver.cli.completion import completer
@@ -90,7 +90,7 @@ def _record_import(
     left = sum(len({row.run_id for row in it.missing} - it.imported - {*(it.young if later else ())}) for it in reports)
     complete = not left and not any(it.trouble for it in reports)
     ended = {} if complete else {"outcome": audit.FAILED, "detail": f"{counted(left, 'run', 'runs')} not imported"}
-    note(connection, Actor.local(), redis_losses.IMPORT, {"since": oldest}, imported, source=source, **ended)
+    record_action(connection, Actor.local(), redis_losses.IMPORT, {"since": oldest}, imported, source=source, **ended)
 
 
 def chosen_sources(

@@ -115,11 +115,11 @@ class RemoteClient:
         return httpx2.Response(response.status_code, headers=headers, content=bytes(body))
 
     @contextmanager
-    def content(self, wanted: ContentParameters) -> Iterator[StoredContent]:
+    def content(self, parameters: ContentParameters) -> Iterator[StoredContent]:
         """See Client."""
         from receiver.api.artifact_content import GET_CONTENT  # with the sinks, which no other call needs
 
-        path, rest = GET_CONTENT.path_and_rest(wanted)
+        path, rest = GET_CONTENT.path_and_rest(parameters)
         headers = {"accept": "*/*", "accept-encoding": "identity"}
         with reaching(self.where), self._http.stream("GET", path, params=rest, headers=headers) as response:
             if not response.is_success:

@@ -51,21 +51,21 @@ def reroute(
         raise UsageError("--ignore-routes: name the sink with --sink")
     client.announce = True
     with named_options(asked):
-        wanted = REROUTE.validated({**asked, "into": into, "ignore_routes": ignore_routes})
-        check_times(wanted, asked)
-        reroute_events(client, wanted, form, limit, dry_run=dry_run, yes=yes)
+        parameters = REROUTE.validated({**asked, "into": into, "ignore_routes": ignore_routes})
+        check_times(parameters, asked)
+        reroute_events(client, parameters, form, limit, dry_run=dry_run, yes=yes)
 
 
 def reroute_events(
-    client: Client, wanted: RerouteParameters, form: Form, limit: int, *, dry_run: bool, yes: bool
+    client: Client, parameters: RerouteParameters, form: Form, limit: int, *, dry_run: bool, yes: bool
 ) -> None:
     """Print where the routes would send old events, and create what is missing unless it is a dry run."""
     # A person sees the plan before the question; the routes are then applied again, since the ledger has changed.
     plan, created, asks = _Plan(), 0, can_ask(yes=yes)
-    for found in _calls(client, wanted.model_copy(update={"dry_run": dry_run or asks})):
+    for found in _calls(client, parameters.model_copy(update={"dry_run": dry_run or asks})):
         plan.add(found)
         created += found.made
-        wanted = wanted.model_copy(update={"until": found.until})
+        parameters = parameters.model_copy(update={"until": found.until})
     events = plan.events[:limit] if form is Form.TABLE else plan.events
     columns = parse_columns("event=id run=run_id status disposition reaches new=added")
     print_rows((each.model_dump(mode="json") for each in events), columns, "no events found", form)
@@ -80,7 +80,7 @@ def reroute_events(
         if count:
             confirm(count, f"Create {counted(count, 'delivery', 'deliveries')}?", yes=yes)
         with progress("deliveries", count) as show:
-            for found in _calls(client, wanted):
+            for found in _calls(client, parameters):
                 created += found.made
                 show(created)
     if count:
@@ -116,10 +116,10 @@ class _Plan:
         return f"{counted(len(self.events), 'event', 'events')}: {new}{skipped}"
 
 
-def _calls(client: Client, wanted: RerouteParameters) -> Iterator[RerouteResult]:
+def _calls(client: Client, parameters: RerouteParameters) -> Iterator[RerouteResult]:
     """Make calls until all events were routed. Raises RunhookError."""
     after: str | None = ""
     while after is not None:
-        found = client.call(REROUTE, wanted.model_copy(update={"after": after}))
-        wanted, after = wanted.model_copy(update={"until": found.until}), found.next
+        found = client.call(REROUTE, parameters.model_copy(update={"after": after}))
+        parameters, after = parameters.model_copy(update={"until": found.until}), found.next
         yield found

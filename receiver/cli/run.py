@@ -55,8 +55,8 @@ def run(
         download_files(client, run_id, source, Path(download), force=force)
         return
     found = client.call(GET_RUN, GET_RUN.validated({"run_id": run_id, "source": source}))
-    wanted = LIST_ARTIFACTS.validated({"run": run_id, "source": found.run.source})
-    files = [each.model_dump(mode="json") for each in rows_of(client, LIST_ARTIFACTS, wanted, FILES)]
+    parameters = LIST_ARTIFACTS.validated({"run": run_id, "source": found.run.source})
+    files = [each.model_dump(mode="json") for each in rows_of(client, LIST_ARTIFACTS, parameters, FILES)]
     output, note = _output(client, found)
     if as_json:
         print_json({**found.model_dump(mode="json"), "output": output, "files": files})
@@ -91,9 +91,9 @@ def _output(client: Client, found: RunDetails) -> tuple[Any, str]:
     """Return the output of the newest event with the run's result, and why it is missing."""
     if not found.run.event_id:
         return None, ""
-    wanted = {"event_id": found.run.event_id, "source": found.run.source}
+    parameters = {"event_id": found.run.event_id, "source": found.run.source}
     try:
-        event_ = client.call(GET_EVENT, GET_EVENT.validated(wanted))
+        event_ = client.call(GET_EVENT, GET_EVENT.validated(parameters))
     except NotFound as problem:  # retention removed it meanwhile
         return None, problem.message
     return event_.run.get("output") if isinstance(event_.run, dict) else None, event_.note
@@ -159,13 +159,13 @@ def event(
     of_run(event_id)
     if sum((body, raw, as_json)) > 1:
         raise UsageError("--body, --raw and --json are mutually exclusive")
-    wanted = {"event_id": event_id, "source": source}
+    parameters = {"event_id": event_id, "source": source}
     if raw:
-        stored = client.call(GET_EVENT_BODY, GET_EVENT_BODY.validated(wanted))
+        stored = client.call(GET_EVENT_BODY, GET_EVENT_BODY.validated(parameters))
         is_text = sys.stdout.isatty() and stored.encoding == "utf-8"
         sys.stdout.buffer.write(clean(stored.body).encode() + b"\n" if is_text else stored.content())
         return
-    found = client.call(GET_EVENT, GET_EVENT.validated(wanted))
+    found = client.call(GET_EVENT, GET_EVENT.validated(parameters))
     if as_json or body:
         print_json(found.run if body else found.model_dump(mode="json"))
         if body and found.note:

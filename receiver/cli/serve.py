@@ -12,14 +12,14 @@ from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.domain.database_url import check_database_url
 from receiver.errors import NotStarted
-from receiver.runtime.child import say_working
+from receiver.runtime.child import report_ready
 from receiver.runtime.data_folder import secure
 from receiver.runtime.process import freeze_imports, raise_file_limit, relax_gc_for_imports
 from receiver.telemetry import logs
 from receiver.web.server import BACKLOG, STOP_TIMEOUT, listen, url_of
 
 if TYPE_CHECKING:
-    from receiver.web.part import Context, WebPart
+    from receiver.web.component import Context, WebComponent
 
 
 def serve(
@@ -46,7 +46,7 @@ def run(settings: Settings, config: Config, host: str, port: int, admin: ListenA
 
     from receiver.cli.ledger_access import warning_at_start
     from receiver.web.app import check_at_start, create_app
-    from receiver.web.part import ADMIN
+    from receiver.web.component import ADMIN
     from receiver.web.protocol import Listening, connection_limit, options
     from receiver.web.uvicorn_server import AdminListener, WebServer
 
@@ -57,7 +57,7 @@ def run(settings: Settings, config: Config, host: str, port: int, admin: ListenA
     public = listen(host, port)
     admin_socket = listen(*admin, option="--admin-port or server.admin") if admin else None
     promise = check_at_start(settings, config)
-    app = create_app(settings, config, web_parts(), has_admin_port=admin is not None)
+    app = create_app(settings, config, web_components(), has_admin_port=admin is not None)
     doubtful = [*warnings(settings, config), *filter(None, [local_key(settings), warning_at_start(settings, config)])]
     limit = connection_limit(raise_file_limit())
     admin_limit = min(1024, limit // 4) if admin else 0
@@ -77,13 +77,13 @@ def run(settings: Settings, config: Config, host: str, port: int, admin: ListenA
     for line in [*lines, *(f"WARNING: {each}" for each in doubtful)]:
         logs.say(line)
     freeze_imports()
-    say_working()
+    report_ready()
     server.run(sockets=[public])
     if not server.started:
         raise NotStarted("the receiver did not start; the line above says why")
 
 
-def web_parts() -> list[Callable[[Context], WebPart]]:
+def web_components() -> list[Callable[[Context], WebComponent]]:
     """Import and return everything that the receiver serves beside webhooks."""
     from receiver.api.http import api
     from receiver.console.http import console

@@ -112,13 +112,13 @@ def move(
     """
     client.announce = True
     giver, taker = (new, old) if undo else (old, new)
-    wanted = MOVE_SINK.validated({"sink": old, "into": new, "undo": undo})
+    parameters = MOVE_SINK.validated({"sink": old, "into": new, "undo": undo})
     try:
-        total = client.call(MOVE_SINK, wanted.model_copy(update={"dry_run": True})).count
+        total = client.call(MOVE_SINK, parameters.model_copy(update={"dry_run": True})).count
     except Invalid as problem:
         raise UsageError(clean(problem.message)) from None
     confirm(total, f"Move the deliveries of {giver} to {taker}?", yes=yes)
-    operation = client.call(MOVE_SINK, wanted).operation
+    operation = client.call(MOVE_SINK, parameters).operation
     assert operation is not None
     moved = watch(client, operation).done
     out().print(f"moved to {taker}: {counted(moved, 'delivery', 'deliveries')} of {giver}")

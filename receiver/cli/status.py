@@ -16,7 +16,7 @@ from receiver.cli.options import Json, Output, chosen_form
 from receiver.cli.output import Form, clean, out, print_json, print_rows, print_table, show_counts
 from receiver.cli.parameters import with_client
 from receiver.domain.counting import counted
-from receiver.domain.parts import deliver
+from receiver.domain.liveness import deliver
 from receiver.errors import RunhookError
 from receiver.ledger.stats import COUNT_LIMIT
 from receiver.status.problem import ago
@@ -73,12 +73,12 @@ def _print_status(found: Status, now: float) -> None:
 def _processes(found: Status) -> list[list[Any]]:
     """Return rows of running and stuck processes, and for each expected one that is not running its newest state."""
     rows: list[list[Any]] = []
-    for part in dict.fromkeys([*found.expected, *(each.part for each in found.parts)]):
-        theirs = [each for each in found.parts if each.part == part]
+    for role in dict.fromkeys([*found.expected, *(each.part for each in found.parts)]):
+        theirs = [each for each in found.parts if each.part == role]
         shown = [each for each in theirs if each.state in ("running", "stuck")]
-        if not shown and part in found.expected:
+        if not shown and role in found.expected:
             shown = sorted(theirs, key=lambda each: each.beat_age)[:1]
-            rows += [] if shown else [[part, "missing", *[""] * 5]]
+            rows += [] if shown else [[role, "missing", *[""] * 5]]
         rows += [
             [each.part, each.state, each.host, each.pid, each.version, each.config, f"{ago(each.beat_age)} ago"]
             for each in shown

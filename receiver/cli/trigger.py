@@ -189,7 +189,7 @@ def _receiver(settings: Settings | None) -> str:
     """Return where the receiver of this data directory listens; DEFAULT_URL if none runs on this machine."""
     from receiver.status import board  # with the ledger, which nothing else here needs
 
-    seen = board.merged(board.every_file(settings.data)) if settings else []
+    seen = board.merged(board.list_local_processes(settings.data)) if settings else []
     urls = [str(each.beat.details["url"]) for each in seen if each.alive and each.beat.details.get("url")]
     return urls[0].replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:") if urls else DEFAULT_URL
 

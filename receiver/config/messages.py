@@ -70,11 +70,11 @@ def describe(error: ValidationError, model: type[BaseModel], value: Any) -> list
     return problems
 
 
-def unknown(name: str, known: Iterable[str]) -> str:
-    """Return "unknown key; …" with the key that was probably meant, or those that are known."""
-    known = list(known)
-    guess = suggest(name, known)
-    return f"unknown key; did you mean {guess}?" if guess else f"unknown key; the keys here are {', '.join(known)}"
+def unknown(name: str, names: Iterable[str]) -> str:
+    """Return "unknown key; …" with the key that was probably meant, or all `names`."""
+    names = list(names)
+    guess = suggest(name, names)
+    return f"unknown key; did you mean {guess}?" if guess else f"unknown key; the keys here are {', '.join(names)}"
 
 
 def fields_at(model: type[BaseModel], key: Sequence[str | int]) -> list[str]:

@@ -86,7 +86,7 @@ class Chart:
     highest: float | None = None
 
     @property
-    def _known(self) -> list[float]:
+    def _heights(self) -> list[float]:
         """What reaches highest over each bucket: the sum of a stack, or a point of a line."""
         if self.stacked:
             return [sum(each.values[place] or 0 for each in self.series) for place in range(self.buckets.count)]
@@ -95,12 +95,12 @@ class Chart:
     @property
     def empty(self) -> bool:
         """Whether there is nothing to show."""
-        return not any(self._known) if self.stacked else not self._known
+        return not any(self._heights) if self.stacked else not self._heights
 
     @property
     def y(self) -> Sequence[Tick]:
         """The labels of the values: 1, 2 or 5 times a power of ten apart. The last one is the top of the axis."""
-        highest = max(self._known, default=0.0) if self.highest is None else self.highest
+        highest = max(self._heights, default=0.0) if self.highest is None else self.highest
         size = 10.0 ** math.floor(math.log10(max(highest, 1e-6) / _MOST_VALUES))
         step = next((each * size for each in (1, 2, 5) if highest / (each * size) <= _MOST_VALUES), 10 * size)
         step = max(1.0, step)

@@ -45,7 +45,7 @@ from receiver.errors import Busy, ConfigError, Invalid, NotFound, RequestError
 from receiver.ledger import Ledger, LedgerDataError, LedgerUnavailable, OutcomeUnknown
 from receiver.ledger.async_ledger import AsyncLedger, limit_waits
 from receiver.runtime.throttle import TokenBucket
-from receiver.web.part import Context, WebPart
+from receiver.web.component import Context, WebComponent
 from receiver.web.responses import address_of
 
 if TYPE_CHECKING:
@@ -68,8 +68,8 @@ REFRESH: Final = "x-runhook-refresh"
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-def console(context: Context, *, per_network: tuple[float, float] = PER_NETWORK) -> WebPart:
-    """Return the part that serves /console, without routes if it is off.
+def console(context: Context, *, per_network: tuple[float, float] = PER_NETWORK) -> WebComponent:
+    """Return the component that serves /console, without routes if it is off.
 
     `per_network`: sign-in attempts per second, and at once.
     """
@@ -81,7 +81,7 @@ def console(context: Context, *, per_network: tuple[float, float] = PER_NETWORK)
     if config.oidc is not None:
         people, oidc = _issuer(config.oidc, people, settings.master_secret(make=True))
     if not people and oidc is None:
-        return WebPart()
+        return WebComponent()
     sign_in = SignIn(
         AsyncLedger(_ledger(context), context.ledger_wait),
         people,
@@ -116,7 +116,7 @@ def console(context: Context, *, per_network: tuple[float, float] = PER_NETWORK)
         ),
         Route(f"{PATH}/{{rest:path}}", server.with_problem_page(server.not_found), methods=["GET", "POST"]),
     ]
-    return WebPart(lifespan=lifespan, admin=routes)
+    return WebComponent(lifespan=lifespan, admin=routes)
 
 
 def _issuer(config: OidcConfig, people: Mapping[str, Person], secret: str) -> tuple[Mapping[str, Person], Oidc]:

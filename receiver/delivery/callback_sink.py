@@ -113,7 +113,7 @@ def _destination(connection: Connection, delivery: Delivery) -> tuple[Submission
     submission = records.of_run(connection, delivery.source, delivery.run_id)
     target, target_key = resend.target_of(connection, delivery.key)
     if target_key:
-        return submission, api_keys.one(connection, target_key), target
+        return submission, api_keys.get(connection, target_key), target
     return submission, records.caller_of(connection, submission) if submission else None, target
 
 

@@ -34,6 +34,7 @@ from receiver.delivery.send_task import send
 from receiver.delivery.settlement import Settlement
 from receiver.delivery.sink_services import SourceServices
 from receiver.domain.callback import CALLBACK
+from receiver.errors import error_location
 from receiver.ledger import Connection, Ledger, LedgerUnavailable
 from receiver.ledger.deliveries import claims
 from receiver.ledger.deliveries.claimed import Claimed, load_bodies
@@ -41,7 +42,6 @@ from receiver.ledger.deliveries.claims import Claims
 from receiver.ledger.deliveries.fair_queue import ManyLanes, Rotation
 from receiver.runtime.background import start_thread
 from receiver.runtime.outage import Pause
-from receiver.runtime.process import error_location
 from receiver.runtime.throttle import SharedRate
 from receiver.telemetry.logs import Fields
 from receiver.telemetry.workers import WorkerCounter
@@ -318,10 +318,10 @@ class SinkRunner:
 
         return self._ledger.write(work)
 
-    def _allowed(self, rate: SharedRate, wanted: int) -> int:
-        """Return how many that are due, up to `wanted`, the rate allows: none while Redis, which counts it, is down."""
+    def _allowed(self, rate: SharedRate, most: int) -> int:
+        """Return how many that are due, up to `most`, the rate allows: none while Redis, which counts it, is down."""
         now = self._ledger.now()
-        due = self._ledger.read(lambda it: claims.count_due(it, self.name, wanted, now), transaction=False)
+        due = self._ledger.read(lambda it: claims.count_due(it, self.name, most, now), transaction=False)
         try:
             return rate.take(due) if due else 0  # what is not sent must not count
         except redis.RedisError:

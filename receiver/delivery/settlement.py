@@ -70,7 +70,7 @@ class Settlement:
             if (found := outcome.availability(answer)) is not None
         ]
         failing = not all(found.available for _, found in seen)
-        rows = lanes.named(connection, names, lock=failing) if names else {}
+        rows = lanes.by_name(connection, names, lock=failing) if names else {}
         if failing:  # skip what an earlier try, or another worker, has counted
             counted = attempts.ids_with_result(connection, [each for each, _ in seen])
             seen = [(each, found) for each, found in seen if each.id not in counted]

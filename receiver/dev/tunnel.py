@@ -15,8 +15,7 @@ from collections import deque
 from typing import Final
 
 from receiver.errors import NotStarted
-from receiver.runtime.child import end, spawn
-from receiver.runtime.process import exit_text
+from receiver.runtime.child import exit_text, spawn, stop_process
 
 # Seconds in which a program must print its URL.
 START_TIMEOUT: Final = 30.0
@@ -92,9 +91,9 @@ class Tunnel:
         return f"{self.name} {exit_text(code)}" + (f": {self._last[-1]}" if self._last else "")
 
     def stop(self) -> None:
-        """End the process: SIGTERM, and SIGKILL after 5 s."""
+        """Stop the process: SIGTERM, and SIGKILL after 5 s."""
         if self.process is not None:
-            end(self.process, timeout=5.0)
+            stop_process(self.process, timeout=5.0)
 
     def _last_lines(self) -> str:
         return "; its last lines:\n" + "\n".join(f"  {line}" for line in self._last) if self._last else ""

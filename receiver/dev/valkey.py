@@ -21,8 +21,7 @@ from handlers.support.file_lock import acquire
 from handlers.support.private_file import make_private_folder
 from receiver.config.settings import embedded_socket
 from receiver.errors import NotStarted
-from receiver.runtime.child import end, spawn
-from receiver.runtime.process import exit_text
+from receiver.runtime.child import exit_text, spawn, stop_process
 from receiver.runtime.redis_client import OLDEST_REDIS, connect
 
 # Maximum seconds until a server responds, not counting the time to load its data.
@@ -166,9 +165,9 @@ class EmbeddedValkey:
         return exit_text(self.process.returncode) if self.process and self.process.returncode else "it ended"
 
     def stop(self, timeout: float = 10.0) -> None:
-        """End the server: SIGTERM, and SIGKILL after `timeout` seconds. Then another one can use the directory."""
+        """Stop the server: SIGTERM, and SIGKILL after `timeout` seconds. Then another one can use the directory."""
         if self.process is not None:
-            end(self.process, timeout)
+            stop_process(self.process, timeout)
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None

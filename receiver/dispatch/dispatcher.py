@@ -19,10 +19,10 @@ from receiver.dispatch import recorder
 from receiver.dispatch.decide import OF_VALUES
 from receiver.dispatch.recorder import EventRecorder, Runner
 from receiver.domain.frame import EntryKeys
-from receiver.domain.parts import DISPATCH, deliver
-from receiver.inbox.aside import has_from, put_back, set_aside
+from receiver.domain.liveness import DISPATCH, deliver
 from receiver.inbox.reader import Entry, InboxReader
 from receiver.inbox.recovery import KILLS, InboxRecovery, Taken
+from receiver.inbox.set_aside import has_set_aside, put_back, set_aside
 from receiver.ledger import Ledger, LedgerUnavailable, redis_losses
 from receiver.runtime.outage import Pause
 from receiver.runtime.redis_client import connect
@@ -33,7 +33,7 @@ QUEUE = DISPATCH
 BATCH = 256
 # Bytes of bodies in one transaction (one event may be larger): a body takes ten times its size in memory while it is
 # parsed, and all who write wait for a transaction.
-PART_BYTES = 4 << 20
+CHUNK_BYTES = 4 << 20
 # Seconds that a job waits for more before it ends, so that a steady trickle needs no new wake-up; and of one wait,
 # after which it sees a stop.
 IDLE_WAIT = 2.0
@@ -144,10 +144,10 @@ class Dispatcher:
         self._reader.flush()
         return bool(entries)
 
-    def has_new_aside(self, connection: redis.Redis) -> bool:
+    def has_new_set_aside(self, connection: redis.Redis) -> bool:
         """Return whether entries were set aside that this process has not looked at. For any thread, which brings its
         own connection. Raises redis.RedisError."""
-        return has_from(connection, self._put_back_from)
+        return has_set_aside(connection, self._put_back_from)
 
     def close(self) -> None:
         """Close the ledger and Redis, unless they belong to a process that closes them itself."""
@@ -158,19 +158,19 @@ class Dispatcher:
     def _process(self, entries: Sequence[Entry]) -> None:
         self._unfinished = list(entries)
         while self._unfinished:
-            part = _part(self._unfinished)
-            self._finish(part, self._record_part(part))
-            self._unfinished = self._unfinished[len(part) :]
+            chunk = _chunk(self._unfinished)
+            self._finish(chunk, self._record_chunk(chunk))
+            self._unfinished = self._unfinished[len(chunk) :]
 
-    def _record_part(self, part: Sequence[Entry]) -> Collection[str]:
+    def _record_chunk(self, chunk: Sequence[Entry]) -> Collection[str]:
         """Record the events of entries. Returns the sinks that have something to send."""
-        self._set_aside([entry for entry in part if entry.event is None])
-        found = [entry for entry in part if entry.event is not None]
+        self._set_aside([entry for entry in chunk if entry.event is None])
+        found = [entry for entry in chunk if entry.event is not None]
         try:
             sinks = self.recorder.record(self.recorder.parse([it.event for it in found if it.event is not None]))
         except _OF_ENTRY as error:  # it must not hold up the rest of the inbox
             if len(found) > 1:
-                return {sink for entry in found for sink in self._record_part([entry])}
+                return {sink for entry in found for sink in self._record_chunk([entry])}
             return self._record_unread(found[0], error)
         return sinks
 
@@ -198,7 +198,7 @@ class Dispatcher:
         try:
             sinks: Collection[str] = recorder.record(parsed)
         except LedgerUnavailable:
-            self._recovery.excuse(taken)
+            self._recovery.reset_delivery_count(taken)
             raise
         except _OF_ENTRY as error:
             sinks = self._record_unread(entry, error)
@@ -217,17 +217,17 @@ class Dispatcher:
         """Set aside entries that this process cannot verify: any program with access to Redis can add one."""
         set_aside(self._redis, entries)
         for entry in entries:
-            self._counter.add_aside()
+            self._counter.add_set_aside()
             if self._lines.take(1, time.monotonic()):  # a stranger's entries must not fill the disk with lines
                 log.error("inbox.set_aside entry=%s reason=%s", entry.entry_id, entry.problem)
 
 
-def _part(entries: list[Entry]) -> list[Entry]:
-    """Return the first entries, up to PART_BYTES of bodies, and at least one."""
+def _chunk(entries: list[Entry]) -> list[Entry]:
+    """Return the first entries, up to CHUNK_BYTES of bodies, and at least one."""
     size = 0
     for count, entry in enumerate(entries):
         size += len(entry.event.body) if entry.event is not None else 0
-        if count and size > PART_BYTES:
+        if count and size > CHUNK_BYTES:
             return entries[:count]
     return entries
 

@@ -20,6 +20,6 @@ def missing(view: RunView, router: Router, reached: Collection[str], outdated: C
 
 def note_of(run: Run, verdict: Verdict) -> str:
     """Return what an operator should know of a routed event: members left out, and rules that failed. "" if nothing."""
-    notes = [run.note] if run.left_out else []
+    notes = [run.reading_note] if run.left_out else []
     notes += [f"route {each.route} {each.why}" for each in verdict.explanations if each.error]
     return "; ".join(notes)

@@ -80,9 +80,9 @@ class Rerouter:
         """By route, on how many events its rule could not be evaluated."""
         return self._router.failures
 
-    def pages(self, wanted: Filter, before: int | None = None) -> Iterator[ReroutePage]:
+    def pages(self, filters: Filter, before: int | None = None) -> Iterator[ReroutePage]:
         """Yield the plans, page by page. `before`: the position to continue at. Raises LedgerUnavailable."""
-        for page in reroutes.read_back(self._ledger, wanted, before):
+        for page in reroutes.read_back(self._ledger, filters, before):
             if page:
                 yield self._plan(page)
 
@@ -140,9 +140,9 @@ class ComparedEvent:
     after: tuple[str, ...]
 
 
-def compare(ledger: Ledger, before: Router, after: Router, wanted: Filter) -> Iterator[ComparedEvent]:
+def compare(ledger: Ledger, before: Router, after: Router, filters: Filter) -> Iterator[ComparedEvent]:
     """Yield for each old event which sinks it reaches by either rules, the newest first. Raises LedgerUnavailable."""
-    for page in reroutes.read_back(ledger, wanted):
+    for page in reroutes.read_back(ledger, filters):
         for event in page:
             view = view_of(event)
             was, would = ((each.sink for each in router.match(view).targets) for router in (before, after))

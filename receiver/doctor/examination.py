@@ -85,11 +85,11 @@ def _of_config(report: StatusReport) -> Iterator[Finding]:
 def of_hosts(report: StatusReport) -> Iterator[Finding]:
     """Yield the processes of each host with recent heartbeats, and what `runhook status` finds wrong with them."""
     yield Finding("versions", f"Runhook {__version__} on Python {platform.python_version()}")
-    running = [each for each in report.parts if each.state in ("running", "stuck")]
+    running = [each for each in report.processes if each.state in ("running", "stuck")]
     for host in sorted({each.beat.host for each in running}):
         theirs = [each.beat for each in running if each.beat.host == host]
-        named, versions = ({getattr(each, name) for each in theirs} for name in ("part", "version"))
-        yield Finding("host", f"{host} runs {', '.join(sorted(named))} of {', '.join(sorted(versions))}")
+        roles, versions = ({getattr(each, name) for each in theirs} for name in ("role", "version"))
+        yield Finding("host", f"{host} runs {', '.join(sorted(roles))} of {', '.join(sorted(versions))}")
     for problem in find(report):
         if check := _OF_PROCESSES.get(problem.code):
             yield Finding(check, problem.what, problem.todo, problem.note)
@@ -162,7 +162,7 @@ def of_quarantine(data: Path, sources: Mapping[str, SourceConfig], now: float, m
             fits[refused.source, _signer(refused, store.body(refused), sources)] += 1
             newest.setdefault(refused.source, refused.at)
     for (source, signer), count in sorted(fits.items()):
-        yield _finding(source, signer, count, now - newest[source], known=source in sources)
+        yield _finding(source, signer, count, now - newest[source], is_configured=source in sources)
     if not fits:
         yield Finding("signatures", "no requests in quarantine from the last 7 days")
 
@@ -175,7 +175,7 @@ def _signer(refused: QuarantinedRequest, body: bytes, sources: Mapping[str, Sour
     return ""
 
 
-def _finding(source: str, signer: str, count: int, age: float, *, known: bool) -> Finding:
+def _finding(source: str, signer: str, count: int, age: float, *, is_configured: bool) -> Finding:
     requests = counted(count, "request", "requests")
     what = f"{requests} to /webhooks/{source} failed the signature check, the newest {ago(age)} ago"
     if not signer:
@@ -194,5 +194,9 @@ def _finding(source: str, signer: str, count: int, age: float, *, known: bool) -
         "signatures",
         f"{what}, and a secret of the source {signer} matches",
         f"send them to /webhooks/{signer} (the callback URL in Skyvern)"
-        + (f", or add that secret to sources.{source}.secrets, then `runhook quarantine verify`" if known else ""),
+        + (
+            f", or add that secret to sources.{source}.secrets, then `runhook quarantine verify`"
+            if is_configured
+            else ""
+        ),
     )

@@ -100,7 +100,7 @@ class Run(NamedTuple):
     left_out: tuple[str, ...] = ()
 
     @property
-    def note(self) -> str:
+    def reading_note(self) -> str:
         """What an operator should know of a body that could be read only in part; "" when it was read whole."""
         names = ", ".join(self.left_out)
         most = MOST_MEMORY >> 20

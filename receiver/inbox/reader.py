@@ -10,7 +10,7 @@ import redis
 
 from receiver.domain.event import Event
 from receiver.domain.frame import EntryKeys, read_entry
-from receiver.inbox.stream import GROUP, STREAM
+from receiver.inbox import GROUP, STREAM
 
 # Bytes after which a read takes no more entries: 256 bodies of 16 MiB would fill the memory of a small machine.
 READ_BYTES: Final = 16 << 20

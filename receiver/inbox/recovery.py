@@ -8,7 +8,7 @@ dispatcher would return forever, and its neighbours with it. Therefore, by that 
     from RAW      alone, and recorded as it is, unread
     from LAST     it is set aside in Redis, without being read
 
-A ledger that is unavailable is not the entry's fault: `excuse` takes the count back.
+A ledger that is unavailable is not the entry's fault: `reset_delivery_count` takes the count back.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from typing import Any, Final
 
 import redis
 
-from receiver.inbox.aside import set_aside
+from receiver.inbox import GROUP, STREAM
 from receiver.inbox.reader import Entry, InboxReader
-from receiver.inbox.stream import GROUP, STREAM
+from receiver.inbox.set_aside import set_aside
 
 # Times that an entry was taken: see above.
 ALONE: Final = 3
@@ -116,7 +116,7 @@ class InboxRecovery:
             size += sum(len(value) for _, fields in claimed for value in fields.values())
         return entries
 
-    def excuse(self, taken: Taken) -> None:
+    def reset_delivery_count(self, taken: Taken) -> None:
         """Do not count that an entry was taken alone: it failed for no fault of the entry."""
         if taken.alone:
             ids: list[Any] = [entry.entry_id for entry in taken.entries]

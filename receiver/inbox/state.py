@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 import redis
 
 from receiver.domain.frame import FRAME, begins_with_id, read_head
-from receiver.inbox.stream import ASIDE, GROUP, STREAM, depth_of
+from receiver.inbox import ASIDE, GROUP, STREAM, depth_of
 
 # The trouble, with its fix, when another program has written the inbox's key.
 OVERWRITTEN: Final = (

@@ -16,9 +16,8 @@ import redis.asyncio
 
 from receiver.domain.event import Event
 from receiver.domain.frame import FRAME, MACS, EntryKeys, head_of
-from receiver.errors import RunhookError
-from receiver.inbox.stream import ASIDE, STREAM, depth_of
-from receiver.runtime.process import error_location
+from receiver.errors import RunhookError, error_location
+from receiver.inbox import ASIDE, STREAM, depth_of
 from receiver.runtime.redis_client import connect_async
 
 # Seconds that a commit or a connect may take before Redis counts as unavailable; _PATIENCE where no response waits.

@@ -98,7 +98,7 @@ class Ingest:
             event_id = await self._ingest(scope, receive)
         except RequestError as error:
             if isinstance(error, NotFound) and _read_headers(scope["headers"])[1]:
-                self._metrics.misdirect(scope["path"])
+                self._metrics.count_wrong_path(scope["path"])
             await self._refuse(send, error, scope["path"], receive)
         except _Disconnected:
             self._metrics.requests["disconnected"] += 1

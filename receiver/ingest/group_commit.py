@@ -23,21 +23,20 @@ import redis
 from receiver import wakeups
 from receiver.domain.event import Event
 from receiver.domain.frame import EntryKeys
-from receiver.domain.parts import DISPATCH
-from receiver.errors import Busy
+from receiver.domain.liveness import DISPATCH
+from receiver.errors import Busy, error_location
 from receiver.inbox.writer import InboxUnavailable, InboxWriter
-from receiver.ingest import durability
-from receiver.ingest.durability import Durability
+from receiver.ingest import redis_settings
+from receiver.ingest.redis_settings import Durability
 from receiver.ingest.spool import Spool, SpoolFull, spool_trouble
 from receiver.runtime.background import Background
-from receiver.runtime.process import error_location
 from receiver.runtime.throttle import TokenBucket
 from receiver.telemetry.receiver import ReceiverMetrics
 
 # Most events and bytes of one commit (one event may be larger): more gains nothing and takes longer.
 COMMIT_EVENTS: Final = 512
 COMMIT_BYTES: Final = 4 << 20
-RELEASE: Final = 0.9  # part of its limits at which an inbox that was over them takes events again
+RELEASE: Final = 0.9  # share of its limits at which an inbox that was over them takes events again
 FULL_RETRY_AFTER: Final = 30
 DRAIN_TIMEOUT: Final = 5.0
 CLOSE_TIMEOUT: Final = 2.0  # seconds that `close` waits for what is in flight, and then for the spool; both take less
@@ -262,8 +261,8 @@ class GroupCommit:
         """Record the inbox's depth. Over its limits, events go to the spool until it is well below them."""
         self._depth = (events, size)
         self._metrics.inbox_events, self._metrics.inbox_bytes = events, size
-        part = RELEASE if self._over else 1.0
-        over = events >= self._limits.max_events * part or size >= self._limits.max_bytes * part
+        share = RELEASE if self._over else 1.0
+        over = events >= self._limits.max_events * share or size >= self._limits.max_bytes * share
         if over != self._over:
             self._over = over
             if over:
@@ -311,14 +310,14 @@ class GroupCommit:
                     if not self._redis_up:
                         await self._writer.disconnect()
                     self._writer.connected_anew = False
-                    found = await durability.examine(self._writer.client, self._limits.max_body)
+                    found = await redis_settings.examine(self._writer.client, self._limits.max_body)
                     await self._writer.depth()
             except (redis.RedisError, OSError, TimeoutError, InboxUnavailable) as error:
                 self._away("redis_away", str(error)[:200] or type(error).__name__)
                 return False
             usable = found.strong or self._limits.accept_weaker
             if not usable:
-                self._away("redis_unusable", durability.explain(self._redis_url, found))
+                self._away("redis_unusable", redis_settings.explain(self._redis_url, found))
             elif not found.strong and found != self.durability:
                 log.warning("ingest.weaker_durability accepted: %s", found)
             self.durability = found

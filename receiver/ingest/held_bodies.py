@@ -1,6 +1,6 @@
 """How many bytes of requests' bodies one process holds. For one event loop.
 
-Bytes count when they have come in: announcing many costs their sender nothing. Callers with keys have a part of the
+Bytes count when they have come in: announcing many costs their sender nothing. Callers with keys have a share of the
 room: each of them, and all together. The rest is for webhooks.
 """
 
@@ -32,7 +32,7 @@ class HeldBody:
 
 
 class HeldBodies:
-    """`limit`: bytes of all. `share`, `owned`: the part of them for one owner, and for all owners together."""
+    """`limit`: bytes of all. `share`, `owned`: the share of them for one owner, and for all owners together."""
 
     def __init__(self, limit: int, share: float = 1.0, owned: float = 1.0) -> None:
         self._limit, self._share, self._owned = limit, int(limit * share), int(limit * owned)

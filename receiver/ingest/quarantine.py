@@ -4,7 +4,7 @@ A table on the receiver's own disk (disk_file.py), bounded in number and bytes. 
 secret put there must outlast their noise:
 
 - a request without a signature of the right form is not kept, since no secret could ever fit it;
-- a request whose body names no run has the smaller part of the room, and gives way to runs;
+- a request whose body names no run has the smaller share of the room, and gives way to runs;
 - each kind has a rate;
 - when there are too many runs, the older half stays for some days. Of the others, the oldest give way first.
 
@@ -171,15 +171,15 @@ class Quarantine:
             count, size = connection.execute("SELECT count(*), coalesce(sum(size), 0) FROM refused").fetchone()
             return count, size
 
-    def list(self, part: bytes = b"") -> list[QuarantinedRequest]:
-        """Return the kept requests whose body has `part`, the oldest first. Raises OSError."""
+    def list(self, text: bytes = b"") -> list[QuarantinedRequest]:
+        """Return the kept requests whose body contains `text`, the oldest first. Raises OSError."""
         with self._file.look() as connection:
             if connection is None:
                 return []
             rows = connection.execute(
                 "SELECT source, signature, submission_id, at, size, is_run, file FROM refused"
-                " WHERE :part = x'' OR instr(body, :part) ORDER BY at, id",
-                {"part": part},
+                " WHERE :text = x'' OR instr(body, :text) ORDER BY at, id",
+                {"text": text},
             )
             return [
                 QuarantinedRequest(file.partition("-")[0], source, signature, sub, at, size, bool(is_run), file)

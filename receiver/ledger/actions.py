@@ -68,7 +68,7 @@ def create(
     `expect`: the required number of matches; raises NotAsExpected if it differs. `actor`: who begins it.
     """
     selection = action.selection
-    if not selection.named:
+    if not selection.has_ids:
         until = now if selection.until is None else min(selection.until, now)
         action = replace(action, selection=replace(selection, until=until))
     total = action.count(connection)
@@ -201,14 +201,14 @@ def _move(connection: sa.Connection, operation: Operation, bounds: StepBounds, n
     """Move deliveries. Returns their number, the new cursor ("" at the end), and sinks with new work."""
     selection, kind = operation.selection, operation.kind
     query = operation.taken()
-    if kind == REPLAY and not selection.named:
+    if kind == REPLAY and not selection.has_ids:
         # A delivery that has ended or was cancelled since was not counted.
         query = query.where(deliveries.c.updated_at <= operation.created_at + _SKEW)
-    rows, cursor = _next(connection, query, deliveries.c.id, operation.cursor, bounds, named=selection.named)
+    rows, cursor = _next(connection, query, deliveries.c.id, operation.cursor, bounds, has_ids=selection.has_ids)
     ids = [row.id for row in rows]
     if kind == CANCEL:
         # The reason lets an operator restore all matches of a filter together.
-        reason = f"{resend.ALONE} ({operation.id})" if selection.named else f"{resend.TOGETHER} {operation.id}"
+        reason = f"{resend.ALONE} ({operation.id})" if selection.has_ids else f"{resend.TOGETHER} {operation.id}"
         return len(resend.cancel(connection, ids, reason, now)), cursor, set()
     unchanged = sa.and_(deliveries.c.id.in_(ids), deliveries.c.state.in_(operation.states))
     moved = resend.queue_again(connection, unchanged, now) if ids else ()
@@ -240,17 +240,17 @@ def _next(
     after: Any,
     bounds: StepBounds,
     *,
-    named: bool = False,
+    has_ids: bool = False,
 ) -> tuple[Sequence[Any], str]:
     """Return the rows of a step after the primary key `after`, and the cursor of the next; "" at the end.
 
-    `named`: the selection is by ids, and so small. Any other is searched page by page, so that a statement reads a
+    `has_ids`: the selection is by ids, and so small. Any other is searched page by page, so that a statement reads a
     bounded number of rows. Possibly returns a new cursor and no rows.
     """
     began, query = time.monotonic(), query.order_by(key).limit(bounds.moves)
     while True:
         last = None
-        if not named:
+        if not has_ids:
             last = connection.execute(
                 sa.select(key).where(key > after).order_by(key).offset(bounds.rows - 1).limit(1)
             ).scalar()

@@ -66,7 +66,7 @@ def _is_expired(connection: sa.Connection) -> sa.ColumnElement[bool]:
     return sa.and_(keys.c.expires_at.is_not(None), keys.c.expires_at <= dialect.now(connection))
 
 
-def one(connection: sa.Connection, key_id: str, *, lock: bool = False) -> Key | None:
+def get(connection: sa.Connection, key_id: str, *, lock: bool = False) -> Key | None:
     """Return the key with this id, revoked or not. `lock`: no other transaction changes it before this one ends."""
     query = _select(connection).where(keys.c.id == key_id)
     row = connection.execute(query.with_for_update() if lock else query).first()
@@ -113,7 +113,7 @@ def rotations(connection: sa.Connection, key_id: str) -> list[str]:
     return found
 
 
-def named(connection: sa.Connection, name: str) -> list[Key]:
+def list_by_name(connection: sa.Connection, name: str) -> list[Key]:
     """Return the keys with this name that are in use and not replaced, the oldest first."""
     query = _select(connection).where(keys.c.name == name, keys.c.replaced_by == "").order_by(keys.c.created_at)
     return [key for row in connection.execute(query) if (key := _of_row(row)).in_use]

@@ -116,7 +116,7 @@ def _storable(value: Any) -> Any:
 
 def _require_unused(connection: sa.Connection) -> None:
     """Raise NotStarted if a process uses the ledger: what it writes during the copy would be missing."""
-    seen = [each.beat for each in heartbeats.every(connection) if each.state not in ("stopped", "silent")]
+    seen = [each.beat for each in heartbeats.list_processes(connection) if each.state not in ("stopped", "silent")]
     space = process_space()  # of processes in it the kernel knows more than their last heartbeat
     used = [it for it in seen if it.details.get("space") != space or process_state(it.pid) != "gone"]
     names = sorted({f"process {it.pid} on {it.host}" for it in used})

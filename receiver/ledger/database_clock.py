@@ -50,7 +50,7 @@ class DatabaseClock:
         return self.since_boot() + self._reading.ahead if self._reading else self._host()
 
     @property
-    def known(self) -> bool:
+    def has_reading(self) -> bool:
         """Whether the database's clock has been read."""
         return self._reading is not None
 
@@ -59,7 +59,7 @@ class DatabaseClock:
         """Whether the database's clock should be read again."""
         return self.since_boot() - self._asked_at > FRESH_FOR
 
-    def note(self, asked_at: float, answered_at: float, answer: float) -> None:
+    def add_reading(self, asked_at: float, answered_at: float, answer: float) -> None:
         """Record a reading `answer`. `asked_at`, `answered_at`: by `since_boot`.
 
         A slow reading is inaccurate, and does not replace a better one, unless the two contradict each other: then a

@@ -227,7 +227,7 @@ def use_indexes(connection: sa.Connection) -> None:
         connection.execute(sa.select(*(sa.func.set_config(name, "off", True) for name in names)))
 
 
-def learn(connection: sa.Connection) -> None:
+def update_planner_statistics(connection: sa.Connection) -> None:
     """Update SQLite's statistics of tables that have grown much, so that it chooses the right index.
 
     PostgreSQL does this automatically."""

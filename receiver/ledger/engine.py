@@ -91,7 +91,7 @@ class Ledger:
 
         The clock is read with the first transaction, or now. While it cannot be read, returns the host's time.
         """
-        if not self._clock.known and not self._on_sqlite:
+        if not self._clock.has_reading and not self._on_sqlite:
             with suppress(LedgerUnavailable):
                 self.read(lambda connection: connection.in_transaction() or connection.begin())
         return self._clock.now()
@@ -193,7 +193,7 @@ class Ledger:
 
         operation = timeouts.operation_of(frame for frame, _ in walk_tb(error.__traceback__))
         with self._engine(write=True).begin() as connection:
-            times = timeouts.note(connection, operation, self.now())
+            times = timeouts.record(connection, operation, self.now())
         level = logging.ERROR if times >= timeouts.REPEATED else logging.WARNING
         reason = errors.first_line(getattr(error, "orig", None) or error)
         log.log(level, "ledger.cancelled operation=%s times=%d reason=%s", operation, times, reason)

@@ -134,55 +134,55 @@ def _equal(*pairs: tuple[sa.ColumnElement[Any], str]) -> list[Condition]:
     return [column == value for column, value in pairs if value]
 
 
-def _common(wanted: Filter, table: sa.Table, moment: sa.Column[Any]) -> list[Condition]:
+def _common(filters: Filter, table: sa.Table, moment: sa.Column[Any]) -> list[Condition]:
     """Return the conditions on columns that all of these tables have."""
     it = table.c
-    found = _equal((it.source, wanted.source), (it.run_id, wanted.run_id))
-    if wanted.run_prefix:
-        found.append(sa.func.substr(it.run_id, 1, len(wanted.run_prefix)) == wanted.run_prefix)
-    if wanted.since is not None:
-        found.append(moment >= wanted.since)
-    if wanted.until is not None:
-        found.append(moment < wanted.until)
+    found = _equal((it.source, filters.source), (it.run_id, filters.run_id))
+    if filters.run_prefix:
+        found.append(sa.func.substr(it.run_id, 1, len(filters.run_prefix)) == filters.run_prefix)
+    if filters.since is not None:
+        found.append(moment >= filters.since)
+    if filters.until is not None:
+        found.append(moment < filters.until)
     return found
 
 
-def _ended(wanted: Filter, table: sa.Table) -> list[Condition]:
+def _ended(filters: Filter, table: sa.Table) -> list[Condition]:
     """Return the conditions on what runs and events have."""
-    found: list[Condition] = [table.c.outcome.in_(wanted.status)] if wanted.status else []
-    return [*found, *_equal((table.c.run_type, wanted.run_type))]
+    found: list[Condition] = [table.c.outcome.in_(filters.status)] if filters.status else []
+    return [*found, *_equal((table.c.run_type, filters.run_type))]
 
 
-def _of_run(wanted: Filter) -> list[Condition]:
+def _of_run(filters: Filter) -> list[Condition]:
     """Return the conditions on what only the row of a run has, except for the reason, which others have too."""
     it = runs.c
-    found = _equal((it.workflow_id, wanted.workflow))
-    if wanted.title:
-        found.append(contains(it.title, wanted.title))
-    found += has_labels(it.labels, wanted.labels)
-    if wanted.text:
-        found.append(has(runs, run_texts, same_run(run_texts, runs), *has_words(text_query(wanted.text))))
+    found = _equal((it.workflow_id, filters.workflow))
+    if filters.title:
+        found.append(contains(it.title, filters.title))
+    found += has_labels(it.labels, filters.labels)
+    if filters.text:
+        found.append(has(runs, run_texts, same_run(run_texts, runs), *has_words(text_query(filters.text))))
     return found
 
 
-def _of_delivery(wanted: Filter) -> list[Condition]:
+def _of_delivery(filters: Filter) -> list[Condition]:
     """Return the conditions on what only a delivery has, except for its reason."""
-    found = _equal((deliveries.c.sink, wanted.sink), (deliveries.c.route, wanted.route))
-    return found + in_states(*wanted.state) if wanted.state else found
+    found = _equal((deliveries.c.sink, filters.sink), (deliveries.c.route, filters.route))
+    return found + in_states(*filters.state) if filters.state else found
 
 
-def _its_run(wanted: Filter, table: sa.Table, own: sa.Column[Any]) -> list[Condition]:
+def _its_run(filters: Filter, table: sa.Table, own: sa.Column[Any]) -> list[Condition]:
     """Return the conditions on the run of a row of `table`, whose reason may also be in its `own` column."""
     found: list[Condition] = []
-    if of_run := _of_run(wanted):
+    if of_run := _of_run(filters):
         found.append(has(table, runs, same_run(runs, table), *of_run))
-    if wanted.reason:
-        failed = has(table, runs, same_run(runs, table), contains(runs.c.failure_reason, wanted.reason))
-        found.append(sa.or_(contains(own, wanted.reason), failed))
+    if filters.reason:
+        failed = has(table, runs, same_run(runs, table), contains(runs.c.failure_reason, filters.reason))
+        found.append(sa.or_(contains(own, filters.reason), failed))
     return found
 
 
-def of_submissions(wanted: Filter) -> list[Condition]:
+def of_submissions(filters: Filter) -> list[Condition]:
     """Return the conditions of a submission. Event, sink and route do not apply to it.
 
     Its state is one of its own. What both it and its run have may be in either.
@@ -192,52 +192,52 @@ def of_submissions(wanted: Filter) -> list[Condition]:
     def of_its_run(condition: Condition) -> Condition:
         return has(submissions, runs, same_run(runs, submissions), condition)
 
-    found = [*_common(wanted, submissions, it.created_at), *has_labels(it.labels, wanted.labels)]
-    if wanted.state:
-        found.append(it.state.in_(wanted.state))
-    if wanted.status:
-        found.append(of_its_run(run.outcome.in_(wanted.status)))
-    if wanted.run_type:
-        found.append(sa.or_(it.run_type == wanted.run_type, of_its_run(run.run_type == wanted.run_type)))
-    if wanted.title:
-        found.append(sa.or_(contains(it.title, wanted.title), of_its_run(contains(run.title, wanted.title))))
-    return found + _its_run(replace(wanted, title="", labels={}), submissions, it.reason)
+    found = [*_common(filters, submissions, it.created_at), *has_labels(it.labels, filters.labels)]
+    if filters.state:
+        found.append(it.state.in_(filters.state))
+    if filters.status:
+        found.append(of_its_run(run.outcome.in_(filters.status)))
+    if filters.run_type:
+        found.append(sa.or_(it.run_type == filters.run_type, of_its_run(run.run_type == filters.run_type)))
+    if filters.title:
+        found.append(sa.or_(contains(it.title, filters.title), of_its_run(contains(run.title, filters.title))))
+    return found + _its_run(replace(filters, title="", labels={}), submissions, it.reason)
 
 
-def of_runs(wanted: Filter) -> list[Condition]:
+def of_runs(filters: Filter) -> list[Condition]:
     """Return the conditions of a run."""
     it = runs.c
-    found = [*_common(wanted, runs, it.updated_at), *_ended(wanted, runs), *_of_run(wanted)]
-    if wanted.reason:
-        found.append(contains(it.failure_reason, wanted.reason))
-    if wanted.event_id:
-        found.append(has(runs, events, same_run(events, runs), begins(events.c.id, wanted.event_id)))
-    if own := _of_delivery(wanted):
+    found = [*_common(filters, runs, it.updated_at), *_ended(filters, runs), *_of_run(filters)]
+    if filters.reason:
+        found.append(contains(it.failure_reason, filters.reason))
+    if filters.event_id:
+        found.append(has(runs, events, same_run(events, runs), begins(events.c.id, filters.event_id)))
+    if own := _of_delivery(filters):
         found.append(has(runs, deliveries, same_run(deliveries, runs), *own))
     return found
 
 
-def of_events(wanted: Filter) -> list[Condition]:
+def of_events(filters: Filter) -> list[Condition]:
     """Return the conditions of an event."""
     it = events.c
-    found = [*_common(wanted, events, it.recorded_at), *_ended(wanted, events)]
-    if wanted.event_id:
-        found.append(begins(it.id, wanted.event_id))
-    if wanted.disposition:
-        found.append(it.disposition.in_(wanted.disposition))
-    if own := _of_delivery(wanted):
+    found = [*_common(filters, events, it.recorded_at), *_ended(filters, events)]
+    if filters.event_id:
+        found.append(begins(it.id, filters.event_id))
+    if filters.disposition:
+        found.append(it.disposition.in_(filters.disposition))
+    if own := _of_delivery(filters):
         found.append(has(events, deliveries, [deliveries.c.event_id == events.c.id], *own))
-    return found + _its_run(wanted, events, it.problem)
+    return found + _its_run(filters, events, it.problem)
 
 
-def of_deliveries(wanted: Filter) -> list[Condition]:
+def of_deliveries(filters: Filter) -> list[Condition]:
     """Return the conditions of a delivery."""
     it = deliveries.c
-    found = [*_common(wanted, deliveries, it.created_at), *_of_delivery(wanted)]
-    if wanted.delivery:
-        found.append(begins(it.id, wanted.delivery))
-    if wanted.event_id:
-        found.append(begins(it.event_id, wanted.event_id))
-    if ended := _ended(wanted, events):
+    found = [*_common(filters, deliveries, it.created_at), *_of_delivery(filters)]
+    if filters.delivery:
+        found.append(begins(it.id, filters.delivery))
+    if filters.event_id:
+        found.append(begins(it.event_id, filters.event_id))
+    if ended := _ended(filters, events):
         found.append(has(deliveries, events, [events.c.id == it.event_id], *ended))
-    return found + _its_run(wanted, deliveries, it.reason)
+    return found + _its_run(filters, deliveries, it.reason)

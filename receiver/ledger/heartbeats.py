@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from receiver.domain.parts import FORGET_AFTER, PartBeat, PartSeen
+from receiver.domain.liveness import FORGET_AFTER, ProcessBeat, SeenProcess
 from receiver.ledger.dialect import now
 from receiver.ledger.many_rows import insert_statement, or_update
 from receiver.ledger.schema import heartbeats
 
 
-def put(connection: sa.Connection, *beats: PartBeat) -> None:
-    """Write the newest heartbeats of a process, one for each part that it is."""
+def put(connection: sa.Connection, *beats: ProcessBeat) -> None:
+    """Write the newest heartbeats of a process, one for each of its roles."""
     rows = [{"name": beat.name, "beat": beat.to_json()} for beat in sorted(beats, key=lambda beat: beat.name)]
     insert = insert_statement(connection, heartbeats).values(beat_at=now(connection))
     changed = {"beat": insert.excluded.beat, "beat_at": insert.excluded.beat_at}
     connection.execute(or_update(insert, changed), rows)
 
 
-def every(connection: sa.Connection) -> list[PartSeen]:
+def list_processes(connection: sa.Connection) -> list[SeenProcess]:
     """Return the newest heartbeat of each process that is remembered. What can't be read is left out."""
     rows = connection.execute(sa.select(heartbeats.c.beat, heartbeats.c.beat_at, now(connection).label("now"))).all()
     return [
-        PartSeen(beat, row.now - row.beat_at, skew=beat.sent_at - row.beat_at)
+        SeenProcess(beat, row.now - row.beat_at, skew=beat.sent_at - row.beat_at)
         for row in rows
-        if (beat := PartBeat.from_json(row.beat)) is not None
+        if (beat := ProcessBeat.from_json(row.beat)) is not None
     ]
 
 

@@ -27,13 +27,13 @@ class FailedRun(NamedTuple):
 
 
 def failed_runs(
-    connection: sa.Connection, wanted: Filter, span: Span, most: int = 5000
+    connection: sa.Connection, filters: Filter, span: Span, most: int = 5000
 ) -> tuple[Sequence[FailedRun], float]:
     """Return the runs that failed, were terminated or timed out, the newest first, and from when on all of them are
     there. Erased runs are left out: without their reasons they would be an incident of their own. `span` replaces the
-    times of `wanted`. `most`: runs of each status that are looked at."""
+    times of `filters`. `most`: runs of each status that are looked at."""
     it = runs.c
-    rest = of_runs(timeless(wanted))
+    rest = of_runs(timeless(filters))
     found: list[FailedRun] = []
     edge = span.since
     for outcome in sorted(RESTARTABLE):

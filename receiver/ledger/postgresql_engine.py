@@ -48,7 +48,7 @@ def make(url: sa.URL, wait: float, limits: TimeLimits | None, clock: DatabaseClo
         if clock.stale:
             asked_at = clock.since_boot()
             answer = connection.exec_driver_sql(f"SELECT {ASK}; {begin}" if begin else f"SELECT {ASK}").scalar_one()
-            clock.note(asked_at, clock.since_boot(), answer)
+            clock.add_reading(asked_at, clock.since_boot(), answer)
         elif begin:
             connection.exec_driver_sql(begin)
 

@@ -50,7 +50,7 @@ def record_loss(connection: sa.Connection) -> bool:
     full has no inbox until it has room.
     """
     last = stats.newest(connection, math.inf).webhook_at
-    if last is None or all(each.beat.started_at > last for each in heartbeats.every(connection)):
+    if last is None or all(each.beat.started_at > last for each in heartbeats.list_processes(connection)):
         return False
     if last_loss(connection, max(last, database_now(connection) - AGAIN)) is not None:
         return False

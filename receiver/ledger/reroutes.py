@@ -59,15 +59,15 @@ class OldEvent:
         return (self.source, self.run_id), self.first if self.run_id else self.id
 
 
-def read_back(ledger: Ledger, wanted: Filter, before: int | None = None) -> Iterator[list[OldEvent]]:
-    """Yield the readable events that match `wanted`, the newest first, page by page. Raises LedgerUnavailable.
+def read_back(ledger: Ledger, filters: Filter, before: int | None = None) -> Iterator[list[OldEvent]]:
+    """Yield the readable events that match `filters`, the newest first, page by page. Raises LedgerUnavailable.
 
     `before`: only events with a lower `seq`.
     """
     while True:
-        sizes = ledger.read(lambda connection: _sizes(connection, wanted, before))  # noqa: B023 - it runs at once
-        for part in _parts(sizes):
-            yield ledger.read(lambda connection: _load(connection, part))  # noqa: B023
+        sizes = ledger.read(lambda connection: _sizes(connection, filters, before))  # noqa: B023 - it runs at once
+        for chunk in _chunks(sizes):
+            yield ledger.read(lambda connection: _load(connection, chunk))  # noqa: B023
         if len(sizes) < PAGE:
             return
         before = sizes[-1][0]
@@ -80,28 +80,28 @@ def of_run(connection: sa.Connection, run: RunKey) -> list[OldEvent]:
     return _load(connection, connection.execute(mine.order_by(events.c.seq.desc()).limit(PAGE)).scalars().all())
 
 
-def _sizes(connection: sa.Connection, wanted: Filter, before: int | None) -> list[tuple[int, int]]:
+def _sizes(connection: sa.Connection, filters: Filter, before: int | None) -> list[tuple[int, int]]:
     """Return `seq` and body size in bytes of each event of the next page."""
     query = sa.select(events.c.seq, sa.func.length(events.c.body)).where(
         events.c.disposition != "unreadable", _HAS_BODY
     )
     if before is not None:
         query = query.where(events.c.seq < before)
-    query = query.where(*of_events(wanted), *of_named_events(wanted)).order_by(events.c.seq.desc()).limit(PAGE)
+    query = query.where(*of_events(filters), *of_named_events(filters)).order_by(events.c.seq.desc()).limit(PAGE)
     return [(row[0], row[1]) for row in connection.execute(query)]
 
 
-def _parts(sizes: Sequence[tuple[int, int]]) -> Iterator[list[int]]:
-    part: list[int] = []
+def _chunks(sizes: Sequence[tuple[int, int]]) -> Iterator[list[int]]:
+    chunk: list[int] = []
     total = 0
     for seq, size in sizes:
-        if part and total + size > PAGE_BYTES:
-            yield part
-            part, total = [], 0
-        part.append(seq)
+        if chunk and total + size > PAGE_BYTES:
+            yield chunk
+            chunk, total = [], 0
+        chunk.append(seq)
         total += size
-    if part:
-        yield part
+    if chunk:
+        yield chunk
 
 
 _COLUMNS = ("seq", "id", "source", "run_id", "via", "disposition", "outcome", "received_at", "completion", "problem")
@@ -136,7 +136,7 @@ def sinks_of(connection: sa.Connection, page: Sequence[OldEvent]) -> dict[Result
     """Return the sinks with a delivery, in any state, of each result of these events."""
     results = {each.id: each.result for each in page}
     found: dict[ResultKey, set[str]] = {}
-    for each in same_result.told(connection, results.keys()):
+    for each in same_result.existing_deliveries(connection, results.keys()):
         found.setdefault(results[each.asked], set()).add(each.sink)
     return found
 
@@ -148,16 +148,16 @@ class Added(NamedTuple):
     sinks: set[str]
 
 
-def add(connection: sa.Connection, wanted: Sequence[AddedDelivery], now: float, *, to_newest: bool = False) -> Added:
+def add(connection: sa.Connection, added: Sequence[AddedDelivery], now: float, *, to_newest: bool = False) -> Added:
     """Create these deliveries, due now or held, as `creation.give` does.
 
     `to_newest`: replace an event by the last update of its result.
     """
-    ids = sorted({each.event_id for each in wanted})
+    ids = sorted({each.event_id for each in added})
     if to_newest:  # locked first: an update that is recorded at this moment is seen then
         updates = same_result.newest_updates(connection, same_result.lock(connection, ids))
-        wanted = [each._replace(event_id=updates.get(each.event_id, each.event_id)) for each in wanted]
-    made = creation.give(connection, wanted, now)
+        added = [each._replace(event_id=updates.get(each.event_id, each.event_id)) for each in added]
+    made = creation.give(connection, added, now)
     due = {each.sink for each in made if not each.after}
     connection.execute(sa.update(events).where(dialect.among(events.c.id, ids)).values(unrouted=False))
     if any(each.after for each in made):

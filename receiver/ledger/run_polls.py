@@ -88,7 +88,7 @@ def stop(connection: sa.Connection, source: str, run_id: str) -> None:
 def ask(
     connection: sa.Connection,
     source: str,
-    wanted: Mapping[str, float],
+    due_times: Mapping[str, float],
     now: float,
     *,
     found_by: str = "",
@@ -97,13 +97,13 @@ def ask(
 ) -> int:
     """Schedule polls of runs without a final event, each at its time, unless a poll is already due about as soon.
 
-    `wanted`: times by run id. `grace`: seconds between the seen ends and these times, if the ends were seen. `soon`:
+    `due_times`: times by run id. `grace`: seconds between the seen ends and these times, if the ends were seen. `soon`:
     seconds by which an existing poll may be later. A run with a submission is polled through it. Returns the number of
     scheduled runs. Locks rows in the order of recordings: runs, sorted; then submissions, sorted.
     """
-    if not wanted:
+    if not due_times:
         return 0
-    ids = sorted(wanted)
+    ids = sorted(due_times)
     it = submissions.c
     # They are not locked: if polling ends at this moment, the run was polled just before.
     polled = connection.execute(
@@ -116,8 +116,8 @@ def ask(
         {
             "source": source,
             "run_id": run_id,
-            "due_at": wanted[run_id],
-            "noted_at": None if grace is None else min(wanted[run_id] - grace, now),
+            "due_at": due_times[run_id],
+            "noted_at": None if grace is None else min(due_times[run_id] - grace, now),
             "found_by": found_by,
             "first_seen_at": now,
             "updated_at": now,
@@ -127,7 +127,7 @@ def ask(
     ]
     made = many_rows.insert_many(connection, runs, rows, partial(_put, soon=soon), (runs.c.run_id,))
     for row in polled:
-        due_at = wanted[row.run_id]
+        due_at = due_times[row.run_id]
         if row.due_at > due_at + soon:  # else soon enough; checked again, since a poll may have begun
             change(connection, row.id, it.due_at > due_at + soon, due_at=due_at, updated_at=now)
     return len(made) + len(owned)

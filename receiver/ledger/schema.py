@@ -441,7 +441,7 @@ timeouts = Table(
     Column("last_at", Double, nullable=False),
 )
 
-# The newest heartbeat of each process; see domain/parts.py.
+# The newest heartbeat of each process; see domain/liveness.py.
 heartbeats = Table(
     "heartbeats",
     metadata,

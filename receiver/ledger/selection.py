@@ -50,7 +50,7 @@ class Selection(Filter):
         return cls(**fields)
 
     @property
-    def named(self) -> bool:
+    def has_ids(self) -> bool:
         """Whether it selects by ids, and so only a few deliveries."""
         return bool(self.delivery_ids or self.event_ids or self.run_ids)
 
@@ -138,7 +138,7 @@ def _selected(selection: Selection) -> sa.Select[Any]:
     """Select the ids of the deliveries of a selection, whether or not an operation takes them."""
     it = deliveries.c
     found = sa.select(it.id).where(*of_deliveries(selection))
-    if selection.named:
+    if selection.has_ids:
         found = found.where(it.id.in_(_named_ids(selection)))
     if selection.event_id:
         found = found.where(it.id.in_(_ids_of_events([selection.event_id])))
@@ -153,7 +153,7 @@ def of_named_events(wanted: Filter) -> list[sa.ColumnElement[bool]]:
 
     Any event of a result stands for all of them.
     """
-    if not isinstance(wanted, Selection) or not wanted.named:
+    if not isinstance(wanted, Selection) or not wanted.has_ids:
         return []
     named, it = events.alias("named_event"), events.alias("of_its_result")
     of_results = sa.select(it.c.seq).select_from(named.join(it, same_result.same(it, named)))

@@ -104,7 +104,7 @@ def read(connection: sa.Connection, most: int = COUNT_LIMIT) -> Gauges:
         oldest_due(connection, counted, now, most),
         lanes.worst_lanes(connection),
         connection.execute(sa.select(sa.func.max(events.c.recorded_at))).scalar(),
-        watches.every(connection),
+        watches.list_watches(connection),
         account.count_missed(connection),
         timeouts.repeated(connection, now),
         coverage(connection),

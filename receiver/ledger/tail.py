@@ -65,7 +65,7 @@ def since(connection: sa.Connection, moment: float) -> Position:
     return Position(first - 1, moment)
 
 
-def known(connection: sa.Connection, position: Position) -> Position:
+def current_position(connection: sa.Connection, position: Position) -> Position:
     """Return `position`, or its equivalent in a ledger that was replaced: the place before the first event that was
     recorded later."""
     top = connection.scalar(sa.select(sa.func.max(events.c.seq))) or 0
@@ -78,7 +78,7 @@ def known(connection: sa.Connection, position: Position) -> Position:
 
 
 def follow(
-    connection: sa.Connection, tail: Tail, now: float, most: int, wanted: Filter, redactor: Redactor
+    connection: sa.Connection, tail: Tail, now: float, most: int, filters: Filter, redactor: Redactor
 ) -> tuple[Tail, list[dict[str, Any]], bool]:
     """Look at up to `most` events after a place. Returns how far that is, those that match, and whether there are more.
 
@@ -98,11 +98,11 @@ def follow(
         gap = None
     elif gap is None or ended:
         gap = Gap(found[-1].seq, dialect.writers(connection, events) or frozenset(), now)
-    rows = load(connection, [row.seq for row in found if row.seq <= end], wanted, redactor)
+    rows = load(connection, [row.seq for row in found if row.seq <= end], filters, redactor)
     return Tail(Position(end, at), gap), rows, gap is not None or len(found) == most
 
 
-def load(connection: sa.Connection, seqs: Sequence[int], wanted: Filter, redactor: Redactor) -> list[dict[str, Any]]:
+def load(connection: sa.Connection, seqs: Sequence[int], filters: Filter, redactor: Redactor) -> list[dict[str, Any]]:
     """Return those of the events that match, in their order, without their bodies, with their runs and deliveries.
 
     A text is searched in the title, the failure reason and the first SEARCHED bytes of the body, after redaction.
@@ -110,7 +110,7 @@ def load(connection: sa.Connection, seqs: Sequence[int], wanted: Filter, redacto
     if not seqs:
         return []
     shown = [column for column in events.c if column.name not in ("body", "statement", "completion")]
-    if wanted.text:
+    if filters.text:
         shown.append(sa.func.substr(events.c.body, 1, SEARCHED + LONGEST).label("body"))  # type: ignore[arg-type]
     query = (
         sa.select(
@@ -122,11 +122,11 @@ def load(connection: sa.Connection, seqs: Sequence[int], wanted: Filter, redacto
             sa.func.coalesce(runs.c.labels, "{}").label("labels"),
         )
         .outerjoin(runs, sa.and_(runs.c.source == events.c.source, runs.c.run_id == events.c.run_id))
-        .where(dialect.among(events.c.seq, list(seqs)), dialect.row_by_row(*of_events(replace(wanted, text=""))))
+        .where(dialect.among(events.c.seq, list(seqs)), dialect.row_by_row(*of_events(replace(filters, text=""))))
         .order_by(events.c.seq)
     )
     rows = (dict(row._mapping) for row in connection.execute(query))
-    found = {row["id"]: row for row in rows if not wanted.text or _has_words(row, wanted.text, redactor)}
+    found = {row["id"]: row for row in rows if not filters.text or _has_words(row, filters.text, redactor)}
     for row in found.values():
         row["labels"], row["deliveries"] = json.loads(row["labels"]), []
     theirs = sa.select(deliveries.c.event_id, deliveries.c.sink, deliveries.c.route)

@@ -46,7 +46,7 @@ def operation_of(frames: Iterable[FrameType]) -> str:
     return [*here, *callers, "unknown"][0]
 
 
-def note(connection: sa.Connection, operation: str, now: float) -> int:
+def record(connection: sa.Connection, operation: str, now: float) -> int:
     """Record a cancellation. Returns the number of cancellations in a row."""
     insert = many_rows.insert_statement(connection, timeouts)
     insert = insert.values(operation=operation, times=1, first_at=now, last_at=now)

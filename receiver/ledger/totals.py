@@ -81,22 +81,22 @@ class Counted:
 
 
 def count_runs(
-    connection: sa.Connection, wanted: Filter, span: Span, by: Sequence[str] = (), bucket: float | None = None
+    connection: sa.Connection, filters: Filter, span: Span, by: Sequence[str] = (), bucket: float | None = None
 ) -> Counted:
-    """Count runs that events have reported, by RUN_DIMENSIONS. `span` replaces the times of `wanted`."""
+    """Count runs that events have reported, by RUN_DIMENSIONS. `span` replaces the times of `filters`."""
     it, columns = runs.c, [RUN_DIMENSIONS[name] for name in by]
     span = _bounded(connection, it.updated_at, span)
-    rows = sa.select().select_from(runs).where(it.events > 0, *of_runs(timeless(wanted)))
+    rows = sa.select().select_from(runs).where(it.events > 0, *of_runs(timeless(filters)))
     ended = sa.and_(it.final, it.outcome != CANCELED)
     return _count(connection, rows, it.updated_at, it.outcome == "completed", ended, span, columns, bucket)
 
 
 def count_deliveries(
-    connection: sa.Connection, wanted: Filter, span: Span, by: Sequence[str] = (), bucket: float | None = None
+    connection: sa.Connection, filters: Filter, span: Span, by: Sequence[str] = (), bucket: float | None = None
 ) -> Counted:
-    """Count deliveries, by DELIVERY_DIMENSIONS. `span` replaces the times of `wanted`."""
+    """Count deliveries, by DELIVERY_DIMENSIONS. `span` replaces the times of `filters`."""
     it, columns = deliveries.c, [DELIVERY_DIMENSIONS[name] for name in by]
-    bounded = [_bounded(connection, it.updated_at, span, *in_states(state)) for state in wanted.state]
+    bounded = [_bounded(connection, it.updated_at, span, *in_states(state)) for state in filters.state]
     span = max(bounded or [_bounded(connection, it.updated_at, span)], key=lambda each: each.since)
     tables: set[Any] = {column.table for column in columns}
     joined: sa.FromClause = deliveries
@@ -104,7 +104,7 @@ def count_deliveries(
         joined = joined.outerjoin(events, events.c.id == it.event_id)
     if runs in tables:
         joined = joined.outerjoin(runs, sa.and_(*same_run(runs, deliveries)))
-    rows = sa.select().select_from(joined).where(*of_deliveries(timeless(wanted)))
+    rows = sa.select().select_from(joined).where(*of_deliveries(timeless(filters)))
     good, ended = it.state == DeliveryState.DELIVERED, it.state.in_((DeliveryState.DELIVERED, DeliveryState.DEAD))
     return _count(connection, rows, it.updated_at, good, ended, span, columns, bucket)
 
@@ -138,21 +138,21 @@ def count_events(
     return span.since, [EventCounts(*row) for row in rows], {str(state): count for state, count in states}
 
 
-def ages(connection: sa.Connection, wanted: Filter, span: Span) -> dict[str, list[float]]:
+def ages(connection: sa.Connection, filters: Filter, span: Span) -> dict[str, list[float]]:
     """Return, by sink, how many seconds after the end of its run each of the AGES newest was delivered, sorted.
 
     Replayed deliveries are left out: their age depends on the time of the replay."""
-    if wanted.state and DeliveryState.DELIVERED not in wanted.state:
+    if filters.state and DeliveryState.DELIVERED not in filters.state:
         return {}
     found: dict[str, list[float]] = {}
     span = _bounded(connection, deliveries.c.updated_at, span, deliveries.c.state == DeliveryState.DELIVERED)
-    for sink, age in _ages(connection, wanted, span, AGES):
+    for sink, age in _ages(connection, filters, span, AGES):
         found.setdefault(sink, []).append(age)
     return {sink: sorted(values) for sink, values in sorted(found.items())}
 
 
 def ages_over_time(
-    connection: sa.Connection, wanted: Filter, span: Span, bucket: float, most: int = AGES, least: int = 10
+    connection: sa.Connection, filters: Filter, span: Span, bucket: float, most: int = AGES, least: int = 10
 ) -> dict[int, list[float]]:
     """Return the same of all sinks together, by the number of the bucket. Of each bucket the newest are read: `most` in
     all, but at least `least` in each."""
@@ -161,18 +161,18 @@ def ages_over_time(
     found: dict[int, list[float]] = {}
     for number in range(first, last):
         within = Span(max(span.since, number * bucket), min(span.until, (number + 1) * bucket))
-        if values := sorted(age for _, age in _ages(connection, wanted, within, share)):
+        if values := sorted(age for _, age in _ages(connection, filters, within, share)):
             found[number] = values
     return found
 
 
-def _ages(connection: sa.Connection, wanted: Filter, span: Span, limit: int) -> list[tuple[str, float]]:
+def _ages(connection: sa.Connection, filters: Filter, span: Span, limit: int) -> list[tuple[str, float]]:
     """Return sink and age of up to `limit` of the newest deliveries in a span. Runs without an end are left out."""
     it = deliveries.c
     newest = (
         sa.select(it.sink, it.source, it.run_id, it.updated_at)
         .where(it.state == DeliveryState.DELIVERED, it.updated_at >= span.since, it.updated_at < span.until)
-        .where(_NOT_REPLAYED, *of_deliveries(timeless(wanted)))
+        .where(_NOT_REPLAYED, *of_deliveries(timeless(filters)))
         .order_by(it.updated_at.desc())
         .limit(limit)
         .subquery()
@@ -193,9 +193,9 @@ def first_at(connection: sa.Connection) -> float:
     return found or 0.0
 
 
-def timeless(wanted: Filter) -> Filter:
+def timeless(filters: Filter) -> Filter:
     """Return the filter without its times."""
-    return replace(wanted, since=None, until=None)
+    return replace(filters, since=None, until=None)
 
 
 def _bounded(connection: sa.Connection, moment: sa.Column[Any], span: Span, *conditions: Condition) -> Span:

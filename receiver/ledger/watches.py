@@ -39,7 +39,7 @@ class ActiveRun(NamedTuple):
     first_seen_at: float
 
 
-def every(connection: sa.Connection) -> list[Watch]:
+def list_watches(connection: sa.Connection) -> list[Watch]:
     """Return the walks of all sources that were ever walked."""
     return [Watch(*row) for row in connection.execute(sa.select(watches).order_by(watches.c.source))]
 

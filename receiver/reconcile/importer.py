@@ -58,10 +58,10 @@ def find_missing(
         report.missing += missing
         if grace is not None:
             now = ledger.now()
-            wanted = {row.run_id: due_at(row, now, listed.newest, grace) for row in missing}
+            due_times = {row.run_id: due_at(row, now, listed.newest, grace) for row in missing}
             ask = partial(run_polls.ask, found_by=run_polls.IMPORT, grace=grace, soon=0.0)
-            ledger.write(partial(ask, source=source.name, wanted=wanted, now=now))
-            late = {run_id: at for run_id, at in wanted.items() if at > now}
+            ledger.write(partial(ask, source=source.name, due_times=due_times, now=now))
+            late = {run_id: at for run_id, at in due_times.items() if at > now}
             report.young += late
             report.again_at = max(filter(None, [report.again_at, *late.values()]), default=None)
         if times := [row.created_at for row in rows if row.created_at]:

@@ -101,13 +101,20 @@ class ResultIntake:
         return Intake(True)
 
     def _interim(
-        self, source: str, body: bytes, run: Run, via: Via, since: float | None, known: str | None, submission_id: str
+        self,
+        source: str,
+        body: bytes,
+        run: Run,
+        via: Via,
+        since: float | None,
+        last_status: str | None,
+        submission_id: str,
     ) -> Intake:
         seconds = self._ledger.now() - since if since is not None else 0.0
         if (
             run.run_id
             and not run.retry_pending
-            and needs_report(run.status, seconds, known, self._settings.stuck_after)
+            and needs_report(run.status, seconds, last_status, self._settings.stuck_after)
         ):
             log.info("reconcile.attention source=%s run=%s status=%s", source, run.run_id, run.status)
             self._dispatch(source, body, run, via, submission_id)

@@ -131,10 +131,10 @@ class Reconciler:
         for each in leased:
             self._start(source, partial(self._run_polls.poll, source, each))
 
-    def _lease(self, source: PolledSource, wanted: int, lease_due: LeaseDue[T], now: float) -> Sequence[T]:
-        """Lease up to `wanted` of what is due, as many as the source's budget allows and as may run at once."""
+    def _lease(self, source: PolledSource, count: int, lease_due: LeaseDue[T], now: float) -> Sequence[T]:
+        """Lease up to `count` of what is due, as many as the source's budget allows and as may run at once."""
         free = self._settings.concurrency - self._running[source.name]
-        granted = source.budget(min(free, wanted)) if free > 0 else 0
+        granted = source.budget(min(free, count)) if free > 0 else 0
         return self._ledger.write(lambda it: lease_due(it, source.name, now, granted)) if granted > 0 else ()
 
     def _start(self, source: PolledSource, work: Callable[[], None]) -> None:
@@ -161,7 +161,7 @@ class Reconciler:
             for source, run_id in poll_hints.pop_hints(self._redis, 1):
                 if source in self._sources:
                     now = self._ledger.now()
-                    self._ledger.write(partial(run_polls.ask, source=source, wanted={run_id: now}, now=now))
+                    self._ledger.write(partial(run_polls.ask, source=source, due_times={run_id: now}, now=now))
 
     # One poll.
 
@@ -182,7 +182,7 @@ class Reconciler:
             )
         if found.taken:
             log.info("reconcile.found source=%s run=%s submission=%s", source.name, submission.run_id, submission.id)
-            still = self._ledger.read(lambda connection: records.one(connection, submission.id))
+            still = self._ledger.read(lambda connection: records.get(connection, submission.id))
             if still is None or still.due_at is None:
                 return
         elif (again_at := found.again_at) is not None:
@@ -243,20 +243,20 @@ class Reconciler:
                 self._searching[source.name].release()
 
     def _search(
-        self, source: PolledSource, wanted: Sequence[Submission], due: Collection[str], within: float | None = None
+        self, source: PolledSource, unresolved: Sequence[Submission], due: Collection[str], within: float | None = None
     ) -> None:
         """Search for the runs of submissions, and end or postpone the search for those that are due. `within`: see
         `Resolver.resolve`."""
         stopped = (lambda: True) if within is None else lambda: self._closed
         resolver = self._resolvers[source.name]
-        runs_found, absent = resolver.resolve(wanted, within, stopped)
+        runs_found, absent = resolver.resolve(unresolved, within, stopped)
         for submission_id, fetched in runs_found.items():
             log.info("reconcile.resolved source=%s submission=%s", source.name, submission_id)
-            found = self._ledger.read(lambda connection, key=submission_id: records.one(connection, key))  # type: ignore[misc]
+            found = self._ledger.read(lambda connection, key=submission_id: records.get(connection, key))  # type: ignore[misc]
             if found is not None:
                 self._handle(source, found, *fetched)
         a_day_ago = self._ledger.now() - poll_schedule.LOST_AFTER
-        for each in wanted:
+        for each in unresolved:
             if each.id in absent:
                 self._give_up(each, "Skyvern has no run with its token", release=True)
             elif each.id in due and each.id not in runs_found:

@@ -61,7 +61,7 @@ class Resolver:
 
     def resolve(
         self,
-        wanted: Sequence[Submission],
+        unresolved: Sequence[Submission],
         within: float | None = None,
         stopped: Callable[[], bool] = lambda: True,
         poll_after: float = polls.LEASE,
@@ -73,7 +73,7 @@ class Resolver:
         nothing counts as absent. `stopped`: whether to break off, rather than wait, when the budget is used up.
         `poll_after`: seconds until a run that was found is polled.
         """
-        found, absent = self._find(wanted, within, stopped) if wanted else ({}, set())
+        found, absent = self._find(unresolved, within, stopped) if unresolved else ({}, set())
         now = self._ledger.now()
 
         def work(connection: Connection) -> dict[str, Collection[str]]:
@@ -97,11 +97,11 @@ class Resolver:
         return {submission_id: found[submission_id][1] for submission_id in bound}, absent
 
     def _find(
-        self, wanted: Sequence[Submission], within: float | None, stopped: Callable[[], bool]
+        self, unresolved: Sequence[Submission], within: float | None, stopped: Callable[[], bool]
     ) -> tuple[dict[str, tuple[str, FetchedRun]], set[str]]:
         """Return the runs with tokens of submissions (id, and what was fetched), and the submissions without one."""
-        found = self._by_token(wanted, stopped)
-        missing = {each.id: each for each in wanted if each.id not in found}
+        found = self._by_token(unresolved, stopped)
+        missing = {each.id: each for each in unresolved if each.id not in found}
         if not missing:
             return found, set()
         created = [each.created_at for each in missing.values()]
@@ -153,11 +153,13 @@ class Resolver:
             if run.created_at is None or run.created_at >= owner.created_at - SKEW / 2
         )
 
-    def _by_token(self, wanted: Sequence[Submission], stopped: Callable[[], bool]) -> dict[str, tuple[str, FetchedRun]]:
+    def _by_token(
+        self, unresolved: Sequence[Submission], stopped: Callable[[], bool]
+    ) -> dict[str, tuple[str, FetchedRun]]:
         """Search Skyvern's list for the tokens of workflow runs, and fetch what it finds: the token must be the run's
         own. A search that fails (time-out: 400 or 503) or finds nothing proves nothing."""
         found: dict[str, tuple[str, FetchedRun]] = {}
-        for each in [each for each in wanted if each.call in _SEARCHABLE][:TOKEN_SEARCHES]:
+        for each in [each for each in unresolved if each.call in _SEARCHABLE][:TOKEN_SEARCHES]:
             if not self._source.wait_for_budget(stopped):
                 break
             answer = self._source.reader.list_runs(1, 10, search_key=each.id)

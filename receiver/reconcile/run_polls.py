@@ -40,7 +40,7 @@ class RunPolls:
         """Make one poll, and decide whether there is another. Raises LedgerUnavailable."""
         if _may_be_restarted(due) and not source.watch:  # else a walk finds what it became
             self._search_restarted(source, due)
-        if _has_come(due):
+        if _is_complete(due):
             self._stop(due, "")
             return
         answer = source.reader.get_run(due.run_id)
@@ -49,7 +49,7 @@ class RunPolls:
             self._again(due, now, answer.reason)
         elif answer.ok:
             self._answered(source, due, answer, now)
-        elif answer.status == HTTPStatus.NOT_FOUND and (_is_hearsay(due) or _is_old(due, now)):
+        elif answer.status == HTTPStatus.NOT_FOUND and (_is_unverified(due) or _is_old(due, now)):
             self._stop(due, "Skyvern knows no such run")
         elif due.final and 400 <= answer.status < 500 and answer.status != HTTPStatus.TOO_MANY_REQUESTS:
             self._stop(due, f"Skyvern answered {answer.status}")  # its end is known: this was for completeness
@@ -87,10 +87,10 @@ class RunPolls:
         keys = [(due.source, run_id) for run_id in others]
         known = self._ledger.read(lambda connection: runs.run_statuses(connection, keys))
         now = self._ledger.now()
-        wanted = {run_id: now for run_id in others if (due.source, run_id) not in known}
-        if wanted:
-            log.info("reconcile.restarted source=%s run=%s as=%s", due.source, due.run_id, ",".join(sorted(wanted)))
-            self._ledger.write(lambda connection: run_polls.ask(connection, due.source, wanted, now))
+        due_times = {run_id: now for run_id in others if (due.source, run_id) not in known}
+        if due_times:
+            log.info("reconcile.restarted source=%s run=%s as=%s", due.source, due.run_id, ",".join(sorted(due_times)))
+            self._ledger.write(lambda connection: run_polls.ask(connection, due.source, due_times, now))
 
     def _again(self, due: DueRun, now: float, reason: str, retry_after: float | None = None) -> None:
         if due.final and _is_old(due, now):
@@ -110,14 +110,14 @@ def _may_be_restarted(due: DueRun) -> bool:
     return due.final and due.run_type == WORKFLOW and due.submission_id != "" and due.status in RESTARTABLE
 
 
-def _has_come(due: DueRun) -> bool:
+def _is_complete(due: DueRun) -> bool:
     """Whether the end of the run has come by an event since it was seen, and has all that there is: a workflow's has,
     and of a run that was submitted here the request is known. A cancelled run may have output still."""
     complete = due.run_type == WORKFLOW or due.submission_id != ""
     return due.final and (due.noted_at is not None or _may_be_restarted(due)) and complete and due.status != CANCELED
 
 
-def _is_hearsay(due: DueRun) -> bool:
+def _is_unverified(due: DueRun) -> bool:
     """Whether the run is known only from an unsigned request."""
     return due.noted_at is None and due.found_by == "" and due.events == 0
 

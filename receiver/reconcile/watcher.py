@@ -83,7 +83,7 @@ class Watcher:
     def walk(self, source: PolledSource) -> None:
         """Make the walk of a source, if it is due and no other clock makes it. Raises LedgerUnavailable."""
         now = self._ledger.now()
-        found = self._ledger.read(lambda connection: {each.source: each for each in watches.every(connection)})
+        found = self._ledger.read(lambda connection: {each.source: each for each in watches.list_watches(connection)})
         if source.name in found and found[source.name].due_at > now:
             return
         watch = self._ledger.write(lambda connection: watches.lease(connection, source.name, now))
@@ -219,8 +219,8 @@ class _Walk:
                 connection, source, [ActiveRun(each.run_id, each.status, each.created_at, now) for each in active], now
             )
             watches.forget(connection, source, list(ended))
-            wanted = {each.run_id: due_at(each, now, newest, grace) for each in missing}
-            return run_polls.ask(connection, source, wanted, now, found_by=run_polls.IMPORT, grace=grace)
+            due_times = {each.run_id: due_at(each, now, newest, grace) for each in missing}
+            return run_polls.ask(connection, source, due_times, now, found_by=run_polls.IMPORT, grace=grace)
 
         self._seen += len(rows)
         self._asked += self._ledger.write(work)
@@ -232,10 +232,10 @@ class _Walk:
         In its own transaction: the previous one has locked submissions, and runs are locked before these.
         """
         source = self._source.name
-        if not active or not (wanted := self._ledger.read(lambda it: self._needing_attention(it, active, now))):
+        if not active or not (due_times := self._ledger.read(lambda it: self._needing_attention(it, active, now))):
             return 0
         return self._ledger.write(
-            lambda connection: run_polls.ask(connection, source, wanted, now, found_by=run_polls.IMPORT)
+            lambda connection: run_polls.ask(connection, source, due_times, now, found_by=run_polls.IMPORT)
         )
 
     def _needing_attention(self, connection: Connection, active: Sequence[ListedRun], now: float) -> dict[str, float]:
@@ -271,11 +271,11 @@ class _Walk:
         def work(connection: Connection) -> int:
             gone = watches.not_seen_since(connection, source, self._began)
             known = runs.final_runs(connection, [(source, each.run_id) for each in gone])
-            wanted = {
+            due_times = {
                 each.run_id: now + self._settings.webhook_grace for each in gone if (source, each.run_id) not in known
             }
             watches.forget(connection, source, [each.run_id for each in gone])
             grace = self._settings.webhook_grace
-            return run_polls.ask(connection, source, wanted, now, found_by=run_polls.IMPORT, grace=grace)
+            return run_polls.ask(connection, source, due_times, now, found_by=run_polls.IMPORT, grace=grace)
 
         self._asked += self._ledger.write(work)

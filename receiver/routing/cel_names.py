@@ -174,8 +174,8 @@ class Names:
         return weight
 
 
-def _hint(name: str, known: Iterable[str], otherwise: str, prefix: str = "") -> str:
-    guess = get_close_matches(name, list(known), 1)
+def _hint(name: str, names: Iterable[str], otherwise: str, prefix: str = "") -> str:
+    guess = get_close_matches(name, list(names), 1)
     return f"did you mean {prefix}{guess[0]}?" if guess else otherwise
 
 

@@ -43,7 +43,7 @@ class Condition(NamedTuple):
     parts: tuple[str, ...]
     values: tuple[Any, ...]
     globs: tuple[re.Pattern[str], ...]
-    wanted: str
+    expected: str
 
     def holds(self, value: Any) -> bool:
         """Whether `value` is one of the expected values."""
@@ -105,7 +105,7 @@ def _condition(path: str, wishes: list[Any]) -> Condition:
         parts=tuple(path.removeprefix("run.").split(".")),
         values=tuple(wishes),
         globs=tuple(re.compile(fnmatch.translate(text)) for text in texts if "*" in text or "?" in text),
-        wanted=" or ".join(show(wish) for wish in wishes),
+        expected=" or ".join(show(wish) for wish in wishes),
     )
 
 
@@ -140,10 +140,10 @@ def test(conditions: Sequence[Condition], root: Any, *, explain: bool) -> Outcom
         values = list(islice(_find(root, each.parts), MAX_VALUES))
         if not values:
             return Outcome(False, f"{each.path} is missing")
-        there = ", ".join(map(show, values[:3])) if explain else each.wanted
+        there = ", ".join(map(show, values[:3])) if explain else each.expected
         if not any(map(each.holds, values)):
-            return Outcome(False, f"{each.path} is not {each.wanted}" + (f" but {there}" if explain else ""))
-        reasons.append(f"{each.path} is {there}" + (f", wanted {each.wanted}" if there != each.wanted else ""))
+            return Outcome(False, f"{each.path} is not {each.expected}" + (f" but {there}" if explain else ""))
+        reasons.append(f"{each.path} is {there}" + (f", wanted {each.expected}" if there != each.expected else ""))
     return Outcome(True, " and ".join(reasons) or "it has no condition")
 
 

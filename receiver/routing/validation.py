@@ -90,8 +90,8 @@ def rule_warnings(route: RouteConfig) -> list[str]:
     return warnings
 
 
-def _guess(name: str, known: Iterable[str]) -> str:
-    guess = suggest(name, known, cutoff=0.8)
+def _guess(name: str, names: Iterable[str]) -> str:
+    guess = suggest(name, names, cutoff=0.8)
     return f"; did you mean {guess}?" if guess else ""
 
 

@@ -18,14 +18,47 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, TypeVar
 
-from receiver.runtime.process import STABLE_AFTER, Restarts, error_location
+from receiver.errors import error_location
 
+# Seconds of life after which a process's end is not counted together with those before.
+STABLE_AFTER: Final = 10.0
 # Number of failures in a row after which a task counts as failing.
 KEEPS_FAILING: Final = 3
+_MAX_DELAY: Final = 5.0  # seconds before a restart
 
 log = logging.getLogger("runhook.background")
 
 T = TypeVar("T")
+
+
+def respawn_delay(failures: int) -> float:
+    """Return the seconds to wait before a process is started again after `failures` in a row: none after the first."""
+    return 0.0 if failures <= 1 else min(_MAX_DELAY, 0.1 * 2.0 ** (failures - 1))
+
+
+class Restarts:
+    """The unexpected ends of one process or task, and when it is started again.
+
+    `due`: from when on, by time.monotonic(). `failures`: ends in a row; `total`: all ends. `reason`: of the last one.
+    """
+
+    def __init__(self, started_at: float = 0.0) -> None:
+        self.started_at = started_at
+        self.due = 0.0
+        self.failures = 0
+        self.total = 0
+        self.reason = ""
+
+    def failed(self, reason: str, now: float, *, stable: bool = True) -> bool:
+        """Count an end and set `due`. Return whether to log `reason`: when it is new, then now and then.
+
+        `stable`: false for a process that never got to its work, however long it lived.
+        """
+        self.total += 1
+        self.failures = 1 if stable and now - self.started_at > STABLE_AFTER else self.failures + 1
+        self.due = now + respawn_delay(self.failures)
+        new, self.reason = reason != self.reason, reason
+        return new or self.failures == 1 or self.failures % 12 == 0
 
 
 class TaskState(Restarts):

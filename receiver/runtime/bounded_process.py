@@ -14,8 +14,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final, TypeVar
 
+from receiver.errors import error_location
 from receiver.runtime.child import die_with_parent
-from receiver.runtime.process import error_location
 
 # Maximum seconds of processor time, seconds of wall-clock time from the start of the process, and bytes of memory.
 PROCESSOR: Final = 4

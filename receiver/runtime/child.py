@@ -18,8 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
 from typing import IO, Any, Final
 
-from receiver.errors import RunhookError
-from receiver.runtime.process import error_location, exit_text
+from receiver.errors import RunhookError, error_location
 
 # Exit code of a child that was stopped with work under way.
 UNFINISHED: Final = 76
@@ -78,7 +77,7 @@ def own_status() -> ChildStatus | None:
     return _own
 
 
-def say_working() -> None:
+def report_ready() -> None:
     """Report to the supervisor that this process does its work. Does nothing without one."""
     if _own is not None:
         _own.working = True
@@ -254,8 +253,13 @@ def spawn(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
     )
 
 
-def end(process: subprocess.Popen[bytes], timeout: float) -> None:
-    """End a process, if it runs, and close its output: SIGTERM, and SIGKILL after `timeout` seconds."""
+def exit_text(code: int) -> str:
+    """Return how a process ended, given its exit code as subprocess has it: negative for a signal."""
+    return f"killed by signal {-code}" if code < 0 else f"ended with code {code}"
+
+
+def stop_process(process: subprocess.Popen[bytes], timeout: float) -> None:
+    """Stop a process, if it runs, and close its output: SIGTERM, and SIGKILL after `timeout` seconds."""
     if process.poll() is None:
         process.terminate()
         try:

@@ -150,10 +150,10 @@ def _seeing_resets(kind: type[Any]) -> type[Any]:
 def unusable(redis_url: str, error: Exception, todo: str) -> str:
     """Return in one line why Redis cannot be used, and how to fix it: `todo`, if it is unavailable."""
     reason = str(error).rstrip(".") or type(error).__name__
-    return no_entry(redis_url, error) or f"Redis can't be used ({hide_password(redis_url)}): {reason}; {todo}"
+    return auth_error(redis_url, error) or f"Redis can't be used ({hide_password(redis_url)}): {reason}; {todo}"
 
 
-def no_entry(redis_url: str, error: Exception) -> str:
+def auth_error(redis_url: str, error: Exception) -> str:
     """Return in one line why Redis refuses access, if waiting cannot help; "" for all other errors."""
     where = hide_password(redis_url)
     if isinstance(error, redis.AuthenticationError):

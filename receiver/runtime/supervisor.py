@@ -9,16 +9,20 @@ from __future__ import annotations
 import gc
 import os
 import selectors
+import signal
 import subprocess
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
 from receiver.errors import NotStarted, RunhookError, UsageError
-from receiver.runtime.child import UNFINISHED, ChildStatus, ForkedProcess
-from receiver.runtime.process import Restarts, StopRequests, drain, exit_text, freeze_imports, stop_signals
+from receiver.runtime.background import Restarts
+from receiver.runtime.child import UNFINISHED, ChildStatus, ForkedProcess, exit_text
+from receiver.runtime.process import freeze_imports
+from receiver.runtime.stop import StopRequests, stop_signals
 
 # Prefix of a line in which a program reports why it could not start.
 ERROR_PREFIX: Final = "runhook: "
@@ -63,9 +67,26 @@ class Program:
 
 
 def program(name: str, main: Callable[[], int | None], grace: float, *, piped: bool) -> Program:
-    """Return the program that runs `main`, as a fork of this process, and calls `say_working` there."""
+    """Return the program that runs `main`, as a fork of this process, and calls `report_ready` there."""
     status = ChildStatus()
     return Program(name, partial(ForkedProcess, f"runhook {name}", main, status, piped=piped), status, grace=grace)
+
+
+@contextmanager
+def _signal_pipe() -> Iterator[int]:
+    """Yield a file descriptor that each signal makes readable, SIGCHLD included, so that a `select` returns at once."""
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    os.set_blocking(writer, False)
+    before = signal.signal(signal.SIGCHLD, lambda *_: None)
+    wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    try:
+        yield reader
+    finally:
+        signal.set_wakeup_fd(wakeup)
+        signal.signal(signal.SIGCHLD, before)
+        os.close(reader)
+        os.close(writer)
 
 
 class Supervisor:
@@ -103,7 +124,7 @@ class Supervisor:
         waiting = True
         gc.collect()
         freeze_imports()  # or the first collection in each child copies every page
-        with stop_signals(self._stops) as reader, self._selector:
+        with stop_signals(self._stops), _signal_pipe() as reader, self._selector:
             self._selector.register(reader, selectors.EVENT_READ)
             for each in self.programs:
                 self._follow(each)
@@ -165,7 +186,8 @@ class Supervisor:
             if isinstance(key.data, Program):
                 self._read(key.data)
             else:
-                drain(key.fd)
+                with suppress(BlockingIOError):
+                    os.read(key.fd, 4096)
 
     def _read(self, each: Program) -> None:
         """Print what the program has printed, line by line, and at the end of its output what is left."""

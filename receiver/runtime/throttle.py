@@ -51,10 +51,10 @@ class SharedRate:
         storage = RedisStorage("redis://", connection_pool=client.connection_pool, key_prefix="runhook:rate")
         self._limiter = MovingWindowRateLimiter(storage)
 
-    def take(self, wanted: int) -> int:
-        """Take up to `wanted` out of the window. Return how many there were."""
+    def take(self, most: int) -> int:
+        """Take up to `most` out of the window. Return how many there were."""
         for _ in range(3):
-            count = min(wanted, self._limiter.get_window_stats(self._item, self._name).remaining)
+            count = min(most, self._limiter.get_window_stats(self._item, self._name).remaining)
             if count <= 0 or self._limiter.hit(self._item, self._name, cost=count):
                 return max(count, 0)
         return 0  # other processes were faster each time; the next try finds what is left
@@ -69,8 +69,8 @@ class RateLimits:
         self._lock = threading.Lock()
         self._local_until = 0.0
 
-    def take(self, name: str, limit: tuple[int, float], wanted: int = 1) -> int:
-        """Return how many of `wanted` may happen now. Safe to call from any thread."""
+    def take(self, name: str, limit: tuple[int, float], count: int = 1) -> int:
+        """Return how many of `count` may happen now. Safe to call from any thread."""
         with self._lock:
             if (name, limit) not in self._known:
                 amount, seconds = limit
@@ -78,8 +78,8 @@ class RateLimits:
             shared, local = self._known[name, limit]
         if time.monotonic() >= self._local_until:
             try:
-                return shared.take(wanted)
+                return shared.take(count)
             except redis.RedisError:
                 self._local_until = time.monotonic() + LOCAL_FOR
         with self._lock:
-            return sum(local.take(1, time.monotonic()) for _ in range(wanted))
+            return sum(local.take(1, time.monotonic()) for _ in range(count))

@@ -16,13 +16,13 @@ from pathlib import Path
 from secrets import token_hex
 
 from handlers.support.private_file import make_private_file
-from receiver.domain import parts
-from receiver.domain.parts import FORGET_AFTER, PartBeat, PartSeen
+from receiver.domain import liveness
+from receiver.domain.liveness import FORGET_AFTER, ProcessBeat, SeenProcess
 from receiver.ledger import Ledger, heartbeats
 from receiver.runtime.process import process_space, process_state
 
 
-def put_file(directory: Path, *beats: PartBeat) -> None:
+def put_file(directory: Path, *beats: ProcessBeat) -> None:
     """Write the heartbeats of a local process, one for each of its roles, to one file of the data directory.
 
     Removes the file of a process that has stopped. Raises OSError.
@@ -56,7 +56,7 @@ def directory_id(directory: Path) -> str:
     return ""
 
 
-def every_file(directory: Path) -> list[PartSeen]:
+def list_local_processes(directory: Path) -> list[SeenProcess]:
     """Return the heartbeats in the data directory, and remove those older than FORGET_AFTER."""
     found = []
     for path in sorted((directory / "parts").glob("*.json")):
@@ -65,12 +65,12 @@ def every_file(directory: Path) -> list[PartSeen]:
             if age > FORGET_AFTER:
                 path.unlink()
             else:
-                beats = map(PartBeat.from_json, path.read_bytes().splitlines())
-                found += [PartSeen(beat, age) for beat in beats if beat is not None]
+                beats = map(ProcessBeat.from_json, path.read_bytes().splitlines())
+                found += [SeenProcess(beat, age) for beat in beats if beat is not None]
     return found
 
 
-def merged(*stores: Iterable[PartSeen]) -> list[PartSeen]:
+def merged(*stores: Iterable[SeenProcess]) -> list[SeenProcess]:
     """Return each process once, with what the kernel knows of those that this process can see.
 
     A heartbeat alone shows the end of a process only after SILENT_AFTER seconds.
@@ -80,13 +80,13 @@ def merged(*stores: Iterable[PartSeen]) -> list[PartSeen]:
         each
         if each.beat.stopped or each.beat.details.get("space") != space
         else replace(each, process=process_state(each.beat.pid))
-        for each in parts.merge(*stores)
+        for each in liveness.merge(*stores)
     ]
 
 
-def every(ledger: Ledger, within: float | None = None) -> list[PartSeen]:
+def list_processes(ledger: Ledger, within: float | None = None) -> list[SeenProcess]:
     """Return the newest heartbeat of each process on all hosts. Raises LedgerUnavailable.
 
     `within`: maximum seconds for the ledger; None: its own limits.
     """
-    return merged(ledger.read(heartbeats.every, within))
+    return merged(ledger.read(heartbeats.list_processes, within))

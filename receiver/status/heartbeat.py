@@ -20,7 +20,7 @@ from typing import Any, Final
 from receiver import __version__
 from receiver.config.loader import file_sections
 from receiver.config.settings import Settings
-from receiver.domain.parts import BEAT_EVERY, PartBeat
+from receiver.domain.liveness import BEAT_EVERY, ProcessBeat
 from receiver.ledger import Ledger, LedgerDataError, LedgerUnavailable, heartbeats
 from receiver.runtime.background import keep_thread
 from receiver.runtime.process import process_space
@@ -38,7 +38,7 @@ log = logging.getLogger("runhook.status")
 class Heartbeat:
     """The heartbeat of this process. Call `start` after the last fork, and `stop` at an orderly shutdown.
 
-    `part`: see PartBeat. `config`: hash of the config file in use. `details`: called at each heartbeat, in another
+    `role`: see ProcessBeat. `config`: hash of the config file in use. `details`: called at each heartbeat, in another
     thread; returns values that JSON supports. `watched`: the process counts as stuck unless it calls `step` every few
     seconds. `name`: unique to the process. `late`: see LATE.
     """
@@ -46,48 +46,48 @@ class Heartbeat:
     def __init__(
         self,
         settings: Settings,
-        part: str,
+        role: str,
         config: str,
         *,
         name: str = "",
         details: Callable[[], Mapping[str, Any]] = dict,
         watched: bool = False,
-        every: float = BEAT_EVERY,
+        interval: float = BEAT_EVERY,
         late: float = LATE,
     ) -> None:
         self._settings = settings
         self._config = config
         self._sections = file_sections(settings.config)
         self._threads: list[threading.Thread] = []
-        self._beats: list[PartBeat] = []
+        self._beats: list[ProcessBeat] = []
         self._changed = threading.Condition()  # of the roles, or a stop
-        self.add(name or f"{part}@{socket.gethostname()}.{token_hex(4)}", part)
+        self.add(name or f"{role}@{socket.gethostname()}.{token_hex(4)}", role)
         self._details = details
         self._watched = watched
-        self._every = every
+        self._interval = interval
         self._late = late
         self._stepped = time.monotonic()
         self._stopping = threading.Event()
         self._ledger = Ledger(settings.database_url)
         self._ledger_down: float | None = None  # since when, as far as this process knows
 
-    def add(self, name: str, part: str) -> None:
+    def add(self, name: str, role: str) -> None:
         """Add another role of this process, under a unique name. It is reported at once."""
-        it = PartBeat(name, part, socket.gethostname(), os.getpid(), __version__, self._config, time.time())
+        it = ProcessBeat(name, role, socket.gethostname(), os.getpid(), __version__, self._config, time.time())
         self.report(it)
         if self._threads:
             self._log("started", it)
 
-    def report(self, *added: PartBeat) -> None:
+    def report(self, *added: ProcessBeat) -> None:
         """Send the next heartbeat at once, since its details have changed. `added`: new roles."""
         with self._changed:
             self._beats = [*self._beats, *added]
             self._changed.notify_all()
 
-    def _log(self, what: str, it: PartBeat) -> None:
+    def _log(self, what: str, it: ProcessBeat) -> None:
         log.info(
             "part.%s part=%s host=%s process=%d version=%s config=%s after=%.0f name=%s",
-            *(what, it.part, it.host, it.pid, it.version, it.config or "none", time.time() - it.started_at, it.name),
+            *(what, it.role, it.host, it.pid, it.version, it.config or "none", time.time() - it.started_at, it.name),
         )
 
     def start(self) -> None:
@@ -115,7 +115,7 @@ class Heartbeat:
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))
 
-    def _run(self, send: Callable[[Sequence[PartBeat]], None]) -> None:
+    def _run(self, send: Callable[[Sequence[ProcessBeat]], None]) -> None:
         while True:
             stopping, roles = self._stopping.is_set(), self._beats
             beats = self._now(stopped=stopping)
@@ -130,10 +130,10 @@ class Heartbeat:
             with self._changed:
                 self._changed.wait_for(
                     lambda: self._stopping.is_set() or self._beats is not roles,  # noqa: B023
-                    min(self._every, self._late) if late else self._every,
+                    min(self._interval, self._late) if late else self._interval,
                 )
 
-    def _now(self, *, stopped: bool) -> list[PartBeat]:
+    def _now(self, *, stopped: bool) -> list[ProcessBeat]:
         sent_at = time.time()
         stalled = round(time.monotonic() - self._stepped, 1) if self._watched else 0.0
         # Also at a stop: it reports what remains, such as spooled events.
@@ -144,10 +144,10 @@ class Heartbeat:
         beats[0] = replace(beats[0], details={"sections": self._sections, **details})  # once for each process
         return beats
 
-    def _to_file(self, beats: Sequence[PartBeat]) -> None:
+    def _to_file(self, beats: Sequence[ProcessBeat]) -> None:
         board.put_file(self._settings.data, *beats)
 
-    def _to_ledger(self, beats: Sequence[PartBeat]) -> None:
+    def _to_ledger(self, beats: Sequence[ProcessBeat]) -> None:
         try:
             self._ledger.write(lambda connection: heartbeats.put(connection, *beats))
         except LedgerUnavailable:

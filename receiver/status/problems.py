@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from handlers.support.wording import size
-from receiver.domain import parts
+from receiver.domain import liveness
 from receiver.domain.callback import CALLBACK
 from receiver.domain.counting import counted
 from receiver.domain.delivery import DeliveryState
@@ -94,7 +94,7 @@ def _refusing(report: StatusReport) -> str:
     unusable = redis.trouble or redis.weak or redis.inbox.trouble
     if (unusable or redis.embedded) and (full := _full(report)):
         return f"Redis cannot be used, and {full}" if unusable else full
-    reasons = ((each, each.beat.details.get("refusing")) for each in report.parts if each.alive)
+    reasons = ((each, each.beat.details.get("refusing")) for each in report.processes if each.alive)
     return next((f"{processes.name_of(each)}: {why}" for each, why in reasons if why), "")
 
 
@@ -260,7 +260,7 @@ def _amount(count: int) -> str:
 
 def _deliveries(report: StatusReport) -> Iterator[Problem]:
     reported = {lane.sink for lane in report.ledger.lanes if lane.paused or lane.breaker != "closed"}
-    reported |= {parts.sink_of(part) for part in parts.missing(report.parts, report.expected)}
+    reported |= {liveness.sink_of(role) for role in liveness.missing(report.processes, report.expected)}
     for sink, since in sorted(report.ledger.gauges.oldest_due.items()):
         late = report.now - since
         if sink in report.sinks and sink not in reported and late > DELIVERY_LATE:

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from receiver.config.loader import portable
-from receiver.domain import parts
+from receiver.domain import liveness
 from receiver.domain.counting import counted
-from receiver.domain.parts import BEAT_EVERY, CLOCK, DISPATCH, RECEIVER, PartSeen
+from receiver.domain.liveness import BEAT_EVERY, CLOCK, DISPATCH, RECEIVER, SeenProcess
 from receiver.status.problem import NEWS, Problem, ago, problem
 from receiver.status.report import StatusReport
 
@@ -34,78 +34,80 @@ _MISDIRECTED: Final = (
 
 def problems(report: StatusReport) -> Iterator[Problem]:
     """Yield what is wrong with processes: missing, stuck, silent, or different from each other."""
-    gone = parts.missing(report.parts, report.expected)
+    gone = liveness.missing(report.processes, report.expected)
     if report.ledger.trouble:  # only processes of this machine are known, by their files
         if any(last is None for last in gone.values()):
             yield problem("part_unknown", "processes on other hosts are unknown: the ledger is unavailable")
-        gone = {part: last for part, last in gone.items() if last is not None}
-    running = [each for each in report.parts if each.state in ("running", "stuck")]
+        gone = {role: last for role, last in gone.items() if last is not None}
+    running = [each for each in report.processes if each.state in ("running", "stuck")]
     old = _other_config(report, running)
     if any(_starts(each) for each in running if each not in old):
-        gone = {part: last for part, last in gone.items() if not parts.sink_of(part)}
+        gone = {role: last for role, last in gone.items() if not liveness.sink_of(role)}
     # A worker that runs another file sends to that file's sinks: it must be restarted, and a second one would not help.
-    restart = any(_of_worker(each.beat.part) for each in old)
-    unserved = [part for part, last in gone.items() if restart and last is None and parts.sink_of(part)]
+    restart = any(_of_worker(each.beat.role) for each in old)
+    unserved = [role for role, last in gone.items() if restart and last is None and liveness.sink_of(role)]
     yield from _old_config(report, old, unserved)
-    gone = {part: last for part, last in gone.items() if part not in unserved}
-    dead = {part: last for part, last in gone.items() if last is None or last.state != "stuck"}
-    for part, last in dead.items():
-        if not _of_worker(part):
-            yield problem("part_missing", f"no {part} is running: {_last(last)}", effect=_EFFECTS[part])
-    if workers := {part: last for part, last in dead.items() if _of_worker(part)}:
+    gone = {role: last for role, last in gone.items() if role not in unserved}
+    dead = {role: last for role, last in gone.items() if last is None or last.state != "stuck"}
+    for role, last in dead.items():
+        if not _of_worker(role):
+            yield problem("part_missing", f"no {role} is running: {_last(last)}", effect=_EFFECTS[role])
+    if workers := {role: last for role, last in dead.items() if _of_worker(role)}:
         yield _missing_workers(workers, report.expected, running)
     yield from _lost(report, gone)
-    split = {each.beat.host: why for each in report.parts if each.alive and (why := each.beat.details.get("apart"))}
+    split = {each.beat.host: why for each in report.processes if each.alive and (why := each.beat.details.get("apart"))}
     for host, why in split.items():
         yield problem("worker_split", f"dispatch and each sink have their own process on {host}: {why}")
     yield from _left_spools(report)
     yield from _differences(report, running)
 
 
-def _lost(report: StatusReport, gone: Mapping[str, PartSeen | None]) -> Iterator[Problem]:
+def _lost(report: StatusReport, gone: Mapping[str, SeenProcess | None]) -> Iterator[Problem]:
     """Yield processes that make no progress, each once, and those that ended while others do their work.
 
     `gone`: roles that no process has.
     """
-    lost = [*parts.lost(report.parts), *filter(None, gone.values())]
+    lost = [*liveness.lost(report.processes), *filter(None, gone.values())]
     yield from map(_stuck, {(it.beat.host, it.beat.pid): it for it in lost if it.state == "stuck"}.values())
-    silent: dict[object, list[PartSeen]] = {}
-    for seen in parts.lost(report.parts):
-        if seen.beat.part == RECEIVER:
+    silent: dict[object, list[SeenProcess]] = {}
+    for seen in liveness.lost(report.processes):
+        if seen.beat.role == RECEIVER:
             continue  # its spool is reported
-        if seen.state == "silent" and seen.beat.part not in gone and seen.age < SILENT_NEWS:
-            process = () if _of_worker(seen.beat.part) else (seen.beat.name,)
+        if seen.state == "silent" and seen.beat.role not in gone and seen.age < SILENT_NEWS:
+            process = () if _of_worker(seen.beat.role) else (seen.beat.name,)
             silent.setdefault((seen.beat.host, *process), []).append(seen)
     for first, *others in silent.values():
-        together = f"{_named_parts(each.beat.part for each in (first, *others))} on {first.beat.host} have"
+        together = f"{_role_names(each.beat.role for each in (first, *others))} on {first.beat.host} have"
         quiet = ago(min(each.age for each in (first, *others)))
         who, work = (together, "their work") if others else (f"{name_of(first)} has", "its work")
         yield problem("part_silent", f"{who} been silent for {quiet}; others do {work}", note=True)
 
 
-def _stuck(seen: PartSeen) -> Problem:
+def _stuck(seen: SeenProcess) -> Problem:
     if seen.process == "suspended":
         what = f"{name_of(seen)} is suspended (SIGSTOP or a debugger): its last heartbeat was {ago(seen.age)} ago"
-        what += "; meanwhile it does no retries, polls or replays" if seen.beat.part == CLOCK else ""
+        what += "; meanwhile it does no retries, polls or replays" if seen.beat.role == CLOCK else ""
         return problem("part_suspended", what, pid=seen.beat.pid)
     what = f"{name_of(seen)} has made no progress for {ago(seen.beat.stalled)}"
     return problem("part_stuck", what, pid=seen.beat.pid)
 
 
-def _starts(seen: PartSeen) -> bool:
+def _starts(seen: SeenProcess) -> bool:
     """Return whether this is a worker of all sinks that may not have built them yet."""
     age = seen.beat.sent_at - seen.beat.started_at + seen.age
-    return seen.beat.part == DISPATCH and age < STARTING and not seen.beat.details.get("only")
+    return seen.beat.role == DISPATCH and age < STARTING and not seen.beat.details.get("only")
 
 
-def _missing_workers(missing: dict[str, PartSeen | None], expected: list[str], running: Iterable[PartSeen]) -> Problem:
+def _missing_workers(
+    missing: dict[str, SeenProcess | None], expected: list[str], running: Iterable[SeenProcess]
+) -> Problem:
     """Return one problem for all missing roles of a worker, however many sinks they serve."""
     last = min(filter(None, missing.values()), key=lambda each: each.age, default=None)
-    everything = len(missing) > 1 and set(missing) == {part for part in expected if _of_worker(part)}
-    sinks = ", ".join(filter(None, map(parts.sink_of, missing)))
+    everything = len(missing) > 1 and set(missing) == {role for role in expected if _of_worker(role)}
+    sinks = ", ".join(filter(None, map(liveness.sink_of, missing)))
     effects = ["events stay in the inbox"] if DISPATCH in missing else []
     effects += [f"nothing is sent to {sinks}"] if sinks else []
-    what = f"no {'worker' if everything else _named_parts(missing)} is running: {_last(last)}"
+    what = f"no {'worker' if everything else _role_names(missing)} is running: {_last(last)}"
     limits = dict.fromkeys(
         f"{each.beat.host} (`{only}`)" for each in running if (only := each.beat.details.get("only"))
     )
@@ -115,23 +117,23 @@ def _missing_workers(missing: dict[str, PartSeen | None], expected: list[str], r
     return problem("part_missing", what, effect=f"{', and '.join(effects)}; {start}")
 
 
-def _of_worker(part: str) -> bool:
-    return part == DISPATCH or bool(parts.sink_of(part))
+def _of_worker(role: str) -> bool:
+    return role == DISPATCH or bool(liveness.sink_of(role))
 
 
-def _named_parts(named: Iterable[str]) -> str:
+def _role_names(roles: Iterable[str]) -> str:
     """Return the names of a worker's processes: "dispatch and deliver:ops, deliver:archive"."""
-    found = list(dict.fromkeys(named))
-    sinks = ", ".join(part for part in found if parts.sink_of(part))
+    found = list(dict.fromkeys(roles))
+    sinks = ", ".join(role for role in found if liveness.sink_of(role))
     return " and ".join(filter(None, (DISPATCH if DISPATCH in found else "", sinks)))
 
 
-def name_of(seen: PartSeen) -> str:
+def name_of(seen: SeenProcess) -> str:
     """Return what a process is and where it runs."""
-    return f"{seen.beat.part} on {seen.beat.host} (process {seen.beat.pid})"
+    return f"{seen.beat.role} on {seen.beat.host} (process {seen.beat.pid})"
 
 
-def _last(seen: PartSeen | None) -> str:
+def _last(seen: SeenProcess | None) -> str:
     if seen is None:
         return "not seen in the last day"
     how = "was stopped" if seen.beat.stopped else "fell silent"
@@ -145,15 +147,15 @@ def _left_spools(report: StatusReport) -> Iterator[Problem]:
 
     A note once an operator has sent it since, or a spool whose data directory is unknown.
     """
-    seen = report.parts
+    seen = report.processes
 
-    def directory(each: PartSeen) -> object:  # it may have been mounted on another host since
+    def directory(each: SeenProcess) -> object:  # it may have been mounted on another host since
         return each.beat.details.get("data_id") or (each.beat.host, each.beat.details.get("data"))
 
     alive = {directory(each) for each in seen if each.alive}
-    left: dict[object, PartSeen] = {}
+    left: dict[object, SeenProcess] = {}
     for each in sorted(seen, key=lambda each: each.age):  # the last receiver of a directory reports its content
-        if each.beat.part == RECEIVER and not each.alive:
+        if each.beat.role == RECEIVER and not each.alive:
             left.setdefault(directory(each), each)
     for place, each in left.items():
         held, spool = each.beat.details.get("spool_events"), f"{each.beat.details.get('data')}/spool"
@@ -171,14 +173,14 @@ def _left_spools(report: StatusReport) -> Iterator[Problem]:
             yield problem("spool_left", f"{name_of(each)} has been silent for {ago(each.age)}; {may}{after}", note=note)
 
 
-def _other_config(report: StatusReport, running: Iterable[PartSeen]) -> list[PartSeen]:
+def _other_config(report: StatusReport, running: Iterable[SeenProcess]) -> list[SeenProcess]:
     """Return the processes whose config file differs from the one here in more than its layout.
 
     On hosts without a process of the file here, paths and addresses of the host may differ.
     """
     sections = {(it.beat.host, it.beat.pid): found for it in running if (found := it.beat.details.get("sections"))}
 
-    def differs(each: PartSeen) -> bool:
+    def differs(each: SeenProcess) -> bool:
         theirs = sections.get((each.beat.host, each.beat.pid))
         return each.beat.config not in ("", report.config_hash) and not (theirs and not _names(report, each, theirs))
 
@@ -187,10 +189,10 @@ def _other_config(report: StatusReport, running: Iterable[PartSeen]) -> list[Par
 
 def _here(report: StatusReport) -> set[str]:
     """Return the hosts with a process of the config file here."""
-    return {it.beat.host for it in report.parts if it.alive and it.beat.config == report.config_hash}
+    return {it.beat.host for it in report.processes if it.alive and it.beat.config == report.config_hash}
 
 
-def _names(report: StatusReport, seen: PartSeen, theirs: Any) -> list[str]:
+def _names(report: StatusReport, seen: SeenProcess, theirs: Any) -> list[str]:
     """Return the names of the sections that differ between this process and the config file here."""
     here = report.config_sections
     if not isinstance(theirs, Mapping):
@@ -201,15 +203,15 @@ def _names(report: StatusReport, seen: PartSeen, theirs: Any) -> list[str]:
     return [name for name in sorted({*theirs, *here}) if theirs.get(name) != here.get(name)]
 
 
-def _old_config(report: StatusReport, old: list[PartSeen], unserved: list[str]) -> Iterator[Problem]:
+def _old_config(report: StatusReport, old: list[SeenProcess], unserved: list[str]) -> Iterator[Problem]:
     """Yield one problem for all processes that run another config file; a note if each sink has a worker."""
     if not old:
         return
-    hosts: dict[str, list[PartSeen]] = {}
+    hosts: dict[str, list[SeenProcess]] = {}
     for each in old:
         hosts.setdefault(each.beat.host, []).append(each)
     where = "; ".join(f"{_roles(theirs)} on {host}{_changed(report, theirs)}" for host, theirs in hosts.items())
-    effect = f"; until then nothing is sent to {', '.join(map(parts.sink_of, unserved))}" if unserved else ""
+    effect = f"; until then nothing is sent to {', '.join(map(liveness.sink_of, unserved))}" if unserved else ""
     current = _here(report)
     if current and not current & hosts.keys():
         here = f"{report.config_file} is in effect on {', '.join(sorted(current))}"
@@ -219,11 +221,11 @@ def _old_config(report: StatusReport, old: list[PartSeen], unserved: list[str]) 
         yield problem("config_old", what, note=not unserved, effect=effect)
 
 
-def _roles(seen: Iterable[PartSeen]) -> str:
-    return ", ".join(dict.fromkeys("worker" if _of_worker(each.beat.part) else each.beat.part for each in seen))
+def _roles(seen: Iterable[SeenProcess]) -> str:
+    return ", ".join(dict.fromkeys("worker" if _of_worker(each.beat.role) else each.beat.role for each in seen))
 
 
-def _changed(report: StatusReport, seen: Iterable[PartSeen]) -> str:
+def _changed(report: StatusReport, seen: Iterable[SeenProcess]) -> str:
     """Return in which sections the config of these processes differs from the one here."""
     first = next((each for each in seen if isinstance(each.beat.details.get("sections"), Mapping)), None)
     if first is None or not report.config_sections:
@@ -232,7 +234,7 @@ def _changed(report: StatusReport, seen: Iterable[PartSeen]) -> str:
     return f" (changed: {', '.join(names[:5])}{' …' if len(names) > 5 else ''})"
 
 
-def _differences(report: StatusReport, running: list[PartSeen]) -> Iterator[Problem]:
+def _differences(report: StatusReport, running: list[SeenProcess]) -> Iterator[Problem]:
     for each in running:
         # A process that missed a heartbeat may have sent its last one to a server that hung.
         if each.skew is not None and abs(each.skew) > SKEW and each.age < 2 * BEAT_EVERY:
@@ -248,7 +250,7 @@ def _differences(report: StatusReport, running: list[PartSeen]) -> Iterator[Prob
         details = each.beat.details
         if failing := details.get("failing"):
             yield problem("task_failing", f"{name_of(each)}: {failing}")
-        if each.beat.part == RECEIVER and (what := _misdirected(details.get("misdirected"), report.now)):
+        if each.beat.role == RECEIVER and (what := _misdirected(details.get("misdirected"), report.now)):
             wrong = [line for line in report.advice if line.startswith("PUBLIC_URL: ")]
             fix = ". ".join([*wrong, "Then restart the receiver"]) if wrong else _MISDIRECTED
             yield problem("misdirected", f"{name_of(each)}: {what}", fix=fix)
@@ -257,7 +259,7 @@ def _differences(report: StatusReport, running: list[PartSeen]) -> Iterator[Prob
                 requests = f"{counted(count, 'request', 'requests')} to webhooks"
                 what = f"{name_of(each)}: {requests} got 503, the last {ago(report.now - at)} ago"
                 yield problem("webhooks_missed", what)
-        if each.beat.part == RECEIVER and details.get("store") == "spool" and not (reported or redis_restarted):
+        if each.beat.role == RECEIVER and details.get("store") == "spool" and not (reported or redis_restarted):
             why = details.get("trouble") or "the inbox, with what was set aside, has reached its limits"
             what = f"{name_of(each)} writes to its spool, though Redis answers here: {why}"
             yield problem("receiver_spooling", what)

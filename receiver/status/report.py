@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from receiver.domain.breaker import Lane
-from receiver.domain.parts import PartSeen
+from receiver.domain.liveness import SeenProcess
 from receiver.inbox.state import InboxState
-from receiver.ledger.ahead import Corrected
+from receiver.ledger.clock_correction import Corrected
 from receiver.ledger.stats import DeliveryPace, Gauges, Newest
 
 
@@ -110,6 +110,6 @@ class StatusReport:
     redis: RedisReport
     ledger: LedgerReport
     disk: DiskReport
-    parts: list[PartSeen]
+    processes: list[SeenProcess]
     config_sections: dict[str, str] = field(default_factory=dict)
     rates: dict[str, str] = field(default_factory=dict)

@@ -23,11 +23,11 @@ from receiver.config.advice import warnings
 from receiver.config.loader import file_hash, file_sections, load_file
 from receiver.config.models import Config
 from receiver.config.settings import Settings
-from receiver.domain import parts
-from receiver.domain.parts import PartSeen
+from receiver.domain import liveness
+from receiver.domain.liveness import SeenProcess
 from receiver.errors import ConfigError
 from receiver.inbox.state import examine
-from receiver.ingest import durability
+from receiver.ingest import redis_settings
 from receiver.ingest.quarantine import Quarantine
 from receiver.ingest.spool import usage
 from receiver.ledger import (
@@ -35,8 +35,8 @@ from receiver.ledger import (
     Ledger,
     LedgerUnavailable,
     actions,
-    ahead,
     audit,
+    clock_correction,
     heartbeats,
     redis_losses,
     stats,
@@ -44,7 +44,7 @@ from receiver.ledger import (
 from receiver.ledger.deliveries import lanes, orphans
 from receiver.ledger.errors import remedy_for
 from receiver.ledger.migrate import schema_trouble
-from receiver.runtime.redis_client import connect, no_entry
+from receiver.runtime.redis_client import auth_error, connect
 from receiver.status import board
 from receiver.status.problem import NEWS
 from receiver.status.report import DiskReport, LedgerReport, RedisReport, StatusReport
@@ -64,12 +64,12 @@ def survey(settings: Settings, ledger_wait: float | None = None) -> StatusReport
     reading = in_thread("survey", lambda: _ledger(settings, config))
     redis_report = _redis(settings, config)
     try:
-        ledger_report, ledger_parts = reading.result(ledger_wait)
+        ledger_report, ledger_processes = reading.result(ledger_wait)
     except TimeoutError:
         trouble = f"no response within {ledger_wait:g} s"
         ledger_report = LedgerReport(hide_password(settings.database_url), trouble, remedy_for(trouble).words)
-        ledger_parts = []
-    seen = board.merged(ledger_parts, board.every_file(settings.data))
+        ledger_processes = []
+    seen = board.merged(ledger_processes, board.list_local_processes(settings.data))
     if redis_report.trouble:
         redis_report = replace(redis_report, down_since=_down_since(seen, "redis_down"))
     if ledger_report.trouble:
@@ -85,24 +85,24 @@ def survey(settings: Settings, ledger_wait: float | None = None) -> StatusReport
         config_problems=problems,
         warnings=doubtful,
         advice=warnings(settings, config) if config is not None else [],
-        expected=parts.expected(sinks),
+        expected=liveness.expected(sinks),
         sinks=sinks,
         redis=redis_report,
         ledger=ledger_report,
         disk=_disk(settings, config),
-        parts=seen,
+        processes=seen,
         config_sections=file_sections(settings.config),
         rates={name: sink.rate for name, sink in config.sinks.items() if sink.rate} if config is not None else {},
     )
 
 
-def _down_since(seen: Sequence[PartSeen], key: str) -> float | None:
+def _down_since(seen: Sequence[SeenProcess], key: str) -> float | None:
     """Return the earliest time that a running process reports under `key`; None if there is no such report."""
     running = [each for each in seen if each.alive and isinstance(each.beat.details.get(key), float)]
     return min((time.time() - each.age_of(each.beat.details[key]) for each in running), default=None)
 
 
-def _shrinks_by(entries: int, seen: Sequence[PartSeen]) -> float:
+def _shrinks_by(entries: int, seen: Sequence[SeenProcess]) -> float:
     """Return by how many entries a second the inbox has shrunk since a receiver's newest report; 0.0 if it has not."""
     for each in sorted(seen, key=lambda it: it.age):
         match each.beat.details.get("inbox"):
@@ -127,12 +127,12 @@ def _redis(settings: Settings, config: Config | None) -> RedisReport:
         report = replace(report, max_events=config.inbox.max_events, max_bytes=config.inbox.max_bytes)
     client = connect(settings.redis_url, timeout=_TIMEOUT, connect_timeout=_TIMEOUT, retries=0)
     try:
-        promise = durability.examine_once(settings.redis_url, config.server.max_body if config else 0, _TIMEOUT)
+        promise = redis_settings.examine_once(settings.redis_url, config.server.max_body if config else 0, _TIMEOUT)
         report = replace(report, inbox=examine(client))
         with suppress(redis.ResponseError):  # it may be forbidden
             report = replace(report, uptime=client.info("server").get("uptime_in_seconds"))
     except (redis.RedisError, OSError, TimeoutError) as error:
-        reason = no_entry(settings.redis_url, error) or str(error).rstrip(".") or "no answer in time"
+        reason = auth_error(settings.redis_url, error) or str(error).rstrip(".") or "no answer in time"
         return replace(report, trouble=reason)
     finally:
         client.close()
@@ -140,12 +140,12 @@ def _redis(settings: Settings, config: Config | None) -> RedisReport:
     return replace(report, durability=str(promise), weak="; ".join(promise.problems) if weak else "")
 
 
-def _ledger(settings: Settings, config: Config | None) -> tuple[LedgerReport, list[PartSeen]]:
+def _ledger(settings: Settings, config: Config | None) -> tuple[LedgerReport, list[SeenProcess]]:
     url = hide_password(settings.database_url)
     ledger = Ledger(settings.database_url, require_durability=config is not None and config.durable_ledger)
     sinks = config.destinations if config is not None else None
 
-    def read(connection: Connection) -> tuple[LedgerReport, list[PartSeen]]:
+    def read(connection: Connection) -> tuple[LedgerReport, list[SeenProcess]]:
         gauges, shut = stats.read(connection), lanes.not_closed(connection)
         pauses = audit.list_actions(connection, 100, actions=["sink.pause"]) if any(it.paused for it in shut) else []
         newest, sinks_shut = stats.newest(connection, gauges.read_at - NEWS), {lane.sink for lane in shut}
@@ -161,11 +161,11 @@ def _ledger(settings: Settings, config: Config | None) -> tuple[LedgerReport, li
             waiting_runs=stats.waiting_runs(connection, sinks_shut),
             paces=stats.paces(connection, gauges.counts, gauges.read_at),
             operations=actions.count_running(connection),
-            corrected=ahead.last_correction(connection, gauges.read_at - _CORRECTION_NEWS),
+            corrected=clock_correction.last_correction(connection, gauges.read_at - _CORRECTION_NEWS),
             redis_lost=redis_losses.last_loss(connection, gauges.read_at - NEWS),
             spool_sent={str(it.selection.get("data_id", "")): it.at for it in reversed(sent)},
         )
-        return report, heartbeats.every(connection)
+        return report, heartbeats.list_processes(connection)
 
     try:
         if trouble := schema_trouble(ledger):

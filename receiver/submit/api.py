@@ -1,4 +1,4 @@
-"""The submit API as a part of the web application: Skyvern's own paths, for upstream apps with Runhook's keys.
+"""The submit API as a component of the web application: Skyvern's own paths, for upstream apps with Runhook's keys.
 
 It builds the other modules of this package, and turns a request into their arguments and their replies into responses.
 Errors have Skyvern's shape, {"detail": …}.
@@ -50,11 +50,11 @@ from receiver.submit.retry_webhook import WebhookRetrier
 from receiver.submit.run_watch import RunWatch, WaitedRun, WaitedRuns
 from receiver.submit.source import Caller, Source
 from receiver.submit.submitter import Submitter
-from receiver.web import sse
+from receiver.web.component import Context, WebComponent
 from receiver.web.keys import INVALID_KEY, Authenticator
 from receiver.web.limits import CallLimits, TooManyWaiters, WaiterLimit
-from receiver.web.part import Context, WebPart
 from receiver.web.responses import (
+    SSE_HEADERS,
     Refusal,
     Reply,
     StreamedResponse,
@@ -86,8 +86,8 @@ Handler = Callable[[Request, Caller], Awaitable[Response]]
 log = logging.getLogger("runhook.submit")
 
 
-def submit(context: Context, limits: SubmitLimits = LIMITS) -> WebPart:
-    """Return the part that serves /v1 and /api/v1."""
+def submit(context: Context, limits: SubmitLimits = LIMITS) -> WebComponent:
+    """Return the component that serves /v1 and /api/v1."""
     api = _Api(context, limits)
 
     @asynccontextmanager
@@ -109,7 +109,7 @@ def submit(context: Context, limits: SubmitLimits = LIMITS) -> WebPart:
         for slash in ("", "/")
     ]
     routes += [Route(root + "/{rest:path}", api.serve(api.proxy), methods=_METHODS) for root in ("/v1", "/api/v1")]
-    return WebPart(routes, lifespan, api.stop)
+    return WebComponent(routes, lifespan, api.stop)
 
 
 class _Api:
@@ -278,7 +278,7 @@ class _Api:
     async def events(self, request: Request, caller: Caller) -> Response:
         """Return the server-sent events of a run."""
         events = await self._streams.open(caller, request.path_params["run_id"])
-        return StreamedResponse(self._while_valid(events, caller.key), 200, sse.HEADERS)
+        return StreamedResponse(self._while_valid(events, caller.key), 200, SSE_HEADERS)
 
     async def _while_valid(self, events: AsyncGenerator[bytes, None], key: Key) -> AsyncGenerator[bytes, None]:
         """Return `events`, until the key is revoked: a stream may last for as long as its run."""

@@ -12,9 +12,8 @@ from receiver.submit.replies import EVENT_HEADER
 from receiver.submit.results import Results
 from receiver.submit.run_watch import WaitedRun
 from receiver.submit.source import Caller
-from receiver.web import sse
 from receiver.web.limits import TooManyWaiters, WaiterLimit
-from receiver.web.responses import Refusal, Reply
+from receiver.web.responses import Refusal, Reply, sse_event, sse_keep_alive, sse_retry
 from receiver.web.work import off_loop
 
 
@@ -54,10 +53,10 @@ class EventStreams:
                 async for event in self._events(caller, run_id, first):
                     yield event
         except TooManyWaiters as problem:
-            yield sse.event("error", "", json.dumps({"detail": str(problem)}).encode())
+            yield sse_event("error", "", json.dumps({"detail": str(problem)}).encode())
 
     async def _events(self, caller: Caller, run_id: str, first: Reply) -> AsyncIterator[bytes]:
-        yield sse.retry(2.0)
+        yield sse_retry(2.0)
         now = await off_loop(len(first.body), parse_outline, first.body) if first.status == 200 else Run()
         if now.final:
             yield await off_loop(len(first.body), _result, first)
@@ -73,7 +72,7 @@ class EventStreams:
             if state is None and self._states.stopped:
                 return  # the client connects again, to the next process
             if state is None:
-                yield sse.still_here()
+                yield sse_keep_alive()
                 continue
             if state.has_ended():
                 if state.status and state.status.retried_by not in {"", *followed}:
@@ -85,7 +84,7 @@ class EventStreams:
                     yield await off_loop(len(reply.body), _result, reply)
                     return
                 if state.is_known():  # its body was erased, and Skyvern does not have it: no change will come
-                    yield sse.event("error", "", reply.body)
+                    yield sse_event("error", "", reply.body)
                     return
             newest = _newest(run_id, state, known)
             known = state
@@ -104,18 +103,18 @@ class _StatusEvent(NamedTuple):
     final: bool = False
 
     def event(self, event_id: str) -> bytes:
-        return sse.event("status", event_id, json.dumps(self._asdict()).encode())
+        return sse_event("status", event_id, json.dumps(self._asdict()).encode())
 
 
-def _newest(run_id: str, state: WaitedRun, known: WaitedRun | None) -> tuple[_StatusEvent, str] | None:
+def _newest(run_id: str, state: WaitedRun, last: WaitedRun | None) -> tuple[_StatusEvent, str] | None:
     """Return what is new in `state`, with the id of the event that said it; "" when a look at Skyvern did."""
     status, look = state.status, state.look
-    if status is not None and status.event_id and status != (known.status if known else None):
+    if status is not None and status.event_id and status != (last.status if last else None):
         return _StatusEvent(run_id, status.run_type, status.outcome, status.attempt, status.final), status.event_id
-    if look is not None and look != (known.look if known else None):
+    if look is not None and look != (last.look if last else None):
         return _StatusEvent(run_id, look.run_type, look.status, look.attempt, look.final), ""
     return None
 
 
 def _result(reply: Reply) -> bytes:
-    return sse.event("result", reply.headers.get(EVENT_HEADER, ""), reply.body)
+    return sse_event("result", reply.headers.get(EVENT_HEADER, ""), reply.body)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from receiver.web import sse
 from receiver.web.limits import BODY_TIMEOUT, MAX_CALLS
+from receiver.web.responses import SSE_KEEP_ALIVE
 
 
 class SubmitLimits(NamedTuple):
@@ -29,7 +29,7 @@ class SubmitLimits(NamedTuple):
     after_wait: float = 8.0
     after_stop: float = 3.0
     retry_webhook: float = 30.0
-    keep_alive: float = sse.KEEP_ALIVE
+    keep_alive: float = SSE_KEEP_ALIVE
 
 
 LIMITS: Final = SubmitLimits()

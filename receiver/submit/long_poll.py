@@ -35,12 +35,12 @@ class LongPoll(Generic[K, V]):
         self._task: asyncio.Task[None] | None = None
         self.stopped = False
 
-    async def wait_for_change(self, key: K, known: V | None, seconds: float) -> V | None:
-        """Return the value of `key` once it is another than `known`; None after `seconds`, or when it is stopped."""
+    async def wait_for_change(self, key: K, last: V | None, seconds: float) -> V | None:
+        """Return the value of `key` once it is another than `last`; None after `seconds`, or when it is stopped."""
         if self.stopped:
             return None
         future: asyncio.Future[V | None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(key, {})[future] = known
+        self._waiting.setdefault(key, {})[future] = last
         if self._task is None or self._task.done():
             self._task = self._background.keep("submit.waits_for_runs", self._run)
         try:

@@ -76,7 +76,7 @@ class LostAnswers:
 
     async def reload(self, submission: Submission) -> Submission | None:
         """Return the submission as it is now. Raises LedgerUnavailable."""
-        return await self._ledger.read(lambda connection: records.one(connection, submission.id))
+        return await self._ledger.read(lambda connection: records.get(connection, submission.id))
 
     async def resolve(self, source: Source, submission: Submission, is_disconnected: IsDisconnected) -> Reply | None:
         """Return the reply to a submit whose answer was lost, once its run is known, by webhook or by a search in

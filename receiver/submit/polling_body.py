@@ -13,7 +13,7 @@ from receiver.domain.run import parse
 from receiver.ledger.runs import RunResult
 from receiver.skyvern.polling import polled
 from receiver.submit.json_object import NotAnObject, parse_object, to_bytes
-from receiver.submit.kept_request import CALL
+from receiver.submit.request_record import CALL
 
 # The smallest run object that the official SDK accepts.
 _REQUIRED: Final = ("run_id", "run_type", "status", "created_at", "modified_at")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import secrets
 from collections.abc import Mapping
@@ -17,17 +16,14 @@ from receiver.ledger.api_keys import Key
 from receiver.ledger.submissions.records import NewSubmission
 from receiver.skyvern import requests
 from receiver.skyvern.requests import ApiCall
-from receiver.submit import labels
+from receiver.submit import idempotency, labels
 from receiver.submit.endpoints import SubmitCall
 from receiver.submit.json_object import NotAnObject, parse_object, to_bytes
-from receiver.submit.kept_request import kept_request, masked
 from receiver.submit.replies import invalid, malformed
+from receiver.submit.request_record import masked, request_record
 from receiver.submit.source import Caller
 from receiver.web.responses import Refusal
 
-_MAX_IDEMPOTENCY_KEY = 255
-# Headers that change what Skyvern makes of a request.
-_MATTER = ("x-max-iterations-override", "x-user-agent")
 # Members by which lists name a run, and the characters of each that are read.
 _NAMING = ("title", "prompt", "navigation_goal")
 _READ = 1000
@@ -55,9 +51,6 @@ def prepare(caller: Caller, call: SubmitCall, redactor: Redactor) -> Prepared:
     fields = parse_request(body)
     submission_id = "sub_" + secrets.token_hex(16)
     run_labels = _labels(key, headers.get(labels.HEADER, ""), fields.get(labels.MEMBER))
-    idempotency_key = headers.get("idempotency-key") or None
-    if idempotency_key and not (len(idempotency_key) <= _MAX_IDEMPOTENCY_KEY and idempotency_key.isprintable()):
-        raise Refusal(invalid(None, f"Idempotency-Key: must be 1 to {_MAX_IDEMPOTENCY_KEY} printable characters"))
     given = fields.get(endpoint.url_field)
     webhook_url = source.webhook_url(given) if isinstance(given, str) else ""
     sent = {name: value for name, value in fields.items() if name != labels.MEMBER}
@@ -74,13 +67,13 @@ def prepare(caller: Caller, call: SubmitCall, redactor: Redactor) -> Prepared:
         source=source.name,
         key_id=key.id,
         call=endpoint.name,
-        request_hash=_hash(call),
+        request_hash=idempotency.request_hash(call),
         title=title_of(texts),
         prompt=prompt_of(texts),
         labels=run_labels,
         webhook_url=webhook_url,
-        idempotency_key=idempotency_key,
-        request=kept_request(call, fields, redactor),
+        idempotency_key=idempotency.key_of(headers),
+        request=request_record(call, fields, redactor),
     )
     return Prepared(new, requests.submit(path, to_bytes(sent), headers, query), replacing, fields)
 
@@ -103,20 +96,3 @@ def parse_request(body: bytes) -> dict[str, Any]:
         return parse_object(body)
     except NotAnObject as problem:
         raise Refusal(malformed(problem)) from None
-
-
-def _hash(call: SubmitCall) -> str:
-    """Return what two requests have in common that ask for the same run."""
-    endpoint, path, query, body, headers = call
-    steps = headers.get("x-max-steps-override", "")
-    parts: list[str | bytes] = [endpoint.name, headers.get(labels.HEADER, ""), steps, body]
-    if query or "{" in endpoint.path:  # only where the path or the query is a part of the request
-        parts += [path, query]
-    parts += [f"{name}: {headers[name]}" for name in _MATTER if name in headers]
-    if (kind := headers.get("content-type", "")).partition(";")[0].strip().lower() not in ("", "application/json"):
-        parts.append(f"content-type: {kind}")  # Skyvern refuses it: the same body as JSON must not get that answer
-    digest = hashlib.sha256()
-    for part in parts:
-        text = part if isinstance(part, bytes) else part.encode("utf-8", "surrogateescape")
-        digest.update(b"%d:" % len(text) + text)
-    return digest.hexdigest()

@@ -12,12 +12,11 @@ from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from typing import Final
 
-from receiver.skyvern.responses import Answer, Answered, Rejected, Unreachable, submitted
+from receiver.skyvern.responses import Answer, Answered, Unreachable
 from receiver.submit.json_object import NotAnObject, with_members
 from receiver.web.responses import Reply, error
 
 SUBMISSION_HEADER: Final = "x-runhook-submission-id"
-REPLAYED_HEADER: Final = "idempotent-replayed"
 STATUS_HEADER: Final = "x-runhook-skyvern-status"
 # ledger | skyvern | submission: where the answer to a GET of a run comes from.
 SOURCE_HEADER: Final = "x-runhook-from"
@@ -37,8 +36,6 @@ RETRY_AFTER: Final = "5"
 
 _RELAYED = frozenset(("content-type", "content-disposition", "content-range", "content-language", "accept-ranges"))
 _RELAYED |= {"etag", "last-modified", "cache-control", "retry-after"}
-# What Skyvern refuses for the request itself, and so would refuse a second time.
-_LASTING_REFUSALS = frozenset({400, 413, 415, 422})
 _NOT_MODIFIED = 304
 
 
@@ -147,10 +144,3 @@ def submit_reply(answer: Answer, secrets: SecretScan, replacing: Mapping[bytes, 
     if isinstance(answer, Answered) and answer.status == 408:
         return error(504, "Skyvern did not answer in time; whether a run exists is not known yet")
     return relay(answer, secrets, replacing=replacing)
-
-
-def keeps_idempotency_key(answer: Answer) -> bool:
-    """Return whether the Idempotency-Key of a submit stays bound to this answer. An answer that says "later", or that
-    an operator can put right (Runhook's key is wrong), frees the key for another request."""
-    result = submitted(answer)
-    return not isinstance(result, Rejected) or result.status in _LASTING_REFUSALS

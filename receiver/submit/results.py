@@ -27,7 +27,6 @@ from receiver.ledger.submissions.records import webhook_of
 from receiver.skyvern.responses import Answer, Answered, Unreachable, expires_at
 from receiver.submit.callback_mask import mask_callbacks
 from receiver.submit.json_object import NotAnObject, with_members
-from receiver.submit.kept_request import CALL, masked_members
 from receiver.submit.limits import SubmitLimits
 from receiver.submit.long_poll import LongPoll
 from receiver.submit.polling_body import polling_body
@@ -44,6 +43,7 @@ from receiver.submit.replies import (
     read_failed,
     relay,
 )
+from receiver.submit.request_record import CALL, masked_members
 from receiver.submit.run_watch import WaitedRun
 from receiver.submit.source import Caller, Source
 from receiver.web.limits import WaiterLimit
@@ -119,7 +119,7 @@ class Results:
         run = (caller.source.name, run_id)
         status = (await self._ledger.read(lambda connection: runs.run_statuses(connection, [run]))).get(run)
         submission, visible = await self._ledger.read(lambda connection: webhook_of(connection, run, caller.key))
-        reply = await self.from_skyvern(caller, run_id, known=status is not None and status.final)
+        reply = await self.from_skyvern(caller, run_id, is_recorded=status is not None and status.final)
         if status is not None and status.retried_by and reply.status == 200:
             reply = reply.with_headers(**{RETRIED_BY_HEADER: quote(status.retried_by, safe="")})
         if submission is None or reply.status != 200:
@@ -255,11 +255,11 @@ class Results:
         reply = await off_loop(len(body), relay, Answered(200, body, headers), caller.source.secrets)
         return Reply(200, reply.body, headers) if reply.status == 200 else reply
 
-    async def from_skyvern(self, caller: Caller, run_id: str, *, known: bool = False) -> Reply:
-        """Return Skyvern's answer. `known`: the ledger has the result, so that its end need not be noted."""
+    async def from_skyvern(self, caller: Caller, run_id: str, *, is_recorded: bool = False) -> Reply:
+        """Return Skyvern's answer. `is_recorded`: the ledger has the result, so that its end need not be noted."""
         answer = await self._fetch(caller.source, run_id)
         reply = await self._reply(caller, answer)
-        if reply.status == 200 and not known and isinstance(answer, Answered):
+        if reply.status == 200 and not is_recorded and isinstance(answer, Answered):
             await self.note_end(caller.source.name, await _parsed(answer.body))
         return reply
 

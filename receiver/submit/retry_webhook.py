@@ -114,7 +114,7 @@ class WebhookRetrier:
         if result is not None:
             return result
         # Its webhook may have been lost: the clock takes a final answer of Skyvern, which becomes the caller's webhook.
-        reply = await self._results.from_skyvern(caller, run_id, known=True)
+        reply = await self._results.from_skyvern(caller, run_id, is_recorded=True)
         if reply.status != 200:
             return reply
         run = await off_loop(len(reply.body), parse_outline, reply.body)

@@ -91,7 +91,7 @@ class ReceiverMetrics:
         self.refused = 0
         self.refused_at = 0.0
 
-    def misdirect(self, path: str) -> None:
+    def count_wrong_path(self, path: str) -> None:
         """Count a request to a wrong path that has a signature: if it is Skyvern's, it does not come again."""
         self.misdirected, self.misdirected_path, self.misdirected_at = self.misdirected + 1, path[:200], time.time()
 

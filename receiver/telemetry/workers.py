@@ -49,7 +49,7 @@ class WorkerCounter:
         for route in unevaluated:
             self._added.append((("rule_errors", route), 1))
 
-    def add_aside(self) -> None:
+    def add_set_aside(self) -> None:
         """Count an entry of the inbox that was set aside."""
         self._added.append((("set_aside",), 1))
 

@@ -5,7 +5,7 @@ because it is enqueued only while the flag of the queue is down. Its job lowers 
 work once more (`finish`): work that was written before the flag went down is found then, and work written after it
 enqueues the next wake-up.
 
-A queue has the name of the part that works on it, such as "dispatch" or "deliver:archive" (receiver/domain/parts.py).
+A queue has the role of its process, such as "dispatch" or "deliver:archive" (receiver/domain/liveness.py).
 
 Here is the producer: the flag, and the job's record as RQ stores it. The receiver wakes the dispatcher with each commit
 that needs it, so this does not import rq, which takes longer to import than the rest of the receiver's start. The

@@ -28,8 +28,9 @@ from rq.timeouts import JobTimeoutException
 from rq.utils import decode_redis_hash
 
 from receiver.domain.time_limits import JOB_TIMEOUT
-from receiver.runtime.process import StopRequests, error_location
+from receiver.errors import error_location
 from receiver.runtime.redis_client import connect
+from receiver.runtime.stop import StopRequests
 from receiver.wakeups import FAILURE_TTL, JOB_DATA, RECORD_TTL, flag_key
 
 # Seconds of one wait for a job, and after which a silent Redis counts as unavailable.

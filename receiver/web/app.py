@@ -1,7 +1,7 @@
 """The web application: the webhook route, and the routes that other modules add. It knows no sink and no ledger.
 
-To add routes, as the submit API and /metrics do, write a function from Context to WebPart in a module of its own, and
-list it in receiver.cli.serve.
+To add routes, as the submit API and /metrics do, write a function from Context to WebComponent in a module of its own,
+and list it in receiver.cli.serve.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.domain import signature
 from receiver.domain.frame import EntryKeys
-from receiver.errors import NotAllowed, NotFound, RequestError
-from receiver.ingest import durability
+from receiver.errors import NotAllowed, NotFound, RequestError, error_location
+from receiver.ingest import redis_settings
 from receiver.ingest.endpoint import PREFIX, Ingest
 from receiver.ingest.group_commit import GroupCommit, Limits
 from receiver.ingest.held_bodies import HeldBodies
@@ -32,16 +32,15 @@ from receiver.ingest.quarantine import Quarantine, QuarantineWriter
 from receiver.ingest.spool import Spool, SpoolFull, spool_trouble
 from receiver.ledger.async_ledger import WAIT
 from receiver.runtime.background import Background
-from receiver.runtime.process import error_location
 from receiver.telemetry.receiver import ReceiverMetrics
+from receiver.web.component import Context, OperatorAccess, WebComponent, is_admin
 from receiver.web.health import HEALTH, health
-from receiver.web.part import Context, OperatorAccess, WebPart, is_admin
 
-# Bytes of bodies that may be in memory at once, over all requests, and the part of them that one key may take of what
-# others leave free; and the part that all keys together may take: the rest, a body at least, is for webhooks.
+# Bytes of bodies that may be in memory at once, over all requests, and the share of them that one key may take of what
+# others leave free; and the share that all keys together may take: the rest, a body at least, is for webhooks.
 HELD_BYTES: Final = 256 << 20
 KEY_SHARE: Final = 0.5
-KEYS_PART: Final = 0.75
+ALL_KEYS_SHARE: Final = 0.75
 
 log = logging.getLogger("runhook.ingest")
 
@@ -53,23 +52,23 @@ class Application(Starlette):
     """
 
     metrics: ReceiverMetrics
-    parts: Sequence[WebPart] = ()
+    components: Sequence[WebComponent] = ()
     admin: Starlette | None = None
 
-    def add(self, parts: Sequence[WebPart]) -> None:
-        """Add the routes of `parts`.
+    def add(self, components: Sequence[WebComponent]) -> None:
+        """Add the routes of `components`.
 
         Those for operators come first: the submit API passes on all other calls under /api/v1 to Skyvern.
         """
-        self.parts = [*self.parts, *parts]
+        self.components = [*self.components, *components]
         for_operators = self.router if self.admin is None else self.admin.router
-        for_operators.routes += [route for part in parts for route in part.admin]
-        self.router.routes += [route for part in parts for route in part.routes]
+        for_operators.routes += [route for component in components for route in component.admin]
+        self.router.routes += [route for component in components for route in component.routes]
 
     def stop(self) -> None:
         """End held requests. The server calls it before it waits for requests to end."""
-        for part in self.parts:
-            part.stop()
+        for component in self.components:
+            component.stop()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if self.admin is not None and is_admin(scope):
@@ -95,7 +94,7 @@ def check_at_start(settings: Settings, config: Config) -> str:
     finally:
         spool.close()
     server = config.server
-    found = durability.check_at_start(
+    found = redis_settings.check_at_start(
         settings.redis_url, server.max_body, server.accept_weaker_durability, str(settings.config)
     )
     if full and (found is None or settings.embedded_redis):
@@ -111,19 +110,19 @@ def _spool(settings: Settings, config: Config) -> Spool:
 def create_app(
     settings: Settings,
     config: Config,
-    parts: Sequence[Callable[[Context], WebPart]] = (health,),
+    components: Sequence[Callable[[Context], WebComponent]] = (health,),
     *,
     has_admin_port: bool = False,
     ledger_wait: float = WAIT,
     held_bytes: int = HELD_BYTES,
 ) -> Application:
-    """Return the application with the routes of `parts`. It opens everything at ASGI start-up, and nothing before.
+    """Return the application with the routes of `components`. It opens everything at ASGI start-up, and nothing before.
 
     `has_admin_port`: routes for operators are served to requests that came to the admin port, and to no others.
     `ledger_wait`: seconds that a request waits for the ledger in all. `held_bytes`: of bodies in memory, at least.
     """
     context = _context(settings, config, OperatorAccess(has_admin_port), ledger_wait, held_bytes)
-    built = [part(context) for part in parts]
+    built = [component(context) for component in components]
     largest = config.server.max_body
     hints = PollHintWriter(settings.redis_url)
     quarantine = QuarantineWriter(_quarantine(settings, config), context.metrics, largest)
@@ -138,7 +137,9 @@ def create_app(
         exception_handlers=handlers,
     )
     if has_admin_port:
-        health_routes = [route for part in built for route in part.routes if getattr(route, "path", "") in HEALTH]
+        health_routes = [
+            route for component in built for route in component.routes if getattr(route, "path", "") in HEALTH
+        ]
         app.admin = Starlette(routes=health_routes, exception_handlers=handlers)
     app.add(built)
     app.metrics = context.metrics
@@ -148,7 +149,7 @@ def create_app(
 def _context(
     settings: Settings, config: Config, access: OperatorAccess, ledger_wait: float, held_bytes: int
 ) -> Context:
-    """Return what the parts share. It opens nothing."""
+    """Return what the components share. It opens nothing."""
     metrics, background = ReceiverMetrics(), Background()
     limits = Limits(
         max_events=config.inbox.max_events,
@@ -159,7 +160,7 @@ def _context(
     )
     keys = EntryKeys({name: source.signing_secrets for name, source in config.sources.items()})
     group_commit = GroupCommit(settings.redis_url, _spool(settings, config), limits, metrics, keys, background)
-    bodies = HeldBodies(max(held_bytes, 4 * config.server.max_body), KEY_SHARE, KEYS_PART)
+    bodies = HeldBodies(max(held_bytes, 4 * config.server.max_body), KEY_SHARE, ALL_KEYS_SHARE)
     metrics.body_bytes = lambda: bodies.bytes
     metrics.tasks = background.states
     return Context(settings, config, group_commit, metrics, bodies, background, access, ledger_wait)
@@ -173,7 +174,10 @@ def _quarantine(settings: Settings, config: Config) -> Quarantine:
 
 @asynccontextmanager
 async def _running(
-    context: Context, parts: Sequence[WebPart], closing: Sequence[Callable[[], Awaitable[None]]], _: Application
+    context: Context,
+    components: Sequence[WebComponent],
+    closing: Sequence[Callable[[], Awaitable[None]]],
+    _: Application,
 ) -> AsyncIterator[None]:
     """Open what the application needs, and close it at the end. `closing`: closes the rest."""
     async with AsyncExitStack() as stack:
@@ -181,9 +185,9 @@ async def _running(
         await context.group_commit.start()
         for close in (context.group_commit.close, *closing):
             stack.push_async_callback(close)
-        for part in parts:
-            if part.lifespan is not None:
-                await stack.enter_async_context(part.lifespan())
+        for component in components:
+            if component.lifespan is not None:
+                await stack.enter_async_context(component.lifespan())
         yield
 
 
@@ -197,7 +201,7 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
     if error.status_code in (404, 405) and request.method == "POST" and signature.HEADER in request.headers:
         metrics: ReceiverMetrics | None = getattr(request.app, "metrics", None)
         if metrics is not None:  # not on the admin port
-            metrics.misdirect(request.url.path)
+            metrics.count_wrong_path(request.url.path)
     code = {404: NotFound.code, 405: NotAllowed.code}.get(error.status_code, "http_error")
     return JSONResponse({"error": {"code": code, "message": error.detail}}, error.status_code, error.headers)
 

@@ -21,21 +21,21 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from receiver.config.loader import file_hash
-from receiver.domain import parts
+from receiver.domain import liveness
 from receiver.domain.callback_url import STARS
-from receiver.domain.parts import RECEIVER
+from receiver.domain.liveness import RECEIVER, SeenProcess
 from receiver.errors import Busy, RequestError
 from receiver.ingest.group_commit import GroupCommit
 from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.migrate import schema_trouble
 from receiver.status import board
 from receiver.status.heartbeat import Heartbeat
-from receiver.web.part import Context, WebPart
+from receiver.web.component import Context, WebComponent
 
 # Seconds for which an answer of /readyz is reused: each new one costs a real write.
 READY_FOR: Final = 1.0
 # Seconds for which what was read is reused, so that no client can turn requests into load on the ledger.
-PARTS_FOR: Final = 3.0
+PROCESSES_FOR: Final = 3.0
 # Seconds after which a ledger that does not answer is given up: who asks for /readyz?all or /metrics, such as
 # Prometheus, waits 10 s, and must hear of it when the database hangs.
 LEDGER_WITHIN: Final = 4.0
@@ -47,13 +47,13 @@ _DEPTHS: Final = 15
 HEALTH: Final = ("/healthz", "/readyz")
 
 
-def health(context: Context) -> WebPart:
+def health(context: Context) -> WebComponent:
     """Return the routes /healthz (200 while the process runs) and /readyz.
 
     /readyz is 200 when a test write has succeeded, and no background task keeps failing. With
     ?all, /readyz is 200 only when, besides, a receiver, a clock and the workers of each sink are alive.
     """
-    readiness, everything = _Readiness(context), AllParts(context)
+    readiness, everything = _Readiness(context), AllProcesses(context)
 
     async def healthz(_: Request) -> JSONResponse:
         return JSONResponse({"status": "alive"})
@@ -73,7 +73,7 @@ def health(context: Context) -> WebPart:
         yield
         everything.close()
 
-    return WebPart([Route("/healthz", healthz), Route("/readyz", readyz)], lifespan)
+    return WebComponent([Route("/healthz", healthz), Route("/readyz", readyz)], lifespan)
 
 
 class _Readiness:
@@ -124,8 +124,8 @@ def _masked(path: str) -> str:
     return re.sub(r"sub_[0-9a-f]+", STARS, quote(path, errors="replace"))
 
 
-def presence(context: Context) -> WebPart:
-    """Return the heartbeat of this receiver, as a part without routes."""
+def presence(context: Context) -> WebComponent:
+    """Return the heartbeat of this receiver, as a component without routes."""
 
     data_id = ""
     depths = deque[tuple[float, int]](maxlen=_DEPTHS)
@@ -177,14 +177,14 @@ def presence(context: Context) -> WebPart:
         finally:
             await asyncio.to_thread(heartbeat.stop)
 
-    return WebPart(lifespan=lifespan)
+    return WebComponent(lifespan=lifespan)
 
 
-class AllParts:
-    """What /readyz?all answers. Reads at most every PARTS_FOR seconds; each reader waits for one that is under way."""
+class AllProcesses:
+    """What /readyz?all answers. Reads at most every PROCESSES_FOR seconds; each reader waits for a current one."""
 
     def __init__(self, context: Context) -> None:
-        self._expected = parts.expected(context.config.destinations)
+        self._expected = liveness.expected(context.config.destinations)
         self._ledger = Ledger(context.settings.database_url)
         self._group_commit = context.group_commit
         self._lock = asyncio.Lock()
@@ -194,7 +194,7 @@ class AllParts:
     async def answer(self, unready: str) -> JSONResponse:
         """Return 200, or 503 with the names of what is missing. `unready`: why no event can be kept now, or ""."""
         async with self._lock:
-            if time.monotonic() - self._read_at > PARTS_FOR:
+            if time.monotonic() - self._read_at > PROCESSES_FOR:
                 self._wrong = await asyncio.to_thread(self._read)
                 self._read_at = time.monotonic()
         wrong = {"receiver": unready, "redis": self._group_commit.trouble, **self._wrong}
@@ -211,15 +211,15 @@ class AllParts:
         try:
             if trouble := schema_trouble(self._ledger, LEDGER_WITHIN):
                 return {"ledger": trouble.what}
-            seen = board.every(self._ledger, LEDGER_WITHIN)
+            seen = board.list_processes(self._ledger, LEDGER_WITHIN)
         except LedgerUnavailable as error:
             return {"ledger": str(error)}
-        return {part: _last(last) for part, last in parts.missing(seen, self._expected).items()}
+        return {role: _last(last) for role, last in liveness.missing(seen, self._expected).items()}
 
     def close(self) -> None:
         """Close the connections."""
         self._ledger.close()
 
 
-def _last(seen: parts.PartSeen | None) -> str:
+def _last(seen: SeenProcess | None) -> str:
     return "never heard of" if seen is None else f"{seen.state} for {seen.age:.0f} s"

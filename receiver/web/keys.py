@@ -81,7 +81,7 @@ class Authenticator:
         Raises ExpiredKey, LedgerUnavailable, and Refusal 429 for a key over its rate. `address`: for the log.
         """
         presented = presented_key(headers)
-        key = await self._known(presented)
+        key = await self._find(presented)
         if key is None:
             self._refusal("bad_key", error(self._no_key_status, INVALID_KEY), address, presented)
         elif key.expired:
@@ -109,7 +109,7 @@ class Authenticator:
             raise self._refusal("scope", error(403, f"The key lacks the scope {scope}"), address, presented)
         return key
 
-    async def _known(self, presented: str) -> Key | None:
+    async def _find(self, presented: str) -> Key | None:
         """Return the key, or None. Raises LedgerUnavailable."""
         if not _FORM.fullmatch(presented):
             return None

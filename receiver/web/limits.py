@@ -13,7 +13,7 @@ from starlette.requests import Request
 from receiver.ingest.held_bodies import HeldBodies, NoRoom, OwnerHasEnough
 from receiver.web.responses import Refusal, chunks_of, error
 
-# Calls that may be under way, and the part of them that one key may take of what others leave free.
+# Calls that may be under way, and the share of them that one key may take of what others leave free.
 MAX_CALLS: Final = 200
 CALL_SHARE: Final = 0.5
 # Seconds in which a request's body must be received.

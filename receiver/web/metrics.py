@@ -2,7 +2,7 @@
 
 What Redis and the ledger reply is reused for some seconds, so that no client can turn requests into load on them.
 While one of them is down, its samples are missing, and `runhook_ledger_up` or `runhook_tally_up` is 0. All of it is for
-operators alone (receiver.web.part).
+operators alone (receiver.web.component).
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from receiver.domain import parts
+from receiver.domain import liveness
 from receiver.domain.deduplication import Disposition
-from receiver.domain.parts import PartSeen
+from receiver.domain.liveness import SeenProcess
 from receiver.ledger import Ledger, LedgerUnavailable, words
 from receiver.ledger.deliveries import orphans
 from receiver.ledger.stats import COUNT_LIMIT, COUNTED, Gauges, read
@@ -34,8 +34,8 @@ from receiver.runtime.redis_client import connect_async
 from receiver.status import board
 from receiver.telemetry import workers
 from receiver.telemetry.receiver import ReceiverSamples, cumulative, family, histogram
+from receiver.web.component import Context, WebComponent
 from receiver.web.health import LEDGER_WITHIN
-from receiver.web.part import Context, WebPart
 
 # Seconds for which the replies of Redis and the ledger are reused.
 FRESH_FOR: Final = 5.0
@@ -56,16 +56,16 @@ class PolledMetrics(Collector):
         self._sources = sources
         self.gauges: Gauges | None = None
         self.counts: Mapping[tuple[str, ...], float] | None = None
-        self.parts: list[PartSeen] | None = None
+        self.processes: list[SeenProcess] | None = None
         self.polled_at = float("-inf")
 
     def collect(self) -> Iterator[Any]:
         """Yield the samples. Called by prometheus_client."""
         yield gauge("ledger_up", "", "1 when the ledger answers.", self.gauges is not None)
         yield gauge("tally_up", "", "1 when Redis answers with the workers' counters.", self.counts is not None)
-        if self.parts is not None:
-            alive = Counter(seen.beat.part for seen in self.parts if seen.alive)
-            expected = {part: alive[part] for part in parts.expected(self._sinks)}
+        if self.processes is not None:
+            alive = Counter(seen.beat.role for seen in self.processes if seen.alive)
+            expected = {role: alive[role] for role in liveness.expected(self._sinks)}
             yield gauge("parts_alive", "part", "Processes that are alive, by part.", expected)
         if self.gauges is not None:
             for row in self._of_sinks(self.gauges), self._of_ledger(self.gauges), self._of_sources(self.gauges):
@@ -139,7 +139,7 @@ class PolledMetrics(Collector):
         yield counter("inbox_set_aside", "", "Entries of the inbox that were set aside.", aside)
 
 
-def metrics(context: Context, within: float = LEDGER_WITHIN) -> WebPart:
+def metrics(context: Context, within: float = LEDGER_WITHIN) -> WebComponent:
     """Return the route /metrics. `within`: seconds that the ledger has to answer."""
     ledger = Ledger(context.settings.database_url)
     client = connect_async(context.settings.redis_url, timeout=1.0, connect_timeout=1.0, retries=1)
@@ -152,9 +152,9 @@ def metrics(context: Context, within: float = LEDGER_WITHIN) -> WebPart:
     lock = asyncio.Lock()
 
     async def poll() -> None:
-        state.parts = state.gauges = state.counts = None
+        state.processes = state.gauges = state.counts = None
         with suppress(LedgerUnavailable):
-            state.parts = await asyncio.to_thread(board.every, ledger, within)
+            state.processes = await asyncio.to_thread(board.list_processes, ledger, within)
             state.gauges = await asyncio.to_thread(ledger.read, read, within)
         with suppress(redis.RedisError):
             state.counts = workers.parse(await client.hgetall(workers.KEY))
@@ -173,4 +173,4 @@ def metrics(context: Context, within: float = LEDGER_WITHIN) -> WebPart:
         await client.aclose()
         ledger.close()
 
-    return WebPart(admin=[Route("/metrics", serve)], lifespan=lifespan)
+    return WebComponent(admin=[Route("/metrics", serve)], lifespan=lifespan)

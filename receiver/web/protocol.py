@@ -21,7 +21,7 @@ import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from receiver.errors import BadRequest, Busy, HeadTooLarge, RequestError, TimedOut
-from receiver.web.part import ABORT
+from receiver.web.component import ABORT
 
 MAX_HEAD: Final = 64 << 10
 MAX_FIELDS: Final = 200

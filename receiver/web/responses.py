@@ -1,4 +1,4 @@
-"""Requests as they came, replies and errors, streamed responses, and what ends when a caller disconnects."""
+"""Requests as they came, replies, errors, streams, server-sent events, and what ends when a caller disconnects."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
@@ -16,7 +16,12 @@ from starlette.types import Receive, Scope, Send
 
 from receiver.runtime.background import awaited
 from receiver.skyvern.client import BrokenOff
-from receiver.web.part import ABORT
+from receiver.web.component import ABORT
+
+# Server-sent events, as the HTML standard defines text/event-stream.
+SSE_HEADERS: Final = {"cache-control": "no-store", "x-accel-buffering": "no", "content-type": "text/event-stream"}
+# Seconds between two signs of life in a stream: proxies close a connection that is silent for a minute.
+SSE_KEEP_ALIVE: Final = 15.0
 
 log = logging.getLogger("runhook.web")
 
@@ -153,3 +158,21 @@ async def while_connected(request: Request, work: Awaitable[T]) -> T:
             each.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await each
+
+
+def sse_event(kind: str, event_id: str, data: bytes) -> bytes:
+    """Return one event. `event_id`: sent back as Last-Event-ID; "" keeps the last one. `data` may have lines."""
+    lines = b"".join(b"data: " + line + b"\n" for line in data.splitlines() or [b""])
+    return (
+        b"event: " + kind.encode() + b"\n" + (b"id: " + event_id.encode() + b"\n" if event_id else b"") + lines + b"\n"
+    )
+
+
+def sse_keep_alive(event_id: str = "") -> bytes:
+    """Return an SSE keep-alive comment. `event_id`: as of an event."""
+    return b": still here\n" + (b"id: " + event_id.encode() + b"\n" if event_id else b"") + b"\n"
+
+
+def sse_retry(seconds: float) -> bytes:
+    """Return the field with the seconds that a client waits before it reconnects."""
+    return b"retry: %d\n\n" % int(seconds * 1000)

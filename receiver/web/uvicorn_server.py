@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -13,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import uvicorn
 
-from receiver.runtime.process import hang_up
+from receiver.runtime.stop import stop_signals
 from receiver.web.server import LEAVE_WITHIN
 
 # Seconds between two updates of the Date header.
@@ -82,8 +81,5 @@ class WebServer(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Handle SIGHUP as well, and raise no signal again at the end."""
-        numbers = (signal.SIGTERM, signal.SIGINT, *hang_up())
-        before = {number: signal.signal(number, self.handle_exit) for number in numbers}
-        yield
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        with stop_signals(self.handle_exit):
+            yield

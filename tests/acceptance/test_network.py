@@ -11,7 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from receiver.inbox.stream import STREAM
+from receiver.inbox import STREAM
 from tests.servers.network import Link
 from tests.servers.receiver import Load, ReceiverProcess
 from tests.servers.valkey import ValkeyProcess

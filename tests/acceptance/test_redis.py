@@ -12,7 +12,7 @@ import redis
 from receiver.doctor import servers
 from receiver.domain.event import Event, event_id
 from receiver.domain.frame import FRAME, MACS, UNKNOWN_SOURCE, EntryKeys, frame_of, head_of
-from receiver.inbox.stream import ASIDE, GROUP, STREAM
+from receiver.inbox import ASIDE, GROUP, STREAM
 from tests.servers.deployment import Deployment
 from tests.servers.http import Reply, ScriptedServer
 from tests.servers.receiver import SECRET, body

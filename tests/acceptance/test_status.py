@@ -12,7 +12,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from receiver.domain.parts import PartBeat
+from receiver.domain.liveness import ProcessBeat
 from receiver.status import board
 from tests.servers.deployment import Deployment
 from tests.servers.receiver import body
@@ -174,8 +174,10 @@ def test_receiver_reports_at_once_that_it_spools(
     it = deployment(valkey.url, spool={"reserve_bytes": 0})
     it.start()
 
-    def beat(store: str) -> PartBeat | None:
-        return next((seen.beat for seen in board.every_file(it.data) if seen.beat.details["store"] == store), None)
+    def beat(store: str) -> ProcessBeat | None:
+        return next(
+            (seen.beat for seen in board.list_local_processes(it.data) if seen.beat.details["store"] == store), None
+        )
 
     started = eventually(lambda: beat("redis"))
 

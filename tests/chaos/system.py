@@ -131,8 +131,8 @@ class System:
 
     def serves(self, *children: int) -> set[str]:
         """Return what these processes of the worker serve, "dispatch" and sinks, by their heartbeats."""
-        beats = [seen.beat for host in self.hosts.values() for seen in board.every_file(host.data)]
-        return {beat.part.removeprefix("deliver:") for beat in beats if beat.pid in children}
+        beats = [seen.beat for host in self.hosts.values() for seen in board.list_local_processes(host.data)]
+        return {beat.role.removeprefix("deliver:") for beat in beats if beat.pid in children}
 
     def mode(self, consumer: str, mode: str) -> None:
         """Make a consumer behave; see consumer.py."""

@@ -11,10 +11,10 @@ import pytest
 import redis
 
 from receiver.domain.frame import EntryKeys
-from receiver.domain.parts import DISPATCH
+from receiver.domain.liveness import DISPATCH
 from receiver.domain.redaction import Redactor
+from receiver.inbox import ASIDE, STREAM
 from receiver.inbox.reader import InboxReader
-from receiver.inbox.stream import ASIDE, STREAM
 from receiver.ledger import Connection, Ledger
 from receiver.routing.router import Router
 from receiver.wakeups import worker

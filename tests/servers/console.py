@@ -22,7 +22,7 @@ from receiver.config.loader import file_hash
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.console.http import console
-from receiver.domain import parts
+from receiver.domain import liveness
 from receiver.ledger import Ledger
 from receiver.status.heartbeat import Heartbeat
 from receiver.web.app import create_app
@@ -77,7 +77,7 @@ class ConsoleDeployment:
         settings = Settings.from_env({**environ, "RUNHOOK_CONFIG": str(path)})
         self.ledger = with_tables(Ledger(settings.database_url))
         checked, tag = Config.model_validate(config), file_hash(settings.config)
-        self._heartbeats = [Heartbeat(settings, part, tag) for part in parts.expected(checked.destinations)]
+        self._heartbeats = [Heartbeat(settings, role, tag) for role in liveness.expected(checked.destinations)]
         self._serving = Serving(
             create_app(settings, checked, [health, api, partial(console, per_network=(1000.0, 1000.0))])
         )

@@ -39,8 +39,8 @@ from receiver.runtime import redis_client
 from receiver.submit.api import submit
 from receiver.submit.limits import LIMITS, SubmitLimits
 from receiver.web.app import HELD_BYTES, create_app
+from receiver.web.component import Context, WebComponent
 from receiver.web.health import health
-from receiver.web.part import Context, WebPart
 from simulator.server import Serving
 from tests.servers.skyvern import KEY
 from tests.servers.valkey import free_port
@@ -108,7 +108,7 @@ def submitting(redis_url: str, tmp_path: Path, stopping_simulators: list[Serving
             limits: SubmitLimits = LIMITS,
             ledger_wait: float = PATIENCE / 4,  # a busy machine is no ledger that hangs
             held_bytes: int = HELD_BYTES,
-            parts: Sequence[Callable[[Context], WebPart]] = (),
+            components: Sequence[Callable[[Context], WebComponent]] = (),
             **config: Any,
         ) -> Any:
             port = free_port()
@@ -125,7 +125,7 @@ def submitting(redis_url: str, tmp_path: Path, stopping_simulators: list[Serving
                 settings,
                 loaded,
                 [
-                    *parts,
+                    *components,
                     health,
                     partial(api, tail=QUICK),
                     partial(console, per_network=sign_ins),

@@ -11,7 +11,7 @@ for _name in COMMANDS:
     find(_name)
 for _name in ("receiver.clock", "receiver.dispatch.dispatcher", "receiver.worker", "receiver.wakeups.worker"):
     import_module(_name)
-serve.web_parts()
+serve.web_components()
 registry.sink_types()
 gc.collect()
 gc.freeze()

@@ -9,9 +9,9 @@ import redis
 
 from receiver.domain.event import Event, event_id
 from receiver.domain.frame import FRAME, EntryKeys, read_frame
+from receiver.inbox import STREAM
 from receiver.inbox.reader import Entry, InboxReader
 from receiver.inbox.recovery import InboxRecovery
-from receiver.inbox.stream import STREAM
 from receiver.inbox.writer import InboxWriter
 from receiver.ingest.spool import Spool
 from tests.servers.receiver import ReceiverProcess

@@ -77,7 +77,7 @@ class Rig:
         )
 
     def submission(self, token: str = TOKEN) -> Submission:
-        found = self.ledger.read(lambda c: records.one(c, token))
+        found = self.ledger.read(lambda c: records.get(c, token))
         assert found is not None
         return found
 

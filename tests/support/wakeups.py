@@ -9,7 +9,7 @@ from collections.abc import Callable
 import redis
 
 from receiver.domain.time_limits import JOB_TIMEOUT
-from receiver.runtime.process import StopRequests
+from receiver.runtime.stop import StopRequests
 from receiver.wakeups import worker
 from tests.support.waiting import PATIENCE
 

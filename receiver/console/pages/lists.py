@@ -26,7 +26,7 @@ from receiver.console.pages.deliveries import resubmits
 from receiver.domain.counting import counted
 from receiver.ledger import async_ledger
 from receiver.status.survey import survey
-from receiver.submit.kept_request import CALL
+from receiver.submit.request_record import CALL
 
 # Members of an operation's selection that find its deliveries also when it is done, and how the list calls them.
 _STAYS: Final = {

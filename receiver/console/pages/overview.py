@@ -21,7 +21,7 @@ from receiver.console.page import PATH, SHARE, ConsolePage, PageLink, PageReques
 from receiver.console.pages.sinks import state_of
 from receiver.domain.callback import CALLBACK
 from receiver.domain.delivery import DeliveryState
-from receiver.domain.parts import STUCK_AFTER
+from receiver.domain.liveness import STUCK_AFTER
 from receiver.ledger import async_ledger
 from receiver.ledger.stats import COUNT_LIMIT
 from receiver.status.problem import ago
@@ -84,7 +84,7 @@ def overview(request: PageRequest) -> PageValues:
         "status": status,
         "problems": [] if status is None else [_advice(each, names) for each in status.problems],
         "names": names,
-        "parts_shown": [] if status is None else _parts(status),
+        "processes": [] if status is None else _processes(status),
         "partial": status is not None and bool(status.ledger.trouble),
     }
     if known["partial"]:  # what the ledger would have to be asked for is left out
@@ -280,7 +280,7 @@ def _health(buckets: Buckets, rows: Sequence[TotalRow]) -> dict[str, Any]:
     }
 
 
-def _parts(status: Status) -> list[tuple[PartRow, int]]:
+def _processes(status: Status) -> list[tuple[PartRow, int]]:
     """Return the processes that are not stopped, each with how many are alike: those of sinks that run on one host."""
     groups: dict[tuple[str, str], list[PartRow]] = {}
     for each in status.parts:
@@ -289,7 +289,7 @@ def _parts(status: Status) -> list[tuple[PartRow, int]]:
         alike = each.part.startswith("deliver:") and each.state in ("running", "silent")
         if each.state != "stopped":
             groups.setdefault((each.host, f"deliver {each.state}" if alike else each.name), []).append(shown)
-    return [(max(parts, key=lambda part: part.beat_age), len(parts)) for parts in groups.values()]
+    return [(max(alike, key=lambda row: row.beat_age), len(alike)) for alike in groups.values()]
 
 
 PAGES: Final = (ConsolePage("/", "overview.html", overview, PageLink("Overview", "o", "")),)

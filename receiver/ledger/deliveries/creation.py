@@ -98,7 +98,7 @@ def give(connection: sa.Connection, wanted: Collection[AddedDelivery], now: floa
     """
     there = same_result.lock(connection, {each.event_id for each in wanted})
     # The events are locked, so this query sees the deliveries that other transactions have created meanwhile.
-    told = same_result.told(connection, there, {each.sink for each in wanted})
+    told = same_result.existing_deliveries(connection, there, {each.sink for each in wanted})
     has = {(each.asked, each.sink) for each in told}
     lacking = [
         each for each in wanted if each.event_id in there and (each.again or (each.event_id, each.sink) not in has)

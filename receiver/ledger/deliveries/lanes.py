@@ -45,7 +45,7 @@ def any_shut(connection: sa.Connection) -> bool:
 
 def find(connection: sa.Connection, name: str) -> Lane | None:
     """Return the lane with this name, or None if it has no row. A sink's own lane has the name of the sink."""
-    return named(connection, [name]).get(name)
+    return by_name(connection, [name]).get(name)
 
 
 def shut_among(connection: sa.Connection, names: Collection[str]) -> set[str]:
@@ -55,7 +55,7 @@ def shut_among(connection: sa.Connection, names: Collection[str]) -> set[str]:
     return set(connection.execute(_SHUT, {"b_lanes": sorted(names)}).scalars())
 
 
-def named(connection: sa.Connection, names: Collection[str], *, lock: bool = False) -> dict[str, Lane]:
+def by_name(connection: sa.Connection, names: Collection[str], *, lock: bool = False) -> dict[str, Lane]:
     """Return those of these lanes that have a row, by name. `lock`: no other transaction changes them meanwhile."""
     rows = connection.execute(_LOCKED if lock else _NAMED, {"b_lanes": sorted(names)})
     return {row.lane: _from(row) for row in rows}

@@ -76,7 +76,7 @@ def move(
     # Deliveries moved to `new` do not block others of the same result: its updates follow. Those created for `new` do.
     others = {
         each.asked
-        for each in same_result.told(connection, event_ids, [new])
+        for each in same_result.existing_deliveries(connection, event_ids, [new])
         if each.asked == each.event_id or (not undo and each.id == delivery_id(each.event_id, new))
     }
     mine = dialect.among(it.id, [row.id for row in wanted if row.event_id not in others])

@@ -45,7 +45,9 @@ def same(event: sa.FromClause, other: sa.FromClause) -> sa.ColumnElement[bool]:
     return sa.and_(its.source == others.source, its.run_id == others.run_id, first == others_first)
 
 
-def told(connection: sa.Connection, event_ids: Collection[str], sinks: Collection[str] | None = None) -> list[OfResult]:
+def existing_deliveries(
+    connection: sa.Connection, event_ids: Collection[str], sinks: Collection[str] | None = None
+) -> list[OfResult]:
     """Return the deliveries of the results of these events. `sinks`: only to these."""
     asked, other, it = events.alias("asked"), events.alias("other"), deliveries.c
     found = sa.select(asked.c.id, it.sink, it.id, it.event_id).where(dialect.among(asked.c.id, sorted(set(event_ids))))

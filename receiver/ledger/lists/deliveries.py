@@ -37,16 +37,18 @@ _OF_EVENT: Final = (
 _DELIVERY: Final = deliveries.c.id == attempts.c.delivery_id
 
 
-def list_deliveries(connection: sa.Connection, wanted: Filter, after: Key | None, limit: int, scan: int = SCAN) -> Page:
+def list_deliveries(
+    connection: sa.Connection, filters: Filter, after: Key | None, limit: int, scan: int = SCAN
+) -> Page:
     """Return a page of the deliveries, each with facts of its event and its newest receipt."""
-    found, rest = _page(connection, LISTING, wanted, after, limit, scan)
+    found, rest = _page(connection, LISTING, filters, after, limit, scan)
     return _completed(connection, found), rest
 
 
-def list_attempts(connection: sa.Connection, wanted: Filter, after: Key | None, limit: int, scan: int = SCAN) -> Page:
+def list_attempts(connection: sa.Connection, filters: Filter, after: Key | None, limit: int, scan: int = SCAN) -> Page:
     """Return a page of the attempts of matching deliveries: the delivery that changed last first, and of each its
     newest attempt first."""
-    it, outcome = deliveries.c, wanted.outcome
+    it, outcome = deliveries.c, filters.outcome
     rows: list[Row] = []
     tried: list[Condition] = [it.attempts > 0]
     if outcome:
@@ -56,13 +58,13 @@ def list_attempts(connection: sa.Connection, wanted: Filter, after: Key | None, 
         after = tuple(place)
         if below > 1:
             query = sa.select(*_TRIED).where(it.id == place[-1])
-            if wanted.source:  # a made-up place shows nothing of another source
-                query = query.where(it.source == wanted.source)
+            if filters.source:  # a made-up place shows nothing of another source
+                query = query.where(it.source == filters.source)
             begun = [dict(row._mapping) for row in connection.execute(query)]
             rows += _attempts(connection, begun, outcome, below, limit)
         if len(rows) >= limit:
             return rows, (*place, rows[-1]["number"])
-    found, rest = _page(connection, _WITH_ATTEMPTS, wanted, after, limit - len(rows), scan, *tried)
+    found, rest = _page(connection, _WITH_ATTEMPTS, filters, after, limit - len(rows), scan, *tried)
     complete: list[Row] = []
     for row in found:
         left = limit - len(rows) - sum(each["attempts"] for each in complete)
@@ -92,20 +94,20 @@ def receipts_of(connection: sa.Connection, source: str, run_id: str, limit: int)
 def _page(
     connection: sa.Connection,
     listing: KeysetList,
-    wanted: Filter,
+    filters: Filter,
     after: Key | None,
     limit: int,
     scan: int,
     *more: Condition,
 ) -> Page:
     # A delivery that was created after `since` has changed after it. `until` says nothing of when it changed.
-    states, rest = sorted(set(wanted.state)), replace(wanted, state=())
-    conditions = [*of_deliveries(wanted), *more]
+    states, rest = sorted(set(filters.state)), replace(filters, state=())
+    conditions = [*of_deliveries(filters), *more]
     if not states or DeliveryState.DELIVERED in states:  # which no index has
-        walk = Walk(conditions=conditions, since=wanted.since)
+        walk = Walk(conditions=conditions, since=filters.since)
     else:
-        walk = Walk([in_states(each) for each in states], [*of_deliveries(rest), *more], wanted.since)
-    return page_of(connection, listing, wanted, conditions, walk, after, limit, scan)
+        walk = Walk([in_states(each) for each in states], [*of_deliveries(rest), *more], filters.since)
+    return page_of(connection, listing, filters, conditions, walk, after, limit, scan)
 
 
 def _completed(connection: sa.Connection, found: list[Row]) -> list[Row]:

@@ -18,10 +18,10 @@ _SHOWN: Final = (
 LISTING: Final = KeysetList(_SHOWN, (events.c.recorded_at, events.c.seq), large=True)
 
 
-def list_events(connection: sa.Connection, wanted: Filter, after: Key | None, limit: int, scan: int = SCAN) -> Page:
+def list_events(connection: sa.Connection, filters: Filter, after: Key | None, limit: int, scan: int = SCAN) -> Page:
     """Return a page of the events without their bodies, each with the `size` of its body in bytes.
 
     All of the filter applies; of `limit` the parameter.
     """
-    walk = walk_of(events, wanted, of_events)
-    return page_of(connection, LISTING, wanted, of_events(wanted), walk, after, limit, scan)
+    walk = walk_of(events, filters, of_events)
+    return page_of(connection, LISTING, filters, of_events(filters), walk, after, limit, scan)

@@ -24,7 +24,7 @@ _SUBMISSIONS: Final = KeysetList(_OF_SUBMISSION, [submissions.c[each] for each i
 _RUNS: Final = KeysetList(_OF_RUN, [runs.c[each] for each in ("due_at", "source", "run_id")], True)
 
 
-def list_missing(connection: sa.Connection, wanted: Filter, after: Key | None, limit: int, scan: int = SCAN) -> Page:
+def list_missing(connection: sa.Connection, filters: Filter, after: Key | None, limit: int, scan: int = SCAN) -> Page:
     """Return a page of what is overdue: its first poll was due by now, and no final event has come.
 
     Each row has the time of its next poll (`due_at`), the number of `polls` without a result, and the reason if known.
@@ -34,15 +34,15 @@ def list_missing(connection: sa.Connection, wanted: Filter, after: Key | None, l
     rows: list[Row] = []
     part, place = (0, None) if after is None else (after[0], after[1:])
     if part == 0:
-        found, rest = _page(connection, _SUBMISSIONS, wanted, of_submissions(wanted), now, place, limit, scan)
+        found, rest = _page(connection, _SUBMISSIONS, filters, of_submissions(filters), now, place, limit, scan)
         rows = [_row(each, "submission", each["id"], each["created_at"], each["reason"]) for each in found]
         if rest is not None:
             return rows, (0, *rest)
         place = None
         if len(rows) == limit:  # the next page begins with the runs
             return rows, (1, 0.0, "", "")
-    missing = [runs.c.final.is_(False), *of_runs(wanted)]
-    found, rest = _page(connection, _RUNS, wanted, missing, now, place, limit - len(rows), scan)
+    missing = [runs.c.final.is_(False), *of_runs(filters)]
+    found, rest = _page(connection, _RUNS, filters, missing, now, place, limit - len(rows), scan)
     rows += [_row(each, "run", each["submission_id"], each["first_seen_at"]) for each in found]
     return rows, None if rest is None else (1, *rest)
 
@@ -50,7 +50,7 @@ def list_missing(connection: sa.Connection, wanted: Filter, after: Key | None, l
 def _page(
     connection: sa.Connection,
     listing: KeysetList,
-    wanted: Filter,
+    filters: Filter,
     conditions: Sequence[Condition],
     now: float,
     after: Key | None,
@@ -59,11 +59,11 @@ def _page(
 ) -> Page:
     it = listing.key[0].table.c
     is_due = it.due_at.is_not(None)
-    sources = [wanted.source] if wanted.source else connection.execute(each_value(it.source, is_due)).scalars()
+    sources = [filters.source] if filters.source else connection.execute(each_value(it.source, is_due)).scalars()
     needed = [sa.or_(it.polls > 0, it.due_at <= now), *conditions]
     walk = Walk([[it.source == each, is_due] for each in sources], needed)
     # The times of the filter are those of submissions and runs, not `due_at`.
-    return page_of(connection, listing, wanted, [is_due, *needed], walk, after, limit, scan)
+    return page_of(connection, listing, filters, [is_due, *needed], walk, after, limit, scan)
 
 
 def _row(row: Row, kind: str, submission_id: str, since: float, reason: str = "") -> Row:

@@ -138,8 +138,8 @@ class KeysetList:
         rows = (row._mapping for row in connection.execute(query))
         return [(tuple(row[each.key] for each in self.key), {name: row[name] for name in names}) for row in rows]
 
-    def _is_before(self, one: Key, other: Key) -> bool:
-        return one < other if self.ascending else one > other
+    def _is_before(self, key: Key, other: Key) -> bool:
+        return key < other if self.ascending else key > other
 
     def _ordered(self, key: Sequence[sa.ColumnElement[Any]]) -> list[sa.ColumnElement[Any]]:
         return [each.asc() if self.ascending else each.desc() for each in key]
@@ -167,7 +167,7 @@ def count_up_to(connection: sa.Connection, table: sa.FromClause, condition: Cond
 def page_of(
     connection: sa.Connection,
     listing: KeysetList,
-    wanted: Filter,
+    filters: Filter,
     conditions: list[Condition],
     along: Walk,
     after: Key | None,
@@ -178,25 +178,25 @@ def page_of(
 
     `conditions`: the complete filter. `along`: the walk, see `KeysetList.page`.
     """
-    for which in _sets(connection, listing.key[0].table, wanted):
+    for which in _sets(connection, listing.key[0].table, filters):
         if (found := listing.page_of_set(connection, which, conditions, after, limit, scan)) is not None:
             return found
     return listing.page(connection, along, after, limit, scan)
 
 
-def walk_of(table: sa.Table, wanted: Filter, conditions: Callable[[Filter], list[Condition]]) -> Walk:
+def walk_of(table: sa.Table, filters: Filter, conditions: Callable[[Filter], list[Condition]]) -> Walk:
     """Return the walk of runs or events by the index that serves most of the filter. `conditions`: what the rest of
     the filter means for a row."""
-    it, rest = table.c, replace(wanted, since=None, until=None)
+    it, rest = table.c, replace(filters, since=None, until=None)
     paths: list[list[Condition]] = [[]]
-    if wanted.workflow and table is runs:
-        paths, rest = [[it.workflow_id == wanted.workflow]], replace(rest, workflow="")
-    elif wanted.status and not {"completed", ""} & set(wanted.status):
-        paths = [[it.outcome == each, *unsuccessful(table)] for each in sorted(set(wanted.status))]
+    if filters.workflow and table is runs:
+        paths, rest = [[it.workflow_id == filters.workflow]], replace(rest, workflow="")
+    elif filters.status and not {"completed", ""} & set(filters.status):
+        paths = [[it.outcome == each, *unsuccessful(table)] for each in sorted(set(filters.status))]
         rest = replace(rest, status=())
-    elif wanted.source:
-        paths, rest = [[it.source == wanted.source]], replace(rest, source="")
-    return Walk(paths, conditions(rest), wanted.since, wanted.until)
+    elif filters.source:
+        paths, rest = [[it.source == filters.source]], replace(rest, source="")
+    return Walk(paths, conditions(rest), filters.since, filters.until)
 
 
 def begins_with(table: sa.FromClause, beginning: str) -> Condition:
@@ -204,22 +204,22 @@ def begins_with(table: sa.FromClause, beginning: str) -> Condition:
     return sa.and_(table.c.run_id >= beginning, table.c.run_id < beginning + _LAST)
 
 
-def _sets(connection: sa.Connection, table: sa.FromClause, wanted: Filter) -> Iterator[Condition]:
+def _sets(connection: sa.Connection, table: sa.FromClause, filters: Filter) -> Iterator[Condition]:
     """Yield conditions of what may be a small set of `table` with all matches; an index serves each."""
-    if wanted.delivery and table is deliveries:
-        yield begins(deliveries.c.id, wanted.delivery)
-    if wanted.event_id and table is events:
-        yield begins(events.c.id, wanted.event_id)
-    elif wanted.event_id and "event_id" in table.c:
-        named = sa.select(events.c.id, events.c.run_id).where(begins(events.c.id, wanted.event_id))
+    if filters.delivery and table is deliveries:
+        yield begins(deliveries.c.id, filters.delivery)
+    if filters.event_id and table is events:
+        yield begins(events.c.id, filters.event_id)
+    elif filters.event_id and "event_id" in table.c:
+        named = sa.select(events.c.id, events.c.run_id).where(begins(events.c.id, filters.event_id))
         found = connection.execute(named.limit(FEW + 1)).all()
         if len(found) == 1 and table is deliveries:
             yield sa.and_(table.c.run_id == found[0].run_id, table.c.event_id == found[0].id)
         elif len(found) <= FEW:  # else the id is cut very short
             yield among(table.c.run_id, sorted({each.run_id for each in found}))
-    if wanted.run_id:
-        yield table.c.run_id == wanted.run_id
-    if wanted.run_prefix:
-        yield begins_with(table, wanted.run_prefix)
-    if wanted.text and (keys := find_all(connection, text_query(wanted.text), FEW)) is not None:
+    if filters.run_id:
+        yield table.c.run_id == filters.run_id
+    if filters.run_prefix:
+        yield begins_with(table, filters.run_prefix)
+    if filters.text and (keys := find_all(connection, text_query(filters.text), FEW)) is not None:
         yield among(table.c.run_id, sorted({run_id for _, run_id in keys}))

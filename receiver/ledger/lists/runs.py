@@ -26,26 +26,26 @@ _AT_ONCE: Final = 200
 _MANY, _LATE = 50, 120.0
 
 
-def key_kinds(wanted: Filter) -> tuple[type[Any], ...]:
+def key_kinds(filters: Filter) -> tuple[type[Any], ...]:
     """Return of what the places of the list are made that this filter gives."""
-    return (int,) if wanted.text else (float, str, str)
+    return (int,) if filters.text else (float, str, str)
 
 
-def list_runs(connection: sa.Connection, wanted: Filter, after: Key | None, limit: int, scan: int = SCAN) -> Page:
+def list_runs(connection: sa.Connection, filters: Filter, after: Key | None, limit: int, scan: int = SCAN) -> Page:
     """Return a page of the runs that events have reported, each with the count of its deliveries by state.
 
     All of the filter applies; of `limit` the parameter. Raises Invalid.
     """
-    found, rest = (_with_words if wanted.text else page)(connection, wanted, after, limit, scan)
+    found, rest = (_with_words if filters.text else page)(connection, filters, after, limit, scan)
     _add_deliveries(connection, found)
     for run in found:
         run["labels"] = json.loads(run["labels"])
     return found, rest
 
 
-def _with_words(connection: sa.Connection, wanted: Filter, after: Key | None, limit: int, scan: int) -> Page:
+def _with_words(connection: sa.Connection, filters: Filter, after: Key | None, limit: int, scan: int) -> Page:
     """Return a page of runs that say the words, by the index of words. Its numbers are the places of the list."""
-    query, conditions = text_query(wanted.text), _conditions(replace(wanted, text=""))
+    query, conditions = text_query(filters.text), _conditions(replace(filters, text=""))
     rows: list[Row] = []
     before, looked_at = None if after is None else after[0], 0
     while looked_at < scan:
@@ -57,7 +57,7 @@ def _with_words(connection: sa.Connection, wanted: Filter, after: Key | None, li
                 rows.append(row)
                 if len(rows) == limit:
                     return rows, (match.seq,)
-        if found.next is None or _all_before(wanted.since, found.matches):
+        if found.next is None or _all_before(filters.since, found.matches):
             return rows, None
         before = found.next
         if len(found.matches) < wanted_now:  # the search has come to its own limit
@@ -78,14 +78,14 @@ def _rows(connection: sa.Connection, keys: Sequence[RunKey], conditions: Sequenc
     return {(row.source, row.run_id): dict(row._mapping) for row in connection.execute(query)}
 
 
-def page(connection: sa.Connection, wanted: Filter, after: Key | None, limit: int, scan: int = SCAN) -> Page:
+def page(connection: sa.Connection, filters: Filter, after: Key | None, limit: int, scan: int = SCAN) -> Page:
     """Return a page of the rows of runs by when they changed, also with words."""
-    walk = walk_of(runs, wanted, _conditions)
-    return page_of(connection, LISTING, wanted, _conditions(wanted), walk, after, limit, scan)
+    walk = walk_of(runs, filters, _conditions)
+    return page_of(connection, LISTING, filters, _conditions(filters), walk, after, limit, scan)
 
 
-def _conditions(wanted: Filter) -> list[Condition]:
-    return [_REPORTED, *of_runs(wanted)]
+def _conditions(filters: Filter) -> list[Condition]:
+    return [_REPORTED, *of_runs(filters)]
 
 
 def _add_deliveries(connection: sa.Connection, found: Sequence[Row]) -> None:

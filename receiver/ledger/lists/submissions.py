@@ -20,19 +20,19 @@ LISTING: Final = KeysetList(_SHOWN, (submissions.c.created_at, submissions.c.id)
 
 
 def list_submissions(
-    connection: sa.Connection, wanted: Filter, after: Key | None, limit: int, scan: int = SCAN
+    connection: sa.Connection, filters: Filter, after: Key | None, limit: int, scan: int = SCAN
 ) -> Page:
     """Return a page of the submissions without their answers, each with its run's `status` if that is known.
 
     Of the filter, event, sink and route say nothing of a submission; its `state` is one of its own.
     """
-    rest = replace(wanted, since=None, until=None)
-    walk = Walk(conditions=of_submissions(rest), since=wanted.since, until=wanted.until)
-    found, end = page_of(connection, LISTING, wanted, of_submissions(wanted), walk, after, limit, scan)
+    rest = replace(filters, since=None, until=None)
+    walk = Walk(conditions=of_submissions(rest), since=filters.since, until=filters.until)
+    found, end = page_of(connection, LISTING, filters, of_submissions(filters), walk, after, limit, scan)
     return _dressed(connection, found), end
 
 
-def one(connection: sa.Connection, submission_id: str, source: str = "") -> dict[str, Any] | None:
+def get(connection: sa.Connection, submission_id: str, source: str = "") -> dict[str, Any] | None:
     """Return a submission as the list has it, or None. `source`: only if it is one of this source."""
     query = sa.select(*_SHOWN).where(submissions.c.id == submission_id)
     row = connection.execute(query.where(submissions.c.source == source) if source else query).first()

@@ -19,7 +19,7 @@ from receiver.ledger.errors import LedgerUnavailable, Outdated
 from receiver.ledger.recording.load import lock
 from receiver.ledger.runs import update_run
 from receiver.ledger.schema import runs, submissions
-from receiver.ledger.submissions.records import NewSubmission, Submission, change, erased, from_row, one
+from receiver.ledger.submissions.records import NewSubmission, Submission, change, erased, from_row, get
 
 # Seconds after which a pending submission is overdue: longer than any submit call takes, so its process has died.
 PENDING_LIMIT = 180.0
@@ -125,7 +125,7 @@ def record_outcome(
     is not the one in the response, loses the submission and its labels. A submission that a webhook has accepted stays
     accepted, even if the response was lost. Raises Outdated.
     """
-    before = one(connection, submission_id)
+    before = get(connection, submission_id)
     if before is None:
         raise KeyError(submission_id)
     known = _lock_runs(connection, before.source, {answer.run_id, before.run_id}, now)
@@ -236,7 +236,7 @@ def resolve(
     """
     if move is SubmissionMove.REJECT or (move is SubmissionMove.ACCEPT) != bool(run_id):
         raise IllegalMove(f"a submission can't be resolved by {move} with run {run_id!r}")
-    there = one(connection, submission_id)
+    there = get(connection, submission_id)
     if there is None or there.state not in states_before(move) or there.run_id not in ("", run_id):
         return () if there is not None and run_id and there.run_id == run_id else None
     known = _lock_runs(connection, there.source, {run_id}, now)

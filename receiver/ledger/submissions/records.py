@@ -95,7 +95,7 @@ def erased(run_id: str) -> dict[str, Any]:
     return {**gone, "answer": json.dumps(answer).encode(), **({"answer_status": 200} if run_id else {})}
 
 
-def one(connection: sa.Connection, submission_id: str) -> Submission | None:
+def get(connection: sa.Connection, submission_id: str) -> Submission | None:
     """Return the submission with this token, or None."""
     row = connection.execute(sa.select(submissions).where(submissions.c.id == submission_id)).first()
     return None if row is None else from_row(row)
@@ -125,11 +125,11 @@ def caller_of(connection: sa.Connection, submission: Submission) -> Key | None:
     A run that was resubmitted for another caller belongs to that caller, which must be able to verify the webhook. This
     requires a key with the scope `resubmit`, and the same address as in the first submission.
     """
-    key = api_keys.one(connection, submission.key_id)
+    key = api_keys.get(connection, submission.key_id)
     if key and RESUBMIT in key.scopes and (first := submission.labels.get(CHAIN)):
         origin = of_run(connection, submission.source, first)
         if origin and origin.webhook_url == submission.webhook_url:
-            return api_keys.one(connection, origin.key_id)
+            return api_keys.get(connection, origin.key_id)
     return key
 
 
@@ -166,7 +166,7 @@ def addresses(connection: sa.Connection, source: str, submission_ids: Sequence[s
     found = {}
     for row in connection.execute(query).all():
         if row.key_id != key.id:
-            submission = one(connection, row.id)
+            submission = get(connection, row.id)
             if submission is None or not may_see(connection, submission, key):
                 continue
         found[row.id] = row.callback_url

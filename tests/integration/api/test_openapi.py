@@ -28,8 +28,8 @@ from receiver.domain import api_key
 from receiver.ledger import Ledger, api_keys
 from receiver.ledger.api_keys import Key
 from receiver.web.app import create_app
+from receiver.web.component import ADMIN
 from receiver.web.health import health
-from receiver.web.part import ADMIN
 from tests.servers.postgres import PostgresProcess
 from tests.support.ledger import new_event, record, with_tables
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from receiver.api.audit import ActionOutcome
-from receiver.api.quarantine import let_in
+from receiver.api.quarantine import accept
 from receiver.api.service import Service
 from receiver.domain.signature import sign
 from receiver.errors import Busy, Invalid, NotAsExpected, NotFound
-from receiver.inbox.stream import STREAM
+from receiver.inbox import STREAM
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
 from receiver.ledger import Ledger
 from receiver.runtime.redis_client import connect
@@ -79,7 +79,7 @@ def test_quarantine_is_listed_while_the_ledger_is_down(service: Service, tmp_pat
     assert (len(first["items"]), len(rest["items"]), rest["next"]) == (2, 1, None)
 
 
-def test_what_is_authentic_by_now_is_let_in(service: Service, tmp_path: Path) -> None:
+def test_what_is_authentic_by_now_is_accepted(service: Service, tmp_path: Path) -> None:
     # Given one that the present secret fits, one that none fits, and one of another source
     good = put(tmp_path, "skyvern", "tsk_1", "secret-of-skyvern")
     put(tmp_path, "skyvern", "tsk_2", "wrong")
@@ -103,7 +103,7 @@ def test_request_removed_meanwhile_stops_no_other(service: Service, tmp_path: Pa
     chosen = [put(tmp_path, "skyvern", f"tsk_{number}", "wrong") for number in range(3)]
     store, told = Quarantine(tmp_path / "quarantine", 100, 1 << 20), ActionOutcome()
     store.remove(chosen[1:2])
-    let_in(service.settings, service.config, store, chosen, told)
+    accept(service.settings, service.config, store, chosen, told)
     assert (told.count, entries(service), store.list()) == (2, 2, [])
 
 

@@ -47,7 +47,7 @@ def traces(ledger: Ledger) -> list[str]:
 
 
 def of(ledger: Ledger, name: str) -> records.Submission:
-    found = ledger.read(lambda it: records.one(it, name))
+    found = ledger.read(lambda it: records.get(it, name))
     assert found is not None
     return found
 

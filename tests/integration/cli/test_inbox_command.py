@@ -13,9 +13,9 @@ from receiver.cli.inbox import app
 from receiver.domain.event import short_id
 from receiver.domain.frame import FORGED, EntryKeys
 from receiver.errors import NotStarted, UsageError
-from receiver.inbox.aside import list_aside, set_aside
+from receiver.inbox import ASIDE, STREAM
 from receiver.inbox.reader import InboxReader
-from receiver.inbox.stream import ASIDE, STREAM
+from receiver.inbox.set_aside import list_set_aside, set_aside
 from tests.support.events import body, event
 from tests.support.inbox import append
 
@@ -70,7 +70,7 @@ def test_an_entry_that_was_set_aside_is_accepted_or_dropped(
     assert FORGED in shown
     assert short_id(event(body("tsk_1")).id) in shown
     assert "because" not in shown, "a stranger's own words"
-    ours, theirs = (each.aside_id for each in list_aside(client))
+    ours, theirs = (each.aside_id for each in list_set_aside(client))
     # And one that is no event can't be accepted, nor one that is not there
     for wrong in (theirs, "1-1"):
         assert isinstance(command("accept", wrong).exception, UsageError)
@@ -82,7 +82,7 @@ def test_an_entry_that_was_set_aside_is_accepted_or_dropped(
     # And what is left is dropped
     assert isinstance(command("drop").exception, UsageError)
     assert command("drop", "--all").output == "1 dropped.\n"
-    assert list(list_aside(client)) == []
+    assert list(list_set_aside(client)) == []
     assert command("list").output == "no entry was set aside\n"
 
 

@@ -19,7 +19,7 @@ from handlers.support.timestamps import iso
 from receiver.cli import build_app
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
-from receiver.domain.parts import PartBeat
+from receiver.domain.liveness import ProcessBeat
 from receiver.errors import RunhookError
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
 from receiver.ledger import Ledger, heartbeats
@@ -96,7 +96,7 @@ def test_sink_without_trouble_is_ready_if_a_worker_serves_it(book: Ledger, runho
 
     assert states() == ["no worker", "no worker"]
 
-    beat = PartBeat("w", "deliver:ops", "elsewhere", 7, "0", "", time.time(), sent_at=time.time())
+    beat = ProcessBeat("w", "deliver:ops", "elsewhere", 7, "0", "", time.time(), sent_at=time.time())
     book.write(lambda connection: heartbeats.put(connection, beat))
     assert states() == ["ready", "ready"]
 

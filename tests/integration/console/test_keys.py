@@ -53,14 +53,14 @@ def test_a_revoked_key_is_refused(browser: Browser, console_server: Submitting) 
     assert "Revoke this key?" in asked.text
     assert re.search(rf"<b>\w.* \({whole[:8]}", asked.text)
     assert f"ids</span> {key_id}" not in asked.text
-    assert console_server.ledger.read(lambda it: api_keys.one(it, key_id)).revoked_at is None
+    assert console_server.ledger.read(lambda it: api_keys.get(it, key_id)).revoked_at is None
     answer = browser.act("revoke_keys", ids=key_id, back="/console/keys", sure="yes")
     # Then it is, and the page says so
     assert (answer.status_code, answer.headers["location"]) == (303, "/console/keys")
     page = browser.get("/keys").text
     assert "The key is revoked." in page
     assert "revoked <time" in page
-    assert console_server.ledger.read(lambda it: api_keys.one(it, key_id)).revoked_at is not None
+    assert console_server.ledger.read(lambda it: api_keys.get(it, key_id)).revoked_at is not None
 
 
 def test_a_key_is_rotated(browser: Browser, console_server: Submitting) -> None:
@@ -73,7 +73,7 @@ def test_a_key_is_rotated(browser: Browser, console_server: Submitting) -> None:
     assert "ends <time" in page
     listed = browser.get("/keys").text
     assert 'data-head="ends">replaced, <time' in listed
-    key = console_server.ledger.read(lambda it: api_keys.one(it, old))
+    key = console_server.ledger.read(lambda it: api_keys.get(it, old))
     assert key.replaced_by
     assert key.in_use
 
@@ -119,7 +119,7 @@ def test_a_person_of_one_source_sees_and_revokes_its_keys_alone(browser: Browser
     assert foreign not in page
     answer = browser.act("revoke_keys", ids=foreign, sure="yes")
     assert answer.status_code == 404
-    assert console_server.ledger.read(lambda it: api_keys.one(it, foreign)).revoked_at is None
+    assert console_server.ledger.read(lambda it: api_keys.get(it, foreign)).revoked_at is None
 
 
 @pytest.mark.parametrize("text", [each for each in HOSTILE if each.isprintable()])

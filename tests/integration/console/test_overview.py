@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from receiver.console.pages import overview
 from receiver.domain.delivery import DeliveryMove
-from receiver.domain.parts import PartBeat
+from receiver.domain.liveness import ProcessBeat
 from receiver.ledger import heartbeats
 from receiver.ledger.schema import deliveries
 from receiver.status import problem
@@ -176,7 +176,7 @@ def test_people_of_one_source_see_their_own_numbers(browser: Browser) -> None:
 
 def test_silent_sinks_of_one_host_are_one_line(browser: Browser, console_server: Submitting) -> None:
     # Given a worker with two sinks that ended unexpectedly
-    beats = [PartBeat(f"w.{name}", f"deliver:{name}", "lost-host", 1, "1", "", 1.0) for name in ("results", "ops")]
+    beats = [ProcessBeat(f"w.{name}", f"deliver:{name}", "lost-host", 1, "1", "", 1.0) for name in ("results", "ops")]
     console_server.ledger.write(lambda it: heartbeats.put(it, *beats))
     console_server.ledger.write(lambda it: it.exec_driver_sql("UPDATE heartbeats SET beat_at = beat_at - 300"))
     browser.sign_in()

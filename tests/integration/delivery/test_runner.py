@@ -505,8 +505,8 @@ class SleepingHost(DatabaseClock):
         self.slept = 0.0
         super().__init__(lambda: time.monotonic() + self.slept, lambda: time.time() + self.slept)
 
-    def note(self, asked_at: float, answered_at: float, answer: float) -> None:
-        super().note(asked_at, answered_at, answer + self.slept)
+    def add_reading(self, asked_at: float, answered_at: float, answer: float) -> None:
+        super().add_reading(asked_at, answered_at, answer + self.slept)
 
 
 def test_host_that_slept_starts_no_earlier_claim(ledger: Ledger, start: Start) -> None:

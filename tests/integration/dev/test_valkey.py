@@ -19,7 +19,7 @@ from receiver.config.settings import Settings
 from receiver.dev import valkey as embedded_valkey
 from receiver.dev.valkey import EmbeddedValkey, find_server
 from receiver.errors import ConfigError, NotStarted
-from receiver.ingest.durability import assess
+from receiver.ingest.redis_settings import assess
 from receiver.runtime import redis_client
 from receiver.runtime.child import spawn
 from tests.support.paths import ROOT

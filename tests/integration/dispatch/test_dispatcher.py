@@ -13,15 +13,15 @@ import pytest
 import redis
 import sqlalchemy as sa
 
-from receiver.dispatch.dispatcher import PART_BYTES, Dispatcher
+from receiver.dispatch.dispatcher import CHUNK_BYTES, Dispatcher
 from receiver.domain.event import Event, event_id
 from receiver.domain.frame import FORGED, FRAME, MACS, NO_EVENT, UNKNOWN_SOURCE, EntryKeys, head_of, read_frame
+from receiver.domain.liveness import DISPATCH, ProcessBeat, deliver
 from receiver.domain.parsed_event import ParsedEvent
-from receiver.domain.parts import DISPATCH, PartBeat, deliver
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import parse
+from receiver.inbox import ASIDE, GROUP, STREAM
 from receiver.inbox.reader import InboxReader
-from receiver.inbox.stream import ASIDE, GROUP, STREAM
 from receiver.ledger import Ledger, LedgerDataError, audit, heartbeats, redis_losses, retention, runs
 from receiver.ledger.deliveries import claims
 from receiver.ledger.migrate import ensure_schema
@@ -169,7 +169,7 @@ def test_older_copy_of_redis_is_recorded_as_a_loss(
     # Given a process that ran before the newest webhook, whose receiver's clock may be ahead, and a Redis that last had
     # one before that
     now = time.time()
-    ledger.write(lambda it: heartbeats.put(it, PartBeat("d", DISPATCH, "host", 1, "1", "", now - 7200)))
+    ledger.write(lambda it: heartbeats.put(it, ProcessBeat("d", DISPATCH, "host", 1, "1", "", now - 7200)))
     dispatch(dispatcher, [dataclasses.replace(event(body("tsk_1")), received_at=now + ahead)])
     read_last(redis_url, now - age)
 
@@ -185,7 +185,7 @@ def test_older_copy_of_redis_is_recorded_as_a_loss(
 def test_slow_read_of_the_ledger_is_no_loss_of_redis(make: Make, ledger: Ledger, redis_url: str) -> None:
     # Given a process that ran before the newest webhook, and an inbox that was last read an hour ago
     now = time.time()
-    ledger.write(lambda it: heartbeats.put(it, PartBeat("d", DISPATCH, "host", 1, "1", "", now - 7200)))
+    ledger.write(lambda it: heartbeats.put(it, ProcessBeat("d", DISPATCH, "host", 1, "1", "", now - 7200)))
     read_last(redis_url, now - 3600)
     append(redis_url, event(body("tsk_1")))
 
@@ -490,15 +490,15 @@ def test_unavailable_ledger_leaves_the_batch_in_the_inbox(make: Make, redis_url:
 def test_large_bodies_are_recorded_in_parts(
     dispatcher: Dispatcher, ledger: Ledger, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Given a batch of which no more than two fit into a part, and a process that is cut off in the third part
-    large = "x" * (2 * PART_BYTES // 5)
+    # Given a batch of which no more than two fit into a chunk, and a process that is cut off in the third chunk
+    large = "x" * (2 * CHUNK_BYTES // 5)
     append(redis_url, *(event(body(f"tsk_{n}", output=large)) for n in range(6)), event(body("tsk_6")))
-    parts: list[list[str]] = []
+    chunks: list[list[str]] = []
     record = dispatcher.recorder.record
 
     def watched(batch: Sequence[ParsedEvent]) -> list[str]:
-        parts.append([each.run.run_id for each in batch])
-        if len(parts) == 3:
+        chunks.append([each.run.run_id for each in batch])
+        if len(chunks) == 3:
             raise KeyboardInterrupt
         return record(batch)
 
@@ -506,13 +506,13 @@ def test_large_bodies_are_recorded_in_parts(
     with pytest.raises(KeyboardInterrupt):
         dispatcher.run(once())
     # Then what came before is in the ledger and out of the inbox
-    assert parts == [["tsk_0", "tsk_1"], ["tsk_2", "tsk_3"], ["tsk_4", "tsk_5", "tsk_6"]]
+    assert chunks == [["tsk_0", "tsk_1"], ["tsk_2", "tsk_3"], ["tsk_4", "tsk_5", "tsk_6"]]
     assert deliveries(ledger).keys() == {"tsk_0", "tsk_1", "tsk_2", "tsk_3"}
     connection = redis.Redis.from_url(redis_url)
     assert connection.xlen(STREAM) == 3
     # And the next job goes on from there
     dispatcher.run(once())
-    assert parts[3:] == parts[2:3]
+    assert chunks[3:] == chunks[2:3]
     assert len(deliveries(ledger)) == 7
     assert connection.xlen(STREAM) == 0
     connection.close()
@@ -651,7 +651,7 @@ def test_body_too_large_for_memory_is_routed_by_its_facts(
     assert event_body(ledger, event(large).id) == large
     found = ledger.read(lambda connection: queries.list_events(connection, queries.Filter()))
     (problem,) = (row["problem"] for row in found if row["run_id"] == "tsk_large")
-    assert problem.startswith(parse(large).note)
+    assert problem.startswith(parse(large).reading_note)
     # And the same again is known as such, with other URLs too
     again = body("tsk_large", "failed", output=[[]] * 2_500_000, failure_reason="because", recording_url="https://x/2")
     dispatch(dispatcher, [event(again)])

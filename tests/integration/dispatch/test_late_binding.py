@@ -54,7 +54,7 @@ def run_of(ledger: Ledger) -> tuple[Any, ...]:
 
 
 def due_at(ledger: Ledger) -> float | None:
-    found = ledger.read(lambda connection: records.one(connection, "sub_1"))
+    found = ledger.read(lambda connection: records.get(connection, "sub_1"))
     assert found is not None
     return found.due_at
 

@@ -17,7 +17,7 @@ from receiver.config.settings import Settings
 from receiver.doctor import Finding, examination, servers
 from receiver.doctor.examination import examine
 from receiver.doctor.servers import of_redis_user
-from receiver.domain.parts import PartBeat, PartSeen
+from receiver.domain.liveness import ProcessBeat, SeenProcess
 from receiver.domain.signature import sign
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
 from receiver.ledger import Ledger
@@ -35,7 +35,7 @@ SINKS = {"results": {"type": "database", "url": "sqlite:///${RUNHOOK_DATA}/resul
 
 @pytest.fixture
 def settings(tmp_path: Path, redis_url: str, ledger: Ledger) -> Settings:
-    """Of a service that is well but that no part runs."""
+    """Of a service that is well but that no process runs."""
     config = {"sources": SOURCES, "sinks": SINKS, "routes": [{"name": "all", "to": ["results"]}]}
     (tmp_path / "runhook.yaml").write_text(json.dumps(config))
     secure(tmp_path / "data")
@@ -164,12 +164,16 @@ def test_old_server_is_reported() -> None:
     assert "6.2 or newer" in servers.version_of("redis.version", "Redis", "6.0.16", servers.OLDEST_REDIS).todo
 
 
-def seen(part: str, host: str, *, version: str = __version__, config: str = "c", skew: float = 0.0) -> PartSeen:
-    return PartSeen(PartBeat(f"{part}@{host}", part, host, 1, version, config, 0.0), 1.0, skew)
+def seen(role: str, host: str, *, version: str = __version__, config: str = "c", skew: float = 0.0) -> SeenProcess:
+    return SeenProcess(ProcessBeat(f"{role}@{host}", role, host, 1, version, config, 0.0), 1.0, skew)
 
 
 def test_different_hosts_are_reported() -> None:
-    parts = [seen("receiver", "a"), seen("clock", "b", version="0.0.9", skew=-8.0), seen("dispatch", "c", config="x")]
+    processes = [
+        seen("receiver", "a"),
+        seen("clock", "b", version="0.0.9", skew=-8.0),
+        seen("dispatch", "c", config="x"),
+    ]
     report = StatusReport(
         0,
         __version__,
@@ -183,7 +187,7 @@ def test_different_hosts_are_reported() -> None:
         RedisReport(""),
         LedgerReport(""),
         DiskReport(""),
-        parts,
+        processes,
     )
     found = list(examination.of_hosts(report))
     faults = {each.check: each.what for each in found if not each.ok}

@@ -11,9 +11,9 @@ import redis
 from receiver import wakeups
 from receiver.domain.event import Event, event_id
 from receiver.domain.frame import NO_EVENT
+from receiver.inbox import ASIDE, GROUP, STREAM
 from receiver.inbox.reader import InboxReader
 from receiver.inbox.state import InboxState, examine
-from receiver.inbox.stream import ASIDE, GROUP, STREAM
 from receiver.inbox.writer import InboxUnavailable, InboxWriter
 from tests.servers.valkey import ValkeyProcess, free_port
 from tests.support.inbox import taken_again

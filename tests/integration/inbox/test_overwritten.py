@@ -11,9 +11,9 @@ import redis
 
 from receiver.dispatch.dispatcher import QUEUE
 from receiver.domain.redaction import Redactor
+from receiver.inbox import STREAM
 from receiver.inbox.reader import InboxReader
 from receiver.inbox.state import OVERWRITTEN, examine
-from receiver.inbox.stream import STREAM
 from receiver.ledger import Ledger
 from receiver.routing.router import Router
 from receiver.wakeups import flag_key

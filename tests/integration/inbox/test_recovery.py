@@ -7,10 +7,10 @@ from typing import Any
 import redis
 
 from receiver.domain.frame import FRAME, NO_EVENT
-from receiver.inbox.aside import set_aside
+from receiver.inbox import ASIDE, GROUP, STREAM
 from receiver.inbox.reader import Entry, InboxReader
 from receiver.inbox.recovery import ALONE, KILLS, LAST, RAW, InboxRecovery, Taken, hand_back
-from receiver.inbox.stream import ASIDE, GROUP, STREAM
+from receiver.inbox.set_aside import set_aside
 from tests.support.inbox import KEYS, fill
 from tests.support.waiting import eventually
 
@@ -65,7 +65,7 @@ def test_a_ledger_that_is_unavailable_does_not_count(redis_url: str, client: red
         taken = recovery.take(0, 0)
         assert taken is not None
         assert (taken.alone, taken.raw, taken.times) == (True, False, ALONE)
-        recovery.excuse(taken)
+        recovery.reset_delivery_count(taken)
 
 
 def test_what_waits_long_alone_holds_up_no_other(redis_url: str, client: redis.Redis, reader: InboxReader) -> None:

@@ -16,8 +16,8 @@ import redis
 
 from receiver.domain.event import Event, event_id
 from receiver.domain.signature import HEADER, sign
+from receiver.inbox import STREAM
 from receiver.inbox.reader import InboxReader
-from receiver.inbox.stream import STREAM
 from receiver.ingest.poll_hints import pop_hints
 from receiver.web.health import READY_FOR
 from tests.servers.receiver import OLD_SECRET, SECRET, ReceiverProcess, body

@@ -14,10 +14,10 @@ from redis.commands.core import AsyncScript
 from receiver.domain.event import Event
 from receiver.domain.frame import EntryKeys
 from receiver.errors import Busy
-from receiver.inbox.aside import drop_all, set_aside
+from receiver.inbox import STREAM
 from receiver.inbox.reader import InboxReader
+from receiver.inbox.set_aside import drop_all, set_aside
 from receiver.inbox.state import examine
-from receiver.inbox.stream import STREAM
 from receiver.inbox.writer import Appended, InboxWriter
 from receiver.ingest.group_commit import COMMIT_BYTES, COMMIT_EVENTS, GroupCommit, Limits, Pace
 from receiver.ingest.spool import Spool

@@ -11,8 +11,8 @@ import httpx2
 import pytest
 import redis
 
+from receiver.inbox import STREAM
 from receiver.inbox.reader import InboxReader
-from receiver.inbox.stream import STREAM
 from receiver.ledger import Ledger, audit
 from receiver.status.board import directory_id
 from tests.servers.receiver import Load, ReceiverProcess, body

@@ -44,7 +44,7 @@ def sinks(ledger: Ledger) -> list[tuple[str, str, str]]:
 
 
 def stands(ledger: Ledger, name: str) -> tuple[SubmissionState, str, float | None]:
-    found = ledger.read(lambda connection: records.one(connection, name))
+    found = ledger.read(lambda connection: records.get(connection, name))
     assert found is not None
     return found.state, found.run_id, found.due_at
 

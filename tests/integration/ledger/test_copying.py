@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from receiver.domain.parts import PartBeat
+from receiver.domain.liveness import ProcessBeat
 from receiver.ledger import Ledger, heartbeats, schema, words
 from receiver.ledger.copying import TABLES
 from receiver.runtime.process import process_space
@@ -143,7 +143,7 @@ def test_a_copy_that_differs_is_not_kept(old: Ledger, postgres_url: str, instead
 
 
 def test_a_ledger_in_use_is_not_copied(old: Ledger, target: Ledger) -> None:
-    beat = PartBeat("worker@a", "dispatch", "host-a", 41, "1.0", "", 0.0)
+    beat = ProcessBeat("worker@a", "dispatch", "host-a", 41, "1.0", "", 0.0)
     old.write(lambda connection: heartbeats.put(connection, beat))
     code, said = copy(old, target.url.render_as_string(hide_password=False))
     assert code == 3
@@ -153,7 +153,7 @@ def test_a_ledger_in_use_is_not_copied(old: Ledger, target: Ledger) -> None:
 def test_process_of_this_host_that_was_killed_does_not_count(old: Ledger, target: Ledger) -> None:
     killed = subprocess.Popen([sys.executable, "-c", ""])
     killed.wait()
-    beat = PartBeat("w", "dispatch", "here", killed.pid, "1.0", "", 0.0, details={"space": process_space()})
+    beat = ProcessBeat("w", "dispatch", "here", killed.pid, "1.0", "", 0.0, details={"space": process_space()})
     old.write(lambda connection: heartbeats.put(connection, beat))
 
     code, said = copy(old, target.url.render_as_string(hide_password=False))

@@ -155,7 +155,7 @@ def test_response_releases_a_token_bound_run_in_lock_order(
     ledger.write(lambda it: lock_runs(it, [("skyvern", "tsk_other")], NOW))
     bound = {"run_id": "tsk_other", "state": SubmissionState.ACCEPTED}
     of_token = sa.update(runs).where(runs.c.run_id == "tsk_other").values(submission_id="sub_a")
-    read, reads = lifecycle.one, []
+    read, reads = lifecycle.get, []
 
     def bound_after_the_first_read(connection: sa.Connection, submission_id: str) -> Submission | None:
         found = read(connection, submission_id)
@@ -165,7 +165,7 @@ def test_response_releases_a_token_bound_run_in_lock_order(
         return found
 
     ledger.write(lambda it: it.execute(of_token))
-    monkeypatch.setattr(lifecycle, "one", bound_after_the_first_read)
+    monkeypatch.setattr(lifecycle, "get", bound_after_the_first_read)
     # When the answer names another run, while a further event of that one is recorded: run, then submission
     accepted = SubmitOutcome(SubmissionMove.ACCEPT, "tsk_a", "task_v1", 200, b"{}", due_at=LATER)
     with ThreadPoolExecutor(1) as pool:

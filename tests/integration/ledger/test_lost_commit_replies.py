@@ -26,7 +26,7 @@ from receiver.dispatch.reroute import ReroutePage
 from receiver.domain import api_key
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
-from receiver.domain.parts import PartBeat
+from receiver.domain.liveness import ProcessBeat
 from receiver.domain.redaction import Redactor
 from receiver.domain.submission import SubmissionMove
 from receiver.ledger import (
@@ -35,9 +35,9 @@ from receiver.ledger import (
     OutcomeUnknown,
     account,
     actions,
-    ahead,
     api_keys,
     audit,
+    clock_correction,
     console_sessions,
     copying,
     heartbeats,
@@ -240,7 +240,7 @@ def attempt(ledger: Ledger) -> Any:
 def in_use(ledger: Ledger) -> None:
     """A deployment that has recorded a webhook, and a process that started before it."""
     record(ledger, new_event("tsk_1"), now=time.time())
-    ledger.write(lambda it: heartbeats.put(it, PartBeat("w", "dispatch", "h", 1, "1", "", 1.0)))
+    ledger.write(lambda it: heartbeats.put(it, ProcessBeat("w", "dispatch", "h", 1, "1", "", 1.0)))
 
 
 def seen_once(ledger: Ledger) -> None:
@@ -252,8 +252,8 @@ VIEW = SavedView("view_1", "cli:ada", "", "mine", "/runs", False, NOW)
 MARK = {"source": "skyvern", "id": "inc_1", "state": "open", "note": "", "marked_by": "ada", "marked_at": NOW}
 CHANGE = AgentChange("skyvern", "wpid_1", None, "https://here", NOW)
 SESSION = ConsoleSession("digest", "ada", "credential", NOW, NOW + 60)
-BEAT = PartBeat("worker", "dispatch", "host", 1, "1.0", "", NOW)
-WAITS = ahead.LongestWaits(("ops",), 60.0, 60.0, 60.0)
+BEAT = ProcessBeat("worker", "dispatch", "host", 1, "1.0", "", NOW)
+WAITS = clock_correction.LongestWaits(("ops",), 60.0, 60.0, 60.0)
 
 WRITERS: dict[str, Writer] = {
     # Submissions
@@ -345,7 +345,9 @@ WRITERS: dict[str, Writer] = {
         "unknown",
     ),
     "an incident": Writer("incidents.mark", noted(incidents.mark, MARK), value="unknown"),
-    "times corrected": Writer("ahead.correct", plain(ahead.correct, NOW - 900, WAITS), run_and_deliveries, "unknown"),
+    "times corrected": Writer(
+        "clock_correction.correct", plain(clock_correction.correct, NOW - 900, WAITS), run_and_deliveries, "unknown"
+    ),
     "a loss of Redis": Writer("redis_losses.record_loss", plain(redis_losses.record_loss), in_use, "unknown"),
     # Retention and the search index
     "old events": Writer("retention.remove", plain(retention.remove, OLD), delivered, "rest"),

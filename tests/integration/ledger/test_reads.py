@@ -101,9 +101,9 @@ class ImpatientClock(DatabaseClock):
         super().__init__(itertools.count(0.0, 3600.0).__next__)
         self.readings: list[float] = []
 
-    def note(self, asked_at: float, answered_at: float, answer: float) -> None:
+    def add_reading(self, asked_at: float, answered_at: float, answer: float) -> None:
         self.readings.append(answer)
-        super().note(asked_at, answered_at, answer)
+        super().add_reading(asked_at, answered_at, answer)
 
 
 def test_each_transaction_asks_for_time_once_it_is_stale(postgres_url: str) -> None:

@@ -303,7 +303,7 @@ def test_submission_bound_to_an_erased_run_keeps_no_content(ledger: Ledger, lost
         ledger.write(lambda it: lifecycle.record_outcome(it, "sub_a", accepted, LATER))
     ledger.write(lambda it: lifecycle.set_answer(it, "sub_a", 200, b"Jane Doe", LATER))
     # Then neither holds content, and a repeated submit gets the id of the run
-    found = ledger.read(lambda it: records.one(it, "sub_a"))
+    found = ledger.read(lambda it: records.get(it, "sub_a"))
     assert found is not None
     assert (found.title, found.prompt, found.request, found.labels) == (None, None, None, {})
     assert (found.run_id, found.answer_status, found.answer) == ("tsk_1", 200, b'{"run_id": "tsk_1"}')

@@ -98,7 +98,7 @@ def test_run_taken_by_a_wrong_token_is_given_back(ledger: Ledger) -> None:
 
     answered(ledger, "b", SubmissionMove.ACCEPT, "tsk_b")
 
-    a = ledger.read(lambda connection: records.one(connection, "sub_a"))
+    a = ledger.read(lambda connection: records.get(connection, "sub_a"))
     assert a is not None
     assert (a.state, a.run_id) == ("unknown", "")
     assert owner(ledger, "tsk_b")[0] == "sub_b"

@@ -91,7 +91,7 @@ def test_follower_misses_no_event_after_retention_emptied_all(ledger: Ledger) ->
     ledger.write(lambda connection: connection.execute(sa.delete(events)))
     assert follower.new() == []
     record(ledger, *(new_event(f"tsk_{number}") for number in range(6, 12)), now=NOW + 5)
-    place = ledger.read(lambda connection: tail.known(connection, before))
+    place = ledger.read(lambda connection: tail.current_position(connection, before))
     assert Follower(ledger, Tail(place)).new() == follower.new() == [f"tsk_{number}" for number in range(6, 12)]
 
 
@@ -100,7 +100,7 @@ def test_position_in_a_replaced_ledger_skips_no_event(ledger: Ledger) -> None:
     record(ledger, new_event("tsk_1"))
     record(ledger, new_event("tsk_2"), new_event("tsk_3"), now=NOW + 5)
     # Then a reader resumes with the first event that was recorded after that position
-    place = ledger.read(lambda connection: tail.known(connection, Position(700, NOW)))
+    place = ledger.read(lambda connection: tail.current_position(connection, Position(700, NOW)))
     assert Follower(ledger, Tail(place)).new() == ["tsk_2", "tsk_3"]
 
 

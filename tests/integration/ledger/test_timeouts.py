@@ -69,7 +69,7 @@ def test_claim_cancelled_twice_is_an_alarm(
 
 def test_cancellations_far_apart_are_not_an_alarm(ledger: Ledger) -> None:
     def note(at: float) -> int:
-        return ledger.write(lambda it: timeouts.note(it, "retention.remove", at))
+        return ledger.write(lambda it: timeouts.record(it, "retention.remove", at))
 
     assert [note(NOW), note(NOW + SERIES + 1), note(NOW + 3 * SERIES)] == [1, 1, 1]
     assert ledger.read(lambda it: timeouts.repeated(it, NOW + 3 * SERIES)) == []

@@ -21,7 +21,7 @@ def test_a_watermark_never_goes_back(ledger: Ledger) -> None:
     seen = []
     for watermark in (None, 5.0, 3.0, None, 7.0):
         ledger.write(lambda connection, at=watermark: watches.finish(connection, "skyvern", at, NOW, NOW))  # type: ignore[misc]
-        seen.append(ledger.read(watches.every)[0].watermark)
+        seen.append(ledger.read(watches.list_watches)[0].watermark)
 
     assert seen == [None, 5.0, 5.0, 5.0, 7.0]
 

@@ -58,7 +58,7 @@ def poll(tmp_path: Path, reconciler: Reconciler) -> Iterator[Poll]:
             end = sa.update(runs).values(final=True, updated_at=time.time() - ended)
             ledger.write(lambda connection: connection.execute(end).rowcount)
         assert reconciler.drain(20) == 1
-        found = ledger.read(lambda connection: records.one(connection, TOKEN))
+        found = ledger.read(lambda connection: records.get(connection, TOKEN))
         assert found is not None
         return found
 

@@ -44,7 +44,7 @@ def walk(it: Rig, seconds: float = 60) -> None:
 
 
 def watch_of(it: Rig) -> watches.Watch:
-    (found,) = it.ledger.read(watches.every)
+    (found,) = it.ledger.read(watches.list_watches)
     return found
 
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from receiver.cli import build_app
 from receiver.config.settings import Settings
-from receiver.domain.parts import PartBeat
+from receiver.domain.liveness import ProcessBeat
 from receiver.inbox.state import InboxState
 from receiver.ledger import Ledger
 from receiver.status import board
@@ -27,7 +27,7 @@ from tests.support.waiting import eventually
 def test_status_shows_since_when_the_ledger_is_down(tmp_path: Path) -> None:
     # Given a process whose ledger has no tables
     settings = Settings.from_env({"RUNHOOK_DATA": str(tmp_path), "REDIS_URL": "redis://127.0.0.1:1/0"})
-    it = Heartbeat(settings, "clock", "", every=0.05, late=0.05)
+    it = Heartbeat(settings, "clock", "", interval=0.05, late=0.05)
     began = time.time()
     it.start()
 
@@ -37,7 +37,7 @@ def test_status_shows_since_when_the_ledger_is_down(tmp_path: Path) -> None:
 
     # And that is over when the ledger is back
     ledger = with_tables(Ledger(settings.database_url))
-    eventually(lambda: [each.beat.details["ledger_down"] for each in board.every(ledger)] == [None])
+    eventually(lambda: [each.beat.details["ledger_down"] for each in board.list_processes(ledger)] == [None])
     assert survey(settings).ledger.down_since is None
     it.stop()
     ledger.close()
@@ -51,7 +51,7 @@ def test_inbox_shrinks_by_what_a_receiver_counted_before(
     settings = Settings.from_env(environment)
     fill(redis_url, *(body(number) for number in range(100)))
     now = time.time()
-    beat = PartBeat("r", "receiver", "elsewhere", 7, "0", "", now, sent_at=now)
+    beat = ProcessBeat("r", "receiver", "elsewhere", 7, "0", "", now, sent_at=now)
 
     def inbox(*counted: float) -> InboxState:
         board.put_file(tmp_path, replace(beat, details={"inbox": list(counted)}))

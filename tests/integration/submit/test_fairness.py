@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 from receiver.submit.limits import SubmitLimits
-from receiver.web.part import Context, WebPart
+from receiver.web.component import Context, WebComponent
 from tests.servers.receiver import SECRET, ReceiverProcess
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.submitting import Make
@@ -84,13 +84,13 @@ SECONDS = 0.2
 
 
 class Turns:
-    """A part of the receiver that waits for its turn in the event loop, time and again. `longest`: CPU seconds of the
+    """A web component that waits for its turn in the event loop, time and again. `longest`: CPU seconds of the
     loop until it came. On a busy machine time alone would tell of others."""
 
     longest = 0.0
 
-    def __call__(self, _: Context) -> WebPart:
-        return WebPart(lifespan=self._lifespan)
+    def __call__(self, _: Context) -> WebComponent:
+        return WebComponent(lifespan=self._lifespan)
 
     @asynccontextmanager
     async def _lifespan(self) -> AsyncIterator[None]:
@@ -108,7 +108,7 @@ class Turns:
 def test_large_body_holds_up_no_other_request(submitting: Make, scripted_server: ScriptedServer) -> None:
     scripted_server.default = RUN
     turns = Turns()
-    rig = submitting(scripted_server.url, dispatching=False, parts=[turns])
+    rig = submitting(scripted_server.url, dispatching=False, components=[turns])
 
     answers = {
         what: rig.client.post("/v1/run/tasks", content=body).status_code

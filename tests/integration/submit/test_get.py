@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import redis
 
-from receiver.inbox.stream import STREAM
+from receiver.inbox import STREAM
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.submitting import Make
 from tests.support import queries

@@ -144,7 +144,7 @@ async def test_commit_without_a_reply_is_undone(postgres: PostgresProcess, postg
         given_up.set()
 
         def state() -> str:
-            found = postgres_ledger.read(lambda connection: records.one(connection, "sub_1"))
+            found = postgres_ledger.read(lambda connection: records.get(connection, "sub_1"))
             return found.state if found else ""
 
         await asyncio.to_thread(eventually, lambda: state() == "rejected")
@@ -169,7 +169,7 @@ async def test_late_commit_after_refusal_is_undone(ledger_url: str, ledger: Ledg
     slow.let_go.set()
 
     def state() -> tuple[str, str | None, float | None]:
-        found = ledger.read(lambda connection: records.one(connection, "sub_1"))
+        found = ledger.read(lambda connection: records.get(connection, "sub_1"))
         assert found is not None
         return found.state, found.idempotency_key, found.due_at
 
@@ -189,9 +189,9 @@ async def test_abandoned_write_is_rolled_back(ledger: Ledger) -> None:
     with pytest.raises(LedgerUnavailable):
         await one.write(begin_slowly)
     go_on.set()
-    await patient.write(lambda connection: records.one(connection, "none"))  # it has the lock: the first one has ended
+    await patient.write(lambda connection: records.get(connection, "none"))  # it has the lock: the first one has ended
 
-    assert ledger.read(lambda connection: records.one(connection, "sub_1")) is None
+    assert ledger.read(lambda connection: records.get(connection, "sub_1")) is None
     await one.close()
     await patient.close()
 

@@ -9,7 +9,7 @@ import httpx2
 import pytest
 
 from receiver.domain import members
-from receiver.submit import kept_request
+from receiver.submit import request_record
 from simulator.faults import Fault
 from tests.servers.skyvern import Simulate
 from tests.servers.submitting import Make
@@ -110,7 +110,7 @@ def test_get_matches_skyvern_before_and_after_the_webhook(
     assert other["run_request"]["webhook_url"] is None
 
 
-def test_kept_request_is_masked_and_private(submitting: Make, simulate_skyvern: Simulate) -> None:
+def test_request_record_is_masked_and_private(submitting: Make, simulate_skyvern: Simulate) -> None:
     rig = submitting(
         simulate_skyvern(run_seconds=1000.0).url,
         dispatching=False,
@@ -155,7 +155,7 @@ def test_too_large_request_is_sent_but_not_kept(submitting: Make, simulate_skyve
     sim = simulate_skyvern(run_seconds=1000.0)
     rig = submitting(sim.url, dispatching=False)
 
-    told = rig.task("p", data_extraction_schema={"x": "y" * kept_request.LIMIT})
+    told = rig.task("p", data_extraction_schema={"x": "y" * request_record.LIMIT})
 
     assert told.status_code == 200
     assert rig.rows()[0]["request"] is None

@@ -14,7 +14,7 @@ from receiver.config.settings import Settings
 from receiver.ledger import Ledger
 from receiver.telemetry.receiver import ReceiverMetrics
 from receiver.web import metrics as endpoint
-from receiver.web.part import Context, OperatorAccess
+from receiver.web.component import Context, OperatorAccess
 from tests.servers.gate import Gate
 from tests.servers.postgres import PostgresProcess
 from tests.support.waiting import Stopwatch
@@ -43,10 +43,10 @@ def test_hanging_ledger_does_not_hold_up_metrics(
         context = Context(
             settings, load(config, {}), nothing, ReceiverMetrics(), nothing, nothing, Everybody(has_admin_port=True)
         )
-        part = endpoint.metrics(context, within=0.3)
+        component = endpoint.metrics(context, within=0.3)
         gate.catch(b"heartbeats", "after")
         # When it is asked
-        with TestClient(Starlette(routes=list(part.admin), lifespan=lambda _: part.lifespan())) as client:
+        with TestClient(Starlette(routes=list(component.admin), lifespan=lambda _: component.lifespan())) as client:
             watch = Stopwatch()
             shown = client.get("/metrics").text
             watch.at_most(10)  # a scrape has given up by then

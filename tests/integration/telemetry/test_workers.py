@@ -13,7 +13,7 @@ def test_counts_of_two_workers_add_up(redis_url: str) -> None:
         worker.add_event("new", routed=True)
         worker.add_event("new", routed=False, unevaluated=["big | invoices", "other"])
         worker.add_event("repeat", routed=False)
-        worker.add_aside()
+        worker.add_set_aside()
         worker.flush()
     client.hset(workers.KEY, mapping={"garbage": "x", "endless": "inf"})
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from receiver.web.part import ABORT
+from receiver.web.component import ABORT
 from receiver.web.protocol import Listening, Seconds, options
 from tests.support.waiting import PATIENCE, eventually
 from tests.support.web_server import Served, serve

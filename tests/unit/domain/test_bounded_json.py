@@ -83,7 +83,7 @@ def test_dense_member_is_left_out_before_it_is_built(unit: bytes) -> None:
     assert (run.run_id, run.status, run.outcome, run.final) == ("tsk_1", "completed", "completed", True)
     assert (run.problem, run.failure_reason, run.title) == ("", "because", "Invoices")
     assert run.left_out == ("output",)
-    assert run.note == "output would take more than 160 MiB to be read: rules and columns lack it"
+    assert run.reading_note == "output would take more than 160 MiB to be read: rules and columns lack it"
     assert peak < 4 * len(body)
 
 

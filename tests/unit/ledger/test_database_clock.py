@@ -30,7 +30,7 @@ class Host:
         self.true += out
         answer = self.database
         self.true += back
-        self.clock.note(asked_at, self.booted + self.true, answer)
+        self.clock.add_reading(asked_at, self.booted + self.true, answer)
 
     @property
     def wrong_by(self) -> float:
@@ -41,7 +41,7 @@ def test_before_the_database_has_answered_the_hosts_clock_serves() -> None:
     host = Host(ahead=60)
     assert host.clock.now() == EPOCH
     assert host.clock.stale
-    assert not host.clock.known
+    assert not host.clock.has_reading
 
 
 @pytest.mark.parametrize("ahead", [0, 6, -6, 0.3, 86_400, -1e6])
@@ -67,7 +67,7 @@ def test_it_is_never_more_wrong_than_the_best_answer_could_be(delays: list[tuple
 def test_time_continues_while_the_host_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, at = DatabaseClock(), time.clock_gettime
     asked_at = clock.since_boot()
-    clock.note(asked_at, asked_at, EPOCH)
+    clock.add_reading(asked_at, asked_at, EPOCH)
     # When the clock that counts sleep jumps, and time.monotonic() does not
     monkeypatch.setattr(time, "clock_gettime", lambda name: at(name) + 60 * (name != time.CLOCK_REALTIME))
     assert clock.now() >= EPOCH + 60

@@ -7,8 +7,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from receiver.runtime.background import Background, TaskState, awaited, keep_thread, start_thread
-from receiver.runtime.process import STABLE_AFTER
+from receiver.runtime.background import STABLE_AFTER, Background, TaskState, awaited, keep_thread, start_thread
 from tests.support.waiting import PATIENCE, eventually
 
 

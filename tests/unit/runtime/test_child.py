@@ -19,7 +19,7 @@ PROGRAM = """
 import json, os, signal, sys, time
 from pathlib import Path
 from receiver.runtime.child import ForkedProcess
-from receiver.runtime.child import ChildStatus, say_working
+from receiver.runtime.child import ChildStatus, report_ready
 
 def ends(code):
     print("to stdout", flush=True)
@@ -34,7 +34,7 @@ def stays():
     time.sleep(600)
 
 def works():
-    say_working()
+    report_ready()
     stays()
 
 done = {}
@@ -56,7 +56,7 @@ for main in (works, stays):
     seen.append(status.working)
     process.kill()
     process.wait()
-say_working()  # to nobody
+report_ready()  # to nobody
 done["flag"] = [*seen, status.working]
 status = ChildStatus()
 process = ForkedProcess("runhook silent", fails, status)

@@ -1,4 +1,4 @@
-"""What a process needs of the system, and how often something may happen in it."""
+"""this process and its system, and how often something may happen in it."""
 
 import resource
 from collections.abc import Iterator

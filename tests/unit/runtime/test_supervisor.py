@@ -7,8 +7,9 @@ import pytest
 
 from receiver.config.models import Config
 from receiver.errors import UsageError
+from receiver.runtime.background import Restarts, respawn_delay
 from receiver.runtime.child import ChildStatus
-from receiver.runtime.process import Restarts, StopRequests, respawn_delay, stop_signals
+from receiver.runtime.stop import StopRequests, stop_signals
 from receiver.worker import plan
 from receiver.worker_process import Work
 

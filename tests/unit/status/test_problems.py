@@ -10,9 +10,9 @@ import pytest
 
 from receiver.config.loader import file_sections
 from receiver.domain.breaker import Lane
-from receiver.domain.parts import PartBeat, PartSeen, expected
+from receiver.domain.liveness import ProcessBeat, SeenProcess, expected
 from receiver.inbox.state import InboxState
-from receiver.ledger.ahead import Corrected
+from receiver.ledger.clock_correction import Corrected
 from receiver.ledger.stats import Gauges, Newest
 from receiver.ledger.timeouts import Cancelled
 from receiver.ledger.watches import Watch
@@ -26,9 +26,9 @@ NOW = 1_800_000_000.0
 GIB = 1 << 30
 
 
-def seen(part: str, host: str = "a", age: float = 1.0, skew: float = 0.0, **fields: Any) -> PartSeen:
-    beat = PartBeat(f"{part}@{host}", part, host, 7, "0.1.0", "abc", NOW - 3600, sent_at=NOW - age)
-    return PartSeen(replace(beat, **fields), age, skew)
+def seen(role: str, host: str = "a", age: float = 1.0, skew: float = 0.0, **fields: Any) -> SeenProcess:
+    beat = ProcessBeat(f"{role}@{host}", role, host, 7, "0.1.0", "abc", NOW - 3600, sent_at=NOW - age)
+    return SeenProcess(replace(beat, **fields), age, skew)
 
 
 WELL = StatusReport(
@@ -37,7 +37,7 @@ WELL = StatusReport(
     redis=RedisReport("redis://h/0", durability="on disk before 202: yes"),
     ledger=LedgerReport("postgresql://h/l", gauges=Gauges({("ops", "queued"): 3}, {"ops": NOW - 2}, {}, None)),
     disk=DiskReport("var", free=10 * GIB, reserve=GIB, spool_limit=2 * GIB),
-    parts=[seen("receiver", details={"store": "redis"}), seen("dispatch"), seen("deliver:ops"), seen("clock")],
+    processes=[seen("receiver", details={"store": "redis"}), seen("dispatch"), seen("deliver:ops"), seen("clock")],
 )  # fmt: skip
 
 
@@ -46,8 +46,12 @@ def but(**changes: Any) -> StatusReport:
     return replace(WELL, **changes)
 
 
-def without(part: str, *others: PartSeen) -> StatusReport:
-    return but(parts=[*(each for each in WELL.parts if each.beat.part != part), *others])
+def beside(*others: SeenProcess) -> StatusReport:
+    return but(processes=[*WELL.processes, *others])
+
+
+def without(role: str, *others: SeenProcess) -> StatusReport:
+    return but(processes=[*(each for each in WELL.processes if each.beat.role != role), *others])
 
 
 def ledger(**changes: Any) -> StatusReport:
@@ -64,7 +68,7 @@ def redis(**changes: Any) -> StatusReport:
     return but(redis=replace(WELL.redis, **changes))
 
 
-def receiver(age: float = 1.0, **details: Any) -> PartSeen:
+def receiver(age: float = 1.0, **details: Any) -> SeenProcess:
     return seen("receiver", age=age, details={"data": "/var/lib/runhook", **details})
 
 
@@ -110,28 +114,33 @@ CASES: list[tuple[str, StatusReport, str, bool]] = [
     ("part_missing", without("clock", seen("clock", age=90.0)), "process 7), fell silent 90 s ago", False),
     ("part_missing", without("clock", seen("clock", age=200.0, stopped=True)), "was stopped 3 min ago", False),
     ("part_missing", without("deliver:ops"), "no deliver:ops is running", False),
-    ("part_missing", but(parts=[seen("receiver"), seen("clock")]), "no worker is running: not seen in the last", False),
+    (
+        "part_missing",
+        but(processes=[seen("receiver"), seen("clock")]),
+        "no worker is running: not seen in the last",
+        False,
+    ),
     # How late its deliveries are is no news then
     (
         "part_missing",
-        replace(ledger(oldest_due={"ops": 1.0}), parts=without("deliver:ops").parts),
+        replace(ledger(oldest_due={"ops": 1.0}), processes=without("deliver:ops").processes),
         "no deliver:",
         False,
     ),
     ("part_missing", without("deliver:ops", ONLY_CRM), "no deliver:ops is running", False),
     ("part_stuck", without("clock", seen("clock", stalled=100.0)), "made no progress for 100 s", False),
-    ("part_stuck", but(parts=[*WELL.parts, seen("clock", "b", stalled=100.0)]), "clock on b", False),
-    ("part_silent", but(parts=[*WELL.parts, seen("clock", "b", age=100.0)]), "clock on b (process 7)", True),
+    ("part_stuck", beside(seen("clock", "b", stalled=100.0)), "clock on b", False),
+    ("part_silent", beside(seen("clock", "b", age=100.0)), "clock on b (process 7)", True),
     (
         "spool_left",
-        but(parts=[*WELL.parts, seen("receiver", "b", age=100.0, details={"data": "/var/lib/r", "spool_events": 0})]),
+        beside(seen("receiver", "b", age=100.0, details={"data": "/var/lib/r", "spool_events": 0})),
         "its spool on b may hold acknowledged results, which no other receiver sends: /var/lib/r/spool",
         False,
     ),
     (
         "spool_left",  # an operator has dealt with it
         replace(
-            but(parts=[*WELL.parts, seen("receiver", "b", age=100.0, details={"data": "/d", "spool_events": 12})]),
+            beside(seen("receiver", "b", age=100.0, details={"data": "/d", "spool_events": 12})),
             ledger=replace(WELL.ledger, spool_sent={"": NOW - 30}),
         ),
         "held 12 events, in /d/spool on b; a spool was sent 30 s ago",
@@ -140,7 +149,7 @@ CASES: list[tuple[str, StatusReport, str, bool]] = [
     (
         "spool_left",  # an operator has sent another one
         replace(
-            but(parts=[*WELL.parts, seen("receiver", "b", age=100.0, details={"data_id": "b", "spool_events": 12})]),
+            beside(seen("receiver", "b", age=100.0, details={"data_id": "b", "spool_events": 12})),
             ledger=replace(WELL.ledger, spool_sent={"c": NOW - 30}),
         ),
         "held 12 events, in ",
@@ -153,10 +162,15 @@ CASES: list[tuple[str, StatusReport, str, bool]] = [
         False,
     ),
     ("spool_left", disk(spool_left=5 << 20), "5.0 MiB", False),
-    ("clock_skew", but(parts=[*WELL.parts, seen("clock", "b", skew=-6.0)]), "b is 6 s behind", False),
+    ("clock_skew", beside(seen("clock", "b", skew=-6.0)), "b is 6 s behind", False),
     ("config_old", without("clock", seen("clock", config="old")), "processes run an older config than config/", True),
     ("config_old", without("clock", seen("clock", config="old")), "runhook.yaml: clock on a", True),
-    ("configs_differ", but(parts=[*WELL.parts, seen("clock", "b", config="old")]), "on a, and not for clock on", False),
+    (
+        "configs_differ",
+        beside(seen("clock", "b", config="old")),
+        "on a, and not for clock on",
+        False,
+    ),
     ("part_suspended", without("clock", SUSPENDED), "clock on a (process 7) is suspended (SIGSTOP", False),
     # At once, although its heartbeat is young
     (
@@ -181,7 +195,7 @@ CASES: list[tuple[str, StatusReport, str, bool]] = [
         "3 signed requests got 404",
         False,
     ),
-    ("versions_differ", but(parts=[*WELL.parts, seen("clock", "b", version="0.0.9")]), "0.0.9, 0.1.0", True),
+    ("versions_differ", beside(seen("clock", "b", version="0.0.9")), "0.0.9, 0.1.0", True),
     ("receiver_spooling", spooling("refused"), "to its spool, though Redis answers here: refused", False),
     ("receiver_spooling", spooling(""), "the inbox, with what was set aside, has reached its limits", False),
     ("disk_unreadable", disk(trouble="there is no such directory"), "no such directory", False),
@@ -346,25 +360,25 @@ def test_missing_worker_is_one_line_with_its_sinks() -> None:
         expected=expected(sinks),
         sinks=sinks,
         ledger=ledger(oldest_due=dict.fromkeys(sinks, NOW - 999)).ledger,
-        parts=[seen("receiver"), seen("clock"), seen("dispatch"), *(seen(f"deliver:{sink}") for sink in sinks)],
+        processes=[seen("receiver"), seen("clock"), seen("dispatch"), *(seen(f"deliver:{sink}") for sink in sinks)],
     )
-    workers = [each for each in well.parts if each.beat.part.startswith("d")]
-    others = [each for each in well.parts if each not in workers]
+    workers = [each for each in well.processes if each.beat.role.startswith("d")]
+    others = [each for each in well.processes if each not in workers]
 
     # When its host went away, the whole of it
-    (problem,) = find(replace(well, parts=[*others, *(replace(each, age=90.0) for each in workers)]))
+    (problem,) = find(replace(well, processes=[*others, *(replace(each, age=90.0) for each in workers)]))
     assert (problem.code, problem.what[:44]) == ("part_missing", "no worker is running: the last one, on a (pr")
     assert problem.todo == (
         f"events stay in the inbox, and nothing is sent to {', '.join(sinks)}; start `runhook worker`"
     )
     # When one of two workers has some of the sinks only
-    here = [each for each in workers if each.beat.part not in ("deliver:sink3", "deliver:sink7")]
-    (problem,) = [each for each in find(replace(well, parts=[*others, *here])) if each.code != "delivery_late"]
+    here = [each for each in workers if each.beat.role not in ("deliver:sink3", "deliver:sink7")]
+    (problem,) = [each for each in find(replace(well, processes=[*others, *here])) if each.code != "delivery_late"]
     assert problem.what == "no deliver:sink3, deliver:sink7 is running: not seen in the last day"
     assert problem.todo == "nothing is sent to sink3, sink7; start `runhook worker`"
     # When another host does its work
     gone = [replace(each, age=90.0, beat=replace(each.beat, name=f"{each.beat.name}b", host="b")) for each in workers]
-    (problem,) = [each for each in find(replace(well, parts=[*well.parts, *gone])) if each.note]
+    (problem,) = [each for each in find(replace(well, processes=[*well.processes, *gone])) if each.note]
     assert problem.what.startswith("dispatch and deliver:sink0, ")
     assert problem.what.endswith("deliver:sink11 on b have been silent for 90 s; others do their work")
 
@@ -408,10 +422,10 @@ def test_new_sink_of_an_edited_config_needs_a_restart() -> None:
     sections = {"sinks.ops": "1", "routes": "2"}
     old = [
         replace(each, beat=replace(each.beat, config="old", details={**each.beat.details, "sections": sections}))
-        for each in WELL.parts
+        for each in WELL.processes
     ]
     edited = but(
-        parts=old,
+        processes=old,
         expected=expected(["crm", "ops"]),
         sinks=["crm", "ops"],
         config_sections={"sinks.ops": "1", "sinks.crm": "3", "routes": "4"},
@@ -444,10 +458,10 @@ def test_events_that_wait_for_the_ledger_are_no_second_problem() -> None:
 
 
 def test_two_hosts_with_different_files_are_both_named() -> None:
-    other = [replace(each, beat=replace(each.beat, host="b", config="other")) for each in WELL.parts]
+    other = [replace(each, beat=replace(each.beat, host="b", config="other")) for each in WELL.processes]
     other[0] = replace(other[0], beat=replace(other[0].beat, details={"sections": {"routes": "1"}}))
 
-    (problem,) = find(but(parts=[*WELL.parts, *other], config_sections={"routes": "2"}))
+    (problem,) = find(but(processes=[*WELL.processes, *other], config_sections={"routes": "2"}))
 
     assert (problem.code, problem.note) == ("configs_differ", False)
     assert problem.what == (
@@ -469,14 +483,14 @@ def test_hosts_may_differ_in_paths_and_addresses(
     here, there = sections("/a", 8000, ""), {"sections": sections(folder, port, route)}
     other = seen("clock", "b", config="other", details=there)
 
-    found = find(but(parts=[*WELL.parts, other], config_sections=here))
+    found = find(but(processes=[*WELL.processes, other], config_sections=here))
     assert [changed in each.what for each in found] == ([True] if changed else [])
     # But on one host, where the file was edited, all of it counts
     (problem,) = find(
         but(
-            parts=[
-                each if each.beat.part != "clock" else replace(other, beat=replace(other.beat, host="a"))
-                for each in WELL.parts
+            processes=[
+                each if each.beat.role != "clock" else replace(other, beat=replace(other.beat, host="a"))
+                for each in WELL.processes
             ],
             config_sections=here,
         )
@@ -487,20 +501,20 @@ def test_hosts_may_differ_in_paths_and_addresses(
 def test_lost_processes_are_named_once_and_for_an_hour() -> None:
     gone = [seen("deliver:ops", "b", age=age, name=f"{age}") for age in (100.0, 200.0, 300.0)]
 
-    (problem,) = find(but(parts=[*WELL.parts, *gone]))
+    (problem,) = find(beside(*gone))
 
     assert problem.what == "deliver:ops on b have been silent for 100 s; others do their work"
-    assert find(but(parts=[*WELL.parts, seen("clock", "b", age=3700.0)])) == []
+    assert find(beside(seen("clock", "b", age=3700.0))) == []
 
 
 @pytest.mark.parametrize(("stopped", "words"), [(False, "is gone"), (True, "was stopped")])
 def test_left_spool_is_reported_until_a_receiver_has_it(stopped: bool, words: str) -> None:
-    def there(name: str, host: str = "b", age: float = 1.0, stopped: bool = False, **details: Any) -> PartSeen:
+    def there(name: str, host: str = "b", age: float = 1.0, stopped: bool = False, **details: Any) -> SeenProcess:
         return seen("receiver", host, age=age, name=name, stopped=stopped, details={"data": "/d", **details})
 
     gone = there("gone", age=99.0, stopped=stopped, data_id="1", spool_events=12)
 
-    found = {problem.code: problem for problem in find(but(parts=[*WELL.parts, gone]))}
+    found = {problem.code: problem for problem in find(beside(gone))}
 
     assert set(found) == {"spool_left"}
     assert f"{words}, and its spool held 12 events, in /d/spool on b" in found["spool_left"].what
@@ -508,9 +522,9 @@ def test_left_spool_is_reported_until_a_receiver_has_it(stopped: bool, words: st
     back = there("back", "elsewhere", data_id="1", store="redis")
     drained = there("drained", age=50.0, stopped=True, data_id="1", spool_events=0)
     other = there("other", data_id="2", store="redis")
-    assert "spool_left" not in {problem.code for problem in find(but(parts=[*WELL.parts, gone, back]))}
-    assert "spool_left" not in {problem.code for problem in find(but(parts=[*WELL.parts, gone, drained]))}
-    assert "spool_left" in {problem.code for problem in find(but(parts=[*WELL.parts, gone, other]))}
+    assert "spool_left" not in {problem.code for problem in find(beside(gone, back))}
+    assert "spool_left" not in {problem.code for problem in find(beside(gone, drained))}
+    assert "spool_left" in {problem.code for problem in find(beside(gone, other))}
 
 
 @pytest.mark.parametrize(
@@ -530,19 +544,19 @@ def test_sink_without_a_worker_names_the_limits_of_running_ones() -> None:
 @pytest.mark.parametrize(("seconds", "codes"), [(14.0, []), (16.0, ["part_missing"])])
 def test_worker_gets_some_seconds_to_build_its_sinks(seconds: float, codes: list[str]) -> None:
     workers = ("dispatch", "deliver:ops")
-    parts = [
-        *(each for each in WELL.parts if each.beat.part not in workers),
+    processes = [
+        *(each for each in WELL.processes if each.beat.role not in workers),
         seen("dispatch", started_at=NOW - seconds),
     ]
 
-    assert [problem.code for problem in find(but(parts=parts))] == codes
+    assert [problem.code for problem in find(but(processes=processes))] == codes
     # But one that runs an older file does not build a new sink
-    old = [replace(each, beat=replace(each.beat, config="old")) for each in parts]
-    assert [(it.code, it.note) for it in find(but(parts=old))] == [("config_old", False)]
+    old = [replace(each, beat=replace(each.beat, config="old")) for each in processes]
+    assert [(it.code, it.note) for it in find(but(processes=old))] == [("config_old", False)]
 
 
 def test_missed_heartbeat_says_nothing_about_a_clock() -> None:
-    assert find(but(parts=[*WELL.parts, seen("clock", "b", age=31.0, skew=-6.0)])) == []
+    assert find(beside(seen("clock", "b", age=31.0, skew=-6.0))) == []
 
 
 def test_breaker_of_a_removed_sink_is_not_a_problem() -> None:
@@ -550,13 +564,13 @@ def test_breaker_of_a_removed_sink_is_not_a_problem() -> None:
 
 
 def test_without_the_ledger_only_local_processes_are_known() -> None:
-    report = but(ledger=LedgerReport("l", "refused", "call its owner"), parts=[])
+    report = but(ledger=LedgerReport("l", "refused", "call its owner"), processes=[])
 
     assert [problem.code for problem in find(report)] == ["ledger_away", "part_unknown"]
     assert find(report)[0].todo.startswith("call its owner. Until then webhooks")
     # And a host that has only a worker does not miss what others have
     silent = seen("clock", age=99.0)
-    report = replace(report, parts=[seen("dispatch"), seen("deliver:ops"), silent])
+    report = replace(report, processes=[seen("dispatch"), seen("deliver:ops"), silent])
     assert [problem.code for problem in find(report)] == ["ledger_away", "part_missing", "part_unknown"]
 
 
@@ -564,7 +578,7 @@ def test_what_stops_most_comes_first_and_notes_last() -> None:
     report = replace(
         ledger(counts={("ops", "dead"): 1}, lanes=[Lane("ops", "ops", breaker="open")], orphans={"old": {"held": 1}}),
         redis=RedisReport("r", "refused"),
-        parts=[],
+        processes=[],
         config_problems=["x"],
     )
 

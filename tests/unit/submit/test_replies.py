@@ -6,6 +6,7 @@ import pytest
 
 from receiver.skyvern.responses import Answered, Unreachable
 from receiver.submit import replies
+from receiver.submit.idempotency import keeps_key
 from receiver.submit.replies import NO_SECRETS, SecretScan
 
 
@@ -71,4 +72,4 @@ def test_retry_after_only_where_nothing_was_created() -> None:
     ],
 )
 def test_idempotency_key_stays_with_repeatable_responses(answer: Answered, held: bool) -> None:
-    assert replies.keeps_idempotency_key(answer) is held
+    assert keeps_key(answer) is held

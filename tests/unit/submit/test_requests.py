@@ -15,10 +15,10 @@ from receiver.ledger.runs import RunResult, RunStatus
 from receiver.submit import replies
 from receiver.submit.endpoints import ENDPOINTS, SubmitCall
 from receiver.submit.json_object import NotAnObject, parse_object, to_bytes, with_members
-from receiver.submit.kept_request import kept_request
 from receiver.submit.labels import LabelError, labels_of
 from receiver.submit.polling_body import polling_body
 from receiver.submit.prepare import prepare
+from receiver.submit.request_record import request_record
 from receiver.submit.source import Caller, Source
 from receiver.web.responses import Refusal
 
@@ -62,7 +62,7 @@ def kept(levels: int) -> dict[str, Any] | None:
     fields = {"prompt": "p", "data_extraction_schema": schema}
     body = json.dumps(fields).encode()
     call = SubmitCall(ENDPOINTS[0], "/v1/run/tasks", "", body, {})
-    return kept_request(call, fields, Redactor(["**.password", "*.a.*.z"]))
+    return request_record(call, fields, Redactor(["**.password", "*.a.*.z"]))
 
 
 @pytest.mark.parametrize("levels", [1, MAX_DEPTH - 2])

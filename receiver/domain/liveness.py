@@ -1,4 +1,4 @@
-"""Who is alive: heartbeats of receiver, dispatcher, senders and clock, and what is missing among them. Pure."""
+"""Which processes are alive: heartbeats of receiver, dispatcher, senders and clock, and which are missing. Pure."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ _LONGEST: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
-class PartBeat:
-    """One heartbeat. `part`: receiver, clock, dispatch or deliver:<sink>. `config`: hash of the config file.
+class ProcessBeat:
+    """One heartbeat. `role`: receiver, clock, dispatch or deliver:<sink>. `config`: hash of the config file.
 
     `sent_at`: by the clock of its host; `started_at` too. `stalled`: seconds since its loop made its last step, 0.0
-    where that is not watched. `stopped`: it ended in order. `details`: what only this part can know.
+    where that is not watched. `stopped`: it ended in order. `details`: values of this role alone.
     """
 
     name: str
-    part: str
+    role: str
     host: str
     pid: int
     version: str
@@ -50,22 +50,22 @@ class PartBeat:
         return json.dumps({**kept, "details": dict(self.details)})
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> PartBeat | None:
+    def from_json(cls, text: str | bytes) -> ProcessBeat | None:
         """Return the heartbeat that `to_json` wrote; None for anything else."""
         try:
             members = json.loads(text)
-            texts = [str(members[each])[:_LONGEST] for each in ("name", "part", "host", "version", "config")]
+            texts = [str(members[each])[:_LONGEST] for each in ("name", "role", "host", "version", "config")]
             started, sent, stalled = (float(members[each]) for each in ("started_at", "sent_at", "stalled"))
             details = members["details"] if isinstance(members["details"], dict) else {}
-            name, part, host, version, config = texts
+            name, role, host, version, config = texts
             pid, stopped = int(members["pid"]), members["stopped"] is True
-            return cls(name, part, host, pid, version, config, started, sent, stalled, stopped, details)
+            return cls(name, role, host, pid, version, config, started, sent, stalled, stopped, details)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
             return None
 
 
 @dataclass(frozen=True, slots=True)
-class PartSeen:
+class SeenProcess:
     """A heartbeat as one reader found it. `age`: seconds since it came, by the clock of the store that has it.
 
     `skew`: by how many seconds its host's clock is ahead of the store's, with the time that the write took; None where
@@ -73,7 +73,7 @@ class PartSeen:
     kernel says; "" for all others.
     """
 
-    beat: PartBeat
+    beat: ProcessBeat
     age: float
     skew: float | None = None
     process: str = ""
@@ -95,28 +95,28 @@ class PartSeen:
         return self.state == "running"
 
     def age_of(self, at: float) -> float:
-        """Return how many seconds ago `at` was. `at`: a time by the clock of the part's host."""
+        """Return how many seconds ago `at` was. `at`: a time by the clock of its host."""
         return self.age + self.beat.sent_at - at
 
 
 def deliver(sink: str) -> str:
-    """Return the part that sends to `sink`."""
+    """Return the role that sends to `sink`."""
     return _DELIVER + sink
 
 
-def sink_of(part: str) -> str:
-    """Return the sink that this part sends to; "" for a part that sends to none."""
-    return part.removeprefix(_DELIVER) if part.startswith(_DELIVER) else ""
+def sink_of(role: str) -> str:
+    """Return the sink that this role sends to; "" for a role that sends to none."""
+    return role.removeprefix(_DELIVER) if role.startswith(_DELIVER) else ""
 
 
 def expected(sinks: Iterable[str]) -> list[str]:
-    """Return the parts of which one at least must be alive, somewhere."""
+    """Return the roles that need a live process on some host."""
     return [RECEIVER, DISPATCH, *map(deliver, sinks), CLOCK]
 
 
-def merge(*stores: Iterable[PartSeen]) -> list[PartSeen]:
-    """Return each process once, as the store that heard of it last tells; by part, the newest first."""
-    newest: dict[str, PartSeen] = {}
+def merge(*stores: Iterable[SeenProcess]) -> list[SeenProcess]:
+    """Return each process once, as the store that heard of it last tells; by role, the newest first."""
+    newest: dict[str, SeenProcess] = {}
     for seen in (each for store in stores for each in store):
         other = newest.get(seen.beat.name)
         # Written one after the other: a stop that reached only one store is one for all.
@@ -126,24 +126,24 @@ def merge(*stores: Iterable[PartSeen]) -> list[PartSeen]:
         elif other.skew is None:
             newest[seen.beat.name] = replace(other, skew=seen.skew)
     order = {RECEIVER: 0, DISPATCH: 1, CLOCK: 3}
-    return sorted(newest.values(), key=lambda each: (order.get(each.beat.part, 2), each.beat.part, each.age))
+    return sorted(newest.values(), key=lambda each: (order.get(each.beat.role, 2), each.beat.role, each.age))
 
 
-def missing(seen: Collection[PartSeen], parts: Iterable[str]) -> dict[str, PartSeen | None]:
-    """Return the parts of which none is alive, each with the process that was heard of last, if there was one."""
-    alive = {each.beat.part for each in seen if each.alive}
-    last_seen: dict[str, PartSeen | None] = {}
-    for part in parts:
-        if part not in alive:
-            last_seen[part] = min(
-                (each for each in seen if each.beat.part == part), key=lambda each: each.age, default=None
+def missing(seen: Collection[SeenProcess], roles: Iterable[str]) -> dict[str, SeenProcess | None]:
+    """Return the roles without a live process, each with its last process, if any."""
+    alive = {each.beat.role for each in seen if each.alive}
+    last_seen: dict[str, SeenProcess | None] = {}
+    for role in roles:
+        if role not in alive:
+            last_seen[role] = min(
+                (each for each in seen if each.beat.role == role), key=lambda each: each.age, default=None
             )
     return last_seen
 
 
-def lost(seen: Collection[PartSeen]) -> list[PartSeen]:
+def lost(seen: Collection[SeenProcess]) -> list[SeenProcess]:
     """Return the processes that ended without a word, and in whose place on their host no other is alive."""
-    alive = {(each.beat.part, each.beat.host) for each in seen if each.alive}
+    alive = {(each.beat.role, each.beat.host) for each in seen if each.alive}
     return [
-        each for each in seen if each.state in ("silent", "stuck") and (each.beat.part, each.beat.host) not in alive
+        each for each in seen if each.state in ("silent", "stuck") and (each.beat.role, each.beat.host) not in alive
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from receiver.ingest.durability import Durability, examine
+from receiver.ingest.redis_settings import Durability, examine
 from receiver.runtime.redis_client import connect_async
 from tests.servers.valkey import ValkeyProcess
 

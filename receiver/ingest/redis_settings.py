@@ -14,7 +14,7 @@ import redis.asyncio
 
 from handlers.support.url import hide_password
 from receiver.errors import NotStarted
-from receiver.runtime.redis_client import check_url, connect_async, no_entry
+from receiver.runtime.redis_client import auth_error, check_url, connect_async
 
 # Redis settings without which a 202 does not mean on disk: what they must be, and what it means if they are not.
 NEEDED: Final = {
@@ -46,9 +46,9 @@ class Durability(NamedTuple):
 def assess(found: Mapping[str, str], max_body: int = 0) -> Durability:
     """Assess the Redis settings `found`. `max_body`: bytes of the largest event."""
     problems = [
-        f"{name} is {found[name]}, so {meaning}: set it to {wanted}"
-        for name, (wanted, meaning) in NEEDED.items()
-        if name in found and found[name] != wanted
+        f"{name} is {found[name]}, so {meaning}: set it to {needed}"
+        for name, (needed, meaning) in NEEDED.items()
+        if name in found and found[name] != needed
     ]
     policy = found.get("maxmemory-policy", "noeviction")
     # volatile-* evicts only keys that expire, and an inbox never does; a lost wake-up is only lateness.
@@ -106,7 +106,7 @@ def check_at_start(
     try:
         durability = examine_once(redis_url, max_body)
     except (redis.RedisError, OSError, TimeoutError) as error:
-        if barred := no_entry(redis_url, error):
+        if barred := auth_error(redis_url, error):
             raise NotStarted(barred) from None
         away(str(error) or type(error).__name__)
         return None

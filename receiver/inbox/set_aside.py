@@ -16,8 +16,8 @@ import orjson
 import redis
 
 from receiver.domain.frame import EARLIEST, FORGED, FRAME, LATEST, MACS, UNKNOWN_SOURCE
+from receiver.inbox import ASIDE, GROUP, STREAM
 from receiver.inbox.reader import Entry, InboxReader
-from receiver.inbox.stream import ASIDE, GROUP, STREAM
 
 # KEYS: inbox, entries set aside. ARGV: group, now, then an id and a reason for each entry. A script that has written
 # once may continue in a full Redis, and this one frees memory of the inbox. Returns the number of moved entries.
@@ -29,7 +29,7 @@ for i = 3, #ARGV, 2 do
   if #found > 0 then
     local kept = {}
     for place = 1, math.min(#found[1][2], 64) do kept[place] = found[1][2][place] end
-    for _, part in ipairs({'why', ARGV[i + 1], 'was', ARGV[i], 'since', ARGV[2]}) do kept[#kept + 1] = part end
+    for _, argument in ipairs({'why', ARGV[i + 1], 'was', ARGV[i], 'since', ARGV[2]}) do kept[#kept + 1] = argument end
     redis.call('XADD', KEYS[2], '*', unpack(kept))
     moved = moved + 1
   end
@@ -56,7 +56,7 @@ log = logging.getLogger("runhook.dispatch")
 
 
 @dataclass(frozen=True, slots=True)
-class AsideEntry:
+class SetAsideEntry:
     """An entry that was set aside, as a list shows it. `since`: seconds since the epoch, None if that can't be read.
     `size`: bytes of its body."""
 
@@ -75,8 +75,8 @@ def set_aside(client: redis.Redis, entries: Sequence[Entry]) -> int:
     """
     if not entries:
         return 0
-    parts = [part for each in entries for part in (each.entry_id, each.problem)]
-    moved: Any = client.eval(_SET_ASIDE, 2, STREAM, ASIDE, GROUP, repr(time.time()), *parts)
+    arguments = [argument for each in entries for argument in (each.entry_id, each.problem)]
+    moved: Any = client.eval(_SET_ASIDE, 2, STREAM, ASIDE, GROUP, repr(time.time()), *arguments)
     return int(moved)
 
 
@@ -93,8 +93,8 @@ def put_back(client: redis.Redis, reader: InboxReader, begin: str, until: float)
         if fields.get(b"why", b"").decode(errors="replace") in (FORGED, UNKNOWN_SOURCE):
             (entry,) = reader.entries([(aside_id.encode(), fields)])
             if entry.event is not None:
-                parts = [part for name in (FRAME, MACS) if name in fields for part in (name, fields[name])]
-                put: Any = client.eval(_PUT_BACK, 2, STREAM, ASIDE, aside_id, *parts)
+                arguments = [argument for name in (FRAME, MACS) if name in fields for argument in (name, fields[name])]
+                put: Any = client.eval(_PUT_BACK, 2, STREAM, ASIDE, aside_id, *arguments)
                 count += int(put)
         if time.monotonic() >= until:
             break
@@ -103,7 +103,7 @@ def put_back(client: redis.Redis, reader: InboxReader, begin: str, until: float)
     return begin
 
 
-def has_from(client: redis.Redis, begin: str) -> bool:
+def has_set_aside(client: redis.Redis, begin: str) -> bool:
     """Return whether there are entries from `begin` on. Raises redis.RedisError."""
     return bool(client.xlen(ASIDE) and client.eval(_HAS_FROM, 1, ASIDE, begin))
 
@@ -119,7 +119,7 @@ def _entries(client: redis.Redis, begin: str, page: int) -> Iterator[tuple[str, 
         begin = f"({found[-1][0].decode()}"
 
 
-def list_aside(client: redis.Redis, page: int = 1) -> Iterator[AsideEntry]:
+def list_set_aside(client: redis.Redis, page: int = 1) -> Iterator[SetAsideEntry]:
     """Yield what was set aside, the oldest first. `page`: entries of a request, whose bodies may be 16 MiB each.
     Raises redis.RedisError.
     """
@@ -129,7 +129,7 @@ def list_aside(client: redis.Redis, page: int = 1) -> Iterator[AsideEntry]:
         with suppress(ValueError):
             about = orjson.loads(head)
         named = about if isinstance(about, dict) else {}
-        yield AsideEntry(
+        yield SetAsideEntry(
             aside_id,
             _text(fields.get(b"why")),
             _time(fields.get(b"since", b"")),
@@ -150,7 +150,7 @@ def fields_of(client: redis.Redis, aside_id: str) -> Mapping[bytes, bytes] | Non
     return dict(found[0][1]) if found else None
 
 
-def drop_aside(client: redis.Redis, ids: Sequence[str]) -> int:
+def drop_set_aside(client: redis.Redis, ids: Sequence[str]) -> int:
     """Delete entries that were set aside. Returns how many there were. Raises redis.RedisError."""
     return int(client.xdel(ASIDE, *ids)) if ids else 0
 

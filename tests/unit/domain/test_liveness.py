@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.domain import parts
-from receiver.domain.parts import CLOCK, SILENT_AFTER, STUCK_AFTER, PartBeat, PartSeen
+from receiver.domain import liveness
+from receiver.domain.liveness import CLOCK, SILENT_AFTER, STUCK_AFTER, ProcessBeat, SeenProcess
 
 
-def beat(part: str = CLOCK, host: str = "a", **fields: Any) -> PartBeat:
-    whole = {"name": f"{part}@{host}.1", "pid": 7, "version": "1", "config": "c", "started_at": 1.0, "sent_at": 2.0}
-    return PartBeat(part=part, host=host, **{**whole, **fields})
+def beat(role: str = CLOCK, host: str = "a", **fields: Any) -> ProcessBeat:
+    whole = {"name": f"{role}@{host}.1", "pid": 7, "version": "1", "config": "c", "started_at": 1.0, "sent_at": 2.0}
+    return ProcessBeat(role=role, host=host, **{**whole, **fields})
 
 
 @pytest.mark.parametrize(
@@ -32,18 +32,18 @@ def beat(part: str = CLOCK, host: str = "a", **fields: Any) -> PartBeat:
     ],
 )
 def test_the_state_of_a_process(age: float, fields: dict[str, Any], state: str) -> None:
-    assert PartSeen(beat(**fields), age).state == state
+    assert SeenProcess(beat(**fields), age).state == state
 
 
 def test_a_heartbeat_survives_the_store() -> None:
     sent = beat("deliver:ops", stalled=3.5, stopped=True, details={"spool_events": 3})
 
-    assert PartBeat.from_json(sent.to_json()) == sent
+    assert ProcessBeat.from_json(sent.to_json()) == sent
 
 
 @given(st.binary() | st.text() | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(json.dumps))
 def test_what_others_write_into_the_store_is_no_heartbeat(text: str | bytes) -> None:
-    assert PartBeat.from_json(text) is None
+    assert ProcessBeat.from_json(text) is None
 
 
 @pytest.mark.parametrize(
@@ -51,42 +51,42 @@ def test_what_others_write_into_the_store_is_no_heartbeat(text: str | bytes) -> 
     [{"pid": "x"}, {"pid": 1e999}, {"name": None}, {"details": [1]}, {"started_at": None}, {"host": "h" * 9999}],
 )
 def test_a_strange_heartbeat_is_none_or_bounded(changes: dict[str, Any]) -> None:
-    found = PartBeat.from_json(json.dumps({**json.loads(beat().to_json()), **changes}))
+    found = ProcessBeat.from_json(json.dumps({**json.loads(beat().to_json()), **changes}))
 
     assert found is None or (len(found.host) <= 200 and isinstance(found.details, dict))
 
 
 def test_expected_process_that_is_not_alive_is_missing() -> None:
-    wanted = parts.expected(["ops", "archive"])
-    old, newer = PartSeen(beat(name="c1"), 900.0), PartSeen(beat(name="c2"), 400.0)
+    wanted = liveness.expected(["ops", "archive"])
+    old, newer = SeenProcess(beat(name="c1"), 900.0), SeenProcess(beat(name="c2"), 400.0)
     seen = [
-        PartSeen(beat("receiver"), 1.0),
-        PartSeen(beat("dispatch"), 1.0),
-        PartSeen(beat("deliver:ops"), 1.0),
+        SeenProcess(beat("receiver"), 1.0),
+        SeenProcess(beat("dispatch"), 1.0),
+        SeenProcess(beat("deliver:ops"), 1.0),
         old,
         newer,
     ]
 
     assert wanted == ["receiver", "dispatch", "deliver:ops", "deliver:archive", "clock"]
-    assert parts.missing(seen, wanted) == {"deliver:archive": None, "clock": newer}
-    assert parts.missing([*seen, PartSeen(beat(name="c3", host="b"), 1.0)], ["clock"]) == {}
+    assert liveness.missing(seen, wanted) == {"deliver:archive": None, "clock": newer}
+    assert liveness.missing([*seen, SeenProcess(beat(name="c3", host="b"), 1.0)], ["clock"]) == {}
 
 
 def test_process_without_a_successor_on_its_host_is_lost() -> None:
-    silent_here, silent_there = PartSeen(beat(name="1"), 100.0), PartSeen(beat(name="2", host="b"), 100.0)
-    stopped = PartSeen(beat(name="3", host="c", stopped=True), 100.0)
-    replacement = PartSeen(beat(name="4"), 1.0)
+    silent_here, silent_there = SeenProcess(beat(name="1"), 100.0), SeenProcess(beat(name="2", host="b"), 100.0)
+    stopped = SeenProcess(beat(name="3", host="c", stopped=True), 100.0)
+    replacement = SeenProcess(beat(name="4"), 1.0)
 
-    assert parts.lost([silent_here, silent_there, stopped, replacement]) == [silent_there]
+    assert liveness.lost([silent_here, silent_there, stopped, replacement]) == [silent_there]
 
 
 def test_stores_that_know_different_things_are_merged() -> None:
     stopped = replace(beat(name="1"), stopped=True, sent_at=50.0)
-    earlier = PartSeen(replace(beat(name="1"), sent_at=45.0), 5.0, skew=0.5)
-    only_there = PartSeen(beat("receiver", name="2"), 3.0, skew=4.0)
+    earlier = SeenProcess(replace(beat(name="1"), sent_at=45.0), 5.0, skew=0.5)
+    only_there = SeenProcess(beat("receiver", name="2"), 3.0, skew=4.0)
 
-    found = parts.merge([PartSeen(stopped, 0.1)], [earlier, only_there])
+    found = liveness.merge([SeenProcess(stopped, 0.1)], [earlier, only_there])
 
     # The stop reached only one store, and is one; what a store with a clock knows of the host's is kept.
     assert [(each.beat.name, each.state, each.skew) for each in found] == [("2", "running", 4.0), ("1", "stopped", 0.5)]
-    assert parts.merge([earlier], [PartSeen(stopped, 0.1)])[0].skew == 0.5
+    assert liveness.merge([earlier], [SeenProcess(stopped, 0.1)])[0].skew == 0.5

@@ -3,8 +3,8 @@
 import pytest
 import redis
 
-from receiver.ingest.durability import Durability, assess, explain
-from receiver.runtime.redis_client import no_entry
+from receiver.ingest.redis_settings import Durability, assess, explain
+from receiver.runtime.redis_client import auth_error
 
 GOOD = {
     "appendonly": "yes",
@@ -67,14 +67,14 @@ def test_what_could_not_be_asked_is_not_known() -> None:
     ],
 )
 def test_redis_that_denies_entry_is_reported_with_the_remedy(error: Exception, said: str) -> None:
-    assert said in no_entry("redis://h:1/9", error)
+    assert said in auth_error("redis://h:1/9", error)
 
 
 @pytest.mark.parametrize(
     "error", [redis.ConnectionError("refused"), redis.BusyLoadingError("x"), redis.ReadOnlyError()]
 )
 def test_a_redis_that_may_let_us_in_later_is_waited_for(error: Exception) -> None:
-    assert no_entry("redis://h:1/0", error) == ""
+    assert auth_error("redis://h:1/0", error) == ""
 
 
 def test_refusal_of_weak_redis_names_the_fix_and_no_password() -> None:

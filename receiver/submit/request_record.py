@@ -1,6 +1,6 @@
-"""The request of a submission as it is kept with it: redacted, and bounded in size. Pure.
+"""The record of a submitted request, stored with its submission: redacted, and bounded in size. Pure.
 
-It has what a run was asked for, which Skyvern's responses leave out in part, and what a resubmission needs.
+It holds members that Skyvern's responses leave out and that a resubmission needs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from receiver.domain.run import storable
 from receiver.submit import labels
 from receiver.submit.endpoints import SubmitCall
 
-# Characters of JSON over which a request is not kept.
+# Maximum characters of the JSON of a record.
 LIMIT: Final = 256 << 10
 # Bytes of a body over which this is certain: white space, labels and what is masked are not that long.
 LARGEST: Final = 4 * LIMIT
@@ -24,8 +24,8 @@ CALL: Final = "x-runhook-call"
 _HEADERS: Final = ("x-max-steps-override",)
 
 
-def kept_request(call: SubmitCall, fields: Mapping[str, Any], redactor: Redactor) -> dict[str, Any] | None:
-    """Return what is kept of a request: its members without labels and webhook, which are stored separately, and
+def request_record(call: SubmitCall, fields: Mapping[str, Any], redactor: Redactor) -> dict[str, Any] | None:
+    """Return the record of a request: its members without labels and webhook, which are stored separately, and
     where it went. None for one that is too large, or nested deeper than a run's body may be.
 
     `fields`: parsed from its body. What `redactor` masks in a run's body, or in the `run_request` of one, is masked.
@@ -50,7 +50,7 @@ def masked(fields: Mapping[str, Any], redactor: Redactor) -> dict[str, Any]:
 
 
 def masked_members(request: Mapping[str, Any]) -> list[str]:
-    """Return the members of a kept request in which something is masked."""
+    """Return the members of a record with a masked value."""
     return sorted(name for name, value in request.items() if _holds_mask(value))
 
 

@@ -22,7 +22,7 @@ from receiver.telemetry.receiver import ReceiverMetrics
 
 # The ASGI extension that resets the connection of a response that can't be completed. Only Runhook's server has it.
 ABORT: Final = "runhook.abort"
-# The part of the ASGI scope that says that a request came to the admin port.
+# The extension of the ASGI scope that says that a request came to the admin port.
 ADMIN: Final = "runhook.admin"
 
 
@@ -57,7 +57,7 @@ def is_admin(scope: Any) -> bool:
 
 
 class Context(NamedTuple):
-    """What the application shares with its parts. `ledger_wait`: seconds that a request waits for the ledger in all."""
+    """What the components share. `ledger_wait`: seconds that a request waits for the ledger in all."""
 
     settings: Settings
     config: Config
@@ -69,7 +69,7 @@ class Context(NamedTuple):
     ledger_wait: float = WAIT
 
 
-class WebPart(NamedTuple):
+class WebComponent(NamedTuple):
     """`routes`, what they need, and how they stop. `lifespan`: entered at start-up, left at shutdown.
 
     `admin`: routes for operators. Where there is an admin port they are there alone.
