@@ -204,7 +204,7 @@ def test_replay_says_what_it_selects(book: Ledger, runhook: Runhook) -> None:
 
     shown = runhook("replay", "--sink", "ops", "--dry-run").stdout
 
-    others = "(dead letters only; --state waiting, or --force, selects others)"
+    others = "(dead letters only; --state waiting or cancelled, or --force, selects others)"
     assert shown == f"1 delivery to replay {others}: 1 of ops\n"
     # And the dead letter shows when it was given up, and the other side's words
     (line,) = runhook("dead").stdout.splitlines()[1:]
