@@ -190,9 +190,9 @@ class EventRecorder:
         schedule_polls(connection, batch, known, new, now)
         self._poll_restarted(connection, batch, now)
         new_ids = {item.event.id for item in new}
-        for key, run in sorted(known.items()):
-            if run.late and run.submission:
-                due.update(self._late.route_again(connection, key, run.submission, now, new_ids))
+        for key in sorted(key for key, run in known.items() if run.late):
+            if submission := known[key].submission:
+                due.update(self._late.route_again(connection, key, submission, now, new_ids))
         return Recorded(written.events, claimed, due)
 
     def _poll_restarted(self, connection: Connection, batch: Sequence[ParsedEvent], now: float) -> None:

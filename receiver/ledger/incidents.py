@@ -31,7 +31,7 @@ def failed_runs(
 ) -> tuple[Sequence[FailedRun], float]:
     """Return the runs that failed, were terminated or timed out, the newest first, and from when on all of them are
     there. Erased runs are left out: without their reasons they would be an incident of their own. `span` replaces the
-    times of `filters`. `most`: runs of each status that are looked at."""
+    times of `filters`. `most`: maximum runs of each status that are read."""
     it = runs.c
     rest = of_runs(timeless(filters))
     found: list[FailedRun] = []

@@ -200,8 +200,8 @@ def _row_by_row(key: sa.Column[Any], update: Update, types: tuple[tuple[str, Any
 def write(connection: sa.Connection, *parts: Insert | Change) -> list[list[Any]]:
     """Write all of this in its order. Returns by part the keys of the written rows.
 
-    On PostgreSQL it is one statement, and so one round trip: no part sees what the others write, and each table may
-    occur once. Raises LedgerDataError for a value that the database cannot store.
+    On PostgreSQL it is one statement, and so one round trip: no part sees what the others write, and no row may occur
+    twice. Raises LedgerDataError for a value that the database cannot store.
     """
     keys: list[list[Any]] = [[] for _ in parts]
     there = [(number, part) for number, part in enumerate(parts) if part.rows]

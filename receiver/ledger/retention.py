@@ -57,8 +57,8 @@ def remove(connection: sa.Connection, before: float, after: Place = None) -> Rem
     # The row of an erased run stays: a late webhook must not bring the content back.
     unused = (theirs, runs.c.updated_at < before, runs.c.erased_at.is_(None), _NO_EVENTS)
     removed = sa.delete(runs).where(*unused, _NO_SUBMISSION)
-    # That of a submitted run stays, without content, as long as its submission: a late webhook finds it there.
-    emptied = sa.update(runs).where(*unused, sa.not_(_NO_SUBMISSION)).values(**NO_STATUS, events=0)
+    # That of a submitted run stays empty as long as its submission: a late webhook finds it there.
+    emptied = sa.update(runs).where(*unused, sa.not_(_NO_SUBMISSION)).values(**_EMPTY)
     for change_runs in (removed, emptied):
         gone = connection.execute(change_runs.returning(runs.c.source, runs.c.run_id)).all()
         words.remove(connection, [(row.source, row.run_id) for row in gone])
@@ -71,6 +71,7 @@ def _lacks(of: sa.Table, *key: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]
 
 
 _NO_EVENTS: Final = _lacks(runs, *same_run(events, runs))
+_EMPTY: Final = {**NO_STATUS, "events": 0, "due_at": None, "noted_at": None, "polls": 0}
 _NO_SUBMISSION: Final = _lacks(runs, *same_run(submissions, runs))
 
 

@@ -103,7 +103,7 @@ class Repeats:
         return for_submission(reply, earlier.id).with_headers(**{REPLAYED_HEADER: "true"})
 
     async def _wait_for_answer(self, source: Source, submission: Submission) -> Submission:
-        """Return the submission once it is answered, or as it is when REPEAT_WAIT is over."""
+        """Return the submission once it is answered, or in its current state after REPEAT_WAIT."""
         now = time.monotonic()
         deadline, resolve_at = now + REPEAT_WAIT, now + RESOLVE_INTERVAL
         while self._awaits_answer(submission) and time.monotonic() < deadline:
