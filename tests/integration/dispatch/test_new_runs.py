@@ -124,6 +124,13 @@ def test_retried_transaction_keeps_permission_to_poll_again(
     it.close()
 
 
+def test_event_of_an_unfinished_run_keeps_its_poll(dispatcher: Dispatcher, ledger: Ledger) -> None:
+    ledger.write(lambda it: run_polls.ask(it, "skyvern", {"tsk_1": 5.0}, time.time()))
+    dispatch(dispatcher, [event(body("tsk_1", "paused"))])
+    due = ledger.write(lambda it: run_polls.lease_due(it, "skyvern", 5.0, 10))
+    assert [each.run_id for each in due] == ["tsk_1"]
+
+
 def submitted(ledger: Ledger, submission_id: str, run_id: str) -> None:
     """Record a submission, and the answer that names its run."""
     now = time.time()
