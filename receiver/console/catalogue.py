@@ -23,7 +23,7 @@ PAGES: Final[tuple[ConsolePage, ...]] = (
     *(*overview.PAGES, lists.RUNS, *run.PAGES, *incidents.PAGES, lists.MISSING),
     *(*deliveries.PAGES, *sinks.PAGES, *routes.PAGES),
     *(*lists.SUBMISSIONS, *schedules.PAGES, *keys.PAGES),
-    *(*lists.OPERATIONS, *quarantine.PAGES, lists.AUDIT, lists.VIEWS),
+    *(*lists.OPERATIONS, *quarantine.PAGES, lists.AUDIT),
 )
 ACTIONS: Final[tuple[ConsoleAction, ...]] = tuple(
     each

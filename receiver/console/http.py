@@ -22,7 +22,6 @@ from receiver.api.artifact_stream import ArtifactStreams
 from receiver.api.call_pool import CallPool
 from receiver.api.events import GET_EVENT_BODY
 from receiver.api.service import Service
-from receiver.api.views import LIST_VIEWS
 from receiver.console.action import ConsoleAction, Done, Question, perform
 from receiver.console.catalogue import ACTIONS, PAGES
 from receiver.console.forms import NOTICE, Notice, form_of, notice_of, set_notice
@@ -260,11 +259,9 @@ class _Console:
             values = shown.load(PageRequest(self._service, actor, request.path_params, query))
         except Invalid as error:
             return self._refused(shown, signed_in, request, error), error.status
-        views = () if values.get("partial") else LIST_VIEWS.call(self._service, actor, LIST_VIEWS.validated({})).items
         places = partial(place_of, self._service.config)
         rates = defaultdict(str, {name: sink.rate or "" for name, sink in self._service.config.sinks.items()})
-        beside = {"saved_views": views, "may_be_saved": shown.link is not None, "places": places, "rates": rates}
-        beside["waits"] = waits_of(self._service)
+        beside = {"places": places, "rates": rates, "waits": waits_of(self._service)}
         return self._renderer.html(
             values.get("template", shown.template), {**beside, **values}, signed_in, _url_of(request), notice
         ), 200

@@ -93,8 +93,6 @@ def _environment() -> jinja2.Environment:
         "links": {},
         "this_url": f"{PATH}/",
         "notice": None,
-        "saved_views": (),
-        "may_be_saved": False,
         "now": time.time,
         "still": False,
         "more": "Older",

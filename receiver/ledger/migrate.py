@@ -1,6 +1,6 @@
-"""Create a ledger's tables, and refuse a ledger of another schema. One process creates them, the others wait.
+"""Create or upgrade a ledger's tables, and refuse an unknown schema. One process does it, the others wait.
 
-Alembic is imported only to create tables, because the import costs more than the check.
+Alembic is imported only to change tables, because the import costs more than the check.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from receiver.ledger.engine import Ledger
 from receiver.ledger.errors import LedgerUnavailable, remedy_for, with_remedy
 
 # The newest revision in migrations/versions; a test compares the two.
-HEAD = "v10"
+HEAD = "v11"
+# Earlier revisions, which are upgraded to HEAD.
+EARLIER = ("v10",)
 
 _LEAST_FREE = 1 << 20  # bytes without which SQLite can't open a database in WAL mode
 _LOOK_EVERY = 0.5  # seconds between two attempts while waiting for a ledger
@@ -34,9 +36,9 @@ class LedgerAway(NotStarted):
 
 
 def ensure_schema(ledger: Ledger, *, create: bool = True) -> None:
-    """Create the tables if they are missing. Raises NotStarted if the ledger cannot be used, or has another schema.
+    """Create or upgrade the tables. Raises NotStarted if the ledger cannot be used, or has an unknown schema.
 
-    `create`: False to only check, before starting the processes that create the tables.
+    `create`: False to only check, before starting the processes that change the tables.
     """
     try:
         if not create and _has_no_file(ledger):
@@ -50,8 +52,8 @@ def ensure_schema(ledger: Ledger, *, create: bool = True) -> None:
 
 
 def _is_current(ledger: Ledger, revision: str | None) -> bool:
-    """Return whether the ledger has this version's tables; False if it is empty. Raises NotStarted for others."""
-    if revision not in (None, HEAD):
+    """Return whether the ledger has this version's tables; False if it is empty or earlier. Raises NotStarted."""
+    if revision not in (None, HEAD, *EARLIER):
         raise NotStarted(_of_another_schema(revision).at(ledger.where))
     return revision == HEAD
 
@@ -130,8 +132,11 @@ def _has_no_file(ledger: Ledger) -> bool:
 
 
 def _of_another_schema(revision: str | None) -> Trouble:
+    what = f"the ledger's schema is {revision}, and this version of Runhook needs {HEAD}"
+    if revision in EARLIER:
+        return Trouble(what, "stop the processes of the previous version and start `runhook worker`, which upgrades it")
     return Trouble(
-        f"the ledger's schema is {revision}, and this version of Runhook needs {HEAD}",
+        what,
         "name a new or empty database with DATABASE_URL, or use the version of Runhook that created this one",
     )
 
@@ -156,14 +161,15 @@ def _create(ledger: Ledger, connection: sa.Connection) -> None:
     from alembic.config import Config
 
     dialect.serialize(connection, "create the schema", patiently=True)
-    if _is_current(ledger, _revision(connection)):
-        return  # another process has created the tables meanwhile
+    before = _revision(connection)
+    if _is_current(ledger, before):
+        return  # another process has changed the tables meanwhile
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
     try:
         command.upgrade(config, "head")
-        log.info("ledger.created schema=%s database=%s", HEAD, ledger.where)
+        log.info("ledger.%s schema=%s database=%s", "upgraded" if before else "created", HEAD, ledger.where)
     except sa_exc.ProgrammingError as error:
         reason = with_remedy(str(error.orig).strip().splitlines()[0])
-        raise NotStarted(f"cannot create the ledger's tables: {reason}") from None
+        raise NotStarted(f"cannot create or upgrade the ledger's tables: {reason}") from None

@@ -389,19 +389,6 @@ incident_marks = Table(
     Column("marked_by", Text, nullable=False),
     Column("marked_at", Double, nullable=False),
 )
-# Views of the console by name: see saved_views.py.
-saved_views = Table(
-    "saved_views",
-    metadata,
-    Column("id", Text, primary_key=True),
-    Column("owner", Text, nullable=False),  # kind:name of the user
-    Column("source", Text, nullable=False),  # the only source that its owner may see; "": all
-    Column("name", Text, nullable=False),
-    Column("path", Text, nullable=False),  # below /console
-    Column("shared", Boolean, nullable=False),
-    Column("saved_at", Double, nullable=False),
-    Index("uq_saved_views_owner_source_name", "owner", "source", "name", unique=True),
-)
 
 # --- The search index of runs: see domain/words.py and ledger/words.py.
 

@@ -32,7 +32,6 @@ SUBMIT: Final = "submit"
 _HIDDEN: Final = frozenset(
     {
         *("create_key", "rotate_key", "revoke_keys"),
-        *("list_views", "save_view", "rename_view", "remove_view"),
         *("get_ages", "get_artifact_content", "get_rules", "try_rules", "list_watches", "list_connected_agents"),
     }
 )

@@ -20,13 +20,12 @@ from receiver.domain.delivery import DeliveryMove
 from receiver.domain.signature import sign
 from receiver.domain.submission import SubmissionMove
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
-from receiver.ledger import Ledger, account, actions, api_keys, audit, saved_views
+from receiver.ledger import Ledger, account, actions, api_keys, audit
 from receiver.ledger.account import AgentChange
 from receiver.ledger.api_keys import Key
 from receiver.ledger.audit import AuditActor
 from receiver.ledger.deliveries import attempts, resend
 from receiver.ledger.deliveries.attempts import AttemptResult
-from receiver.ledger.saved_views import SavedView
 from receiver.ledger.schema import deliveries, events
 from receiver.ledger.selection import CANCEL, REPLAY, Action, Selection
 from receiver.ledger.submissions import lifecycle
@@ -233,10 +232,6 @@ def _operate(ledger: Ledger, data: Path, now: float, text: str) -> None:
                 it, f"op_{os.urandom(4).hex()}", action, now, actor=who.name
             )
         )
-    for owner, name in (("user:admin", "Failed today"), ("user:ana", "Dead letters of billing")):
-        path = "/runs?status=failed&since=24h"
-        view = SavedView(f"view_{os.urandom(4).hex()}", owner, "", text or name, path, True, now)
-        ledger.write(lambda it, view=view: saved_views.put(it, view))  # type: ignore[misc]
     body = json.dumps({"run_id": text or "tsk_7", "status": text or "failed", "title": text}).encode()
     refused = QuarantinedRequest.of("skyvern", sign(body, "a wrong secret"), body, text or "Skyvern/1.0", now)
     Quarantine(data / "quarantine", 100, 1 << 20).add(refused, body)

@@ -18,7 +18,6 @@ from receiver.api.resubmit import RESUBMIT_RUNS
 from receiver.api.runs import LIST_RUNS
 from receiver.api.status import status_of
 from receiver.api.submissions import GET_SUBMISSION, LIST_MISSING, LIST_SUBMISSIONS
-from receiver.api.views import LIST_VIEWS, REMOVE_VIEW, SAVE_VIEW
 from receiver.console.action import ConsoleAction
 from receiver.console.filters import list_page
 from receiver.console.page import SHARE, ConsolePage, PageLink, PageRequest, PageValues
@@ -119,12 +118,6 @@ def _progress(request: PageRequest, parameters: OperationParameters) -> str:
     return f"{row.kind} {row.id}: {row.done:,} of {row.total:,} done"
 
 
-def views(request: PageRequest) -> PageValues:
-    """Return the saved views that a person sees."""
-    page = request.call(LIST_VIEWS)
-    return {"title": "Saved views", "here": "Saved views", "rows": page.items}
-
-
 def missing(request: PageRequest) -> PageValues:
     """Return a page of the overdue results, and the problems that may keep others from this list."""
     page = list_page(request, LIST_MISSING, "Missing", _MISSING)
@@ -147,7 +140,6 @@ OPERATIONS: Final = (
     ConsolePage("/operations/{id}", "operation.html", operation),
 )
 AUDIT: Final = _list(LIST_AUDIT, PageLink("Audit", "a", "Operating"), "actor", "action", "source", "since", "until")
-VIEWS: Final = ConsolePage("/views", "views.html", views)
 ACTIONS: Final = (
     ConsoleAction(
         CANCEL_OPERATION,
@@ -156,6 +148,4 @@ ACTIONS: Final = (
         "Stop this operation? What it has done stays done.",
         about=_progress,
     ),
-    ConsoleAction(SAVE_VIEW, "Save", lambda view: f"Saved as {view.name}."),
-    ConsoleAction(REMOVE_VIEW, "Remove", lambda view: f"{view.name} is removed."),
 )

@@ -61,7 +61,6 @@ FREE: dict[str, Any] = {
     "sink": "ops",
     "into": "results",
     "name": "app",
-    "path": "/runs",
     "key": "k1",
     "state": "resolved",
 }
@@ -83,7 +82,7 @@ TELLS_NOTHING = {
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """The other source has a run with a dead, a cancelled and a delivered delivery and an old route, a submission, a
-    key, an operation, a saved view, a line in the audit and a request in quarantine. The asking one has nothing."""
+    key, an operation, a line in the audit and a request in quarantine. The asking one has nothing."""
     tmp_path = tmp_path_factory.mktemp("two-sources")
     ledger = with_tables(Ledger(f"sqlite:///{tmp_path / 'ledger.db'}"))
     sink = {"type": "resubmit", "base_url": "http://127.0.0.1:1", "key": "rhk_1_2"}
@@ -110,7 +109,6 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     call(it, "mark_incident", actor(RIVAL, *ALL_SCOPES), id=INCIDENT, state="acknowledged", note="theirs")
     call(it, "create_key", actor(RIVAL, *ALL_SCOPES), name="rival's", scopes=["view"])
     call(it, "replay", actor(RIVAL), expect=2, rate=0.001)
-    call(it, "save_view", actor(RIVAL), name="rival's", path="/runs?title=theirs", shared=True)
     Quarantine(tmp_path / "quarantine", 9, 1 << 20).add(QUARANTINED, REFUSED)
     yield it
     ledger.close()
@@ -123,8 +121,6 @@ def theirs(it: Service, endpoint: Endpoint[Any, Any], member: str) -> Any:
         return call(it, "list_operations", actor(RIVAL))["items"][0]["id"]
     if (member, part) == ("ids", "keys"):
         return [call(it, "list_keys", actor(RIVAL))["items"][0]["id"]]
-    if (member, part) == ("id", "views"):
-        return call(it, "list_views", actor(RIVAL))["items"][0]["id"]
     return THEIRS.get((member, part), THEIRS.get((member, "")))
 
 

@@ -258,7 +258,7 @@ def test_who_may_only_view_has_no_button(operated: Submitting, as_person: AsPers
     ana = as_person("ana")
     for path in ("/deliveries", "/dead", f"/deliveries/{ids['tsk_1']}"):
         page = ana.get(path).text
-        assert {each.action for each in forms(page) if "/do/" in each.action} <= {"/console/do/save_view"}
+        assert [each.action for each in forms(page) if "/do/" in each.action] == []
         assert 'name="ids"' not in page
     answer = ana.post("/do/replay", form_token=ana.form_token, ids=ids["tsk_1"], sure="yes")
     assert answer.status_code == 403

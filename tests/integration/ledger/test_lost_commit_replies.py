@@ -45,7 +45,6 @@ from receiver.ledger import (
     redis_losses,
     retention,
     run_polls,
-    saved_views,
     schema,
     watches,
     words,
@@ -60,7 +59,6 @@ from receiver.ledger.recording import write
 from receiver.ledger.recording.write import NewDelivery
 from receiver.ledger.reroutes import EventNote
 from receiver.ledger.runs import RunStatus, run_statuses
-from receiver.ledger.saved_views import SavedView
 from receiver.ledger.selection import Action, Selection
 from receiver.ledger.submissions import lifecycle, polls
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
@@ -248,7 +246,6 @@ def seen_once(ledger: Ledger) -> None:
     ledger.write(lambda it: watches.remember(it, "skyvern", [ActiveRun("tsk_1", "running", NOW, NOW)], NOW))
 
 
-VIEW = SavedView("view_1", "cli:ada", "", "mine", "/runs", False, NOW)
 MARK = {"source": "skyvern", "id": "inc_1", "state": "open", "note": "", "marked_by": "ada", "marked_at": NOW}
 CHANGE = AgentChange("skyvern", "wpid_1", None, "https://here", NOW)
 SESSION = ConsoleSession("digest", "ada", "credential", NOW, NOW + 60)
@@ -337,13 +334,6 @@ WRITERS: dict[str, Writer] = {
     "a key used": Writer("api_keys.mark_used", plain(api_keys.mark_used, "k1", NOW), a_key),
     "a sink paused": Writer("lanes.set_paused", noted(lanes.set_paused, "ops", True, NOW), value="unknown"),
     "a sink resumed": Writer("lanes.probe_at_once", noted(lanes.probe_at_once, ["ops"], NOW), shut_lane, "unknown"),
-    "a view": Writer("saved_views.put", noted(saved_views.put, VIEW), value="unknown"),
-    "a view removed": Writer(
-        "saved_views.remove",
-        noted(saved_views.remove, "view_1"),
-        lambda it: it.write(lambda c: saved_views.put(c, VIEW)),
-        "unknown",
-    ),
     "an incident": Writer("incidents.mark", noted(incidents.mark, MARK), value="unknown"),
     "times corrected": Writer(
         "clock_correction.correct", plain(clock_correction.correct, NOW - 900, WAITS), run_and_deliveries, "unknown"
