@@ -28,7 +28,6 @@ from receiver.ledger import (
     clock_correction,
     dialect,
     heartbeats,
-    incidents,
     retention,
     words,
 )
@@ -222,7 +221,7 @@ class Clock:
                 return
 
     def tidy(self) -> None:
-        """Remove old lanes, lines of the audit, operations, marks of incidents, and heartbeats of dead processes;
+        """Remove old lanes, lines of the audit, operations, and heartbeats of dead processes;
         update the statistics of SQLite's planner."""
         if not self._is_time_for("tidy", TIDY_EVERY):
             return
@@ -232,7 +231,6 @@ class Clock:
         before = now - max(retain or 0.0, audit.KEPT_FOR)
         self._ledger.write(lambda connection: audit.remove(connection, before))
         self._ledger.write(lambda connection: actions.remove(connection, before))
-        self._ledger.write(lambda connection: incidents.remove_marks(connection, before))
         self._ledger.write(heartbeats.forget)
         self._ledger.alter(dialect.update_planner_statistics)
 

@@ -23,7 +23,7 @@ from receiver.ledger.audit import AuditActor, AuditedAction
 _ACTIONS: Final = """
     replay cancel resubmit operation.cancel sink.pause sink.resume sink.test sink.move
     key.create key.revoke agent.connect agent.disconnect run.erase quarantine.verify quarantine.drop
-    incident.mark reconcile.import spool.send reroute clock.correct redis.lost
+    reconcile.import spool.send reroute clock.correct redis.lost
 """
 
 

@@ -1,26 +1,22 @@
-"""Incidents: failed runs of one workflow with the same reason, compared with the time before, and what people note."""
+"""Incidents: failed runs of one workflow with the same reason, compared with the time before."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
 from hashlib import blake2b
-from typing import Any, Final, Literal
+from typing import Final
 
 from pydantic import Field
 
 from handlers.support.wording import without_particulars
-from receiver.api.audit import record_action
 from receiver.api.endpoint import call
-from receiver.api.models import Filtered, Moment, Result, Scoped
+from receiver.api.models import Filtered, Moment, Result
 from receiver.api.service import Actor, Service
 from receiver.api.totals import bucketed_span
-from receiver.domain.api_key import OPERATE, VIEW
-from receiver.errors import Invalid
-from receiver.ledger import Connection, incidents
-from receiver.ledger.database_clock import database_now
-from receiver.ledger.dialect import storable
+from receiver.domain.api_key import VIEW
+from receiver.ledger import incidents
 from receiver.ledger.incidents import FailedRun
 from receiver.ledger.totals import Span
 
@@ -29,8 +25,6 @@ TREND: Final = 24
 # Maximum characters of a reason in a filter, and the minimum: a shorter one finds too much.
 _LONGEST: Final = 200
 _SHORTEST: Final = 4
-
-MarkState = Literal["open", "acknowledged", "resolved"]
 
 
 class IncidentParameters(Filtered):
@@ -43,10 +37,6 @@ class IncidentRow(Result):
     """Runs of one workflow that failed for one reason."""
 
     id: str = Field(description="Of source, workflow and reason: the same at each call.")
-    state: MarkState = Field("open", description="A resolved incident is open again when another run fails.")
-    note: str = ""
-    marked_by: str = ""
-    marked_at: Moment | None = Field(None, description="When its state or note was changed; else null.")
     source: str
     workflow: str = Field(description="Its permanent id; empty for runs of none.")
     title: str | None = Field(description="Of the newest run.")
@@ -74,64 +64,19 @@ class Incidents(Result):
     others: int = Field(description="How many are in groups that are not shown.")
 
 
-class MarkParameters(Scoped):
-    """Which incident, its state, and a note in place of the previous one. `source`: of the incident; needed
-    only if the config has several."""
-
-    id: str = Field(pattern=r"^inc_[0-9a-f]{16}$", description="The incident's id.")
-    state: MarkState = Field(
-        description="acknowledged: stays so while more runs fail alike; resolved: opens again at the next; or open."
-    )
-    note: str = Field("", max_length=500, description="Such as its cause, a ticket, or who works on it.")
-
-
-class IncidentMarkRow(Result):
-    """The state and note of an incident."""
-
-    source: str
-    id: str
-    state: MarkState
-    note: str
-    marked_by: str
-    marked_at: Moment
-
-
-def mark_incident(service: Service, actor: Actor, parameters: MarkParameters) -> IncidentMarkRow:
-    """Acknowledge, resolve or reopen an incident, with a note."""
-    sources = [parameters.source] if parameters.source else list(service.config.sources)
-    if len(sources) != 1:
-        raise Invalid(f"source: name the incident's source, of {', '.join(sources)}")
-
-    def mark(connection: Connection) -> dict[str, Any]:
-        chosen = {"id": parameters.id, "state": parameters.state, "note": storable(parameters.note)}
-        row = {**chosen, "source": sources[0], "marked_by": actor.name, "marked_at": database_now(connection)}
-        incidents.mark(connection, row)
-        record_action(connection, actor, "incident.mark", chosen, 1, source=sources[0])
-        return row
-
-    return IncidentMarkRow.model_validate(service.ledger.write(mark))
-
-
 def list_incidents(service: Service, _actor: Actor, parameters: IncidentParameters) -> Incidents:
     """Group runs that failed by workflow and reason, and compare with the time before."""
     span = bucketed_span(service, parameters, None)
     whole = Span(2 * span.since - span.until, span.until)
     found, edge = service.ledger.read(lambda it: incidents.failed_runs(it, parameters.filter(), whole))
     rows = grouped(found, span)
-    shown = rows[: parameters.top]
-    marks = service.ledger.read(lambda it: incidents.marks_of(it, [each.id for each in shown]))
     return Incidents(
         since=span.since,
         until=span.until,
         counted_since=edge if edge > whole.since else None,
-        items=[_marked(each, marks.get((each.source, each.id))) for each in shown],
+        items=rows[: parameters.top],
         others=sum(each.count for each in rows[parameters.top :]),
     )
-
-
-def _marked(row: IncidentRow, mark: Mapping[str, Any] | None) -> IncidentRow:
-    again = mark is not None and mark["state"] == "resolved" and row.last_at > mark["marked_at"]
-    return row.model_copy(update={**(mark or {}), **({"state": "open"} if again else {})})
 
 
 def grouped(found: Sequence[FailedRun], span: Span) -> list[IncidentRow]:
@@ -187,4 +132,3 @@ def common_part(reasons: Iterable[str]) -> str:
 
 
 LIST_INCIDENTS: Final = call("GET", "/incidents", VIEW, list_incidents)
-MARK_INCIDENT: Final = call("POST", "/incidents/mark", OPERATE, mark_incident)

@@ -211,13 +211,10 @@ def _note(found: Totals, form: Form) -> str:
     return "; ".join(notes)
 
 
-def _marking(found: Incidents, form: Form) -> str:
+def _period(found: Incidents, form: Form) -> str:
     if not found.items or form is not Form.TABLE:
         return ""
-    return (
-        f"counted since {iso(found.since)}; `before` counts the previous period of equal length, `first` is of both. "
-        "`runhook api mark_incident id=ID state=acknowledged note=…` marks one"
-    )
+    return f"counted since {iso(found.since)}; `before` counts the previous period of equal length, `first` is of both"
 
 
 _YET: Final = "; send a first webhook with `runhook trigger`"
@@ -269,11 +266,11 @@ submissions = list_command(
 )
 incidents = list_command(
     LIST_INCIDENTS,
-    "incident=id state count before first=first_at last=last_at workflow reason note by=marked_by marked=marked_at",
+    "incident=id count before first=first_at last=last_at workflow reason",
     empty="no failed, terminated or timed-out runs found",
-    doc="List failed, terminated and timed-out runs by workflow and reason. `runhook api mark_incident` marks one.",
+    doc="List failed, terminated and timed-out runs by workflow and reason.",
     most=500,
-    note=_marking,
+    note=_period,
 )
 operations = list_command(
     LIST_OPERATIONS,

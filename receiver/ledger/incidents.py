@@ -1,16 +1,15 @@
-"""Incidents: runs that failed, and the state and note that people have given a group of them."""
+"""Runs that failed, for groups of them: incidents."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
 from receiver.domain.run import RESTARTABLE
-from receiver.ledger import dialect, many_rows
 from receiver.ledger.filters import Filter, of_runs, unsuccessful
-from receiver.ledger.schema import incident_marks, runs
+from receiver.ledger.schema import runs
 from receiver.ledger.totals import Span, timeless
 
 
@@ -57,20 +56,3 @@ def failed_runs(
         edge = max(edge, edge if last is None else float(last))
     kept = [each for each in found if each.at >= edge]
     return sorted(kept, key=lambda each: -each.at), edge
-
-
-def marks_of(connection: sa.Connection, ids: Collection[str]) -> dict[tuple[str, str], Mapping[str, Any]]:
-    """Return the marks of these incidents by source and id, as rows of the table."""
-    query = sa.select(incident_marks).where(dialect.among(incident_marks.c.id, list(ids)))
-    found = connection.execute(query).mappings().all() if ids else ()
-    return {(each["source"], each["id"]): dict(each) for each in found}
-
-
-def mark(connection: sa.Connection, row: Mapping[str, Any]) -> None:
-    """Store a mark, a row of the table, in place of the previous one of that incident."""
-    many_rows.put(connection, incident_marks, row)
-
-
-def remove_marks(connection: sa.Connection, before: float) -> None:
-    """Remove marks that were last changed before `before`."""
-    connection.execute(sa.delete(incident_marks).where(incident_marks.c.marked_at < before))

@@ -378,17 +378,6 @@ console_sessions = Table(
     Index(None, "expires_at"),
 )
 
-# What people have said of incidents: see incidents.py.
-incident_marks = Table(
-    "incident_marks",
-    metadata,
-    Column("source", Text, primary_key=True),
-    Column("id", Text, primary_key=True),  # of the incident
-    Column("state", Text, nullable=False),  # open, acknowledged or resolved
-    Column("note", Text, nullable=False),
-    Column("marked_by", Text, nullable=False),
-    Column("marked_at", Double, nullable=False),
-)
 
 # --- The search index of runs: see domain/words.py and ledger/words.py.
 

@@ -23,12 +23,12 @@ from receiver.ledger.deliveries import lanes, recovery
 from receiver.ledger.filters import Filter
 from receiver.ledger.recording.write import NewDelivery
 from receiver.ledger.schema import audit as audit_table
-from receiver.ledger.schema import deliveries, incident_marks, operations, runs, submissions
+from receiver.ledger.schema import deliveries, operations, runs, submissions
 from receiver.ledger.selection import Action, Selection
 from receiver.ledger.words import Coverage, coverage
 from tests.servers.gate import Gate
 from tests.servers.postgres import PostgresProcess
-from tests.support import api, queries
+from tests.support import queries
 from tests.support.backlog import fill
 from tests.support.ledger import claim, new_event, record, settle, states, with_tables
 from tests.support.rows import run_row, submission_row
@@ -299,22 +299,6 @@ def test_words_are_indexed_without_masked_values(ledger: Ledger, redis_url: str,
     assert found("ada") == ["tsk_1"]
     assert found("de02") == []
     assert ledger.read(coverage) == Coverage()
-
-
-def test_marks_of_incidents_are_kept_as_long_as_the_audit(ledger: Ledger, tmp_path: Path) -> None:
-    # Given marks of two incidents, one of two years ago
-    it = api.service(ledger, tmp_path)
-    for number in (1, 2):
-        api.call(it, "mark_incident", source="skyvern", id=f"inc_{number:016}", state="resolved")
-    old = sa.update(incident_marks).where(incident_marks.c.id == f"inc_{1:016}")
-    ledger.write(lambda connection: connection.execute(old.values(marked_at=time.time() - 2 * 365 * 86_400)))
-    # When the clock sweeps what is past its time
-    clock = Clock(ledger, ["ops"], retain=3600.0)
-    clock.tidy()
-    clock.close()
-    # Then only the old one is gone
-    query = sa.select(incident_marks.c.id)
-    assert ledger.read(lambda connection: connection.scalars(query).all()) == [f"inc_{2:016}"]
 
 
 def test_audit_outlives_events_with_short_retention(ledger: Ledger) -> None:

@@ -7,16 +7,13 @@ from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from receiver.api.incidents import LIST_INCIDENTS, MARK_INCIDENT, TREND, IncidentRow
-from receiver.console.action import ConsoleAction
+from receiver.api.incidents import LIST_INCIDENTS, TREND, IncidentRow
 from receiver.console.charts import NAME, Values, window_links, window_of
 from receiver.console.filters import filter_form
 from receiver.console.page import PATH, ConsolePage, PageLink, PageRequest, PageValues
 from receiver.console.pages.deliveries import resubmits
 
 _COMMON: Final = ("workflow", "reason", "source")
-# The order of the list.
-_STATES: Final = ("open", "acknowledged", "resolved")
 
 
 def incidents(request: PageRequest) -> PageValues:
@@ -30,7 +27,7 @@ def incidents(request: PageRequest) -> PageValues:
         "window": window,
         "windows": window_links("/incidents", request.query, window),
         "form": filter_form(request, "/incidents", LIST_INCIDENTS, _COMMON, without=("since", "until")),
-        "rows": [_shown(each, window.name) for each in sorted(page.items, key=lambda row: _STATES.index(row.state))],
+        "rows": [_shown(each, window.name) for each in page.items],
         "resubmits": resubmits(request.service),
         "others": page.others,
         "counted_since": page.counted_since,
@@ -46,5 +43,4 @@ def _shown(row: IncidentRow, since: str) -> Mapping[str, Any]:
     return {"row": row, "path": f"{PATH}/runs?{urlencode(narrowed, doseq=True)}", "fields": narrowed, "trend": trend}
 
 
-ACTIONS: Final = (ConsoleAction(MARK_INCIDENT, "Acknowledge", lambda row: f"The incident is {row.state}."),)
 PAGES: Final = (ConsolePage("/incidents", "incidents.html", incidents, PageLink("Incidents", "i", "")),)

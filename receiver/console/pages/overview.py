@@ -1,4 +1,4 @@
-"""The first page: what is wrong now; then numbers with their lists, sinks, new incidents, charts, newest runs.
+"""The first page: what is wrong now; then numbers with their lists, sinks, incidents, charts, newest runs.
 
 Who may see one source only sees the same of that source, without what concerns the whole deployment.
 """
@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import quote, urlencode
 
 from receiver.api.deliveries import CANCEL_DELIVERIES
-from receiver.api.incidents import LIST_INCIDENTS, IncidentRow
+from receiver.api.incidents import LIST_INCIDENTS
 from receiver.api.runs import LIST_RUNS
 from receiver.api.sinks import LIST_SINKS, RESUME_SINK
 from receiver.api.status import GET_STATUS, PartRow, ProblemRow, Status, status_of
@@ -31,7 +31,7 @@ from receiver.status.survey import survey
 _NEWEST: Final = 10
 _MISSING: Final = 50
 _REASONS: Final = 8
-# New incidents on the page.
+# Incidents on the page.
 _INCIDENTS: Final = 5
 # Maximum sinks of the page; those that need attention come before others.
 _SINKS: Final = 12
@@ -94,7 +94,7 @@ def overview(request: PageRequest) -> PageValues:
     dead = total(by="sink,reason", state=("dead",), since=0.0, bucket=None)
     ages = request.call(GET_AGES, since=buckets.since, bucket=window.seconds)
     missing = request.call(LIST_MISSING, limit=_MISSING)
-    new = _new_incidents(request, window)
+    incidents = sorted(request.call(LIST_INCIDENTS, since=window.name).items, key=lambda row: -row.last_at)
     listed = _sinks(request, buckets, sinks.items[1:])
     shown = {each["row"].name for each in sorted(listed, key=_urgency)[:_SINKS]}
     listed.sort(key=lambda each: bool(each["state"] == "ready"))
@@ -112,18 +112,12 @@ def overview(request: PageRequest) -> PageValues:
         "counted_since": runs.counted_since or sinks.counted_since,
         "dead": [_dead(each) for each in dead.items[1 : 1 + _REASONS]],
         "more_dead": len(dead.items) > 1 + _REASONS,
-        "incidents": new[:_INCIDENTS],
-        "new_incidents": len(new),
+        "incidents": incidents[:_INCIDENTS],
+        "all_incidents": len(incidents),
         "sinks": [each for each in listed if each["row"].name in shown],
         "more_sinks": len(listed) if len(listed) > _SINKS else 0,
         "runs": request.call(LIST_RUNS, limit=_NEWEST).items,
     }
-
-
-def _new_incidents(request: PageRequest, window: Window) -> list[IncidentRow]:
-    """Return the open incidents of the window, the newest first."""
-    rows = request.call(LIST_INCIDENTS, since=window.name).items
-    return sorted((row for row in rows if row.state == "open"), key=lambda row: -row.last_at)
 
 
 def _path(path: str, **query: str | Sequence[str]) -> str:

@@ -95,25 +95,3 @@ def test_key_created_over_the_api_works_until_it_is_revoked(dead: Submitting) ->
     # and one that is not known makes it read the keys again
     assert post(dead, "/deliveries/replay", "rhk_unknown_x", dry_run=True).status_code == 401
     assert post(dead, "/deliveries/replay", key, dry_run=True).status_code == 401
-
-
-@pytest.mark.parametrize(
-    ("wrong", "named"),
-    [
-        ({"id": "of_no_incident"}, "id"),
-        ({"id": "inc_0123456789abcdeG"}, "id"),
-        ({"note": "x" * 501}, "note"),
-        ({"state": "closed"}, "state"),
-    ],
-)
-def test_incident_mark_names_an_incident(api_server: Submitting, wrong: dict[str, str], named: str) -> None:
-    # Given a key for all sources
-    key = api_server.key(*OPERATOR, source="*")
-    mark = {"id": "inc_0123456789abcdef", "source": "skyvern", "state": "resolved", "note": "fixed"}
-    assert post(api_server, "/incidents/mark", key, **mark).status_code == 200
-    # Then a mark that no incident can have is refused
-    answer = post(api_server, "/incidents/mark", key, **{**mark, **wrong})
-    assert answer.status_code == 422
-    assert named in answer.text
-    # And a key that may only view marks nothing
-    assert post(api_server, "/incidents/mark", api_server.key("view"), **mark).status_code == 403

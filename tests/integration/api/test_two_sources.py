@@ -19,7 +19,7 @@ from receiver.domain.api_key import ALL_SCOPES, VIEW
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import delivery_id
 from receiver.domain.signature import sign
-from receiver.errors import Forbidden, Invalid, RequestError
+from receiver.errors import Forbidden, RequestError
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
 from receiver.ledger import Ledger, account
 from receiver.ledger.account import AgentChange
@@ -34,7 +34,6 @@ RIVAL = "rival"
 RUN = "wr_100200300"
 SAYS = {"title": "theirs", "recording_url": "https://files.example/other.webm"}
 EVENT = new_event(RUN, **SAYS)
-INCIDENT = "inc_0123456789abcdef"
 SUBMISSION = "sub_" + "b" * 32
 REFUSED = json.dumps({"run_id": RUN, "status": "completed", "title": RIVAL}).encode()
 QUARANTINED = QuarantinedRequest.of(RIVAL, sign(REFUSED, "wrong"), REFUSED, "", time.time())
@@ -54,7 +53,6 @@ THEIRS: dict[tuple[str, str], Any] = {
     ("ids", "quarantine"): [QUARANTINED.id],
     ("ids", ""): [RUN],
     ("agent_id", ""): "wpid_theirs",
-    ("id", "incidents"): INCIDENT,
 }
 # Members that name nothing of a source, and what they are given.
 FREE: dict[str, Any] = {
@@ -62,7 +60,6 @@ FREE: dict[str, Any] = {
     "into": "results",
     "name": "app",
     "key": "k1",
-    "state": "resolved",
 }
 # Members that are ids.
 IDS = {"id", "ids", "run_id", "run", "event_id", "delivery"}
@@ -106,7 +103,6 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     ledger.write(lambda connection: account.replace_schedules(connection, RIVAL, seen, now))
     agents = {"wpid_theirs": (RIVAL, "https://rival.example/hook")}
     ledger.write(lambda connection: account.replace_agents(connection, RIVAL, agents, now))
-    call(it, "mark_incident", actor(RIVAL, *ALL_SCOPES), id=INCIDENT, state="acknowledged", note="theirs")
     call(it, "create_key", actor(RIVAL, *ALL_SCOPES), name="rival's", scopes=["view"])
     call(it, "replay", actor(RIVAL), expect=2, rate=0.001)
     Quarantine(tmp_path / "quarantine", 9, 1 << 20).add(QUARANTINED, REFUSED)
@@ -222,10 +218,3 @@ def test_call_without_its_scope_changes_nothing(service: Service) -> None:
                 call(service, endpoint.name, actor("", *scopes), **parameters)
     assert rivals(service) == before
     assert done(service) == audited
-
-
-def test_incident_of_several_sources_needs_its_source(service: Service) -> None:
-    before = rivals(service)
-    with pytest.raises(Invalid, match="source: name the incident's source, of skyvern, rival"):
-        call(service, "mark_incident", actor(""), id=INCIDENT, state="resolved")
-    assert rivals(service) == before

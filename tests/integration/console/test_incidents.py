@@ -39,39 +39,6 @@ def test_an_incident_leads_to_its_runs(browser: Browser, console_server: Submitt
     assert "No run failed, was terminated or timed out in the last 24 hours." in browser.get("/incidents").text
 
 
-def test_incident_is_acknowledged_resolved_and_reopened(browser: Browser, console_server: Submitting) -> None:
-    # Given an incident
-    def fail(run: str) -> None:
-        event = new_event(run, status="failed", failure_reason="Login failed", workflow_permanent_id="wpid_1")
-        record(console_server.ledger, event, now=console_server.ledger.now())
-
-    fail("tsk_1")
-    browser.sign_in()
-    page = browser.get("/incidents")
-    assert '<tr class=""' in page.text
-    assert '<span class="badge bad">open</span>' in page.text
-    # When somebody acknowledges it with a note
-    seen = browser.click(page, "Acknowledge", note="Ana looks at <it>")
-    # Then it no longer shines, and says who looks at it
-    assert "The incident is acknowledged." in seen.text
-    assert '<tr class="calm"' in seen.text
-    assert "Ana looks at &lt;it&gt;" in seen.text
-    assert "by admin," in seen.text
-    # And it is resolved until another run fails alike
-    assert '<span class="badge good">resolved</span>' in browser.click(seen, "Resolve").text
-    fail("tsk_2")
-    again = browser.get("/incidents").text
-    assert '<span class="badge bad">open</span>' in again
-    assert "incident.mark" in browser.get("/audit").text
-    # And who sees another source neither sees nor changes it
-    found = re.search(r'name="id" value="(inc_[0-9a-f]+)"', again)
-    assert found
-    browser.sign_in("ana")
-    assert found[1] not in browser.get("/incidents").text
-    answer = browser.act("mark_incident", id=found[1], source="skyvern", state="resolved")
-    assert answer.status_code == 403
-
-
 def resubmitted(server: Submitting) -> set[tuple[str, str]]:
     """Run and sink of each delivery, once all operations are done."""
     work_off(server.ledger)

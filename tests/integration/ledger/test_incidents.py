@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from receiver.ledger import Ledger, incidents, retention
 from receiver.ledger.filters import Filter
 from receiver.ledger.totals import Span
-from tests.support import api
 from tests.support.ledger import new_event, record
 
 ALL = Span(0.0, 2_000.0)
@@ -51,10 +48,3 @@ def test_what_was_not_looked_at_is_said(runs: Ledger) -> None:
 def test_erased_run_makes_no_incident_without_a_reason(runs: Ledger) -> None:
     runs.write(lambda it: retention.erase(it, ("skyvern", "r6"), "ada", 1500.0))
     assert found(runs, Filter())[0] == ["r3", "r2", "r1"]
-
-
-def test_note_has_no_characters_that_a_database_refuses(ledger: Ledger, tmp_path: Path) -> None:
-    told = api.call(
-        api.service(ledger, tmp_path), "mark_incident", source="skyvern", id=f"inc_{1:016}", state="open", note="a\0b"
-    )
-    assert told["note"] == "ab"

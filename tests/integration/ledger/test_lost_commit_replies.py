@@ -41,7 +41,6 @@ from receiver.ledger import (
     console_sessions,
     copying,
     heartbeats,
-    incidents,
     redis_losses,
     retention,
     run_polls,
@@ -246,7 +245,6 @@ def seen_once(ledger: Ledger) -> None:
     ledger.write(lambda it: watches.remember(it, "skyvern", [ActiveRun("tsk_1", "running", NOW, NOW)], NOW))
 
 
-MARK = {"source": "skyvern", "id": "inc_1", "state": "open", "note": "", "marked_by": "ada", "marked_at": NOW}
 CHANGE = AgentChange("skyvern", "wpid_1", None, "https://here", NOW)
 SESSION = ConsoleSession("digest", "ada", "credential", NOW, NOW + 60)
 BEAT = ProcessBeat("worker", "dispatch", "host", 1, "1.0", "", NOW)
@@ -334,7 +332,6 @@ WRITERS: dict[str, Writer] = {
     "a key used": Writer("api_keys.mark_used", plain(api_keys.mark_used, "k1", NOW), a_key),
     "a sink paused": Writer("lanes.set_paused", noted(lanes.set_paused, "ops", True, NOW), value="unknown"),
     "a sink resumed": Writer("lanes.probe_at_once", noted(lanes.probe_at_once, ["ops"], NOW), shut_lane, "unknown"),
-    "an incident": Writer("incidents.mark", noted(incidents.mark, MARK), value="unknown"),
     "times corrected": Writer(
         "clock_correction.correct", plain(clock_correction.correct, NOW - 900, WAITS), run_and_deliveries, "unknown"
     ),
@@ -372,11 +369,6 @@ WRITERS: dict[str, Writer] = {
         plain(actions.remove, OLD),
         lambda it: it.write(lambda c: actions.create(c, "op_1", Action("replay", Selection()), NOW)),
         "rest",
-    ),
-    "old marks": Writer(
-        "incidents.remove_marks",
-        plain(incidents.remove_marks, OLD),
-        lambda it: it.write(lambda c: incidents.mark(c, MARK)),
     ),
     "a heartbeat": Writer("heartbeats.put", plain(heartbeats.put, BEAT)),
     "old heartbeats": Writer("heartbeats.forget", plain(heartbeats.forget), in_use),
