@@ -15,7 +15,7 @@ from pydantic import SecretStr, ValidationError
 from receiver.config.destinations import SinkConfig
 from receiver.config.messages import describe, unknown
 from receiver.config.models import Config
-from receiver.config.yaml_file import Document, Key, parse, read, spell, write
+from receiver.config.yaml_file import Document, Key, parse, read, spell
 from receiver.domain.callback import CALLBACK
 from receiver.errors import ConfigError, suggest
 from receiver.routing.route import RouteConfig
@@ -108,33 +108,6 @@ def _fitting(document: Document) -> Config:
     if (config := _validated(document)) is None:
         raise ConfigError("the file can't be checked while a variable that stands for a whole section is not set")
     return config
-
-
-def with_routes(config: Config, text: str) -> Loaded:
-    """Return `config` with the routes of a YAML text, which has `routes:` as the file has it, and no variables.
-
-    Raises ConfigError with all its problems, in which the text is called "rules".
-    """
-    document = parse(text, Path("rules"), {})
-    raw = document.value if isinstance(document.value, dict) else {}
-    if not isinstance(raw.get("routes"), list):
-        document.complain(("routes",), "must be a list of rules, below `routes:`")
-    for key in raw:
-        if key != "routes" and not key.startswith("x-"):
-            document.complain((key,), "only the routes can be tried; leave the rest of the file out")
-    document.raise_problems()
-    document.value = {"sources": config.sources, "sinks": config.sinks, "routes": raw["routes"]}
-    tried = _validated(document)
-    _check_routes(document, raw["routes"], list(config.sinks))
-    document.raise_problems()
-    assert tried is not None
-    warnings = [f"{document.path}:{document.line(key)}: {text}" for key, text in _route_warnings(tried)]
-    return Loaded(config.model_copy(update={"routes": tried.routes}), document, warnings)
-
-
-def routes_text(config: Config) -> str:
-    """Return the routes of a config as YAML that `with_routes` takes."""
-    return write({"routes": [route.model_dump(mode="json", exclude_defaults=True) for route in config.routes]})
 
 
 def _validated(document: Document) -> Config | None:

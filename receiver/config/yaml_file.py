@@ -129,31 +129,6 @@ def spell(key: Key) -> str:
     return text
 
 
-class _Dumper(yaml.SafeDumper):
-    """Writes texts so that both its own reader and ours, which knows more numbers and fewer booleans, take them so."""
-
-    yaml_implicit_resolvers: dict[str, Any] = {  # noqa: RUF012 - PyYAML's own protocol
-        first: [
-            *yaml.SafeDumper.yaml_implicit_resolvers.get(first, []),
-            *_Loader.yaml_implicit_resolvers.get(first, []),
-        ]
-        for first in {*yaml.SafeDumper.yaml_implicit_resolvers, *_Loader.yaml_implicit_resolvers}
-    }
-
-    def represent_text(self, text: str) -> yaml.Node:
-        """Return the node of a text: of one with several lines, as a block."""
-        text = text.replace("${", "$${")
-        return self.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
-
-
-_Dumper.add_representer(str, _Dumper.represent_text)
-
-
-def write(value: Any) -> str:
-    """Return plain values as YAML, which `parse` reads back as they are."""
-    return str(yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100))
-
-
 def read(path: Path, environ: Mapping[str, str]) -> Document:
     """Parse the file `path`.
 

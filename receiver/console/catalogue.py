@@ -26,5 +26,5 @@ PAGES: Final[tuple[ConsolePage, ...]] = (
     *(*lists.OPERATIONS, *quarantine.PAGES, lists.AUDIT),
 )
 ACTIONS: Final[tuple[ConsoleAction, ...]] = tuple(
-    each for module in (deliveries, sinks, routes, keys, schedules, quarantine, lists) for each in module.ACTIONS
+    each for module in (deliveries, sinks, keys, schedules, quarantine, lists) for each in module.ACTIONS
 )

@@ -15,7 +15,7 @@ from receiver.console.sign_in import SignedIn, set_cookie
 from receiver.errors import BadRequest, TooLarge
 from receiver.web.work import off_loop
 
-# Bytes of the largest form: of people who have signed in, who try bodies and configs, and of those who sign in.
+# Bytes of the largest form: of people who have signed in, and of those who sign in.
 MAX_FORM: Final = 1 << 20
 MAX_LOGIN: Final = 4 << 10
 

@@ -129,21 +129,3 @@ def apply(ledger: Ledger, page: ReroutePage) -> int:
     if page.notes:
         ledger.write(lambda connection: reroutes.put_notes(connection, page.notes))
     return len(created)
-
-
-@dataclass(frozen=True, slots=True)
-class ComparedEvent:
-    """An old event, and the sinks that it reaches by two sets of rules."""
-
-    event: OldEvent
-    before: tuple[str, ...]
-    after: tuple[str, ...]
-
-
-def compare(ledger: Ledger, before: Router, after: Router, filters: Filter) -> Iterator[ComparedEvent]:
-    """Yield for each old event which sinks it reaches by either rules, the newest first. Raises LedgerUnavailable."""
-    for page in reroutes.read_back(ledger, filters):
-        for event in page:
-            view = view_of(event)
-            was, would = ((each.sink for each in router.match(view).targets) for router in (before, after))
-            yield ComparedEvent(event, tuple(was), tuple(would))

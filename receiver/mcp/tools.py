@@ -32,7 +32,7 @@ SUBMIT: Final = "submit"
 _HIDDEN: Final = frozenset(
     {
         *("create_key", "rotate_key", "revoke_keys"),
-        *("get_ages", "get_artifact_content", "get_rules", "try_rules", "list_watches", "list_connected_agents"),
+        *("get_ages", "get_artifact_content", "list_watches", "list_connected_agents"),
     }
 )
 # Actions that another action undoes.

@@ -229,6 +229,17 @@ def _body(request: PageRequest, row: EventRow) -> tuple[str, int]:
     return text[:_MOST_TEXT], max(0, len(text) - _MOST_TEXT)
 
 
+def explanation(request: PageRequest) -> PageValues:
+    """Return what the current rules do with an event: which match, why, and where it goes."""
+    row = request.call_as_asked(GET_EVENT).event
+    wanted = {"source": row.source, "via": row.via}
+    wanted["raw"] = request.call(GET_EVENT_BODY, event_id=row.id, source=row.source).content().decode(errors="replace")
+    labels = request.call(GET_RUN, run_id=row.run_id, source=row.source).run.labels if row.run_id else {}
+    disposition = "" if row.disposition == "unreadable" else row.disposition
+    body = request.call(EXPLAIN, **wanted, labels=labels, disposition=disposition)
+    return {"title": "Explanation by the current rules", "here": "Runs", "event": row, "body": body}
+
+
 def _event_facts(row: EventRow) -> list[tuple[str, str, str]]:
     """Return name, value, and where that leads to, if it is not empty."""
     unreadable = row.disposition == "unreadable"
@@ -251,4 +262,5 @@ def _event_facts(row: EventRow) -> list[tuple[str, str, str]]:
 PAGES: Final = (
     ConsolePage("/runs/{run_id:path}", "run.html", run),
     ConsolePage("/events/{event_id}", "event.html", event),
+    ConsolePage("/events/{event_id}/explanation", "explanation.html", explanation),
 )

@@ -35,10 +35,9 @@ from tests.support.ledger import new_event, record, with_tables
 
 pytestmark = pytest.mark.long
 
-# Requests of each kind to each call; a trial of rules has a process of its own. CI makes the same ones each time, and a
+# Requests of each kind to each call. CI makes the same ones each time, and a
 # person's runs look further.
 EXAMPLES: Final = 40
-FEW: Final = {"try_rules": 8}
 CONFIG: Final = {
     "sources": {"skyvern": {"secrets": ["s"]}},
     "sinks": {"results": {"type": "database", "url": "sqlite:///${RUNHOOK_DATA}/results.db"}},
@@ -184,7 +183,7 @@ def requests(schema: Any, name: str, mode: GenerationMode) -> Callable[[Callable
     """A decorator that calls a function with requests to one call."""
     operation = schema.find_operation_by_id(name)
     return lambda function: settings(
-        max_examples=FEW.get(name, EXAMPLES),
+        max_examples=EXAMPLES,
         database=None,
         phases=[Phase.explicit, Phase.generate],
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -11,13 +9,12 @@ from typing import Any
 import pytest
 
 from receiver.api.service import Service
-from receiver.errors import Busy, Invalid
+from receiver.errors import Invalid
 from receiver.ledger import Ledger, stats
 from receiver.ledger.recording.write import NewDelivery
 from tests.support import api
 from tests.support.api import actor, call
 from tests.support.ledger import new_event, record
-from tests.support.waiting import PATIENCE, eventually
 
 ROUTES = [
     {"name": "failures", "when": {"status": "failed"}, "to": ["ops"]},
@@ -87,28 +84,3 @@ def test_a_body_is_explained(service: Service, given: dict[str, Any], expected: 
 def test_what_can_not_be_explained(service: Service, given: dict[str, Any]) -> None:
     with pytest.raises(Invalid):
         call(service, "explain", **given)
-
-
-@pytest.mark.long
-def test_trials_at_once_are_bounded(service: Service) -> None:
-    # Given two trials of rules that would take hours
-    endless = "[0, 1].all(a, " * 30 + "true" + ")" * 30
-    rules = json.dumps({"routes": [{"name": "slow", "when": endless, "to": ["ops"]}]})
-    threads = [threading.Thread(target=eventually, args=(lambda: not refusal(service, rules),)) for _ in range(2)]
-    for each in threads:
-        each.start()
-    # When another caller tries rules meanwhile, then it is refused
-    eventually(lambda: refusal(service) == "other rules are being tried")
-    # And served afterwards
-    for each in threads:
-        each.join(PATIENCE)
-    assert refusal(service) == ""
-
-
-def refusal(service: Service, rules: str = "") -> str:
-    """Why a trial is refused; "" when it is not."""
-    try:
-        call(service, "try_rules", rules=rules, raw=RAW)
-    except Busy as busy:
-        return str(busy)
-    return ""

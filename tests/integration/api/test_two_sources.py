@@ -69,8 +69,6 @@ TELLS_NOTHING = {
     "list_sinks",
     "get_sink",
     "explain",
-    "get_rules",
-    "try_rules",
     "get_artifact_content",
     "get_ages",
 }

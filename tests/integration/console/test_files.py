@@ -112,7 +112,7 @@ def test_the_body_of_an_event_can_be_saved(browser: Browser) -> None:
     assert found
     page = browser.get(found[1])
     assert page.status_code == 200
-    assert 'href="/console/routes?event=evt_' in page.text
+    assert f'href="/console{found[1]}/explanation"' in page.text
     saved = browser.get(f"{found[1]}/body")
     assert saved.headers["content-disposition"] == f'attachment; filename="{found[1][8:]}.json"'
     assert saved.headers["content-type"] == "application/octet-stream"

@@ -14,8 +14,8 @@ from handlers.registry import sink_type
 from handlers.support.duration import parse_duration
 from receiver.config.destinations import SinkConfig
 from receiver.config.fields import parse_listen_address, parse_rate, parse_size
-from receiver.config.loader import load, load_file, with_routes
-from receiver.config.models import Config, SourceConfig
+from receiver.config.loader import load, load_file
+from receiver.config.models import SourceConfig
 from receiver.config.yaml_file import MAX_BYTES, expand
 from receiver.errors import ConfigError
 from receiver.routing.route import ToSink
@@ -638,21 +638,3 @@ def test_an_address_to_listen_on(text: object, address: tuple[str, int]) -> None
 def test_what_is_no_address_to_listen_on_says_what_would_be(text: object) -> None:
     with pytest.raises(ValueError, match=r"must be a port such as 9000, or an address and a port"):
         parse_listen_address(text)
-
-
-@pytest.mark.parametrize(
-    ("rules", "says"),
-    [
-        ("routes:\n- name: [\n", "rules:3: not YAML: expected the node content, but found '<stream end>' (column 1)"),
-        ("routes:\n  - {name: a, to: [nowhere]}", "rules:2: routes[0].to[0]: there is no sink nowhere"),
-        ("routes:\n  - {name: a, when: run.x ==, to: [ops]}", "rules:2: routes[0].when: is not valid CEL"),
-        ('routes:\n  - {name: a, when: {title: "${PATH}"}, to: [ops]}', "the variable PATH is not set"),
-        ("sinks: {}", "only the routes can be tried"),
-        ("routes:\n  - {name: a, when: \"run.title.matches('(')\", to: [ops]}", "is not a valid pattern"),
-    ],
-)
-def test_wrong_rules_to_try_say_where(rules: str, says: str) -> None:
-    ops = {"ops": {"type": "files", "path": "/nowhere"}}
-    config = Config.model_validate({"sources": {"skyvern": {"secrets": ["s"]}}, "sinks": ops})
-    with pytest.raises(ConfigError, match=re.escape(says)):
-        with_routes(config, rules)
