@@ -1,4 +1,4 @@
-"""The sources' accounts at Skyvern: walks of their runs, schedules, agents, and connecting an agent."""
+"""The sources' accounts at Skyvern: walks of their runs, agents, and connecting an agent."""
 
 from __future__ import annotations
 
@@ -42,24 +42,12 @@ class WatchRow(Result):
     due_at: Moment | None = Field(description="When the next walk is due.")
     gap_at: Moment | None = Field(description="When Skyvern's list last ended before the previous walk's newest run.")
     trouble: str = Field(description="Why the last walk was not complete.")
-    missed: int = Field(description="Schedules that did not start their last run.")
 
 
 class WatchesResult(Result):
     """The sources, in the order of the config."""
 
     items: list[WatchRow]
-
-
-class ScheduleRow(Result):
-    """A schedule at Skyvern, as the clock saw it last. Only watched sources have them."""
-
-    source: str
-    schedule_id: str
-    agent_id: str
-    next_run: Moment | None = Field(description="When it starts the next run.")
-    missed: Moment | None = Field(description="The last time at which it did not start a run that was due.")
-    checked_at: Moment
 
 
 class AgentRow(Result):
@@ -88,22 +76,15 @@ class ConnectedAgentRow(Result):
 def list_watches(service: Service, _actor: Actor, parameters: Scoped) -> WatchesResult:
     """List sources: whether their accounts are watched, and the last read of each."""
     walks = service.ledger.read(lambda it: {each.source: each for each in watches.list_watches(it)})
-    missed = service.ledger.read(account.count_missed)
     never = watches.Watch("", None, 0.0, None, None, "")
     rows = []
     for name, source in service.config.sources.items():
         walk = walks.get(name, never)
-        known = asdict(walk) | {"source": name, "due_at": walk.due_at or None, "missed": missed.get(name, 0)}
+        known = asdict(walk) | {"source": name, "due_at": walk.due_at or None}
         has_key = source.api(service.settings.skyvern_base_url) is not None
         if parameters.source in ("", name):
             rows.append(WatchRow(**known, api_key=has_key, watched=source.watch))
     return WatchesResult(items=rows)
-
-
-def list_schedules(service: Service, _actor: Actor, parameters: PageParameters) -> Page[ScheduleRow]:
-    """List the schedules of watched sources, with those that did not start their last run."""
-    found, following = paged(service, "schedules", parameters, account.page_of_schedules, source=str, schedule_id=str)
-    return Page(items=[ScheduleRow.model_validate(each, from_attributes=True) for each in found], next=following)
 
 
 def list_agents(service: Service, _actor: Actor, parameters: PageParameters) -> Page[AgentRow]:
@@ -200,7 +181,6 @@ def _recorded(service: Service, source: str, agent_id: str, url: str | None) -> 
 
 
 LIST_WATCHES: Final = call("GET", "/watches", VIEW, list_watches)
-LIST_SCHEDULES: Final = call("GET", "/schedules", VIEW, list_schedules)
 LIST_AGENTS: Final = call("GET", "/agents", VIEW, list_agents)
 LIST_CONNECTED_AGENTS: Final = call("GET", "/agents/connected", VIEW, list_connected_agents)
 CONNECT_AGENT: Final = call("POST", "/agents/{agent_id}/connect", OPERATE, connect_agent)

@@ -72,7 +72,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "config": Command(SET_UP, "check:config_app", "Show the configuration and where each value comes from."),
     "schema": Command(SET_UP, "check:schema", "Print the JSON Schema of the config file."),
     "ledger": Command(SET_UP, "ledger:app", "Copy the ledger to another database, such as PostgreSQL."),
-    "connect": Command(SET_UP, "connect:connect", "Send the results of Skyvern's agents and schedules to Runhook."),
+    "connect": Command(SET_UP, "connect:connect", "Send the results of Skyvern's agents to Runhook."),
     "mcp": Command(SET_UP, "mcp:mcp", "Serve Runhook's tools to a language model over MCP."),
     "keys": Command(SET_UP, "keys:app", "Create, list, rotate and revoke API keys."),
     "console": Command(SET_UP, "keys:console_app", "Hash a password for the console."),

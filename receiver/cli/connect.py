@@ -1,4 +1,4 @@
-"""`runhook connect`: where Skyvern sends the results of agents and schedules, and sending them to Runhook."""
+"""`runhook connect`: where Skyvern sends the results of agents, and sending them to Runhook."""
 
 from __future__ import annotations
 
@@ -11,16 +11,13 @@ import typer
 from receiver.cli.ledger_access import open_ledger
 from receiver.cli.options import ConfigFile, DataDirectory, Json, Yes, load_config
 from receiver.cli.output import (
-    Columns,
     Form,
     clean,
-    iso,
     out,
     parse_columns,
     print_json,
     print_rows,
     progress,
-    show_time,
     warn,
 )
 from receiver.cli.profiles import here_only
@@ -50,7 +47,7 @@ def connect(
     data: DataDirectory = None,
     as_json: Json = False,
 ) -> None:
-    """List agents and schedules with where their results go: here, elsewhere or nowhere; and change that.
+    """List agents with where their results go: here, elsewhere or nowhere; and change that.
 
     A run without its own URL posts to its agent's: runs of schedules, of Skyvern's UI and of many apps.
     """
@@ -139,34 +136,12 @@ def _print(surveys: Sequence[Survey], agent_ids: Sequence[str] | None, *, undo: 
             target = survey.changed[agent.id].before if undo else survey.source.hooks
             changes[survey.source.name, agent.id] = f"-> {shown(target) or 'nowhere'}"
 
-    def rows(kind: str) -> list[dict[str, Any]]:
-        every = ({**row, "source": each["source"]} for each in found for row in each[kind])
-        return [row for row in every if not agent_ids or row["agent_id"] in agent_ids]
-
-    if (agents := rows("agents")) or not any(each["trouble"] for each in found):
+    every = ({**row, "source": each["source"]} for each in found for row in each["agents"])
+    agents = [row for row in every if not agent_ids or row["agent_id"] in agent_ids]
+    if agents or not any(each["trouble"] for each in found):
         change = {"change": lambda row: changes.get((row["source"], row["agent_id"]), "")}
         columns = parse_columns("source agent=agent_id title results url")
         print_rows(agents, {**columns, **change}, "no agents found", Form.TABLE)
-    if schedules := rows("schedules"):
-        out().print("")
-        titles = {each.schedule.id: each.schedule.title for survey in surveys for each in survey.schedules}
-        shown_columns: Columns = {
-            **parse_columns("source schedule=schedule_id"),
-            "name": lambda row: row["name"] or titles[row["schedule_id"]],
-            "results": "results",
-            "next run": lambda row: show_time(row["next_run"]),
-            "last run": _last_run,
-        }
-        print_rows(schedules, shown_columns, "", Form.TABLE)
-
-
-def _last_run(row: Mapping[str, Any]) -> str:
-    due = show_time(row["last_due"])
-    if not row["enabled"]:
-        return "paused"
-    if row["ran"] is False:
-        return f"missing: no run started at {due}"
-    return due + (", unknown" if due and row["ran"] is None else "")
 
 
 def _as_json(survey: Survey, results: Mapping[tuple[str, str], str]) -> dict[str, Any]:
@@ -185,19 +160,6 @@ def _as_json(survey: Survey, results: Mapping[tuple[str, str], str]) -> dict[str
                 "problem": results.get((name, each.id)) or None,
             }
             for each in survey.agents
-        ],
-        "schedules": [
-            {
-                "schedule_id": each.schedule.id,
-                "agent_id": each.schedule.agent_id,
-                "name": each.schedule.name,
-                "results": places.get(each.schedule.agent_id, "unknown"),
-                "enabled": each.schedule.enabled,
-                "next_run": iso(each.schedule.next_at),
-                "last_due": iso(each.due_at),
-                "ran": each.ran,
-            }
-            for each in survey.schedules
         ],
         "trouble": survey.trouble,
     }

@@ -7,6 +7,7 @@ from typing import Final
 from receiver.console.action import ConsoleAction
 from receiver.console.page import ConsolePage
 from receiver.console.pages import (
+    agents,
     deliveries,
     incidents,
     keys,
@@ -15,16 +16,15 @@ from receiver.console.pages import (
     quarantine,
     routes,
     run,
-    schedules,
     sinks,
 )
 
 PAGES: Final[tuple[ConsolePage, ...]] = (
     *(*overview.PAGES, lists.RUNS, *run.PAGES, *incidents.PAGES, lists.MISSING),
     *(*deliveries.PAGES, *sinks.PAGES, *routes.PAGES),
-    *(*lists.SUBMISSIONS, *schedules.PAGES, *keys.PAGES),
+    *(*lists.SUBMISSIONS, *agents.PAGES, *keys.PAGES),
     *(*lists.OPERATIONS, *quarantine.PAGES, lists.AUDIT),
 )
 ACTIONS: Final[tuple[ConsoleAction, ...]] = tuple(
-    each for module in (deliveries, sinks, keys, schedules, quarantine, lists) for each in module.ACTIONS
+    each for module in (deliveries, sinks, keys, agents, quarantine, lists) for each in module.ACTIONS
 )

@@ -1,4 +1,4 @@
-"""What is remembered of an account at Skyvern: agents, those whose callback URL we changed, and schedules."""
+"""What is remembered of an account at Skyvern: agents, and those whose callback URL Runhook changed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from receiver.ledger import many_rows
 from receiver.ledger.dialect import storable
-from receiver.ledger.schema import agent_changes, agents, schedules
+from receiver.ledger.schema import agent_changes, agents
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,32 +53,7 @@ def _page(
 
 
 page_of_changes = partial(_page, agent_changes)
-page_of_schedules = partial(_page, schedules)
 page_of_agents = partial(_page, agents)
-
-
-def missed(connection: sa.Connection, source: str) -> dict[str, float]:
-    """Return the schedules of a source that missed, with the time at which each did so last."""
-    it = schedules.c
-    query = sa.select(it.schedule_id, it.missed).where(it.source == source, it.missed.is_not(None))
-    return {row.schedule_id: row.missed for row in connection.execute(query)}
-
-
-def count_missed(connection: sa.Connection) -> dict[str, int]:
-    """Count the schedules of each source that missed their last time."""
-    query = sa.select(schedules.c.source, sa.func.count(schedules.c.missed)).group_by(schedules.c.source)
-    return {row[0]: row[1] for row in connection.execute(query)}
-
-
-def replace_schedules(
-    connection: sa.Connection, source: str, seen: Mapping[str, tuple[str, float | None, float | None]], now: float
-) -> None:
-    """Record the schedules of a source: by id, the agent, when it fires next, and the last time if it missed that."""
-    rows = [
-        {"source": source, "schedule_id": each, "agent_id": agent_id, "next_run": next_at, "missed": at}
-        for each, (agent_id, next_at, at) in sorted(seen.items())
-    ]
-    _replace(connection, schedules, source, rows, now)
 
 
 def replace_agents(

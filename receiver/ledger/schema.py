@@ -289,18 +289,6 @@ active_runs = Table(
     PrimaryKeyConstraint("source", "run_id"),
 )
 
-schedules = Table(
-    "schedules",
-    metadata,
-    Column("source", Text, nullable=False),
-    Column("schedule_id", Text, nullable=False),
-    Column("agent_id", Text, nullable=False),
-    Column("next_run", Double),  # when it starts the next run
-    Column("missed", Double),  # the last time at which it did not start one
-    Column("checked_at", Double, nullable=False),
-    PrimaryKeyConstraint("source", "schedule_id"),
-)
-
 # The agents of watched sources, as the clock last saw them.
 agents = Table(
     "agents",

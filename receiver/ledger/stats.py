@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryState
 from receiver.domain.event import ERASED, UNEVALUATED
-from receiver.ledger import account, timeouts, watches
+from receiver.ledger import timeouts, watches
 from receiver.ledger.database_clock import database_now
 from receiver.ledger.deliveries import lanes
 from receiver.ledger.deliveries.lanes import WorstLane
@@ -45,16 +45,15 @@ BACKLOG: Final = 100
 class Gauges:
     """`counts`: by (sink, state), up to COUNT_LIMIT. `oldest_due`: since when each sink's oldest delivery waits beyond
     its time, seconds since the epoch. `lanes`: by sink, what is paused or shut. `newest_event`: when the ledger last
-    recorded an event, or None. `watches`: walks of Skyvern's list. `missed`: how many schedules of each source started
-    no run when they should have last. `cancelled`: operations that the database cancels for time again
-    and again. `search`: which runs it finds. `read_at`: by the database's clock, as all of these times."""
+    recorded an event, or None. `watches`: walks of Skyvern's list. `cancelled`: operations that the database
+    cancels for time again and again. `search`: which runs it finds.
+    `read_at`: by the database's clock, as all of these times."""
 
     counts: dict[tuple[str, str], int]
     oldest_due: dict[str, float]
     lanes: dict[str, WorstLane]
     newest_event: float | None
     watches: list[Watch] = field(default_factory=list)
-    missed: dict[str, int] = field(default_factory=dict)
     cancelled: list[Cancelled] = field(default_factory=list)
     search: Coverage = field(default_factory=Coverage)
     read_at: float = field(default=0.0, compare=False)
@@ -105,7 +104,6 @@ def read(connection: sa.Connection, most: int = COUNT_LIMIT) -> Gauges:
         lanes.worst_lanes(connection),
         connection.execute(sa.select(sa.func.max(events.c.recorded_at))).scalar(),
         watches.list_watches(connection),
-        account.count_missed(connection),
         timeouts.repeated(connection, now),
         coverage(connection),
         now,

@@ -1,4 +1,4 @@
-"""Where the results of an account's agents and schedules go, and making them go here.
+"""Where the results of an account's agents go, and making them go here.
 
 A run that names no URL of its own, as those of schedules and of Skyvern's UI, posts to its agent's. Changing that is a
 new version of the agent, so everything else of it is read first, sent back as it was, and compared afterwards.
@@ -13,7 +13,6 @@ from typing import Any, Final
 from receiver.errors import RunhookError
 from receiver.ledger import Ledger, account
 from receiver.ledger.account import AgentChange
-from receiver.reconcile.schedules import ScheduleCheck, check_schedules
 from receiver.reconcile.source import PolledSource
 from receiver.skyvern.account import ListedAgent, as_yaml, definition_of, differences, listed_agents
 from receiver.skyvern.responses import Answer, Answered, failure
@@ -33,12 +32,11 @@ class NotChanged(RunhookError):
 
 @dataclass(slots=True)
 class Survey:
-    """The agents and schedules of one source. `changed`: agents that this command has pointed at Runhook; `changes`:
+    """The agents of one source. `changed`: agents that this command has pointed at Runhook; `changes`:
     agents to change now."""
 
     source: PolledSource
     agents: list[ListedAgent] = field(default_factory=list)
-    schedules: list[ScheduleCheck] = field(default_factory=list)
     changed: dict[str, AgentChange] = field(default_factory=dict)
     changes: list[ListedAgent] = field(default_factory=list)
     trouble: str = ""
@@ -58,13 +56,10 @@ def agent_of(source: PolledSource, agent_id: str) -> ListedAgent:
 
 
 def survey(ledger: Ledger, source: PolledSource) -> Survey:
-    """List agents and schedules, and check whether the last run of each schedule happened. Raises LedgerUnavailable."""
+    """List the agents of a source. Raises LedgerUnavailable."""
     found = Survey(source)
     found.changed = ledger.read(lambda connection: account.changes(connection, source.name))
     found.agents, found.trouble = list_agents(source)
-    if found.trouble:
-        return found
-    found.schedules, found.trouble = check_schedules(source, time.time())
     return found
 
 

@@ -17,7 +17,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from typing import Final
 
 from receiver.config.models import ReconcileConfig
@@ -30,7 +29,6 @@ from receiver.ledger import Connection, Ledger, account, run_polls, runs, watche
 from receiver.ledger.watches import ActiveRun, Watch
 from receiver.reconcile.connect import list_agents
 from receiver.reconcile.listing import RunList
-from receiver.reconcile.schedules import check_schedules
 from receiver.reconcile.source import PolledSource
 from receiver.skyvern.responses import ListedRun
 
@@ -38,7 +36,7 @@ from receiver.skyvern.responses import ListedRun
 OVERLAP: Final = 120.0
 # Minimum seconds between the newest run of a list and the next run that is created.
 _INSTANT: Final = 1e-6
-# Seconds between two checks of a source's schedules and agents.
+# Seconds between two checks of a source's agents.
 ACCOUNT_EVERY: Final = 600.0
 # Seconds between two checks of the ledger for a walk that is due.
 _CHECK_EVERY: Final = 1.0
@@ -94,7 +92,6 @@ class Watcher:
             self._went_back.add(source.name)
             if time.monotonic() >= self._account_at.get(source.name, 0.0) and not self._stopped():
                 self._account_at[source.name] = time.monotonic() + self.account_every
-                self._check_schedules(source)
                 self._check_agents(source)
 
     def _check_agents(self, source: PolledSource) -> None:
@@ -105,32 +102,6 @@ class Watcher:
             return
         seen = {each.id: (each.title, shown(each.callback_url) or None) for each in found}
         self._ledger.write(lambda connection: account.replace_agents(connection, source.name, seen, self._ledger.now()))
-
-    def _check_schedules(self, source: PolledSource) -> None:
-        """Log each schedule that should have started a run and did not, once for each time."""
-        checks, trouble = check_schedules(source, time.time(), self._stopped)
-        if trouble:
-            log.warning("watch.schedules source=%s %s", source.name, trouble)
-            return
-        before = self._ledger.read(lambda connection: account.missed(connection, source.name))
-        seen = {
-            each.schedule.id: (
-                each.schedule.agent_id,
-                each.schedule.next_at,
-                before.get(each.schedule.id) if each.ran is None and each.due_at else each.missed,
-            )
-            for each in checks
-        }
-        self._ledger.write(
-            lambda connection: account.replace_schedules(connection, source.name, seen, self._ledger.now())
-        )
-        for each in checks:
-            if each.missed is not None and before.get(each.schedule.id) != each.missed:
-                log.warning(
-                    "watch.schedule_missed source=%s schedule=%s agent=%s at=%s: it started no run then",
-                    *(source.name, each.schedule.id, each.schedule.agent_id),
-                    datetime.fromtimestamp(each.missed, UTC).isoformat(),
-                )
 
 
 class _Walk:

@@ -1,6 +1,4 @@
-"""The agents and schedules of an account, as Skyvern's API lists them, and an agent's definition as it takes it back.
-When a schedule should have started a run: croniter says it, with which Skyvern reads cron expressions too. Pure: sends
-nothing, and the time is passed in.
+"""The agents of an account, as Skyvern's API lists them, and an agent's definition as it takes it back. Sends nothing.
 
 Skyvern has no call that changes one setting of an agent: a change is a new version, made of the whole definition. What
 a GET answers is not what an update takes, and a setting that is left out goes back to its default; so the definition is
@@ -9,16 +7,12 @@ converted, as Skyvern's own command line does it (1.0.56, cli/mcp_tools/workflow
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Final
-from zoneinfo import ZoneInfo
 
-from handlers.support.timestamps import epoch
 from receiver.skyvern.responses import Answered
 
 # Settings of an agent beside its definition (1.0.56, WorkflowCreateYAMLRequest).
@@ -46,30 +40,6 @@ class ListedAgent:
     callback_url: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class ListedSchedule:
-    """One schedule. One of `cron`, `interval` (seconds, from `first_at` on) and `once_at` says when it fires.
-
-    `dispatch`: of a single time: pending, fired, failed or canceled. Times are seconds since the epoch. `changed_at`:
-    no time before it is made up for.
-    """
-
-    id: str
-    agent_id: str
-    title: str
-    name: str
-    enabled: bool
-    timezone: str
-    cron: str
-    interval: float | None
-    first_at: float | None
-    once_at: float | None
-    dispatch: str
-    run_id: str
-    next_at: float | None
-    changed_at: float | None
-
-
 def listed_agents(answer: Answered) -> list[ListedAgent] | None:
     """Return the agents of a GET /v1/agents, or None when the answer is no such list."""
     rows = answer.json() if answer.ok else None
@@ -84,34 +54,6 @@ def listed_agents(answer: Answered) -> list[ListedAgent] | None:
         )
         for row in rows
         if isinstance(row, dict) and _text(row.get("workflow_permanent_id"))
-    ]
-
-
-def listed_schedules(answer: Answered) -> list[ListedSchedule] | None:
-    """Return the schedules of a GET /v1/schedules, or None when the answer is no such list."""
-    content = answer.json() if answer.ok else None
-    rows = content.get("schedules") if isinstance(content, dict) else None
-    if not isinstance(rows, list):
-        return None
-    return [
-        ListedSchedule(
-            id=row["workflow_schedule_id"],
-            agent_id=_text(row.get("workflow_permanent_id")),
-            title=_text(row.get("workflow_title")),
-            name=_text(row.get("name")),
-            enabled=row.get("enabled") is True,
-            timezone=_text(row.get("timezone")) or "UTC",
-            cron=_text(row.get("cron_expression")),
-            interval=float(row["interval_seconds"]) if isinstance(row.get("interval_seconds"), int) else None,
-            first_at=epoch(row.get("first_fire_at")),
-            once_at=epoch(row.get("run_at")),
-            dispatch=_text(row.get("dispatch_status")),
-            run_id=_text(row.get("workflow_run_id")),
-            next_at=epoch(row.get("next_run")),
-            changed_at=epoch(row.get("modified_at")),
-        )
-        for row in rows
-        if isinstance(row, dict) and _text(row.get("workflow_schedule_id"))
     ]
 
 
@@ -186,44 +128,6 @@ def _one_escape(pair: re.Match[str]) -> str:
         return pair[0]
     high, low = int(pair[1][1:], 16), int(pair[2][1:], 16)
     return f"\\U{0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00):08X}"
-
-
-def last_due(schedule: ListedSchedule, now: float) -> float | None:
-    """Return the last time up to `now` at which it should have started a run, in seconds since the epoch.
-
-    None if it is paused, has not reached its first time, or was changed since. A single time that was
-    canceled counts for nothing. Raises ValueError for a schedule that can't be read.
-    """
-    if not schedule.enabled or schedule.dispatch == "canceled":
-        return None
-    at: float | None = None
-    if schedule.once_at is not None:
-        at = schedule.once_at
-    elif schedule.interval and schedule.first_at is not None:
-        at = schedule.first_at + (now - schedule.first_at) // schedule.interval * schedule.interval
-        at = at if at >= schedule.first_at else None
-    elif schedule.cron:
-        at = _last_cron(schedule.cron, schedule.timezone, now)
-    if at is None or at > now or (schedule.changed_at is not None and at <= schedule.changed_at):
-        return None
-    return at
-
-
-def _last_cron(expression: str, timezone: str, now: float) -> float:
-    from croniter import croniter  # it takes 30 ms to import, and few commands need it
-
-    try:
-        local = datetime.fromtimestamp(now, ZoneInfo(timezone))
-        due: datetime = croniter(expression, local).get_prev(datetime)
-    except (LookupError, ValueError) as error:
-        raise ValueError(f"{expression!r} in {timezone}: {error}") from None
-    return due.timestamp()
-
-
-def scheduled_run_id(schedule_id: str, at: float) -> str:
-    """Return the id of the run that a schedule starts at a time (1.0.56, workflow_schedule_service.py)."""
-    moment = datetime.fromtimestamp(int(at), UTC).isoformat()
-    return "wr_sched_" + hashlib.sha256(f"{schedule_id}:{moment}".encode()).hexdigest()[:32]
 
 
 def _text(value: Any) -> str:

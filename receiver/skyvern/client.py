@@ -295,7 +295,6 @@ class SkyvernReader:
     list_agents = _now(requests.list_agents)
     get_agent = _now(requests.get_agent)
     update_agent = _now(requests.update_agent)  # the one call of this class that changes something
-    list_schedules = _now(requests.list_schedules)
     get_details = _now(requests.get_details)
     artifacts = _now(requests.artifacts)
 

@@ -98,11 +98,6 @@ def update_agent(agent_id: str, definition: bytes, version: int) -> ApiCall:
     )
 
 
-def list_schedules(page: int = 1, page_size: int = PAGE_SIZE) -> ApiCall:
-    """GET /v1/schedules: those of all agents. 501 where they are switched off. Read it with `listed_schedules`."""
-    return ApiCall("GET", "/v1/schedules", "read", READ_LIMIT, query=f"page={page}&page_size={page_size}")
-
-
 def get_agent(agent_id: str) -> ApiCall:
     """GET /v1/agents/{id}: definition and settings of an agent. `agent_id`: the permanent one (wpid_…)."""
     return ApiCall("GET", f"/v1/agents/{_segment(agent_id)}", "read", READ_LIMIT)

@@ -71,7 +71,6 @@ _NOTES: Final = {
     "disk_low": "free disk space soon",
     "files_left_out": "`runhook attempts --sink {sink}` names the option. Raise it, restart the worker, and store "
     "them by `runhook replay RUN --sink {sink} --state delivered --force`",
-    "schedules_missed": "`runhook connect` lists them",
     "search_behind": "the clock is stopped or too slow: see its log; it catches up automatically",
     "versions_differ": "finish the upgrade",
     "callers_down": "no action needed; `runhook sink list` shows them",

@@ -297,10 +297,6 @@ def _runs(report: StatusReport) -> Iterator[Problem]:
     for watch in sorted(gauges.watches, key=lambda each: each.source):
         if watch.trouble:
             yield problem("watch_trouble", f"Skyvern's list of runs of {watch.source} can't be read: {watch.trouble}")
-    for source, count in sorted(gauges.missed.items()):
-        if count:
-            schedules = counted(count, "schedule", "schedules")
-            yield problem("schedules_missed", f"{schedules} of {source} did not start a run on time")
     search = gauges.search
     if (late := search.behind(report.now)) > SEARCH_LATE:
         changes = counted(search.unindexed, "change", "changes")

@@ -106,17 +106,15 @@ class PolledMetrics(Collector):
 
     def _of_sources(self, gauges: Gauges) -> list[Any]:
         watches = {watch.source: watch for watch in gauges.watches}
-        walked, gaps, missed = dict[str, float](), dict[str, float](), dict[str, float]()
+        walked, gaps = dict[str, float](), dict[str, float]()
         for name in self._sources:
             watch = watches.get(name)
             walked[name], gaps[name] = (watch.walked_at or 0.0, watch.gap_at or 0.0) if watch else (0.0, 0.0)
-            missed[name] = gauges.missed.get(name, 0)
         of_gaps = "When Skyvern's list last ended too early, so that runs may be missing; 0: never."
         of_walks = "When Skyvern's list was last read to its end; 0: never."
         return [
             ("watch_walked_timestamp_seconds", "source", of_walks, walked),
             ("watch_gap_timestamp_seconds", "source", of_gaps, gaps),
-            ("schedules_missed", "source", "Schedules that started no run when they should have last.", missed),
         ]
 
     def _of_workers(self, counts: Mapping[tuple[str, ...], float]) -> Iterator[Any]:

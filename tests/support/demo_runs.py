@@ -198,18 +198,16 @@ def _submissions(ledger: Ledger, now: float, text: str, mark: str) -> None:
 
 
 def _account(ledger: Ledger, now: float, text: str) -> None:
-    """Know the agents of the account, and a schedule of one."""
+    """Know the agents of the account."""
     seen = {
         name: (text or TITLES[number % len(TITLES)], text if text and url == _ELSEWHERE else url)
         for number, (name, url) in enumerate(AGENTS.items())
     }
     change = AgentChange("skyvern", "wpid_400100", text or _ELSEWHERE, HERE, now - 9000)
-    schedules = {"wfs_300200100": ("wpid_400101", now + 3600, None), "wfs_300200101": ("wpid_400102", None, None)}
 
     def write(connection: sa.Connection) -> None:
         account.replace_agents(connection, "skyvern", seen, now)
         account.record_change(connection, change)
-        account.replace_schedules(connection, "skyvern", schedules, now)
 
     ledger.write(write)
 

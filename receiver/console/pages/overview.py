@@ -54,8 +54,7 @@ LINKS: Final[Mapping[str, tuple[str, str]]] = {
     "delivery_late": ("Show deliveries", "/deliveries?state=queued"),
     "delivery_dead": ("Show dead letters", "/dead"),
     "operations": ("Show operations", "/operations"),
-    "watch_trouble": ("Show schedules", "/schedules"),
-    "schedules_missed": ("Show schedules", "/schedules"),
+    "watch_trouble": ("Show agents", "/agents"),
 }
 _ON_SINK: Final[Mapping[str, tuple[str, str]]] = {
     "sink_paused": (RESUME_SINK.name, "Resume"),

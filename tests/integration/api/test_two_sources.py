@@ -97,8 +97,6 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     ledger.write(lambda connection: connection.execute(sa.insert(submissions).values(row)))
     change = AgentChange(RIVAL, "wpid_theirs", None, "https://here.example", now)
     ledger.write(lambda connection: account.record_change(connection, change))
-    seen = {"sch_theirs": ("wpid_theirs", now, now)}
-    ledger.write(lambda connection: account.replace_schedules(connection, RIVAL, seen, now))
     agents = {"wpid_theirs": (RIVAL, "https://rival.example/hook")}
     ledger.write(lambda connection: account.replace_agents(connection, RIVAL, agents, now))
     call(it, "create_key", actor(RIVAL, *ALL_SCOPES), name="rival's", scopes=["view"])

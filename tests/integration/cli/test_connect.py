@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -215,35 +214,6 @@ def test_agents_follow_to_a_new_public_url_and_back(
     # Then only what this command had changed follows, and undo puts back what was there at first
     assert moved == {ours: "https://new.example.com/webhooks/skyvern", theirs: ELSEWHERE}
     assert sim.world.agents[ours].callback is None
-
-
-def test_a_schedule_that_should_have_run_and_did_not_is_missing(
-    connect: Connect, skyvern_simulator: SkyvernSimulator
-) -> None:
-    # Given two schedules that were due half an hour ago, of which one has run
-    sim = skyvern_simulator
-    sim.client.post("/_sim/schedules/stop", json={"stopped": True})
-    due = datetime.now(UTC) - timedelta(minutes=30)
-    made = {}
-    for title in ("Ran", "Silent"):
-        body = {
-            "workflow_id": agent(sim, title),
-            "interval_seconds": 86_400,
-            "first_fire_at": due.isoformat(),
-            "name": title,
-        }
-        made[title] = sim.client.post("/_sim/schedules", json=body).json()["workflow_schedule_id"]
-    for each in sim.world.schedules.values():
-        each.modified_at = due - timedelta(days=1)
-    run = sim.client.post(f"/_sim/schedules/{made['Ran']}/fire").json()["run_id"]
-    sim.wait_final(run)
-
-    (source,) = json.loads(connect("--json").stdout)["sources"]
-    table = connect().stdout
-
-    assert {each["name"]: each["ran"] for each in source["schedules"]} == {"Ran": True, "Silent": False}
-    assert {each["results"] for each in source["schedules"]} == {"nowhere"}
-    assert table.count("missing: no run started at") == 1
 
 
 def test_a_change_that_lost_something_is_said_to_have(

@@ -112,7 +112,7 @@ def test_lists_say_503_while_the_ledger_is_unavailable(
     server.stop()
     # When each list is opened
     lists = ["/runs", "/incidents", "/missing", "/deliveries", "/dead", "/sinks", "/submissions", "/keys",
-             "/operations", "/audit", "/schedules"]  # fmt: skip
+             "/operations", "/audit", "/agents"]  # fmt: skip
     found = {path: browser.get(path) for path in lists}
     # Then it says why it is not there
     assert {path: answer.status_code for path, answer in found.items()} == dict.fromkeys(lists, 503)

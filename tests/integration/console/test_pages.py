@@ -128,8 +128,8 @@ def test_empty_list_says_what_fills_it(browser: Browser) -> None:
         ("/deliveries", "Nothing was delivered yet"),
         ("/missing", "Nothing is missing"),
         ("/operations", "No operation yet"),
-        ("/schedules", "set <code>watch: true</code>"),
-        ("/schedules", "No schedule is known."),
+        ("/agents", "set <code>watch: true</code>"),
+        ("/agents", "No agent is known."),
         ("/submissions", "Nothing was submitted yet."),
     ]:
         assert text in browser.get(path).text, path

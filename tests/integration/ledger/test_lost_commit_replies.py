@@ -408,9 +408,6 @@ WRITERS: dict[str, Writer] = {
     "a walk broken off": Writer("watches.break_off", plain(watches.break_off, "skyvern", OLD, "down"), seen_once),
     "a gap": Writer("watches.record_gap", plain(watches.record_gap, "skyvern", NOW), seen_once),
     "agents": Writer("account.replace_agents", plain(account.replace_agents, "skyvern", {"w": ("A", None)}, NOW)),
-    "schedules": Writer(
-        "account.replace_schedules", plain(account.replace_schedules, "skyvern", {"s": ("w", None, None)}, NOW)
-    ),
     "a change": Writer("account.record_change", plain(account.record_change, CHANGE)),
     "a change forgotten": Writer(
         "account.forget_change",

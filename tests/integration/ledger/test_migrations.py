@@ -36,6 +36,7 @@ def test_revisions_make_the_declared_tables(ledger: Ledger) -> None:
 REMOVED = {
     "saved_views": "id TEXT PRIMARY KEY, owner TEXT NOT NULL",
     "incident_marks": "source TEXT, id TEXT, PRIMARY KEY (source, id)",
+    "schedules": "source TEXT, schedule_id TEXT, PRIMARY KEY (source, schedule_id)",
 }
 
 

@@ -601,30 +601,6 @@ def test_agents_are_recorded_without_secrets(rigged: Rigged) -> None:
     assert list(seen()) == [made[0]]
 
 
-def test_missed_schedule_is_logged_once(rigged: Rigged, caplog: pytest.LogCaptureFixture) -> None:
-    # Given a schedule that was due half an hour ago
-    it, sim = rigged(watch=True)
-    sim.client.post("/_sim/schedules/stop", json={"stopped": True})
-    due = datetime.now(UTC) - timedelta(minutes=30)
-    body = {"workflow_id": "wpid_7", "interval_seconds": 86_400, "first_fire_at": due.isoformat()}
-    made = sim.client.post("/_sim/schedules", json=body).json()["workflow_schedule_id"]
-    sim.world.schedules[made].modified_at = due - timedelta(days=1)
-
-    # When its list is walked twice, and it runs at last
-    it.reconciler.watcher.account_every = 0.0
-    for _ in range(2):
-        walk(it)
-    missed = it.ledger.read(account.count_missed)
-    sim.client.post(f"/_sim/schedules/{made}/fire")
-    walk(it)
-
-    # Then that is told once, and is over with the run
-    lines = [each for each in caplog.messages if each.startswith("watch.schedule_missed")]
-    assert len(lines) == 1
-    assert f"schedule={made} agent=wpid_7 at={due.isoformat()[:19]}" in lines[0]
-    assert (missed, it.ledger.read(account.count_missed)) == ({"skyvern": 1}, {"skyvern": 0})
-
-
 def test_source_without_a_key_is_not_watched(rig: MakeRig, caplog: pytest.LogCaptureFixture) -> None:
     it = rig()
     source = it.config.sources["skyvern"].model_copy(update={"api_key": None, "watch": True})

@@ -1,30 +1,23 @@
-"""Agents and schedules as Skyvern's API lists them, and an agent's definition as it takes it back."""
+"""Agents as Skyvern's API lists them, and an agent's definition as it takes it back."""
 
 import json
-from datetime import UTC, datetime
 from typing import Any
 
-import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.skyvern.account import (
     SETTINGS,
-    ListedSchedule,
     as_yaml,
     definition_of,
     differences,
-    last_due,
     listed_agents,
-    listed_schedules,
-    scheduled_run_id,
 )
 from receiver.skyvern.responses import Answered
 from tests.support.paths import ROOT
 
 AGENT: dict[str, Any] = json.loads((ROOT / "tests/support/data/agent.json").read_text())
-NOON = datetime(2026, 11, 25, 12, tzinfo=UTC).timestamp()
 
 
 def test_the_definition_of_an_agent_is_what_an_update_takes() -> None:
@@ -98,63 +91,3 @@ def test_lists_are_read_and_what_is_none_is_refused() -> None:
     ]
     for answer in (Answered(200, b"{}"), Answered(500, b"[]"), Answered(200, b"<html>")):
         assert listed_agents(answer) is None
-        assert listed_schedules(answer) is None
-
-
-# --- Schedules
-
-
-def schedule(**fields: Any) -> ListedSchedule:
-    row = {
-        "workflow_schedule_id": "wfs_1",
-        "workflow_permanent_id": "wpid_1",
-        "enabled": True,
-        "timezone": "UTC",
-        "modified_at": "2026-01-01T00:00:00",
-        **fields,
-    }
-    found = listed_schedules(Answered(200, json.dumps({"schedules": [row]}).encode()))
-    assert found is not None
-    return found[0]
-
-
-@pytest.mark.parametrize(
-    ("fields", "at"),
-    [
-        ({"cron_expression": "30 6 * * *"}, "2026-11-25T06:30"),
-        ({"cron_expression": "0 13 * * *", "timezone": "Europe/Berlin"}, "2026-11-25T12:00"),
-        ({"cron_expression": "0 14 * * *", "timezone": "Europe/Berlin"}, "2026-11-24T13:00"),
-        ({"cron_expression": "0 9 * * mon"}, "2026-11-23T09:00"),
-        ({"interval_seconds": 3600, "first_fire_at": "2026-11-20T00:15:00Z"}, "2026-11-25T11:15"),
-        ({"interval_seconds": 3600, "first_fire_at": "2026-11-25T12:00:00Z"}, "2026-11-25T12:00"),
-        ({"interval_seconds": 3600, "first_fire_at": "2026-11-25T12:00:01Z"}, None),
-        ({"run_at": "2026-11-25T11:00:00Z", "dispatch_status": "pending"}, "2026-11-25T11:00"),
-        ({"run_at": "2026-11-25T11:00:00Z", "dispatch_status": "canceled"}, None),
-        ({"run_at": "2026-11-25T13:00:00Z", "dispatch_status": "pending"}, None),
-        ({"cron_expression": "30 6 * * *", "enabled": False}, None),
-        (
-            {"cron_expression": "30 6 * * *", "modified_at": "2026-11-25T08:00:00"},
-            None,
-        ),  # what was missed before is over
-        ({}, None),
-    ],
-)
-def test_a_schedule_was_due_last(fields: dict[str, Any], at: str | None) -> None:
-    expected = datetime.fromisoformat(at).replace(tzinfo=UTC).timestamp() if at else None
-    assert last_due(schedule(**fields), NOON + 1 if expected == NOON else NOON) == expected
-
-
-@pytest.mark.parametrize(
-    "fields", [{"cron_expression": "nonsense"}, {"cron_expression": "0 1 * * *", "timezone": "Mars/X"}]
-)
-def test_a_schedule_that_can_not_be_read_is_said_to_be_that(fields: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"nonsense|Mars"):
-        last_due(schedule(**fields), NOON)
-
-
-def test_the_run_of_a_schedule_is_known_by_its_time() -> None:
-    """Measured on 1.0.56: the id is a hash of the schedule's and the time in UTC, to the second."""
-    at = datetime(2026, 11, 25, 16, 13, 28, tzinfo=UTC).timestamp()
-    found = scheduled_run_id("wfs_601037479088546428", at)
-    assert found == "wr_sched_46fe1fb0290062ca075ff62b634cfae9"
-    assert found == scheduled_run_id("wfs_601037479088546428", at + 0.4)

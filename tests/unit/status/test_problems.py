@@ -55,7 +55,7 @@ def without(role: str, *others: SeenProcess) -> StatusReport:
 
 
 def ledger(**changes: Any) -> StatusReport:
-    names = ("counts", "oldest_due", "watches", "missed", "cancelled", "search")
+    names = ("counts", "oldest_due", "watches", "cancelled", "search")
     gauges = replace(WELL.ledger.gauges, **{name: changes.pop(name) for name in names if name in changes})
     return but(ledger=replace(WELL.ledger, gauges=gauges, **changes))
 
@@ -289,7 +289,6 @@ CASES: list[tuple[str, StatusReport, str, bool]] = [
     ),
     ("operations", ledger(operations=1), "1 operation is running", True),
     ("watch_trouble", ledger(watches=[NO_LIST]), "runs of skyvern can't be read: 403", False),
-    ("schedules_missed", ledger(missed={"skyvern": 2}), "2 schedules", True),
 ]
 
 

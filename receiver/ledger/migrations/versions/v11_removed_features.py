@@ -8,7 +8,7 @@ down_revision = "v10"
 branch_labels = None
 depends_on = None
 
-DROPPED = ("incident_marks", "saved_views")
+DROPPED = ("incident_marks", "saved_views", "schedules")
 
 
 def upgrade() -> None:

@@ -1,4 +1,4 @@
-"""Schedules and connected agents: which results of Skyvern's accounts arrive automatically."""
+"""Watched accounts and their agents: which results arrive automatically."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from receiver.api.account import (
     DISCONNECT_AGENT,
     LIST_AGENTS,
     LIST_CONNECTED_AGENTS,
-    LIST_SCHEDULES,
     LIST_WATCHES,
     ConnectResult,
 )
@@ -18,21 +17,18 @@ from receiver.console.action import ConsoleAction
 from receiver.console.page import ConsolePage, PageLink, PageRequest, PageValues, next_page_of
 
 
-def schedules(request: PageRequest) -> PageValues:
-    """Return how each source is watched, a page of the schedules, and the agents that were connected."""
-    page = request.call_as_asked(LIST_SCHEDULES)
+def agents(request: PageRequest) -> PageValues:
+    """Return how each source is watched, a page of its agents, and the agents that were connected."""
+    page = request.call_as_asked(LIST_AGENTS)
     of_source = {name: value for name, value in request.query if name == "source"}
-    agents = request.call(LIST_AGENTS, **of_source, limit=MAX_LIMIT)
     return {
-        "title": "Schedules",
-        "here": "Schedules",
+        "title": "Agents",
+        "here": "Agents",
         "watches": request.call(LIST_WATCHES, **of_source).items,
-        "schedules": page.items,
-        "results_of": {(each.source, each.agent_id): each.results for each in agents.items},
-        "agents": agents,
+        "agents": page.items,
         "connected": request.call(LIST_CONNECTED_AGENTS, **of_source, limit=MAX_LIMIT),
         "public_url": request.service.settings.public_url,
-        "next_page": next_page_of("/schedules", request.query, page),
+        "next_page": next_page_of("/agents", request.query, page),
     }
 
 
@@ -59,4 +55,4 @@ ACTIONS: Final = (
         "Send the results of this agent where they went before, and no longer here? Skyvern makes a new version of it.",
     ),
 )
-PAGES: Final = (ConsolePage("/schedules", "schedules.html", schedules, PageLink("Schedules", "c", "Submitting")),)
+PAGES: Final = (ConsolePage("/agents", "agents.html", agents, PageLink("Agents", "c", "Submitting")),)

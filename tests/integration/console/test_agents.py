@@ -1,4 +1,4 @@
-"""Schedules and connected agents in the console."""
+"""Watched accounts and their agents in the console."""
 
 from __future__ import annotations
 
@@ -28,37 +28,36 @@ def two_sources(submitting: Callable[..., Submitting], hashed_password: str) -> 
     )
 
 
-def test_what_is_watched_and_what_missed(two_sources: Submitting) -> None:
-    # Given a source whose last walk broke off, with a schedule that missed and an agent that was connected
+def test_page_shows_watches_and_agents(two_sources: Submitting) -> None:
+    # Given a source whose last walk broke off, with two agents of which one was connected
     now = time.time()
-    seen = {"sch_1": ("wpid_1", now + 60, now - 3600), "sch_2": ("wpid_2", None, None)}
+    seen = {"wpid_1": ("Orders", None), "wpid_2": ("Prices", None)}
     change = AgentChange("skyvern", "wpid_1", "https://n8n.example/hook?secret=sesame", "https://here.example/x", now)
 
     def fill(connection: account.sa.Connection) -> None:
         watches.lease(connection, "skyvern", now)
         watches.break_off(connection, "skyvern", now + 60, "Skyvern answered 500")
-        account.replace_schedules(connection, "skyvern", seen, now)
+        account.replace_agents(connection, "skyvern", seen, now)
         account.record_change(connection, change)
 
     two_sources.ledger.write(fill)
     browser = Browser(two_sources.url)
     browser.sign_in("admin", PASSWORD)
     # Then the page tells it all, without what a URL may have that is secret
-    page = browser.get("/schedules").text
+    page = browser.get("/agents").text
     assert "Skyvern answered 500" in page
-    assert "no run was started <time" in page
     assert "wpid_2" in page
     assert "https://n8n.example/hook" in page
     assert "sesame" not in page
     # And goes on where it ends
-    first = browser.get("/schedules?limit=1").text
-    assert "sch_1" in first
-    assert "sch_2" not in first
-    assert "More schedules" in first
+    first = browser.get("/agents?limit=1").text
+    assert "wpid_1" in first
+    assert "wpid_2" not in first
+    assert "More agents" in first
     # And somebody of another source sees none of it
     browser.sign_in("ana")
-    page = browser.get("/schedules").text
-    for hidden in ("wpid_1", "sch_1", "Skyvern answered 500", "n8n"):
+    page = browser.get("/agents").text
+    for hidden in ("wpid_1", "wpid_2", "Skyvern answered 500", "n8n"):
         assert hidden not in page
     browser.session.close()
 
@@ -93,7 +92,7 @@ def test_an_agents_results_are_sent_here_and_back_by_a_button(
     agents = skyvern_simulator.world.agents
     browser = Browser(receiver.url)
     browser.sign_in("admin", PASSWORD)
-    page = browser.get("/schedules")
+    page = browser.get("/agents")
     assert "elsewhere: <code>https://n8n.example/hook</code>" in page.text
     # When its button is pressed, somebody is asked first
     question = browser.click(page, "Send results here")
@@ -102,14 +101,14 @@ def test_an_agents_results_are_sent_here_and_back_by_a_button(
     browser.answer(question)
     # Then Skyvern has our URL, and the page says so, without waiting for the clock
     assert agents[agent_id].callback == f"{receiver.url}/webhooks/skyvern"
-    page = browser.get("/schedules")
+    page = browser.get("/agents")
     assert f"The results of {agent_id} come here" in page.text
     assert ">here</td>" in page.text
     assert "Send results here" not in page.text
     # And another button puts back what was there, with its secret, which nobody is shown
     browser.answer(browser.click(page, "Put back"))
     assert agents[agent_id].callback == ELSEWHERE
-    page = browser.get("/schedules")
+    page = browser.get("/agents")
     assert "elsewhere: <code>https://n8n.example/hook</code>" in page.text
     assert "sesame" not in page.text
     assert "Put back" not in page.text
@@ -129,14 +128,14 @@ def test_what_skyvern_refuses_is_said_and_the_page_stays_true(
     receiver, agent_id = with_agent
     browser = Browser(receiver.url)
     browser.sign_in("admin", PASSWORD)
-    question = browser.click(browser.get("/schedules"), "Send results here")
+    question = browser.click(browser.get("/agents"), "Send results here")
     del skyvern_simulator.world.agents[agent_id]
     # When its results are to be sent here
     answer = browser.answer(question)
     # Then it says why not, and that it was tried stays known
     assert answer.status_code == 409
     assert f"Agent {agent_id}: Skyvern answered 404" in answer.text
-    assert "elsewhere: <code>https://n8n.example/hook</code>" in browser.get("/schedules").text
+    assert "elsewhere: <code>https://n8n.example/hook</code>" in browser.get("/agents").text
     found = receiver.ledger.read(lambda c: audit.list_actions(c))
     assert [(each.action, each.outcome) for each in found] == [("agent.connect", "failed")]
     browser.session.close()
