@@ -80,6 +80,7 @@ FIXTURES = [
     "tests.servers.valkey",
     "tests.servers.receiver",
     "tests.servers.postgres",
+    "tests.servers.pgbouncer",
     "tests.servers.seaweedfs",
     "tests.servers.skyvern",
     "tests.servers.skyvern_sdk",

@@ -71,7 +71,8 @@ def account() -> pwd.struct_passwd | None:
     raise AssertionError("root can't run PostgreSQL, and there is neither a user postgres nor nobody")
 
 
-def _become(user: pwd.struct_passwd | None) -> None:
+def become(user: pwd.struct_passwd | None) -> None:
+    """Change the user of a child that a test starts; None: stay."""
     if user is not None:
         os.setgroups([])
         os.setgid(user.pw_gid)
@@ -86,7 +87,7 @@ def _run_as(user: pwd.struct_passwd | None, command: Sequence[str]) -> None:
         text=True,
         cwd="/",
         timeout=PATIENCE,
-        preexec_fn=lambda: _become(user),
+        preexec_fn=lambda: become(user),
     )
     assert done.returncode == 0, f"{command[0]} failed:\n{done.stderr[-2000:]}"
 
@@ -205,7 +206,7 @@ class PostgresProcess:
             command,
             self.directory / "log",
             start_new_session=True,
-            prepare=lambda: _become(account()),
+            prepare=lambda: become(account()),
             with_parent=signal.SIGQUIT,  # its "immediate shutdown", which also ends its children
         )
         try:
