@@ -1,4 +1,4 @@
-"""Measure Runhook beside other stacks, and write one table: figure, floor, value.
+"""Measure Runhook beside other stacks, and write one table: value, peer, ratio, floor, pass or miss.
 
     python -m bench                  # all parts, at most ten minutes, into bench/RESULTS.md
     python -m bench sinks rest       # some parts; prints their table and writes nothing

@@ -1,4 +1,4 @@
-"""The figures of a benchmark and their table: name, floor, value."""
+"""The figures of a benchmark and their table: value, peer, ratio of the two, floor, and whether it is met."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ import platform
 import statistics
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One row of the table. `value` is text for people; `is_met` is None for a figure without a floor."""
+    """One row of the table, as text for people. `is_met` is None for a figure without a floor."""
 
     name: str
     value: str
     floor: str = ""
     is_met: bool | None = None
+    peer: str = ""
+    ratio: str = ""
 
 
 def at_least(name: str, value: float, floor: float, form: str = "{:,.2f}", note: str = "") -> Figure:
@@ -29,6 +31,26 @@ def at_least(name: str, value: float, floor: float, form: str = "{:,.2f}", note:
 def at_most(name: str, value: float, floor: float, form: str = "{:,.2f}", note: str = "") -> Figure:
     """Return a figure that must not exceed `floor`. `form`: how both numbers are written."""
     return Figure(name, form.format(value) + note, f"≤ {form.format(floor)}", value <= floor)
+
+
+def compared(
+    name: str,
+    value: float,
+    peer: float,
+    form: str = "{:,.2f}",
+    *,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    note: str = "",
+) -> Figure:
+    """Return a figure beside that of a peer in the same run. The floor, if there is one, is on their ratio."""
+    ratio = value / peer
+    row = Figure(name, form.format(value) + note, peer=form.format(peer), ratio=f"{ratio:.2f} ×")
+    if at_least is not None:
+        return replace(row, floor=f"≥ {at_least} ×", is_met=ratio >= at_least)
+    if at_most is not None:
+        return replace(row, floor=f"≤ {at_most} ×", is_met=ratio <= at_most)
+    return row
 
 
 def median(values: Iterable[float]) -> float:
@@ -47,11 +69,12 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def table(figures: Iterable[Figure]) -> str:
-    """Return the figures as a Markdown table. A floor that is missed is marked."""
-    lines = ["| figure | floor | value |", "|---|---|---|"]
+    """Return the figures as a Markdown table."""
+    lines = ["| figure | value | peer | ratio | floor | result |", "|---|---|---|---|---|---|"]
+    results = {True: "pass", False: "**miss**", None: ""}
     for each in figures:
-        missed = " **(missed)**" if each.is_met is False else ""
-        lines.append(f"| {each.name} | {each.floor} | {each.value}{missed} |")
+        cells = (each.name, each.value, each.peer, each.ratio, each.floor, results[each.is_met])
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""From the POST to the committed row, beside apps on task queues: latency at a steady rate, and throughput.
+"""From the POST to the committed row, beside apps on task queues: latency, throughput, and CPU of an event alone.
 
 Each side checks the signature, has the webhook on disk before its 202, and commits one row of the same PostgreSQL
 table. Runhook does more in that time: ledger, deduplication, routing, attempts. The sides run one after the other, in
@@ -11,18 +11,24 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Protocol
 
 from bench import load
-from bench.figures import Figure, at_least, at_most, median, percentile, spread
+from bench.figures import Figure, at_most, compared, median, percentile, spread
 from bench.load import FLAT_OUT, webhooks
 from bench.peers.processes import WORKERS, Peer, install
 from bench.rows import Rows
 from bench.system import Runhook, Servers, cpu, new_servers
 
 RATE: Final = 100.0
+# Events per second at which each comes alone.
+ALONE: Final = 10.0
+# Milliseconds of the worker's CPU for such an event, on a machine that takes LOOP seconds for `additions`.
+ALONE_MS, LOOP = 3.5, 1.7
+# As a script has it: with names of a module, which takes twice the time that names of a function do.
+ADDITIONS: Final = compile("total = 0\nfor number in range(10_000_000):\n    total += number", "additions", "exec")
 # Seconds between two looks at the table: while latency is measured, and while throughput is.
 FINE, COARSE = 0.001, 0.02
 RUNHOOK: Final = "runhook"
@@ -39,15 +45,31 @@ class Side(Protocol):
         """Return all its processes, with its servers."""
         ...
 
+    def workers(self) -> list[int]:
+        """Return the processes that take events from the queue to the row."""
+        ...
+
 
 @dataclass
 class Measured:
-    """Of all rounds of a side: seconds at RATE; rows a second and microseconds of CPU a row, flat out."""
+    """Of all rounds of a side: seconds at RATE; rows a second and microseconds of CPU a row, flat out.
+
+    `alone`: milliseconds of the workers' CPU per event at ALONE. `loops`: seconds of `additions`.
+    """
 
     seconds: list[float] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
+    alone: list[float] = field(default_factory=list)
+    loops: list[float] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+
+
+def additions() -> float:
+    """Return the seconds of CPU for a loop of 10,000,000 additions, which says how fast the machine is now."""
+    began = time.process_time()
+    exec(ADDITIONS, {})
+    return time.process_time() - began
 
 
 def start(name: str, servers: Servers, stack: ExitStack, *, tiny: bool) -> tuple[Side, str]:
@@ -81,6 +103,10 @@ def one_round(name: str, found: Measured, seconds: float, *, tiny: bool) -> None
         through(10 if tiny else 300, RATE)
         found.seconds += through(max(20, int(RATE * seconds)), RATE)[0]
         rows.every = COARSE
+        found.loops.append(additions())
+        count, before = 10 if tiny else 50, cpu(side.workers())
+        through(count, ALONE)
+        found.alone.append((cpu(side.workers()) - before) / count * 1000)
         _, guess, _ = through(50 if tiny else 400, FLAT_OUT)
         _, rate, used = through(100 if tiny else max(400, int(guess * seconds)), FLAT_OUT)
         found.rates.append(rate)
@@ -111,21 +137,28 @@ def figures(*, tiny: bool = False) -> list[Figure]:
     versions = "" if tiny else install(peers)
     found = measure([RUNHOOK, *peers], rounds=1 if tiny else 3, seconds=0.2 if tiny else 3.0, tiny=tiny)
     ours = found[RUNHOOK]
-    p50, p99 = (percentile(ours.seconds, share) * 1000 for share in (50, 99))
-    compared = {name: median(found[name].rates) for name in peers if found[name].rates}
-    fastest = max(compared, key=lambda name: compared[name])
+    fastest = max((name for name in peers if found[name].rates), key=lambda name: median(found[name].rates))
+    peer, loop = found[fastest], median(ours.loops)
+    p50, p99 = ([percentile(side.seconds, share) * 1000 for side in (ours, peer)] for share in (50, 99))
+    beside = f"beside {fastest}, the fastest peer"
+    alone = compared("", median(ours.alone), median(peer.alone), "{:.1f} ms")
+    floor = at_most("", median(ours.alone), ALONE_MS * loop / LOOP, "{:.1f} ms")
     rows = [
-        at_most("POST → committed row, 100/s: p50", p50, 8, "{:.1f} ms"),
-        at_most("POST → committed row, 100/s: p99", p99, 25, "{:.1f} ms"),
-        at_least(
-            f"pipeline, flat out: rows/s of Runhook, of {fastest}'s, the fastest peer",
-            *(median(ours.rates) / compared[fastest], 2.5, "{:.2f} ×"),
+        compared(f"POST → committed row, 100/s: p50, {beside}", *p50, "{:.1f} ms", at_most=2),
+        compared(f"POST → committed row, 100/s: p99, {beside}", *p99, "{:.1f} ms", at_most=3),
+        compared(
+            f"pipeline, flat out, {beside}", median(ours.rates), median(peer.rates), "{:,.0f} rows/s", at_least=2.5
         ),
+        replace(
+            alone, name=f"CPU of the worker for an event alone, 10/s, {beside}", floor=floor.floor, is_met=floor.is_met
+        ),
+        Figure("a loop of 10,000,000 additions", f"{loop:.2f} s"),
     ]
     for name, mine in found.items():
         if mine.rates:
             latency = " / ".join(f"{percentile(mine.seconds, share) * 1000:.1f}" for share in (50, 99))
             rows.append(Figure(f"{name}: p50 / p99 at 100/s", f"{latency} ms"))
+            rows.append(Figure(f"{name}: CPU of the workers for an event alone", spread(mine.alone, "{:.1f}") + " ms"))
             rows.append(
                 Figure(f"{name}: flat out", f"{spread(mine.rates)} rows/s, {median(mine.cpu):,.0f} µs of CPU a row")
             )

@@ -16,7 +16,7 @@ from typing import Final
 
 from bench import load
 from bench.ack import bare
-from bench.figures import Figure, at_most
+from bench.figures import Figure, at_most, compared
 from bench.load import PATIENCE, webhooks
 from bench.system import RUNHOOK, Runhook, Servers, new_folder, new_servers
 from tests.servers.dev import Dev
@@ -86,12 +86,12 @@ def first_202(servers: Servers) -> float:
 
 
 def starts(rounds: int) -> list[Figure]:
-    """Return the seconds that commands take to start."""
+    """Return the seconds that commands take to start, beside RQ's and those of a bare Starlette."""
     with new_servers() as servers:
 
-        def help_printed() -> float:
+        def help_printed(command: list[str]) -> float:
             began = time.monotonic()
-            subprocess.run([*RUNHOOK, "--help"], stdout=subprocess.DEVNULL, check=True)
+            subprocess.run([*command, "--help"], stdout=subprocess.DEVNULL, check=True)
             return time.monotonic() - began
 
         def bare_202() -> float:
@@ -100,15 +100,18 @@ def starts(rounds: int) -> list[Figure]:
                 return load.post(port, webhooks(port, [1])).ended - began
 
         commands: dict[str, Callable[[], float]] = {
-            "--help": help_printed,
+            "--help": lambda: help_printed(RUNHOOK),
+            "rq": lambda: help_printed([sys.executable, "-m", "rq.cli"]),
             "serve": lambda: first_202(servers),
             "bare": bare_202,
         }
         found = {name: min(start() for _ in range(rounds + 1)) for name, start in commands.items()}
     return [
-        at_most("`runhook --help`", found["--help"], 0.3, "{:.2f} s"),
-        at_most(
-            "`runhook serve`, until the first 202", found["serve"], 0.8, "{:.2f} s", f"; bare {found['bare']:.2f} s"
+        compared("`runhook --help`, beside `rq --help`", found["--help"], found["rq"], "{:.2f} s", at_most=2),
+        compared(
+            "`runhook serve` until the first 202, beside a bare Starlette",
+            *(found["serve"], found["bare"], "{:.2f} s"),
+            at_most=7,
         ),
     ]
 

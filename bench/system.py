@@ -197,6 +197,10 @@ class Runhook:
         """Return its processes and its servers."""
         return [*self._servers.pids(), *(each.pid for each in self._processes.values())]
 
+    def workers(self) -> list[int]:
+        """Return the process of the worker."""
+        return [self.pid("worker")]
+
     def pid(self, part: str) -> int:
         """Return the process of `serve`, `worker` or `clock`."""
         return self._processes[part].pid

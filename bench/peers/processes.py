@@ -98,6 +98,10 @@ class Peer:
         """Return its processes and its servers."""
         return [*self._servers.pids(), *(each.pid for each in self._processes)]
 
+    def workers(self) -> list[int]:
+        """Return the worker processes."""
+        return [each.pid for each in self._processes[1:]]
+
     def log(self) -> str:
         """Return the end of its log."""
         return self._log.read_text()[-1500:]
