@@ -4,6 +4,6 @@ A POST that creates a run, step by step: api (route, key, body) → prepare (che
 → submitter (writes the row, sends the request, records the response) → replies. A row is written before anything is
 sent, so no run is ever without a record. lost_answer searches for the run where Skyvern's response is missing.
 
-A GET of a run: api → results (ledger or Skyvern), with run_watch and long_poll while it waits, and event_stream for a
-stream. All other calls: retry_webhook, proxy.
+A GET of a run: api → results (ledger or Skyvern), with run_watch and long_poll while it waits. All other
+calls: retry_webhook, proxy.
 """

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final
@@ -40,7 +40,6 @@ from receiver.runtime.throttle import RateLimits, TokenBucket
 from receiver.skyvern.client import SkyvernAPI, SkyvernReader
 from receiver.skyvern.responses import Patience
 from receiver.submit.endpoints import ENDPOINTS, SubmitCall, SubmitEndpoint, scope_of
-from receiver.submit.event_stream import EventStreams
 from receiver.submit.limits import LIMITS, SubmitLimits
 from receiver.submit.long_poll import LongPoll
 from receiver.submit.proxy import Proxy
@@ -54,7 +53,6 @@ from receiver.web.component import Context, WebComponent
 from receiver.web.keys import INVALID_KEY, Authenticator
 from receiver.web.limits import CallLimits, TooManyWaiters, WaiterLimit
 from receiver.web.responses import (
-    SSE_HEADERS,
     Refusal,
     Reply,
     StreamedResponse,
@@ -98,7 +96,6 @@ def submit(context: Context, limits: SubmitLimits = LIMITS) -> WebComponent:
     table = [
         *(("POST", endpoint.path, api.submit(endpoint)) for endpoint in ENDPOINTS),
         ("GET", "/v1/runs/{run_id}", api.get_run),
-        ("GET", "/v1/runs/{run_id}/events", api.events),
         ("POST", "/v1/runs/{run_id}/retry_webhook", api.retry_webhook),
         ("POST", "/api/v1/tasks/{run_id}/retry_webhook", api.retry_legacy_webhook),
     ]
@@ -141,7 +138,6 @@ class _Api:
         grace = config.reconcile.paced(webhooks=settings.waits_for_webhooks).webhook_grace
         kept = config.retention.events
         self._results = Results(ledger, self._states, self._places, late, limits, grace, kept)
-        self._streams = EventStreams(self._results, self._states, self._places, limits.keep_alive)
         self._proxy = Proxy(ledger)
         self._retrier = WebhookRetrier(ledger, self._results, self._states, limits.retry_webhook)
 
@@ -274,20 +270,6 @@ class _Api:
         if not await self._authenticator.is_valid(caller.key):
             raise Refusal(error(403, INVALID_KEY))
         return to_response(reply)
-
-    async def events(self, request: Request, caller: Caller) -> Response:
-        """Return the server-sent events of a run."""
-        events = await self._streams.open(caller, request.path_params["run_id"])
-        return StreamedResponse(self._while_valid(events, caller.key), 200, SSE_HEADERS)
-
-    async def _while_valid(self, events: AsyncGenerator[bytes, None], key: Key) -> AsyncGenerator[bytes, None]:
-        """Return `events`, until the key is revoked: a stream may last for as long as its run."""
-        with contextlib.suppress(LedgerUnavailable):
-            async with contextlib.aclosing(events):
-                async for event in events:
-                    if not await self._authenticator.is_valid(key):
-                        return
-                    yield event
 
     async def retry_webhook(self, request: Request, caller: Caller) -> Response:
         """Resend the caller's webhook; Skyvern does it for runs that were not submitted here."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from receiver.web.limits import BODY_TIMEOUT, MAX_CALLS
-from receiver.web.responses import SSE_KEEP_ALIVE
 
 
 class SubmitLimits(NamedTuple):
@@ -17,7 +16,7 @@ class SubmitLimits(NamedTuple):
     in all: a Skyvern that has just lost an answer may well hang. `recording`: that a reply waits until it is recorded;
     a ledger that hangs records it later. `after_wait`: that Skyvern may take to say how a run is whose caller has
     waited for it; `after_stop`: when the process stops. `retry_webhook`: that the call waits for the attempt; Skyvern
-    takes up to 60, and SDKs wait that long. `keep_alive`: between two signs of life in a stream of events.
+    takes up to 60, and SDKs wait that long.
     """
 
     calls: int = MAX_CALLS
@@ -29,7 +28,6 @@ class SubmitLimits(NamedTuple):
     after_wait: float = 8.0
     after_stop: float = 3.0
     retry_webhook: float = 30.0
-    keep_alive: float = SSE_KEEP_ALIVE
 
 
 LIMITS: Final = SubmitLimits()

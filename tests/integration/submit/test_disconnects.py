@@ -85,19 +85,6 @@ def hold(rig: Submitting, path: str, read: int = 1) -> socket.socket:
     return connection
 
 
-def test_event_stream_ends_when_its_client_hangs_up(submitting: Make, simulate_skyvern: Simulate) -> None:
-    limits = SubmitLimits(keep_alive=3600.0)  # it would be noticed at the next sign of life
-    rig = submitting(simulate_skyvern(run_seconds=1000.0).url, dispatching=False, limits=limits)
-    run_id = rig.task().json()["run_id"]
-    held = [hold(rig, f"/v1/runs/{run_id}/events") for _ in range(5)]
-    eventually(lambda: rig.held() == 5)
-
-    for connection in held:
-        connection.close()
-
-    eventually(lambda: rig.held() == 0)
-
-
 @pytest.mark.parametrize(
     ("first", "read"),
     [(8 << 20, 5 << 20), (8 << 20, 0), (1000, 0), (0, 0)],
@@ -120,17 +107,15 @@ def test_stopping_process_answers_all_waits(submitting: Make, simulate_skyvern: 
     limits = SubmitLimits(after_stop=PATIENCE)
     rig = submitting(simulate_skyvern(run_seconds=1000.0).url, dispatching=False, limits=limits)
     run_ids = [rig.task(f"p{number}").json()["run_id"] for number in range(4)]
-    with hold(rig, f"/v1/runs/{run_ids[0]}/events") as stream, ThreadPoolExecutor(20) as pool:
+    with ThreadPoolExecutor(20) as pool:
         asked = [pool.submit(rig.client.get, f"/v1/runs/{run_ids[n % 4]}?wait=300") for n in range(20)]
-        eventually(lambda: rig.held() == 21)
+        eventually(lambda: rig.held() == 20)
 
         rig.serving.stop()
 
         answers = [each.result(timeout=PATIENCE) for each in asked]
         assert {answer.status_code for answer in answers} == {200}
         assert {answer.json()["status"] for answer in answers} <= {"created", "queued", "running"}
-        while stream.recv(65536):
-            pass  # it ends as a stream does, and is not reset
     rig.serving.join()
 
 

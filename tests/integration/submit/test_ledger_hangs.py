@@ -59,7 +59,6 @@ def test_hanging_ledger_bounds_calls_and_sends_nothing(
         "submit without a key": lambda: rig.task("q"),
         "get": lambda: rig.client.get(f"/v1/runs/{run_id}"),
         "wait": lambda: rig.client.get(f"/v1/runs/{run_id}?wait=0.5"),
-        "events": lambda: rig.client.get("/v1/runs/tsk_unknown/events"),
         "retry_webhook": lambda: rig.client.post(f"/v1/runs/{run_id}/retry_webhook"),
     }
     watch = Stopwatch()

@@ -30,7 +30,6 @@ def test_webhook_url_is_shown_to_its_own_key_only(submitting: Make, simulate_sky
         f"/v1/runs/{run_id}?wait=100",
         f"/v1/runs/{run_id}",
         f"/v1/runs/{run_id}?from=skyvern",
-        f"/v1/runs/{run_id}/events",
         f"/v1/runs/{run_id}/",
         f"/v1/workflows/runs/{run_id}",
         "/v1/runs",
