@@ -1,4 +1,4 @@
-"""Templates written by operators and filled from payloads: sandboxed, strict, and bounded in length, time and memory.
+"""Templates written by operators and filled from payloads: sandboxed, strict, and bounded in length.
 
 A template is the operator's code; a payload only supplies values, never template text. `compile` runs at load and finds
 what is wrong then: bad syntax, an unknown name, a template that includes files. `render` runs for each delivery. The
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 # Longest template, in characters.
 MAX_SOURCE = 64 * 1024
-# Seconds of CPU that one rendering may take.
-MAX_SECONDS = 3.0
 # Longest result unless the caller sets less, in characters.
 MAX_OUTPUT = 256 * 1024
 
@@ -93,25 +91,22 @@ class Template:
         # The variables that it names.
         self.used = frozenset(used)
 
-    def render(self, context: Mapping[str, Any], *, seconds: float = MAX_SECONDS) -> str:
-        """Return the template filled with `context`. `seconds`: of CPU that it may take.
+    def render(self, context: Mapping[str, Any]) -> str:
+        """Return the template filled with `context`.
 
-        Raises Refused when it can't be filled (a field that this run does not have, a type that does not fit), is
-        longer than `max_length` characters, or takes too long: the same run would fail the same way again.
+        Raises Refused when it can't be filled (a field that this run does not have, a type that does not fit), or is
+        longer than `max_length` characters: the same run would fail the same way again.
         """
         import jinja2
-
-        from handlers.support.template_sandbox import limits
 
         pieces: list[str] = []
         length = 0
         try:
-            with limits(seconds):
-                for piece in self._template.generate(context):
-                    length += len(piece)
-                    if length > self.max_length:
-                        raise Refused(f"the template {self.name} gives more than {self.max_length:,} characters")
-                    pieces.append(piece)
+            for piece in self._template.generate(context):
+                length += len(piece)
+                if length > self.max_length:
+                    raise Refused(f"the template {self.name} gives more than {self.max_length:,} characters")
+                pieces.append(piece)
         except Refused:
             raise
         except OverflowError:
@@ -140,14 +135,14 @@ def compile(  # noqa: A001 - always called as templating.compile
     import jinja2
     from jinja2 import meta
 
-    from handlers.support.template_sandbox import environment, limited
+    from handlers.support.template_sandbox import environment
 
     sandbox = environment(finalize, _to_json)
     try:
         tree = sandbox.parse(source, name=name)
         _check(tree, name, variables)
         used = meta.find_undeclared_variables(tree)
-        return Template(sandbox.from_string(limited(tree)), name, max_length, used)
+        return Template(sandbox.from_string(tree), name, max_length, used)
     except jinja2.exceptions.SecurityError as error:
         raise TemplateError(f"{name}: {_one_line(error.message or '')}") from None
     except jinja2.TemplateSyntaxError as error:

@@ -248,7 +248,7 @@ class SinkRunner:
     def _give_up_overdue(self) -> None:
         now, overdue = time.monotonic(), False
         for task in self._held.overdue(now - self._limit):
-            answer = Unavailable(f"no answer within {self._sink.options.timeout:g} s")
+            answer = Unavailable(f"the send did not end within {self._sink.options.timeout:g} s")
             if self._held.end(task, [answer] * len(task.claimed), now):
                 self._threads.abandon()
                 overdue = True

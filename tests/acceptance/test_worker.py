@@ -479,3 +479,23 @@ def test_limited_worker_logs_which_sinks_it_leaves_out(deployment: Deploy, redis
 
     eventually(lambda: "no deliver:two is running" in advice())
     assert f"(`--only dispatch --only one`) {limits}" in advice()
+
+
+ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+
+
+def test_template_over_the_timeout_fails_and_delays_no_other(deployment: Deploy, redis_url: str) -> None:
+    # Given a template that takes minutes for one run
+    template = "{% if run.run_id == 'tsk_slow' %}" + ENDLESS + "{% endif %}{}"
+    with ScriptedServer() as consumer:
+        slow = {"type": "http", "url": consumer.url, "timeout": 1, "template": template, "retry": {"attempts": 1}}
+        it = deployment(redis_url, sinks={"slow": slow, "files": FILES})
+        with_tables(it.ledger)
+        for run in ("tsk_slow", "tsk_1", "tsk_2"):
+            record(it.ledger, new_event(run, "slow", "files"))
+        it.run("worker")
+        # Then its delivery fails with the reason, and the others are delivered
+        eventually(lambda: it.states("slow") == {"dead": 1, "delivered": 2}, what=lambda: it.log_of("worker"))
+        it.all_delivered(3, "files")
+    query = sa.select(deliveries.c.reason).where(deliveries.c.state == "dead")
+    assert it.ledger.read(lambda connection: connection.scalar(query)) == "the send did not end within 1 s"

@@ -296,7 +296,7 @@ def test_a_send_that_hangs_is_given_up_and_delays_no_other(ledger: Ledger, start
     eventually(lambda: states(ledger) == {"delivered": 5, "waiting": 1})
     release.set()
     watch.at_most(30)
-    assert rows(ledger, run_id="tsk_0")[0]["reason"] == "no answer within 2 s"
+    assert rows(ledger, run_id="tsk_0")[0]["reason"] == "the send did not end within 2 s"
     assert not it.gave_up
 
 
@@ -386,7 +386,7 @@ def test_s3_sink_ends_its_send_within_its_timeout(ledger: Ledger, start: Start) 
         # When it is sent to, then the sink itself says why it failed, and no thread is left behind
         start(sink)
         eventually(lambda: states(ledger) == {"waiting": 1})
-        assert rows(ledger)[0]["reason"] != "no answer within 8 s"
+        assert rows(ledger)[0]["reason"] != "the send did not end within 8 s"
 
 
 def test_sends_that_hang_leave_no_other_place_empty(ledger: Ledger, start: Start) -> None:

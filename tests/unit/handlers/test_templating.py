@@ -90,6 +90,16 @@ def test_the_sandbox_holds(source: str) -> None:
         render(source, run={"list": []})
 
 
+@pytest.mark.parametrize("source", ["{{ '*' * run.count }}", "{{ run.count * [1] }}", "{{ 2 ** run.count }}"])
+def test_numbers_of_a_payload_cannot_exhaust_memory(source: str) -> None:
+    with pytest.raises(Refused, match="too large|not supported"):
+        render(source, run={"count": 10**12})
+
+
+def test_short_repetition_is_allowed() -> None:
+    assert render("{{ '*' * run.stars }} {{ 3 * 4 }}", run={"stars": 3}) == "*** 12"
+
+
 def test_a_value_that_looks_like_a_template_stays_a_value() -> None:
     assert render("{{ run.evil }}", run={"evil": "{{ 7 * 7 }}{% include 'x' %}"}) == "{{ 7 * 7 }}{% include 'x' %}"
 
@@ -123,76 +133,6 @@ def test_context_is_complete_for_an_unparseable_body() -> None:
     assert set(context) == templating.VARIABLES
     template = templating.compile("{{ run.run_id }}|{{ run.outcome }}|{{ date.year }}-{{ date.month }}|{{ event.id }}")
     assert template.render(context) == "||2026-03|evt_1"
-
-
-def _grows(start: str, step: str) -> str:
-    return f"{{% set n = namespace(v={start}) %}}{{% for i in range(90000) %}}{{% set n.v = {step} %}}{{% endfor %}}"
-
-
-BURNS = {
-    "loops": "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}",
-    "filtered loop": "{% for a in range(90000) %}{% for b in range(90000) if b < 0 %}{% endfor %}{% endfor %}",
-    "loops over a payload": "{% for a in run.text %}{% for b in run.text %}{% endfor %}{% endfor %}",
-    "one loop of large filters": "{% for a in range(90000) %}{% set x = range(90000) | sum %}{% endfor %}",
-    "recursion": "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(40) }}",
-    "range": "{% for a in range(100000000) %}{% endfor %}",
-    "repetition": "{{ 'x' * 100000000000 }}",
-    "doubled text": _grows("'x' * 1000", "n.v ~ n.v"),
-    "added texts": _grows("'x' * 1000", "n.v + n.v"),
-    "added lists": _grows("[1]", "n.v + n.v"),
-    "many texts": _grows("[]", "n.v + [('x' * 1000000) ~ i]"),
-    "squares": _grows("3", "n.v * n.v"),
-    "replace filter": "{{ ('x' * 100000) | replace('x', 'y' * 100000) }}",
-    "replace method": "{{ ('x' * 100000).replace('x', 'y' * 100000) }}",
-    "join filter": "{{ ([1] * 100000) | join('y' * 100000) }}",
-    "join method": "{{ ('y' * 100000).join(['x'] * 100000) }}",
-    "sum of lists": "{{ ([[1] * 100000] * 100000) | sum(start=[]) }}",
-    "padding filter": "{{ 'x' | center(10000000000) }}",
-    "padding method": "{{ 'x'.ljust(10000000000) }}",
-    "indentation": "{{ ('\\n' * 100000) | indent(100000) }}",
-    "batch": "{% for b in [1] | batch(10000000000, 2) %}{% endfor %}",
-    "width": "{{ '%10000000000d' % 1 }}",
-    "width of a value": "{{ '%*d' | format(10000000000, 1) }}",
-    "width of a format": "{{ '{:{}}'.format(1, 10000000000) }}",
-    "copies by a filter": "".join(f"{{% set a{n} = run.text | upper %}}" for n in range(1000)),
-    "copies by a method": "".join(f"{{% set a{n} = run.text.upper() %}}" for n in range(1000)),
-    "lists": "".join(f"{{% set a{n} = run.text | list %}}" for n in range(100)),
-    "format of a payload": "{{ ('{0}' * 10000).format(run.text) }}",
-}
-_BURN = """
-import json, resource, sys, time
-from handlers.contract import Refused
-from handlers.support import templating
-
-resource.setrlimit(resource.RLIMIT_AS, (1 << 29, 1 << 29))
-context = {"run": {"text": "x" * 1_000_000}}
-for name, source in json.load(sys.stdin).items():
-    started = time.thread_time()
-    try:
-        said = templating.compile(source, variables=context).render(context, seconds=0.1)
-    except (Refused, templating.TemplateError) as error:
-        said = str(error)
-    print(json.dumps([name, time.thread_time() - started, said[:200]]), flush=True)
-"""
-
-
-def test_a_template_that_burns_time_or_memory_is_stopped() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", _BURN],
-        input=json.dumps(BURNS),
-        env={"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    found = {name: (seconds, said) for name, seconds, said in map(json.loads, done.stdout.splitlines())}
-
-    assert done.returncode == 0, (done.stderr[-2000:], list(found))
-    assert found.keys() == BURNS.keys()
-    stopped = "too long|too large"
-    assert {name: said for name, (_, said) in found.items() if not re.search(stopped, said)} == {}
-    assert {name: seconds for name, (seconds, _) in found.items() if seconds > templating.MAX_SECONDS} == {}
 
 
 def test_what_a_template_is_for_costs_little_of_what_it_may_use() -> None:
