@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import math
@@ -13,7 +14,7 @@ from contextlib import ExitStack, closing, nullcontext
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, NoReturn
+from typing import IO, TYPE_CHECKING, Annotated, Final, NoReturn
 
 import typer
 
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from receiver.dev.tunnel import Tunnel
     from receiver.runtime.supervisor import Program, Supervisor
 
+# ANSI colours of the programs' names.
+_COLOURS: Final = (36, 33, 32, 35, 34, 31)
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 _ANY: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - to be recognized
 # Seconds after which `dev` prints why it is not ready.
@@ -63,7 +66,6 @@ def dev(
     config: ConfigFile = None,
 ) -> None:
     """Run receiver, worker and clock together, with their own Valkey unless REDIS_URL is set. Ctrl-C stops all."""
-    from receiver.dev.lines import Lines
     from receiver.dev.tunnel import Tunnel
     from receiver.ingest import redis_settings
     from receiver.runtime.supervisor import Supervisor, program
@@ -285,3 +287,24 @@ def _watched(settings: Settings, config: Config) -> str:
         f"watching the account at {' and '.join(bases)}: results are here within about {within} s of their run's end. "
         f"To get them in seconds: {sooner}`runhook connect --apply`"
     )
+
+
+class Lines:
+    """Prints the lines of several programs to a console, each after its program's name.
+
+    `colour`: whether names are coloured; None: on a terminal."""
+
+    def __init__(self, console: IO[str], names: Sequence[str], *, colour: bool | None = None) -> None:
+        self._console = console
+        self._colour = console.isatty() if colour is None else colour
+        self._colours = {name: _COLOURS[number % len(_COLOURS)] for number, name in enumerate(names)}
+        self._width = max(len(name) for name in [*names, "runhook"])
+
+    def __call__(self, name: str, text: str) -> None:
+        """Print one line under `name`."""
+        label = name.ljust(self._width)
+        if self._colour:
+            label = f"\x1b[{self._colours.get(name, 1)}m{label}\x1b[0m"
+        with contextlib.suppress(OSError):  # the terminal is gone; the programs continue
+            self._console.write(f"{label} | {text}\n")
+            self._console.flush()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from receiver.dev.lines import Lines
+from receiver.cli.dev import Lines
 from receiver.errors import NotStarted, UsageError
 from receiver.runtime.child import ChildStatus, spawn
 from receiver.runtime.supervisor import Process, Program, Supervisor

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from receiver.domain import members, shape
-from receiver.skyvern.polling import polled
+from receiver.submit.polling_body import polled
 from simulator import bodies, run_request
 from simulator.runs import RUN_TYPES, SimRun, now
 
