@@ -32,7 +32,6 @@ class RunStatus:
     run_type: str
     status: str
     outcome: str
-    attempt: int
     final: bool
     event_id: str
     submission_id: str

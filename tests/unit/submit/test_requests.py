@@ -138,7 +138,7 @@ def test_anything_else_is_not_an_object(text: bytes) -> None:
 def test_member_whose_name_can_not_be_stored_is_shown(name: str) -> None:
     facts = '"run_type":"workflow_run","status":"completed","created_at":"2026-01-01T00:00:00"'
     body = f'{{"run_id":"wr_1",{facts},"modified_at":"2026-01-01T00:00:00","a{name}":[1]}}'.encode()
-    status = RunStatus("skyvern", "wr_1", "workflow_run", "completed", "completed", 1, True, "evt_1", "")
+    status = RunStatus("skyvern", "wr_1", "workflow_run", "completed", "completed", True, "evt_1", "")
 
     text, said = polling_body(RunResult(status, body, 1.0), body, "", {}) or (b"", "")
 
