@@ -21,6 +21,7 @@ from receiver.api.service import Actor, Service
 from receiver.domain.api_key import VIEW
 from receiver.domain.counting import counted
 from receiver.domain.deduplication import Disposition
+from receiver.domain.durations import ago
 from receiver.domain.redaction import Redactor
 from receiver.errors import NotFound, TooLarge
 from receiver.inbox import state as inbox
@@ -30,7 +31,6 @@ from receiver.ledger.filters import Filter, id_trouble
 from receiver.ledger.lists import events as lists
 from receiver.ledger.lists.bodies import EventBody, read_body
 from receiver.runtime.redis_client import connect
-from receiver.status.problem import ago
 
 # Bytes of the largest body that is shown as a value, and of the largest that is returned.
 LARGEST_VALUE: Final = 4 << 20

@@ -16,6 +16,7 @@ from receiver.api.service import Actor, Service
 from receiver.api.timeline import TimelineEntry, timeline_of
 from receiver.domain.api_key import VIEW
 from receiver.domain.delivery import DeliveryState
+from receiver.domain.durations import ago
 from receiver.errors import Invalid, NotFound
 from receiver.ledger import Connection
 from receiver.ledger.deliveries import lanes
@@ -25,7 +26,6 @@ from receiver.ledger.lists import events as event_lists
 from receiver.ledger.lists import runs as lists
 from receiver.ledger.lists import submissions as submission_lists
 from receiver.ledger.words import COUNT_LIMIT, coverage
-from receiver.status.problem import ago
 
 M = TypeVar("M", bound=Result)
 

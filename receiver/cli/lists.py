@@ -39,11 +39,11 @@ from receiver.cli.output import (
 )
 from receiver.cli.parameters import check_times, named_options, with_filter
 from receiver.domain.delivery import DeliveryState
+from receiver.domain.durations import after
 from receiver.domain.event import short_id
 from receiver.errors import UsageError
 from receiver.ledger import audit as audit_log
 from receiver.ledger.filters import LIMIT
-from receiver.status.problem import after
 
 Row = Mapping[str, Any]
 

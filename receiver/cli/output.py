@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from handlers.support import timestamps
+from receiver.domain.durations import ago
 from receiver.domain.event import short_id
-from receiver.status.problem import ago
 
 if TYPE_CHECKING:
     from rich.console import Console

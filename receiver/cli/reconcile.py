@@ -21,12 +21,12 @@ from receiver.cli.output import Form, iso, out, parse_columns, print_json, print
 from receiver.cli.parameters import named_options
 from receiver.cli.profiles import here_only
 from receiver.domain.counting import counted
+from receiver.domain.durations import ago
 from receiver.errors import ConfigError, UsageError
 from receiver.ledger import Connection, Ledger, audit, redis_losses
 from receiver.reconcile.importer import ImportReport, find_missing
 from receiver.reconcile.poller import build
 from receiver.reconcile.source import PolledSource
-from receiver.status.problem import ago
 
 if TYPE_CHECKING:
     from receiver.config.models import Config

@@ -24,8 +24,8 @@ from receiver.cli.lists import of_run, size_of, stored_at
 from receiver.cli.options import Json, SourceName
 from receiver.cli.output import clean, coloured, out, print_json, print_table, show_value, show_when, warn
 from receiver.cli.parameters import with_client
+from receiver.domain.durations import after
 from receiver.errors import NotFound, UsageError
-from receiver.status.problem import after
 
 # Files that are shown of a run, and nodes of its output.
 FILES: Final = 50

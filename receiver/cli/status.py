@@ -16,10 +16,10 @@ from receiver.cli.options import Json, Output, chosen_form
 from receiver.cli.output import Form, clean, out, print_json, print_rows, print_table, show_counts
 from receiver.cli.parameters import with_client
 from receiver.domain.counting import counted
+from receiver.domain.durations import ago
 from receiver.domain.liveness import deliver
 from receiver.errors import RunhookError
 from receiver.ledger.stats import COUNT_LIMIT
-from receiver.status.problem import ago
 from receiver.status.problems import show_drain
 from receiver.status.survey import survey
 

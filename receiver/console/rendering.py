@@ -23,8 +23,8 @@ from receiver.console.page import PATH, ConsolePage, PageLink, event_path, run_p
 from receiver.console.sign_in import SignedIn
 from receiver.console.wording import asked_for, many, result, seconds_left
 from receiver.domain.api_key import OPERATE
+from receiver.domain.durations import after, ago
 from receiver.domain.event import short_id
-from receiver.status.problem import after, ago
 
 FOLDER: Final = Path(__file__).parent
 STATIC: Final = FOLDER / "static"

@@ -10,8 +10,8 @@ from receiver.api.operations import OperationRow
 from receiver.api.rows import AttemptRow, DeliveryRow
 from receiver.config.models import Config
 from receiver.domain.callback import CALLBACK, origin_in
+from receiver.domain.durations import ago
 from receiver.ledger.stats import COUNT_LIMIT
-from receiver.status.problem import ago
 
 # Members of one value that are shown.
 _MOST: Final = 3

@@ -23,10 +23,11 @@ from receiver.config.settings import Settings
 from receiver.delivery.sink_services import SourceServices
 from receiver.doctor import Finding, public_url, servers
 from receiver.domain.counting import counted
+from receiver.domain.durations import ago
 from receiver.domain.signature import verify
 from receiver.errors import ConfigError
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
-from receiver.status.problem import REMEDIES, ago
+from receiver.status.problem import REMEDIES
 from receiver.status.problems import find
 from receiver.status.report import DiskReport, StatusReport
 from receiver.status.survey import survey

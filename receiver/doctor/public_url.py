@@ -20,9 +20,9 @@ from handlers.support.address_policy import resolve, why_forbidden
 from handlers.support.url import PORTS
 from receiver.config.advice import is_local, refused_url, unserved_path
 from receiver.doctor import Finding
+from receiver.domain.durations import ago
 from receiver.domain.trouble import Trouble
 from receiver.errors import NotFound, Unauthorized
-from receiver.status.problem import ago
 
 # Seconds for a name and for an answer; Skyvern itself waits 30 s for one.
 _RESOLVING, _ANSWERING = 5.0, 10.0

@@ -13,10 +13,11 @@ from receiver.domain import liveness
 from receiver.domain.callback import CALLBACK
 from receiver.domain.counting import counted
 from receiver.domain.delivery import DeliveryState
+from receiver.domain.durations import ago, lasting
 from receiver.domain.trouble import redis_todo
 from receiver.ledger.stats import COUNT_LIMIT
 from receiver.status import processes
-from receiver.status.problem import NEWS, REMEDIES, Problem, ago, lasting, problem
+from receiver.status.problem import NEWS, REMEDIES, Problem, problem
 from receiver.status.report import StatusReport
 
 # Seconds after which an inbox entry or a due delivery is overdue.

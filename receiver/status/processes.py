@@ -8,8 +8,9 @@ from typing import Any, Final
 from receiver.config.loader import portable
 from receiver.domain import liveness
 from receiver.domain.counting import counted
+from receiver.domain.durations import ago
 from receiver.domain.liveness import BEAT_EVERY, CLOCK, DISPATCH, RECEIVER, SeenProcess
-from receiver.status.problem import NEWS, Problem, ago, problem
+from receiver.status.problem import NEWS, Problem, problem
 from receiver.status.report import StatusReport
 
 # Seconds for which a lost process counts as news.

@@ -21,10 +21,10 @@ from receiver.console.page import PATH, SHARE, ConsolePage, PageLink, PageReques
 from receiver.console.pages.sinks import state_of
 from receiver.domain.callback import CALLBACK
 from receiver.domain.delivery import DeliveryState
+from receiver.domain.durations import ago
 from receiver.domain.liveness import STUCK_AFTER
 from receiver.ledger import async_ledger
 from receiver.ledger.stats import COUNT_LIMIT
-from receiver.status.problem import ago
 from receiver.status.survey import survey
 
 # Runs, missing results and reasons on the page.
