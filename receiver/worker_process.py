@@ -28,6 +28,7 @@ from handlers.contract import SinkError
 from handlers.support.file_lock import is_locked
 from handlers.support.private_file import make_private_file, make_private_folder
 from receiver import wakeups
+from receiver.checks.heartbeat import Heartbeat
 from receiver.config.loader import file_hash
 from receiver.config.models import Config
 from receiver.config.settings import Settings
@@ -47,7 +48,6 @@ from receiver.runtime.background import keep_thread, start_thread
 from receiver.runtime.child import UNFINISHED, own_status, report_ready
 from receiver.runtime.redis_client import connect
 from receiver.runtime.stop import StopRequests, stop_signals
-from receiver.status.heartbeat import Heartbeat
 from receiver.wakeups import worker as wakeup_worker
 
 # Whether a job must end: the process stops, or the job's time is used up.

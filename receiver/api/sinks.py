@@ -12,6 +12,7 @@ from receiver.api.chosen import TakenResult, begin, begun, preview
 from receiver.api.endpoint import call
 from receiver.api.models import Moment, Page, Result, Scoped
 from receiver.api.service import Actor, Service
+from receiver.checks import board
 from receiver.config.models import Config
 from receiver.domain import callback
 from receiver.domain.api_key import OPERATE, VIEW
@@ -23,7 +24,6 @@ from receiver.ledger import Connection, heartbeats, names, stats
 from receiver.ledger.database_clock import database_now
 from receiver.ledger.deliveries import lanes, orphans
 from receiver.ledger.selection import MOVE, MOVE_BACK, Action, Selection
-from receiver.status import board
 
 # The type that lists show for the sink of callers' webhooks.
 CALLBACK_TYPE: Final = "callers' webhooks"

@@ -12,15 +12,15 @@ from handlers.support.daemon_pool import in_thread
 from receiver.api.endpoint import call
 from receiver.api.models import Moment, Parameters, Result
 from receiver.api.service import Actor, Service
+from receiver.checks.problems import find
+from receiver.checks.report import StatusReport
+from receiver.checks.survey import survey
 from receiver.domain.api_key import OPERATE, VIEW
 from receiver.domain.breaker import Lane
 from receiver.domain.liveness import SeenProcess
 from receiver.errors import Busy
 from receiver.ledger import words
 from receiver.ledger.stats import NEWEST
-from receiver.status.problems import find
-from receiver.status.report import StatusReport
-from receiver.status.survey import survey
 
 # Seconds after which the findings so far are returned: less than the time limit of a call.
 TIME: Final = 15.0
@@ -185,7 +185,7 @@ class Examination(Result):
 
 def get_doctor(service: Service, _actor: Actor, _wanted: Parameters) -> Examination:
     """Check all dependencies from the receiver, and suggest fixes."""
-    from receiver.doctor.examination import examine  # with all sinks, which no other call needs
+    from receiver.checks.examination import examine  # with all sinks, which no other call needs
 
     if not _examining.acquire(blocking=False):
         raise Busy("another examination is running", retry_after=5)

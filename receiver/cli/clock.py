@@ -13,11 +13,11 @@ from receiver.runtime.stop import StopRequests, stop_signals
 
 def clock(since: WatchSince = "", config: ConfigFile = None, data: DataDirectory = None) -> None:
     """Run the clock: retries, lapsed claims, polling, retention. Several may run."""
+    from receiver.checks.heartbeat import Heartbeat
     from receiver.clock import build
     from receiver.config.loader import file_hash
     from receiver.domain.liveness import CLOCK
     from receiver.runtime.child import report_ready
-    from receiver.status.heartbeat import Heartbeat
 
     stops = StopRequests()
     with stop_signals(stops), ExitStack() as stack:

@@ -14,6 +14,7 @@ import typer
 
 from handlers.support.file_lock import is_locked
 from receiver.api.service import Actor
+from receiver.checks.board import directory_id
 from receiver.cli.ledger_access import open_ledger
 from receiver.cli.options import ConfigFile, DataDirectory, Limit, ListJson, Output, chosen_form, load_config, new_app
 from receiver.cli.output import clean, out, parse_columns, print_rows, progress
@@ -34,7 +35,6 @@ from receiver.ledger import audit
 from receiver.ledger.audit import AuditActor
 from receiver.ledger.filters import LIMIT
 from receiver.runtime.redis_client import connect, unusable
-from receiver.status.board import directory_id
 
 app = new_app()
 spool_app = new_app()

@@ -11,6 +11,8 @@ from rich.text import Text
 
 from handlers.support.wording import size
 from receiver.api.status import GET_DOCTOR, GET_STATUS, FindingRow, Status, status_of
+from receiver.checks.problems import show_drain
+from receiver.checks.survey import survey
 from receiver.cli.client import Client, LocalClient
 from receiver.cli.options import Json, Output, chosen_form
 from receiver.cli.output import Form, clean, out, print_json, print_rows, print_table, show_counts
@@ -20,8 +22,6 @@ from receiver.domain.durations import ago
 from receiver.domain.liveness import deliver
 from receiver.errors import RunhookError
 from receiver.ledger.stats import COUNT_LIMIT
-from receiver.status.problems import show_drain
-from receiver.status.survey import survey
 
 # The state of a sink that is neither paused nor removed, and whose breaker is closed; the console has the same word.
 READY: Final = "ready"
@@ -197,7 +197,7 @@ def _print_finding(mark: Text, what: str, todo: str) -> None:
 
 def _findings(client: Client) -> Iterator[Any]:
     if isinstance(client, LocalClient):
-        from receiver.doctor.examination import examine
+        from receiver.checks.examination import examine
 
         yield from examine(client.settings)
         return

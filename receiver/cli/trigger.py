@@ -187,7 +187,7 @@ def _file(name: str) -> bytes:
 
 def _receiver(settings: Settings | None) -> str:
     """Return where the receiver of this data directory listens; DEFAULT_URL if none runs on this machine."""
-    from receiver.status import board  # with the ledger, which nothing else here needs
+    from receiver.checks import board  # with the ledger, which nothing else here needs
 
     seen = board.merged(board.list_local_processes(settings.data)) if settings else []
     urls = [str(each.beat.details["url"]) for each in seen if each.alive and each.beat.details.get("url")]

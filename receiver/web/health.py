@@ -20,6 +20,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from receiver.checks import board
+from receiver.checks.heartbeat import Heartbeat
 from receiver.config.loader import file_hash
 from receiver.domain import liveness
 from receiver.domain.callback_url import STARS
@@ -28,8 +30,6 @@ from receiver.errors import Busy, RequestError
 from receiver.ingest.group_commit import GroupCommit
 from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.migrate import schema_trouble
-from receiver.status import board
-from receiver.status.heartbeat import Heartbeat
 from receiver.web.component import Context, WebComponent
 
 # Seconds for which an answer of /readyz is reused: each new one costs a real write.

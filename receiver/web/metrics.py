@@ -24,6 +24,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from receiver.checks import board
 from receiver.domain import liveness
 from receiver.domain.deduplication import Disposition
 from receiver.domain.liveness import SeenProcess
@@ -31,7 +32,6 @@ from receiver.ledger import Ledger, LedgerUnavailable, words
 from receiver.ledger.deliveries import orphans
 from receiver.ledger.stats import COUNT_LIMIT, COUNTED, Gauges, read
 from receiver.runtime.redis_client import connect_async
-from receiver.status import board
 from receiver.telemetry import workers
 from receiver.telemetry.receiver import ReceiverSamples, cumulative, family, histogram
 from receiver.web.component import Context, WebComponent

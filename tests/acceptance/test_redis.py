@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import redis
 
-from receiver.doctor import servers
+from receiver.checks import servers
 from receiver.domain.event import Event, event_id
 from receiver.domain.frame import FRAME, MACS, UNKNOWN_SOURCE, EntryKeys, frame_of, head_of
 from receiver.inbox import ASIDE, GROUP, STREAM

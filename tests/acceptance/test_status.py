@@ -12,8 +12,8 @@ from typing import Any
 import httpx2
 import pytest
 
+from receiver.checks import board
 from receiver.domain.liveness import ProcessBeat
-from receiver.status import board
 from tests.servers.deployment import Deployment
 from tests.servers.receiver import body
 from tests.servers.valkey import ValkeyProcess

@@ -15,8 +15,8 @@ from typing import IO, Any, Final
 import psycopg
 import redis
 
+from receiver.checks import board
 from receiver.runtime import redis_client
-from receiver.status import board
 from tests.chaos.bodies import CONCURRENCY, HTTP_SINKS, SHARES
 from tests.chaos.host import PARTS, Host
 from tests.chaos.program import Program

@@ -18,13 +18,13 @@ import pytest
 from argon2 import PasswordHasher
 
 from receiver.api.http import api
+from receiver.checks.heartbeat import Heartbeat
 from receiver.config.loader import file_hash
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.console.http import console
 from receiver.domain import liveness
 from receiver.ledger import Ledger
-from receiver.status.heartbeat import Heartbeat
 from receiver.web.app import create_app
 from receiver.web.health import health
 from simulator.server import Serving

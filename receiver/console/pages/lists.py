@@ -18,13 +18,13 @@ from receiver.api.resubmit import RESUBMIT_RUNS
 from receiver.api.runs import LIST_RUNS
 from receiver.api.status import status_of
 from receiver.api.submissions import GET_SUBMISSION, LIST_MISSING, LIST_SUBMISSIONS
+from receiver.checks.survey import survey
 from receiver.console.action import ConsoleAction
 from receiver.console.filters import list_page
 from receiver.console.page import SHARE, ConsolePage, PageLink, PageRequest, PageValues
 from receiver.console.pages.deliveries import resubmits
 from receiver.domain.counting import counted
 from receiver.ledger import async_ledger
-from receiver.status.survey import survey
 from receiver.submit.request_record import CALL
 
 # Members of an operation's selection that find its deliveries also when it is done, and how the list calls them.

@@ -16,6 +16,7 @@ from receiver.api.sinks import LIST_SINKS, RESUME_SINK
 from receiver.api.status import GET_STATUS, PartRow, ProblemRow, Status, status_of
 from receiver.api.submissions import LIST_MISSING
 from receiver.api.totals import GET_AGES, GET_TOTALS, Ages, TotalRow, Totals
+from receiver.checks.survey import survey
 from receiver.console.charts import Buckets, Chart, Values, Window, percent, window_links, window_of
 from receiver.console.page import PATH, SHARE, ConsolePage, PageLink, PageRequest, PageValues
 from receiver.console.pages.sinks import state_of
@@ -25,7 +26,6 @@ from receiver.domain.durations import ago
 from receiver.domain.liveness import STUCK_AFTER
 from receiver.ledger import async_ledger
 from receiver.ledger.stats import COUNT_LIMIT
-from receiver.status.survey import survey
 
 # Runs, missing results and reasons on the page.
 _NEWEST: Final = 10

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from receiver.checks import problem
 from receiver.console.pages import overview
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.liveness import ProcessBeat
 from receiver.ledger import heartbeats
 from receiver.ledger.schema import deliveries
-from receiver.status import problem
 from tests.servers.console import ConsoleDeployment, console_deployment
 from tests.servers.submitting import Submitting
 from tests.support.console import Browser

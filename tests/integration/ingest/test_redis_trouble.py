@@ -11,10 +11,10 @@ import httpx2
 import pytest
 import redis
 
+from receiver.checks.board import directory_id
 from receiver.inbox import STREAM
 from receiver.inbox.reader import InboxReader
 from receiver.ledger import Ledger, audit
-from receiver.status.board import directory_id
 from tests.servers.receiver import Load, ReceiverProcess, body
 from tests.servers.valkey import ValkeyProcess, free_port
 from tests.support.command import call_command

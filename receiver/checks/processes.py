@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
+from receiver.checks.problem import NEWS, Problem, problem
+from receiver.checks.report import StatusReport
 from receiver.config.loader import portable
 from receiver.domain import liveness
 from receiver.domain.counting import counted
 from receiver.domain.durations import ago
 from receiver.domain.liveness import BEAT_EVERY, CLOCK, DISPATCH, RECEIVER, SeenProcess
-from receiver.status.problem import NEWS, Problem, problem
-from receiver.status.report import StatusReport
 
 # Seconds for which a lost process counts as news.
 SILENT_NEWS: Final = 3_600.0

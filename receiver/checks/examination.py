@@ -17,20 +17,21 @@ from handlers.contract import Sink
 from handlers.support.daemon_pool import in_thread
 from handlers.support.wording import size
 from receiver import __version__
+from receiver.checks import public_url, servers
+from receiver.checks.finding import Finding
+from receiver.checks.problem import REMEDIES
+from receiver.checks.problems import find
+from receiver.checks.report import DiskReport, StatusReport
+from receiver.checks.survey import survey
 from receiver.config.loader import load
 from receiver.config.models import Config, SourceConfig
 from receiver.config.settings import Settings
 from receiver.delivery.sink_services import SourceServices
-from receiver.doctor import Finding, public_url, servers
 from receiver.domain.counting import counted
 from receiver.domain.durations import ago
 from receiver.domain.signature import verify
 from receiver.errors import ConfigError
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
-from receiver.status.problem import REMEDIES
-from receiver.status.problems import find
-from receiver.status.report import DiskReport, StatusReport
-from receiver.status.survey import survey
 
 # Files that must still fit: the spool, the quarantine and mirrored runs make many.
 _FEWEST_INODES: Final = 10_000

@@ -10,16 +10,16 @@ from typing import Any, Final
 import redis
 
 from handlers.support.wording import size
+from receiver.checks.finding import Finding
+from receiver.checks.processes import SKEW
+from receiver.checks.report import LedgerReport, RedisReport
 from receiver.config.settings import Settings
-from receiver.doctor import Finding
 from receiver.domain.trouble import redis_todo
 from receiver.ledger import Connection, Ledger, LedgerUnavailable
 from receiver.ledger.database_clock import database_now
 from receiver.ledger.errors import remedy_for
 from receiver.ledger.migrate import HEAD, schema_trouble
 from receiver.runtime.redis_client import OLDEST_REDIS, connect
-from receiver.status.processes import SKEW
-from receiver.status.report import LedgerReport, RedisReport
 
 # MATERIALIZED came with PostgreSQL 12, RETURNING with SQLite 3.35.
 OLDEST_POSTGRESQL: Final = (12,)

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from receiver.checks import board
+from receiver.checks.heartbeat import Heartbeat
+from receiver.checks.survey import survey
 from receiver.cli import build_app
 from receiver.config.settings import Settings
 from receiver.domain.liveness import ProcessBeat
 from receiver.inbox.state import InboxState
 from receiver.ledger import Ledger
-from receiver.status import board
-from receiver.status.heartbeat import Heartbeat
-from receiver.status.survey import survey
 from tests.servers.receiver import body
 from tests.support.inbox import fill
 from tests.support.ledger import with_tables

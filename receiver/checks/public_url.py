@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 
 from handlers.support.address_policy import resolve, why_forbidden
 from handlers.support.url import PORTS
+from receiver.checks.finding import Finding
 from receiver.config.advice import is_local, refused_url, unserved_path
-from receiver.doctor import Finding
 from receiver.domain.durations import ago
 from receiver.domain.trouble import Trouble
 from receiver.errors import NotFound, Unauthorized

@@ -1,6 +1,6 @@
 """The checks of `runhook doctor`: servers, names, secrets and sinks, each with a fix. They change nothing.
 
-`receiver/status` reports what is wrong with running processes; these checks are too expensive to run each time.
+`problems` reports what is wrong with running processes; these checks are too expensive to run each time.
 """
 
 from __future__ import annotations

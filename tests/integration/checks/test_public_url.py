@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from receiver.doctor import Finding, public_url
+from receiver.checks import public_url
+from receiver.checks.finding import Finding
 from receiver.domain.trouble import Trouble
 from tests.servers.http import Authority, Reply, ScriptedServer
 

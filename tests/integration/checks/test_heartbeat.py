@@ -12,12 +12,12 @@ import pytest
 import sqlalchemy as sa
 
 from receiver import __version__
+from receiver.checks import board
+from receiver.checks.heartbeat import Heartbeat
 from receiver.config.settings import Settings
 from receiver.domain.liveness import FORGET_AFTER, SeenProcess
 from receiver.ledger import Ledger, LedgerUnavailable, heartbeats
 from receiver.ledger.schema import heartbeats as table
-from receiver.status import board
-from receiver.status.heartbeat import Heartbeat
 from tests.support.ledger import with_tables
 from tests.support.waiting import eventually
 

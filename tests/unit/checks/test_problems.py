@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from receiver.checks.problem import REMEDIES
+from receiver.checks.problems import find
+from receiver.checks.report import DiskReport, LedgerReport, RedisReport, StatusReport
 from receiver.config.loader import file_sections
 from receiver.domain.breaker import Lane
 from receiver.domain.liveness import ProcessBeat, SeenProcess, expected
@@ -17,9 +20,6 @@ from receiver.ledger.stats import Gauges, Newest
 from receiver.ledger.timeouts import Cancelled
 from receiver.ledger.watches import Watch
 from receiver.ledger.words import Coverage
-from receiver.status.problem import REMEDIES
-from receiver.status.problems import find
-from receiver.status.report import DiskReport, LedgerReport, RedisReport, StatusReport
 from tests.support.paths import ROOT
 
 NOW = 1_800_000_000.0

@@ -19,6 +19,9 @@ import redis
 from handlers.support.daemon_pool import in_thread
 from handlers.support.url import hide_password
 from receiver import __version__
+from receiver.checks import board
+from receiver.checks.problem import NEWS
+from receiver.checks.report import DiskReport, LedgerReport, RedisReport, StatusReport
 from receiver.config.advice import warnings
 from receiver.config.loader import file_hash, file_sections, load_file
 from receiver.config.models import Config
@@ -45,9 +48,6 @@ from receiver.ledger.deliveries import lanes, orphans
 from receiver.ledger.errors import remedy_for
 from receiver.ledger.migrate import schema_trouble
 from receiver.runtime.redis_client import auth_error, connect
-from receiver.status import board
-from receiver.status.problem import NEWS
-from receiver.status.report import DiskReport, LedgerReport, RedisReport, StatusReport
 
 # Seconds to wait for a response of Redis.
 _TIMEOUT: Final = 2.0

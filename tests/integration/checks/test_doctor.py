@@ -12,18 +12,19 @@ import pytest
 import redis
 
 from receiver import __version__
+from receiver.checks import examination, servers
+from receiver.checks.examination import examine
+from receiver.checks.finding import Finding
+from receiver.checks.report import DiskReport, LedgerReport, RedisReport, StatusReport
+from receiver.checks.servers import of_redis_user
 from receiver.config.loader import load
 from receiver.config.settings import Settings
-from receiver.doctor import Finding, examination, servers
-from receiver.doctor.examination import examine
-from receiver.doctor.servers import of_redis_user
 from receiver.domain.liveness import ProcessBeat, SeenProcess
 from receiver.domain.signature import sign
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
 from receiver.ledger import Ledger
 from receiver.ledger.migrate import HEAD
 from receiver.runtime.data_folder import secure
-from receiver.status.report import DiskReport, LedgerReport, RedisReport, StatusReport
 from tests.servers.receiver import OLD_SECRET, ReceiverProcess, body
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.valkey import ValkeyProcess

@@ -18,13 +18,13 @@ from secrets import token_hex
 from typing import Any, Final
 
 from receiver import __version__
+from receiver.checks import board
 from receiver.config.loader import file_sections
 from receiver.config.settings import Settings
 from receiver.domain.liveness import BEAT_EVERY, ProcessBeat
 from receiver.ledger import Ledger, LedgerDataError, LedgerUnavailable, heartbeats
 from receiver.runtime.background import keep_thread
 from receiver.runtime.process import process_space
-from receiver.status import board
 
 # Seconds that `stop` waits for the last heartbeat: an unavailable store must not delay a stop.
 STOP_WITHIN: Final = 1.0

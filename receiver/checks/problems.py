@@ -9,6 +9,9 @@ from datetime import UTC, datetime
 from typing import Final
 
 from handlers.support.wording import size
+from receiver.checks import processes
+from receiver.checks.problem import NEWS, REMEDIES, Problem, problem
+from receiver.checks.report import StatusReport
 from receiver.domain import liveness
 from receiver.domain.callback import CALLBACK
 from receiver.domain.counting import counted
@@ -16,9 +19,6 @@ from receiver.domain.delivery import DeliveryState
 from receiver.domain.durations import ago, lasting
 from receiver.domain.trouble import redis_todo
 from receiver.ledger.stats import COUNT_LIMIT
-from receiver.status import processes
-from receiver.status.problem import NEWS, REMEDIES, Problem, problem
-from receiver.status.report import StatusReport
 
 # Seconds after which an inbox entry or a due delivery is overdue.
 INBOX_LATE: Final = 60.0
