@@ -15,7 +15,7 @@ from receiver.api.endpoint import call
 from receiver.api.listing import paged
 from receiver.api.models import Moment, Page, PageParameters, Result, Scoped
 from receiver.api.service import Actor, Service
-from receiver.config.advice import missing_api_key
+from receiver.checks.config import missing_api_key
 from receiver.config.fields import parse_rate
 from receiver.config.settings import SECRET_FILE
 from receiver.domain import api_key

@@ -12,7 +12,8 @@ from handlers.support.daemon_pool import in_thread
 from receiver.api.endpoint import call
 from receiver.api.models import Moment, Parameters, Result
 from receiver.api.service import Actor, Service
-from receiver.checks.problems import find
+from receiver.checks.finding import Finding
+from receiver.checks.registry import examine, find
 from receiver.checks.report import StatusReport
 from receiver.checks.survey import survey
 from receiver.domain.api_key import OPERATE, VIEW
@@ -121,14 +122,14 @@ def get_status(service: Service, _actor: Actor, _wanted: Parameters) -> Status:
 
 def status_of(report: StatusReport) -> Status:
     """Return the status of a report."""
-    problems = find(report)
+    findings = find(report)
     gauges, counts = report.ledger.gauges, dict[str, dict[str, int]]()
     for (sink, state), count in gauges.counts.items():
         counts.setdefault(sink, {})[state] = count
     shut = [lane for lane in report.ledger.lanes if lane.paused or lane.breaker != "closed"]
     return Status(
-        ok=all(problem.note for problem in problems),
-        problems=[ProblemRow.model_validate(asdict(problem)) for problem in problems],
+        ok=all(finding.note for finding in findings),
+        problems=[ProblemRow.model_validate(finding, from_attributes=True) for finding in findings],
         version=report.version,
         config=ConfigState(file=report.config_file, hash=report.config_hash, problems=report.config_problems),
         parts=[_process_row(seen) for seen in report.processes],
@@ -167,13 +168,18 @@ def _lane(lane: Lane) -> LaneRow:
 
 
 class FindingRow(Result):
-    """The result of one check."""
+    """What a check found."""
 
     check: str = Field(description="A fixed word, such as redis.durability.")
     ok: bool
     note: bool = Field(description="It does not need action at once.")
     what: str
     todo: str = Field(description="How to fix it; empty for a check that passed.")
+
+
+def finding_row(finding: Finding) -> FindingRow:
+    """Return the row of a finding."""
+    return FindingRow(check=finding.code, ok=finding.ok, note=finding.note, what=finding.what, todo=finding.todo)
 
 
 class Examination(Result):
@@ -185,15 +191,13 @@ class Examination(Result):
 
 def get_doctor(service: Service, _actor: Actor, _wanted: Parameters) -> Examination:
     """Check all dependencies from the receiver, and suggest fixes."""
-    from receiver.checks.examination import examine  # with all sinks, which no other call needs
-
     if not _examining.acquire(blocking=False):
         raise Busy("another examination is running", retry_after=5)
     found: list[FindingRow] = []
 
     def work() -> None:
         try:
-            found.extend(FindingRow.model_validate(each, from_attributes=True) for each in examine(service.settings))
+            found.extend(map(finding_row, examine(service.settings)))
         finally:
             _examining.release()
 

@@ -10,8 +10,8 @@ from typing import Final
 
 from handlers.support.wording import size
 from receiver.checks import processes
-from receiver.checks.problem import NEWS, REMEDIES, Problem, problem
-from receiver.checks.report import StatusReport
+from receiver.checks.finding import Finding, problem
+from receiver.checks.report import NEWS, StatusReport
 from receiver.domain import liveness
 from receiver.domain.callback import CALLBACK
 from receiver.domain.counting import counted
@@ -60,22 +60,19 @@ _CAUSES: Final = (
         "`runhook sink test {sink}` tests it; once it works, `runhook sink resume {sink}` probes",
     ),
 )
-_RANKS: Final = {code: rank for rank, code in enumerate(REMEDIES)}
 
 
-def find(report: StatusReport) -> list[Problem]:
-    """Return all problems, the most severe first, then the notes."""
-    checks = (_config, _refused, _servers, processes.problems, _disk, _inbox, _sinks, _deliveries, _runs)
-    found = [each for check in checks for each in check(report)]
-    if any(each.code == "misdirected" for each in found):  # it names the fix of PUBLIC_URL
-        found = [each for each in found if each.code != "config_doubtful" or each.what not in report.advice]
-    return sorted(found, key=lambda each: (each.note, _RANKS[each.code]))
-
-
-def _config(report: StatusReport) -> Iterator[Problem]:
+def of_config(report: StatusReport) -> Iterator[Finding]:
+    """Yield errors and probable mistakes of the config."""
     for line in report.config_problems:
         yield problem("config_wrong", line)
-    for line in [*report.warnings, *report.advice]:
+    for line in report.warnings:
+        yield problem("config_doubtful", line)
+
+
+def of_settings(report: StatusReport) -> Iterator[Finding]:
+    """Yield probable mistakes in PUBLIC_URL."""
+    for line in report.advice:
         yield problem("config_doubtful", line)
 
 
@@ -99,12 +96,14 @@ def _refusing(report: StatusReport) -> str:
     return next((f"{processes.name_of(each)}: {why}" for each, why in reasons if why), "")
 
 
-def _refused(report: StatusReport) -> Iterator[Problem]:
+def of_refused(report: StatusReport) -> Iterator[Finding]:
+    """Yield why webhooks are being refused."""
     if why := _refusing(report):
         yield problem("webhooks_refused", f"webhooks are being refused with 503: {why}")
 
 
-def _servers(report: StatusReport) -> Iterator[Problem]:
+def of_servers(report: StatusReport) -> Iterator[Finding]:
+    """Yield why Redis and the ledger are unavailable, weak or slow."""
     redis, ledger = report.redis, report.ledger
     if (at := ledger.redis_lost) is not None:
         when = f"{datetime.fromtimestamp(at, UTC):%H:%M} UTC ({ago(report.now - at)} ago)"
@@ -151,7 +150,8 @@ def _servers(report: StatusReport) -> Iterator[Problem]:
         )
 
 
-def _disk(report: StatusReport) -> Iterator[Problem]:
+def of_disk(report: StatusReport) -> Iterator[Finding]:
+    """Yield what is wrong with the data directory and the spool."""
     disk, reserve = report.disk, report.disk.reserve or 0
     if disk.trouble:
         yield problem("disk_unreadable", f"{disk.directory}: {disk.trouble}")
@@ -169,6 +169,11 @@ def _disk(report: StatusReport) -> Iterator[Problem]:
     if disk.set_aside:
         files = counted(disk.set_aside, "damaged file of the spool was", "damaged files of the spool were")
         yield problem("spool_damaged", f"{files} set aside in {disk.directory}/spool")
+
+
+def of_quarantine(report: StatusReport) -> Iterator[Finding]:
+    """Yield how many requests with a wrong signature are in quarantine."""
+    disk = report.disk
     if disk.quarantine:
         requests = counted(disk.quarantine, "request with a wrong signature is", "requests with a wrong signature are")
         age = report.now - disk.newest_refused if disk.newest_refused is not None else None
@@ -179,7 +184,8 @@ def _disk(report: StatusReport) -> Iterator[Problem]:
         yield problem("quarantine", f"{requests} in quarantine{newest}", note=note)
 
 
-def _inbox(report: StatusReport) -> Iterator[Problem]:
+def of_inbox(report: StatusReport) -> Iterator[Finding]:
+    """Yield why the inbox is unreadable or late, and entries that were set aside."""
     inbox = report.redis.inbox
     if inbox.trouble:
         yield problem("inbox_unreadable", f"the inbox can't be read: {inbox.trouble}")
@@ -202,7 +208,8 @@ def show_drain(entries: int, rate: float) -> str:
     return f"{rate:,.1f} fewer each second, drained in {ago(entries / rate)} at this rate" if rate >= 0.1 else ""
 
 
-def _sinks(report: StatusReport) -> Iterator[Problem]:
+def of_sinks(report: StatusReport) -> Iterator[Finding]:
+    """Yield sinks that are paused, down, refusing or removed."""
     now = report.now
     for lane in report.ledger.lanes:
         sink = lane.sink
@@ -259,7 +266,8 @@ def _amount(count: int) -> str:
     return f"{COUNT_LIMIT:,}+" if count >= COUNT_LIMIT else str(count)
 
 
-def _deliveries(report: StatusReport) -> Iterator[Problem]:
+def of_deliveries(report: StatusReport) -> Iterator[Finding]:
+    """Yield late deliveries, dead letters and running operations."""
     reported = {lane.sink for lane in report.ledger.lanes if lane.paused or lane.breaker != "closed"}
     reported |= {liveness.sink_of(role) for role in liveness.missing(report.processes, report.expected)}
     for sink, since in sorted(report.ledger.gauges.oldest_due.items()):
@@ -279,7 +287,8 @@ def _deliveries(report: StatusReport) -> Iterator[Problem]:
         yield problem("operations", counted(running, "operation is running", "operations are running"))
 
 
-def _runs(report: StatusReport) -> Iterator[Problem]:
+def of_runs(report: StatusReport) -> Iterator[Finding]:
+    """Yield events that were not routed or not readable, and late polls and searches."""
     newest = report.ledger.newest
     if newest.unrouted:
         event_id, why = newest.unrouted_example

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from receiver.checks.problem import NEWS, Problem, problem
-from receiver.checks.report import StatusReport
+from receiver.checks.finding import Finding, problem
+from receiver.checks.report import NEWS, StatusReport
 from receiver.config.loader import portable
 from receiver.domain import liveness
 from receiver.domain.counting import counted
@@ -33,7 +33,7 @@ _MISDIRECTED: Final = (
 )
 
 
-def problems(report: StatusReport) -> Iterator[Problem]:
+def of_processes(report: StatusReport) -> Iterator[Finding]:
     """Yield what is wrong with processes: missing, stuck, silent, or different from each other."""
     gone = liveness.missing(report.processes, report.expected)
     if report.ledger.trouble:  # only processes of this machine are known, by their files
@@ -52,7 +52,7 @@ def problems(report: StatusReport) -> Iterator[Problem]:
     dead = {role: last for role, last in gone.items() if last is None or last.state != "stuck"}
     for role, last in dead.items():
         if not _of_worker(role):
-            yield problem("part_missing", f"no {role} is running: {_last(last)}", effect=_EFFECTS[role])
+            yield problem("part_missing", f"no {role} is running: {last_seen(last)}", effect=_EFFECTS[role])
     if workers := {role: last for role, last in dead.items() if _of_worker(role)}:
         yield _missing_workers(workers, report.expected, running)
     yield from _lost(report, gone)
@@ -63,7 +63,7 @@ def problems(report: StatusReport) -> Iterator[Problem]:
     yield from _differences(report, running)
 
 
-def _lost(report: StatusReport, gone: Mapping[str, SeenProcess | None]) -> Iterator[Problem]:
+def _lost(report: StatusReport, gone: Mapping[str, SeenProcess | None]) -> Iterator[Finding]:
     """Yield processes that make no progress, each once, and those that ended while others do their work.
 
     `gone`: roles that no process has.
@@ -84,7 +84,7 @@ def _lost(report: StatusReport, gone: Mapping[str, SeenProcess | None]) -> Itera
         yield problem("part_silent", f"{who} been silent for {quiet}; others do {work}", note=True)
 
 
-def _stuck(seen: SeenProcess) -> Problem:
+def _stuck(seen: SeenProcess) -> Finding:
     if seen.process == "suspended":
         what = f"{name_of(seen)} is suspended (SIGSTOP or a debugger): its last heartbeat was {ago(seen.age)} ago"
         what += "; meanwhile it does no retries, polls or replays" if seen.beat.role == CLOCK else ""
@@ -101,14 +101,14 @@ def _starts(seen: SeenProcess) -> bool:
 
 def _missing_workers(
     missing: dict[str, SeenProcess | None], expected: list[str], running: Iterable[SeenProcess]
-) -> Problem:
+) -> Finding:
     """Return one problem for all missing roles of a worker, however many sinks they serve."""
     last = min(filter(None, missing.values()), key=lambda each: each.age, default=None)
     everything = len(missing) > 1 and set(missing) == {role for role in expected if _of_worker(role)}
     sinks = ", ".join(filter(None, map(liveness.sink_of, missing)))
     effects = ["events stay in the inbox"] if DISPATCH in missing else []
     effects += [f"nothing is sent to {sinks}"] if sinks else []
-    what = f"no {'worker' if everything else _role_names(missing)} is running: {_last(last)}"
+    what = f"no {'worker' if everything else _role_names(missing)} is running: {last_seen(last)}"
     limits = dict.fromkeys(
         f"{each.beat.host} (`{only}`)" for each in running if (only := each.beat.details.get("only"))
     )
@@ -134,7 +134,8 @@ def name_of(seen: SeenProcess) -> str:
     return f"{seen.beat.role} on {seen.beat.host} (process {seen.beat.pid})"
 
 
-def _last(seen: SeenProcess | None) -> str:
+def last_seen(seen: SeenProcess | None) -> str:
+    """Return when and how the last process of a role ended."""
     if seen is None:
         return "not seen in the last day"
     how = "was stopped" if seen.beat.stopped else "fell silent"
@@ -143,7 +144,7 @@ def _last(seen: SeenProcess | None) -> str:
     return f"the last one, on {seen.beat.host} (process {seen.beat.pid}), {how} {ago(seen.age)} ago"
 
 
-def _left_spools(report: StatusReport) -> Iterator[Problem]:
+def _left_spools(report: StatusReport) -> Iterator[Finding]:
     """Yield receivers that ended with events in their spools, or may have: these wait until a receiver starts there.
 
     A note once an operator has sent it since, or a spool whose data directory is unknown.
@@ -204,7 +205,7 @@ def _names(report: StatusReport, seen: SeenProcess, theirs: Any) -> list[str]:
     return [name for name in sorted({*theirs, *here}) if theirs.get(name) != here.get(name)]
 
 
-def _old_config(report: StatusReport, old: list[SeenProcess], unserved: list[str]) -> Iterator[Problem]:
+def _old_config(report: StatusReport, old: list[SeenProcess], unserved: list[str]) -> Iterator[Finding]:
     """Yield one problem for all processes that run another config file; a note if each sink has a worker."""
     if not old:
         return
@@ -235,7 +236,7 @@ def _changed(report: StatusReport, seen: Iterable[SeenProcess]) -> str:
     return f" (changed: {', '.join(names[:5])}{' …' if len(names) > 5 else ''})"
 
 
-def _differences(report: StatusReport, running: list[SeenProcess]) -> Iterator[Problem]:
+def _differences(report: StatusReport, running: list[SeenProcess]) -> Iterator[Finding]:
     for each in running:
         # A process that missed a heartbeat may have sent its last one to a server that hung.
         if each.skew is not None and abs(each.skew) > SKEW and each.age < 2 * BEAT_EVERY:

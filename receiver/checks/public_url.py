@@ -6,7 +6,6 @@ its own hosts reach its public address fails it, though Skyvern may get through.
 
 from __future__ import annotations
 
-import http.client
 import ipaddress
 import json
 import ssl
@@ -18,10 +17,10 @@ from urllib.parse import urlsplit
 
 from handlers.support.address_policy import resolve, why_forbidden
 from handlers.support.url import PORTS
+from receiver.checks.config import is_local, refused_url, unserved_path
 from receiver.checks.finding import Finding
-from receiver.config.advice import is_local, refused_url, unserved_path
+from receiver.checks.report import StatusReport
 from receiver.domain.durations import ago
-from receiver.domain.trouble import Trouble
 from receiver.errors import NotFound, Unauthorized
 
 # Seconds for a name and for an answer; Skyvern itself waits 30 s for one.
@@ -41,19 +40,20 @@ class _Answer(NamedTuple):
 
 
 def examine(
-    public_url: str,
-    sources: Sequence[str],
-    missing: Trouble | None,
-    skyvern_base_url: str = "",
+    report: StatusReport,
     *,
     resolve: Callable[[str, int, float], Sequence[str]] = resolve,
     expires_soon: float = EXPIRES_SOON,
 ) -> Iterator[Finding]:
-    """Yield findings about `public_url`. `missing`: what does not work without it, or None.
+    """Yield findings about PUBLIC_URL.
 
     `resolve`: returns the addresses of a host. `expires_soon`: see EXPIRES_SOON.
     """
+    if report.config is None:
+        return
+    public_url, skyvern_base_url = report.settings.public_url, report.settings.skyvern_base_url
     if not public_url:
+        missing = report.config.no_webhooks_warning(skyvern_base_url, public_url)
         what, todo = missing or ("PUBLIC_URL is not set", "")
         yield Finding("public_url", what, todo, note=True)
         return
@@ -66,7 +66,7 @@ def examine(
         yield Finding("public_url.host", f"{host} can't be resolved: {reason}", "set its DNS record, or fix PUBLIC_URL")
         return
     yield _host(public_url, host, addresses, skyvern_base_url)
-    for number, source in enumerate(sources):
+    for number, source in enumerate(report.config.sources):
         path = f"{parts.path}/webhooks/{source}"
         try:
             answer = _probe(parts.scheme, host, port, path)
@@ -77,8 +77,8 @@ def examine(
                 "install a certificate for that name in the proxy, with intermediate certificates: Skyvern verifies it",
             )
             return
-        except (OSError, http.client.HTTPException) as error:
-            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        except OSError as error:
+            reason = error.strerror or str(error) or type(error).__name__
             yield Finding(
                 "public_url.answer",
                 f"{public_url} can't be reached from here: {reason}",
@@ -108,7 +108,9 @@ def _host(public_url: str, host: str, addresses: Sequence[str], skyvern_base_url
 
 
 def _probe(scheme: str, host: str, port: int, path: str) -> _Answer:
-    """Post a request without a signature. Raises OSError (SSLError is one) and HTTPException."""
+    """Post a request without a signature. Raises OSError."""
+    import http.client  # which no other check needs
+
     connection = (
         http.client.HTTPSConnection(host, port, timeout=_ANSWERING, context=ssl.create_default_context())
         if scheme == "https"
@@ -123,6 +125,8 @@ def _probe(scheme: str, host: str, port: int, path: str) -> _Answer:
         connection.request("POST", path, _BODY, headers)
         answer = connection.getresponse()
         return _Answer(answer.status, _code(answer.read(65536)), answer.headers.get("Location", ""), valid_until)
+    except http.client.HTTPException as error:
+        raise OSError(str(error) or type(error).__name__) from error
     finally:
         connection.close()
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
+from receiver.config.models import Config
+from receiver.config.settings import Settings
 from receiver.domain.breaker import Lane
 from receiver.domain.liveness import SeenProcess
 from receiver.inbox.state import InboxState
 from receiver.ledger.clock_correction import Corrected
 from receiver.ledger.stats import DeliveryPace, Gauges, Newest
+
+# Seconds for which a mistake of a sender counts as news.
+NEWS: Final = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +97,15 @@ class DiskReport:
 
 @dataclass(frozen=True, slots=True)
 class StatusReport:
-    """The whole report. `expected`: roles that need at least one running process.
+    """The whole report. `expected`: roles that need at least one running process. `config`: None if it cannot be used.
 
     `config_problems`: why the config cannot be used. `warnings`: probable mistakes in it. `advice`: conflicts between
     settings and config, each with its fix. `config_sections`: hashes of the config's sections, sinks and sources.
     `rates`: of the sinks that have one, from the config.
     """
 
+    settings: Settings
+    config: Config | None
     now: float
     version: str
     config_file: str

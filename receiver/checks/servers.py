@@ -1,4 +1,4 @@
-"""Check Redis and the ledger's database: durability, versions and clocks."""
+"""Deep checks of Redis and the ledger's database: durability, permissions, versions and clocks."""
 
 from __future__ import annotations
 
@@ -12,13 +12,10 @@ import redis
 from handlers.support.wording import size
 from receiver.checks.finding import Finding
 from receiver.checks.processes import SKEW
-from receiver.checks.report import LedgerReport, RedisReport
-from receiver.config.settings import Settings
-from receiver.domain.trouble import redis_todo
+from receiver.checks.report import StatusReport
 from receiver.ledger import Connection, Ledger, LedgerUnavailable
 from receiver.ledger.database_clock import database_now
-from receiver.ledger.errors import remedy_for
-from receiver.ledger.migrate import HEAD, schema_trouble
+from receiver.ledger.migrate import HEAD
 from receiver.runtime.redis_client import OLDEST_REDIS, connect
 
 # MATERIALIZED came with PostgreSQL 12, RETURNING with SQLite 3.35.
@@ -55,15 +52,13 @@ _WITH_SUBCOMMANDS: Final = frozenset({"CLIENT", "CONFIG", "MEMORY", "SCRIPT", "X
 _NTP: Final = "run NTP (chrony, systemd-timesyncd) on both: this host's clock gives the time of a webhook"
 
 
-def of_redis(settings: Settings, report: RedisReport) -> Iterator[Finding]:
-    """Yield what is found of Redis; `report` says what it promises."""
-    if report.trouble:
-        todo = redis_todo(embedded=report.embedded)
-        yield Finding("redis", f"{report.url} can't be used: {report.trouble}", todo)
+def of_redis(report: StatusReport) -> Iterator[Finding]:
+    """Yield the durability, permissions, memory, version and clock of a Redis that is available."""
+    if report.redis.trouble:
         return
-    todo = report.weak and "change the named settings; receivers do not use it until then"
-    yield Finding("redis.durability", report.weak or report.durability, todo)
-    client = connect(settings.redis_url, timeout=2.0, connect_timeout=2.0, retries=0)
+    if not report.redis.weak:
+        yield Finding("redis.durability", report.redis.durability)
+    client = connect(report.settings.redis_url, timeout=2.0, connect_timeout=2.0, retries=0)
     try:
         info: dict[str, Any] = client.info()
         began, monotonic = time.time(), time.monotonic()
@@ -72,7 +67,7 @@ def of_redis(settings: Settings, report: RedisReport) -> Iterator[Finding]:
         permissions = of_redis_user(client)
     except (redis.RedisError, OSError) as error:
         todo = "allow this user INFO and TIME, or find out why it responds late"
-        yield Finding("redis", f"{report.url}: {error}", todo)
+        yield Finding("redis", f"{report.redis.url}: {error}", todo)
         return
     finally:
         client.close()
@@ -94,30 +89,26 @@ def _memory(info: dict[str, Any]) -> Finding:
     return Finding("redis.memory", shown, evicts or ("raise maxmemory, or remove other data" if full else ""))
 
 
-def of_ledger(settings: Settings, report: LedgerReport) -> Iterator[Finding]:
-    """Yield what is found of the ledger; `report` says what its database promises."""
-    ledger = Ledger(settings.database_url)
-    try:
-        if trouble := schema_trouble(ledger):
-            yield Finding("ledger.tables", f"{trouble.what} ({report.url})", trouble.todo)
-        else:
-            yield from _of_database(ledger, report)
-    except LedgerUnavailable as error:
-        todo = remedy_for(str(error)).words or "start its database, or fix DATABASE_URL"
-        yield Finding("ledger", f"{report.url} can't be used: {error}", todo)
-    finally:
-        ledger.close()
+def of_ledger(report: StatusReport) -> Iterator[Finding]:
+    """Yield the durability, schema, version and clock of a ledger that is available."""
+    if report.ledger.trouble:
+        return
+    ledger = Ledger(report.settings.database_url)
 
-
-def _of_database(ledger: Ledger, report: LedgerReport) -> Iterator[Finding]:
     def ask(connection: Connection) -> tuple[tuple[int | str, ...], float]:
         return connection.dialect.server_version_info or (), database_now(connection)
 
     began, monotonic = time.time(), time.monotonic()
-    version, now = ledger.read(ask)
+    try:
+        version, now = ledger.read(ask)
+    except LedgerUnavailable as error:
+        yield Finding("ledger", f"{report.ledger.url}: {error}", "find out why it responds late")
+        return
+    finally:
+        ledger.close()
     took = time.monotonic() - monotonic
-    weak = report.weak and "change them, or accept it with ledger.accept_weaker_durability; processes cannot start"
-    yield Finding("ledger.durability", report.weak or "commits are on disk", weak)
+    if not report.ledger.weak:
+        yield Finding("ledger.durability", "commits are on disk")
     yield Finding("ledger.tables", f"schema {HEAD}")
     if ledger.dialect == "sqlite":
         yield version_of("ledger.version", "SQLite", sqlite3.sqlite_version, OLDEST_SQLITE)

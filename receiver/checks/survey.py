@@ -20,9 +20,8 @@ from handlers.support.daemon_pool import in_thread
 from handlers.support.url import hide_password
 from receiver import __version__
 from receiver.checks import board
-from receiver.checks.problem import NEWS
-from receiver.checks.report import DiskReport, LedgerReport, RedisReport, StatusReport
-from receiver.config.advice import warnings
+from receiver.checks.config import warnings
+from receiver.checks.report import NEWS, DiskReport, LedgerReport, RedisReport, StatusReport
 from receiver.config.loader import file_hash, file_sections, load_file
 from receiver.config.models import Config
 from receiver.config.settings import Settings
@@ -51,8 +50,6 @@ from receiver.runtime.redis_client import auth_error, connect
 
 # Seconds to wait for a response of Redis.
 _TIMEOUT: Final = 2.0
-# Seconds for which a correction of times is reported.
-_CORRECTION_NEWS: Final = 86_400.0
 
 
 def survey(settings: Settings, ledger_wait: float | None = None) -> StatusReport:
@@ -78,6 +75,8 @@ def survey(settings: Settings, ledger_wait: float | None = None) -> StatusReport
     redis_report = replace(redis_report, inbox=replace(inbox, rate=_shrinks_by(inbox.entries, seen)))
     sinks = config.destinations if config is not None else []
     return StatusReport(
+        settings=settings,
+        config=config,
         now=time.time(),
         version=__version__,
         config_file=str(settings.config),
@@ -161,7 +160,7 @@ def _ledger(settings: Settings, config: Config | None) -> tuple[LedgerReport, li
             waiting_runs=stats.waiting_runs(connection, sinks_shut),
             paces=stats.paces(connection, gauges.counts, gauges.read_at),
             operations=actions.count_running(connection),
-            corrected=clock_correction.last_correction(connection, gauges.read_at - _CORRECTION_NEWS),
+            corrected=clock_correction.last_correction(connection, gauges.read_at - NEWS),
             redis_lost=redis_losses.last_loss(connection, gauges.read_at - NEWS),
             spool_sent={str(it.selection.get("data_id", "")): it.at for it in reversed(sent)},
         )

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from receiver.checks.config import warnings
 from receiver.cli.options import ConfigFile, DataDirectory, Json, new_app, parse_pairs
 from receiver.cli.output import clean, print_json, print_table
-from receiver.config.advice import warnings
 from receiver.config.loader import Loaded, load_file
 from receiver.config.settings import OTHER_VARIABLES, Settings, show_value
 from receiver.config.variables import DEFAULT

@@ -19,8 +19,8 @@ from typing import IO, TYPE_CHECKING, Annotated, Final, NoReturn
 import typer
 
 from handlers.support.url import hide_password
+from receiver.checks.config import warnings
 from receiver.cli.options import AdminPort, ConfigFile, DataDirectory, Host, WatchSince, parse_admin_port, parse_time
-from receiver.config.advice import warnings
 from receiver.config.dev_session import DevSession, SessionFile
 from receiver.config.fields import LOOPBACK, ListenAddress
 from receiver.config.loader import load

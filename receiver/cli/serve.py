@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from receiver.checks.config import local_key, warnings
 from receiver.cli.options import AdminPort, ConfigFile, DataDirectory, Host, Port, load_config, parse_admin_port
-from receiver.config.advice import local_key, warnings
 from receiver.config.fields import ListenAddress
 from receiver.config.models import Config
 from receiver.config.settings import Settings

@@ -10,8 +10,9 @@ import typer
 from rich.text import Text
 
 from handlers.support.wording import size
-from receiver.api.status import GET_DOCTOR, GET_STATUS, FindingRow, Status, status_of
+from receiver.api.status import GET_DOCTOR, GET_STATUS, FindingRow, Status, finding_row, status_of
 from receiver.checks.problems import show_drain
+from receiver.checks.registry import examine
 from receiver.checks.survey import survey
 from receiver.cli.client import Client, LocalClient
 from receiver.cli.options import Json, Output, chosen_form
@@ -26,7 +27,8 @@ from receiver.ledger.stats import COUNT_LIMIT
 # The state of a sink that is neither paused nor removed, and whose breaker is closed; the console has the same word.
 READY: Final = "ready"
 NO_WORKER: Final = "no worker"
-_FINDING: Final = ("check", "ok", "note", "what", "todo")
+_FINDING: Final = tuple(FindingRow.model_fields)
+_STYLES: Final = {"ok": "green", "note": "yellow", "WRONG": "red"}
 
 
 @with_client
@@ -50,9 +52,8 @@ def status(client: Client, as_json: Json = False) -> None:
 def _print_status(found: Status, now: float) -> None:
     if all(problem.note for problem in found.problems):
         out().print(Text("No problems found.", style="green"))
-    for problem in sorted(found.problems, key=lambda each: each.note):
-        mark = Text("note: ", style="yellow") if problem.note else Text("WRONG: ", style="red")
-        _print_finding(mark, problem.what, problem.todo)
+    for problem in found.problems:
+        _print_finding("note:" if problem.note else "WRONG:", problem.what, problem.todo)
     out().print("")
     head = ["process", "state", "host", "pid", "version", "config", "heartbeat"]
     print_table(head, _processes(found), "no process is running")
@@ -172,34 +173,29 @@ def doctor(client: Client, output: Output = None, as_json: Json = False) -> None
 
     def rows() -> Iterator[dict[str, Any]]:
         nonlocal faults
-        for finding in _findings(client):
-            faults += not finding.ok and not finding.note
-            yield {name: getattr(finding, name) for name in _FINDING}
+        for row in _findings(client):
+            faults += not row.ok and not row.note
+            yield {name: getattr(row, name) for name in _FINDING}
 
     if form is Form.TABLE:
         for row in rows():  # one by one, as they come
-            text, style = (
-                ("ok    ", "green") if row["ok"] else ("note  ", "yellow") if row["note"] else ("WRONG ", "red")
-            )
-            todo = "" if row["ok"] else row["todo"]
-            _print_finding(Text(text, style=style), f"{row['check']}: {row['what']}", todo)
+            mark = "ok" if row["ok"] else "note" if row["note"] else "WRONG"
+            _print_finding(f"{mark:5}", f"{row['check']}: {row['what']}", row["todo"])
     else:
         print_rows(rows(), {}, "", form, names=_FINDING)
     if faults:
         raise typer.Exit(RunhookError.exit_code)
 
 
-def _print_finding(mark: Text, what: str, todo: str) -> None:
-    out().print(mark.append(clean(what), style=""), soft_wrap=True)
+def _print_finding(mark: str, what: str, todo: str) -> None:
+    out().print(Text(f"{mark} ", style=_STYLES[mark.rstrip(": ")]).append(clean(what), style=""), soft_wrap=True)
     if todo:
         out().print(Text(f"      {clean(todo)}"), soft_wrap=True)
 
 
-def _findings(client: Client) -> Iterator[Any]:
+def _findings(client: Client) -> Iterator[FindingRow]:
     if isinstance(client, LocalClient):
-        from receiver.checks.examination import examine
-
-        yield from examine(client.settings)
+        yield from map(finding_row, examine(client.settings))
         return
     found = client.call(GET_DOCTOR, GET_DOCTOR.validated({}))
     yield from found.items

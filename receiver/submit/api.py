@@ -21,7 +21,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from handlers.support.address_policy import AllowedAddresses
-from receiver.config.advice import api_key_remedy
+from receiver.checks.config import api_key_remedy
 from receiver.config.fields import parse_rate
 from receiver.dispatch.decide import make_router
 from receiver.dispatch.late_binding import LateBinding

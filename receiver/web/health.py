@@ -22,10 +22,11 @@ from starlette.routing import Route
 
 from receiver.checks import board
 from receiver.checks.heartbeat import Heartbeat
+from receiver.checks.processes import last_seen
 from receiver.config.loader import file_hash
 from receiver.domain import liveness
 from receiver.domain.callback_url import STARS
-from receiver.domain.liveness import RECEIVER, SeenProcess
+from receiver.domain.liveness import RECEIVER
 from receiver.errors import Busy, RequestError
 from receiver.ingest.group_commit import GroupCommit
 from receiver.ledger import Ledger, LedgerUnavailable
@@ -214,12 +215,8 @@ class AllProcesses:
             seen = board.list_processes(self._ledger, LEDGER_WITHIN)
         except LedgerUnavailable as error:
             return {"ledger": str(error)}
-        return {role: _last(last) for role, last in liveness.missing(seen, self._expected).items()}
+        return {role: last_seen(last) for role, last in liveness.missing(seen, self._expected).items()}
 
     def close(self) -> None:
         """Close the connections."""
         self._ledger.close()
-
-
-def _last(seen: SeenProcess | None) -> str:
-    return "never heard of" if seen is None else f"{seen.state} for {seen.age:.0f} s"

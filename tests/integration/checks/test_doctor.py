@@ -6,18 +6,17 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import redis
 
-from receiver import __version__
-from receiver.checks import examination, servers
-from receiver.checks.examination import examine
+from receiver.checks import doctor, servers
 from receiver.checks.finding import Finding
-from receiver.checks.report import DiskReport, LedgerReport, RedisReport, StatusReport
+from receiver.checks.registry import examine
 from receiver.checks.servers import of_redis_user
-from receiver.config.loader import load
+from receiver.checks.survey import survey
 from receiver.config.settings import Settings
 from receiver.domain.liveness import ProcessBeat, SeenProcess
 from receiver.domain.signature import sign
@@ -51,18 +50,18 @@ def settings(tmp_path: Path, redis_url: str, ledger: Ledger) -> Settings:
 
 
 def by_check(settings: Settings) -> dict[str, Finding]:
-    """The first finding of each check."""
-    return {each.check: each for each in reversed(list(examine(settings)))}
+    """The first finding of each code."""
+    return {each.code: each for each in reversed(list(examine(settings)))}
 
 
 def wrong(findings: dict[str, Finding]) -> set[str]:
-    return {check for check, each in findings.items() if not each.ok}
+    return {code for code, each in findings.items() if not each.ok}
 
 
 def test_healthy_service_only_lacks_its_processes(settings: Settings, ledger: Ledger) -> None:
     found = by_check(settings)
 
-    assert wrong(found) == {"parts", "public_url"}
+    assert wrong(found) == {"part_missing", "public_url"}
     assert {check for check, each in found.items() if each.note} == {"public_url"}
     assert "on disk before 202: yes" in found["redis.durability"].what
     assert found["redis.version"].what.startswith("Valkey ")
@@ -77,26 +76,24 @@ def test_healthy_service_only_lacks_its_processes(settings: Settings, ledger: Le
         "disk.free",
         "sink results",
     } < found.keys()
-    assert "receiver" in found["parts"].what
+    assert "receiver" in found["part_missing"].what
     # And it has made nothing
     assert list(settings.data.iterdir()) == []
 
 
 def test_ledger_of_another_schema_is_reported(settings: Settings, ledger: Ledger) -> None:
     ledger.write(lambda it: it.exec_driver_sql("UPDATE alembic_version SET version_num = '0007'"))
-    (old,) = servers.of_ledger(settings, LedgerReport(""))
-    assert old.check == "ledger.tables"
+    old = by_check(settings)["ledger_away"]
     assert "0007" in old.what
     assert old.todo.startswith("name a new or empty database with DATABASE_URL")
     ledger.write(lambda it: it.exec_driver_sql(f"UPDATE alembic_version SET version_num = '{HEAD}'"))
 
 
-def test_unavailable_ledger_is_reported() -> None:
-    away = Settings.from_env({"DATABASE_URL": "postgresql://u:geheim@127.0.0.1:1/x"})
-    (found,) = servers.of_ledger(away, LedgerReport("postgresql://u:***@127.0.0.1:1/x"))
-    assert found.check == "ledger"
+def test_unavailable_ledger_is_reported_once(settings: Settings) -> None:
+    url = "postgresql://u:geheim@127.0.0.1:1/x"
+    found = by_check(Settings.from_env({**settings.environ, "DATABASE_URL": url}))
+    assert {code for code in found if code.startswith("ledger")} == {"ledger_away"}
     assert "geheim" not in str(found)
-    assert found.todo
 
 
 def test_faults_of_redis_have_fixes(settings: Settings, valkey_factory: Callable[..., ValkeyProcess]) -> None:
@@ -109,15 +106,15 @@ def test_faults_of_redis_have_fixes(settings: Settings, valkey_factory: Callable
     # When it is examined
     found = by_check(of_weak)
     # Then each of it is told
-    assert {"redis.durability", "redis.memory"} <= wrong(found)
-    assert "appendfsync is everysec" in found["redis.durability"].what
+    assert {"redis_weak", "redis.memory"} <= wrong(found)
+    assert "appendfsync is everysec" in found["redis_weak"].what
     assert "noeviction" in found["redis.memory"].todo
     client.config_set("maxmemory-policy", "noeviction")
     assert "raise maxmemory" in by_check(of_weak)["redis.memory"].todo
     client.close()
     # And one that is away is one line
     weak.kill()
-    assert {check for check in by_check(of_weak) if check.startswith("redis")} == {"redis"}
+    assert {check for check in by_check(of_weak) if check.startswith("redis")} == {"redis_away"}
 
 
 @pytest.mark.parametrize(
@@ -165,47 +162,16 @@ def test_old_server_is_reported() -> None:
     assert "6.2 or newer" in servers.version_of("redis.version", "Redis", "6.0.16", servers.OLDEST_REDIS).todo
 
 
-def seen(role: str, host: str, *, version: str = __version__, config: str = "c", skew: float = 0.0) -> SeenProcess:
-    return SeenProcess(ProcessBeat(f"{role}@{host}", role, host, 1, version, config, 0.0), 1.0, skew)
+def test_processes_of_each_host_are_listed(settings: Settings) -> None:
+    beats = [ProcessBeat(role, role, host, 1, "0.0.9", "c", 0.0) for role, host in (("receiver", "a"), ("clock", "b"))]
+    report = replace(survey(settings), processes=[SeenProcess(beat, 1.0) for beat in beats])
+    _, *hosts = doctor.of_hosts(report)
+    assert [each.what for each in hosts] == ["a runs receiver of 0.0.9", "b runs clock of 0.0.9"]
 
 
-def test_different_hosts_are_reported() -> None:
-    processes = [
-        seen("receiver", "a"),
-        seen("clock", "b", version="0.0.9", skew=-8.0),
-        seen("dispatch", "c", config="x"),
-    ]
-    report = StatusReport(
-        0,
-        __version__,
-        "f",
-        "c",
-        [],
-        [],
-        [],
-        ["receiver", "clock"],
-        [],
-        RedisReport(""),
-        LedgerReport(""),
-        DiskReport(""),
-        processes,
-    )
-    found = list(examination.of_hosts(report))
-    faults = {each.check: each.what for each in found if not each.ok}
-    assert faults.keys() == {"versions", "host.clock", "host"}
-    assert "0.0.9" in faults["versions"]
-    assert "the clock of b is 8 s behind" in faults["host.clock"]
-    assert "worker on c" in faults["host"]
-    assert any("a runs receiver" in each.what for each in found if each.ok)
-
-
-def test_faults_of_the_disk_are_reported(tmp_path: Path) -> None:
-    tmp_path.chmod(0o755)
-    found = {each.check: each for each in examination.of_disk(DiskReport(str(tmp_path), free=10, reserve=100))}
-    assert wrong(found) == {"disk.free", "disk.mode"}
-    assert f"chmod 700 {tmp_path}" in found["disk.mode"].todo
-    (away,) = examination.of_disk(DiskReport("/nowhere", "there is no such directory"))
-    assert not away.ok
+def test_data_directory_that_others_may_read_is_reported(settings: Settings) -> None:
+    settings.data.chmod(0o755)
+    assert f"chmod 700 {settings.data}" in by_check(settings)["disk.mode"].todo
 
 
 def test_signer_of_a_quarantined_request_is_named(settings: Settings) -> None:
@@ -224,7 +190,7 @@ def test_signer_of_a_quarantined_request_is_named(settings: Settings) -> None:
     refuse(5, "gone", "skyvern-secret")
     refuse(6, "lab", "long-ago", age=30 * 86_400.0)
     # When they are tried
-    found = [each for each in examine(settings) if each.check == "signatures"]
+    found = [each for each in examine(settings) if each.code == "signatures"]
     # Then each is told with what accepts them
     told = {each.what.split(",")[0] + " | " + each.todo.split(",")[0] for each in found}
     assert len(found) == 4
@@ -241,8 +207,7 @@ def test_few_quarantined_requests_are_tried(settings: Settings) -> None:
     for number in range(5):
         content = body(number)
         store.add(QuarantinedRequest.of("lab", sign(content, "x"), content, "", time.time() - number), content)
-    sources = load(settings.config, settings.environ).sources
-    (found,) = examination.of_quarantine(settings.data, sources, time.time(), most=2)
+    (found,) = doctor.of_quarantine(survey(settings), most=2)
     assert found.what.startswith("2 requests")
 
 
@@ -272,14 +237,15 @@ def test_missing_folder_of_a_sink_must_be_creatable(tmp_path: Path, kind: str) -
         "routes": [{"name": "all", "to": ["results"]}],
     }
     (tmp_path / "runhook.yaml").write_text(json.dumps(config))
-    loaded = load(tmp_path / "runhook.yaml", {})
+    environ = {"RUNHOOK_CONFIG": str(tmp_path / "runhook.yaml"), "RUNHOOK_DATA": str(tmp_path / "data")}
+    report = survey(Settings.from_env({**environ, "REDIS_URL": "redis://127.0.0.1:1/0"}))
     # Then it is well, and is not made by the look at it
-    (found,) = examination.of_sinks(loaded, "")
+    (found,) = doctor.of_sinks(report)
     assert (found.ok, found.what.startswith(f"{target} is made with the first ")) == (True, True)
     assert not (tmp_path / "out").exists()
     # But where it could not be made, that is a fault, which says what is in the way
     (tmp_path / "out").write_text("a file")
-    (found,) = examination.of_sinks(loaded, "")
+    (found,) = doctor.of_sinks(report)
     assert (found.ok, found.what) == (False, f"{tmp_path / 'out'} is not a folder")
 
 
@@ -292,7 +258,7 @@ def test_probe_of_a_receiver_leaves_nothing(
     found = [
         each
         for each in examine(Settings.from_env({**settings.environ, "PUBLIC_URL": receiver.url}))
-        if each.check.startswith("public_url")
+        if each.code.startswith("public_url")
     ]
     host, tls, known, unknown = found
     assert "ALLOWED_HOSTS" in host.todo
@@ -313,11 +279,11 @@ def test_command_exits_1_for_a_fault_and_prints_json(
     rows = json.loads(shown)
     assert code == 1
     assert {"check", "ok", "note", "what", "todo"} == rows[0].keys()
-    assert {row["check"] for row in rows if not row["ok"]} >= {"parts"}
+    assert {row["check"] for row in rows if not row["ok"]} >= {"part_missing"}
     code, shown, _ = run_main(monkeypatch, capsys, "doctor")
     assert code == 1
     assert "ok    redis.durability" in shown
-    assert "WRONG parts: no receiver is running" in shown
+    assert "WRONG part_missing: no receiver is running" in shown
     assert "note  public_url: PUBLIC_URL is not set" in shown
     assert shown.count("PUBLIC_URL is not set") == 1
 
@@ -331,7 +297,7 @@ def test_hanging_sinks_share_the_time(settings: Settings, scripted_server: Scrip
 
     began = time.monotonic()
     found, told_after = [], []
-    for each in examination.of_sinks(load(settings.config, settings.environ), "", patience=1.0):
+    for each in doctor.of_sinks(survey(settings), patience=1.0):
         found.append(each.what)
         told_after.append(time.monotonic() - began)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import pytest
 
 from receiver.checks import public_url
 from receiver.checks.finding import Finding
-from receiver.domain.trouble import Trouble
+from receiver.config.models import Config
+from receiver.config.settings import Settings
 from tests.servers.http import Authority, Reply, ScriptedServer
+from tests.support.reports import WELL
 
 OURS = json.dumps({"error": {"code": "bad_signature", "message": "no"}}).encode()
 
@@ -24,8 +27,13 @@ def server() -> Iterator[ScriptedServer]:
         yield it
 
 
-def examined(url: str, **more: Any) -> dict[str, Finding]:
-    return {each.check: each for each in public_url.examine(url, ["skyvern"], None, **more)}
+def examined(url: str, skyvern: str = "", api_key: str = "", **more: Any) -> dict[str, Finding]:
+    """The findings about a PUBLIC_URL, by code."""
+    source = {"secrets": ["s"], **({"api_key": api_key} if api_key else {})}
+    config = Config.model_validate({"sources": {"skyvern": source}})
+    settings = Settings.from_env({"PUBLIC_URL": url, "SKYVERN_BASE_URL": skyvern})
+    report = replace(WELL, settings=settings, config=config)
+    return {each.code: each for each in public_url.examine(report, **more)}
 
 
 @pytest.mark.parametrize(
@@ -107,16 +115,14 @@ def test_host_that_skyvern_refuses_has_a_remedy(server: ScriptedServer) -> None:
 def test_local_url_is_a_note_beside_a_local_skyvern(server: ScriptedServer) -> None:
     server.script.append(Reply(401, body=OURS))
     url, skyvern = f"http://localhost:{server.port}", "http://127.0.0.1:8090"
-    (found,) = [it for it in public_url.examine(url, ["skyvern"], None, skyvern) if it.check == "public_url.host"]
+    found = examined(url, skyvern)["public_url.host"]
     assert found.note
     assert found.todo == "add localhost to that Skyvern's ALLOWED_HOSTS; `runhook simulate` allows every host"
 
 
 def test_missing_url_and_unknown_name_are_reported() -> None:
-    missing = Trouble("PUBLIC_URL is not set: much is late", "set it")
-    (unset,) = public_url.examine("", ["skyvern"], missing)
-    assert (unset.what, unset.todo) == missing
-    (unset,) = public_url.examine("", ["skyvern"], None)
-    assert unset.ok
-    (unknown,) = public_url.examine("https://no-such-name.invalid", ["skyvern"], "")
-    assert "can't be resolved" in unknown.what
+    unset = examined("", api_key="k")["public_url"]
+    assert unset.note
+    assert unset.what.startswith("PUBLIC_URL is not set, though runs can be submitted to skyvern")
+    assert examined("")["public_url"].ok
+    assert "can't be resolved" in examined("https://no-such-name.invalid")["public_url.host"].what

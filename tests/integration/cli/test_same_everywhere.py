@@ -177,7 +177,7 @@ def test_the_doctor_of_a_service_is_its_own_process(service: Submitting, said: C
     assert code == 1
     rows = {row["check"]: row for row in json.loads(shown)}
     assert str(service.settings.data) in rows["disk.free"]["what"]
-    assert not rows["parts"]["ok"]
+    assert not rows["part_missing"]["ok"]
     # And only for who may act for all sources
     for key in (service.key("view", source="*"), service.key("view", "operate")):
         code, _, error = said("doctor", "--url", service.url, "--key", key)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from receiver.checks import problem
+from receiver.checks.finding import REMEDIES
 from receiver.console.pages import overview
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.liveness import ProcessBeat
@@ -141,7 +141,7 @@ def test_deliveries_that_run_are_one_line_of_the_processes(deployment: ConsoleDe
 
 
 def test_each_linked_problem_code_exists() -> None:
-    assert overview.LINKS.keys() <= problem.REMEDIES.keys()
+    assert overview.LINKS.keys() <= REMEDIES.keys()
 
 
 @pytest.mark.usefixtures("results")

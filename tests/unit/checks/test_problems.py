@@ -8,37 +8,20 @@ from typing import Any
 
 import pytest
 
-from receiver.checks.problem import REMEDIES
-from receiver.checks.problems import find
-from receiver.checks.report import DiskReport, LedgerReport, RedisReport, StatusReport
+from receiver.checks.finding import REMEDIES
+from receiver.checks.registry import find
+from receiver.checks.report import LedgerReport, RedisReport, StatusReport
 from receiver.config.loader import file_sections
 from receiver.domain.breaker import Lane
-from receiver.domain.liveness import ProcessBeat, SeenProcess, expected
+from receiver.domain.liveness import SeenProcess, expected
 from receiver.inbox.state import InboxState
 from receiver.ledger.clock_correction import Corrected
-from receiver.ledger.stats import Gauges, Newest
+from receiver.ledger.stats import Newest
 from receiver.ledger.timeouts import Cancelled
 from receiver.ledger.watches import Watch
 from receiver.ledger.words import Coverage
 from tests.support.paths import ROOT
-
-NOW = 1_800_000_000.0
-GIB = 1 << 30
-
-
-def seen(role: str, host: str = "a", age: float = 1.0, skew: float = 0.0, **fields: Any) -> SeenProcess:
-    beat = ProcessBeat(f"{role}@{host}", role, host, 7, "0.1.0", "abc", NOW - 3600, sent_at=NOW - age)
-    return SeenProcess(replace(beat, **fields), age, skew)
-
-
-WELL = StatusReport(
-    now=NOW, version="0.1.0", config_file="config/runhook.yaml", config_hash="abc", config_problems=[], warnings=[],
-    advice=[], expected=expected(["ops"]), sinks=["ops"],
-    redis=RedisReport("redis://h/0", durability="on disk before 202: yes"),
-    ledger=LedgerReport("postgresql://h/l", gauges=Gauges({("ops", "queued"): 3}, {"ops": NOW - 2}, {}, None)),
-    disk=DiskReport("var", free=10 * GIB, reserve=GIB, spool_limit=2 * GIB),
-    processes=[seen("receiver", details={"store": "redis"}), seen("dispatch"), seen("deliver:ops"), seen("clock")],
-)  # fmt: skip
+from tests.support.reports import GIB, NOW, WELL, seen
 
 
 def but(**changes: Any) -> StatusReport:

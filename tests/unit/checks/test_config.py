@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from receiver.config.advice import local_key, refused_url, warnings
+from receiver.checks.config import local_key, refused_url, warnings
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 

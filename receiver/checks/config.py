@@ -1,4 +1,4 @@
-"""What is allowed in settings and config, and yet will not work: each with what to do. Pure."""
+"""Check the config file and the settings, without any server."""
 
 from __future__ import annotations
 
