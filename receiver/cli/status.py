@@ -164,9 +164,9 @@ def lane_state(lane: Mapping[str, Any], now: float, served: bool | None) -> str:
 def doctor(client: Client, output: Output = None, as_json: Json = False) -> None:
     """Check all dependencies and suggest fixes. Exits with 1 if there is a fault.
 
-    It checks Redis and the ledger with their versions and clocks, hosts, disk, PUBLIC_URL as Skyvern sees it, secrets
-    against the quarantine, and the credentials of each sink. It sends nothing to a sink and changes nothing. Of a
-    remote service, its receiver runs the checks.
+    Besides what status reports, it checks Redis and the ledger with their versions and clocks, hosts, disk, PUBLIC_URL
+    as Skyvern sees it, secrets against the quarantine, and the credentials of each sink. It sends nothing to a sink and
+    changes nothing. Of a remote service, its receiver runs the checks.
     """
     form = chosen_form(output, as_json)
     faults = 0

@@ -22,6 +22,7 @@ from receiver.domain.liveness import ProcessBeat, SeenProcess
 from receiver.domain.signature import sign
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
 from receiver.ledger import Ledger
+from receiver.ledger.deliveries import lanes
 from receiver.ledger.migrate import HEAD
 from receiver.runtime.data_folder import secure
 from tests.servers.receiver import OLD_SECRET, ReceiverProcess, body
@@ -162,6 +163,11 @@ def test_old_server_is_reported() -> None:
     assert "6.2 or newer" in servers.version_of("redis.version", "Redis", "6.0.16", servers.OLDEST_REDIS).todo
 
 
+def test_doctor_reports_what_status_reports(settings: Settings, ledger: Ledger) -> None:
+    ledger.write(lambda it: lanes.set_paused(it, "results", True, time.time()))
+    assert "results was paused" in by_check(settings)["sink_paused"].what
+
+
 def test_processes_of_each_host_are_listed(settings: Settings) -> None:
     beats = [ProcessBeat(role, role, host, 1, "0.0.9", "c", 0.0) for role, host in (("receiver", "a"), ("clock", "b"))]
     report = replace(survey(settings), processes=[SeenProcess(beat, 1.0) for beat in beats])
@@ -190,7 +196,9 @@ def test_signer_of_a_quarantined_request_is_named(settings: Settings) -> None:
     refuse(5, "gone", "skyvern-secret")
     refuse(6, "lab", "long-ago", age=30 * 86_400.0)
     # When they are tried
-    found = [each for each in examine(settings) if each.code == "signatures"]
+    examined = list(examine(settings))
+    found = [each for each in examined if each.code == "signatures"]
+    assert "quarantine" not in {each.code for each in examined}  # status has only their number
     # Then each is told with what accepts them
     told = {each.what.split(",")[0] + " | " + each.todo.split(",")[0] for each in found}
     assert len(found) == 4
