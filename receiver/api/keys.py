@@ -15,9 +15,9 @@ from receiver.api.endpoint import call
 from receiver.api.listing import paged
 from receiver.api.models import Moment, Page, PageParameters, Result, Scoped
 from receiver.api.service import Actor, Service
-from receiver.checks.config import missing_api_key
 from receiver.config.fields import parse_rate
 from receiver.config.settings import SECRET_FILE
+from receiver.config.skyvern_key import missing_api_key
 from receiver.domain import api_key
 from receiver.domain.api_key import OPERATE, VIEW
 from receiver.errors import ConfigError, Conflict, Forbidden, Invalid, NotFound

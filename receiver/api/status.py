@@ -9,6 +9,7 @@ from typing import Any, Final
 from pydantic import Field
 
 from handlers.support.daemon_pool import in_thread
+from receiver import __version__
 from receiver.api.endpoint import call
 from receiver.api.models import Moment, Parameters, Result
 from receiver.api.service import Actor, Service
@@ -130,7 +131,7 @@ def status_of(report: StatusReport) -> Status:
     return Status(
         ok=all(finding.note for finding in findings),
         problems=[ProblemRow.model_validate(finding, from_attributes=True) for finding in findings],
-        version=report.version,
+        version=__version__,
         config=ConfigState(file=report.config_file, hash=report.config_hash, problems=report.config_problems),
         parts=[_process_row(seen) for seen in report.processes],
         expected=report.expected,

@@ -1,1 +1,1 @@
-"""Which processes are running, what is wrong, and how to fix it."""
+"""Heartbeats, the state of processes and stores, and the checks of `runhook status` and `runhook doctor`."""

@@ -1,74 +1,64 @@
-"""Check the config file and the settings, without any server."""
+"""Checks of the config file and of PUBLIC_URL, without any server."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from handlers.support.url import PORTS
+from receiver.checks.finding import Finding, fault
 from receiver.config.models import Config
-from receiver.config.settings import LOCAL_KEY_FILE, Settings
+from receiver.config.settings import Settings
 from receiver.domain.network import is_local_host
 from receiver.domain.trouble import Trouble
 
+if TYPE_CHECKING:
+    from receiver.checks.report import StatusReport  # with the ledger, which `runhook check` does not need
 
-def warnings(settings: Settings, config: Config) -> list[str]:
-    """Return what will probably not work as the operator expects, for start-up and `runhook check`."""
-    lines = []
+
+def of_config(report: StatusReport) -> Iterator[Finding]:
+    """Yield errors and probable mistakes of the config file."""
+    for line in report.config_problems:
+        yield fault("config_wrong", line)
+    for line in report.warnings:
+        yield fault("config_doubtful", line)
+
+
+def of_valid_config(report: StatusReport) -> Iterator[Finding]:
+    """Yield a config file without errors and warnings."""
+    if not report.config_problems and not report.warnings:
+        yield Finding("config", f"{report.config_file} is valid")
+
+
+def of_public_url(report: StatusReport) -> Iterator[Finding]:
+    """Yield what is wrong with PUBLIC_URL, as far as the settings show it."""
+    if report.config is not None:
+        yield from check_public_url(report.settings, report.config)
+
+
+def check_public_url(settings: Settings, config: Config) -> Iterator[Finding]:
+    """Yield what is wrong with PUBLIC_URL, as far as the settings show it, also for start-up and `runhook check`."""
     if missing := config.no_webhooks_warning(settings.skyvern_base_url, settings.public_url):
-        lines.append(_sentences(missing))
+        yield Finding("public_url", missing.what, missing.todo, note=True)
     refused = refused_url(settings.public_url, settings.skyvern_base_url)
     if refused and not settings.local_key:  # only `runhook simulate` takes that
-        lines.append(f"PUBLIC_URL: {_sentences(refused)}")
+        note = is_local(settings.skyvern_base_url)
+        yield Finding("public_url", f"PUBLIC_URL: {refused.what}", refused.todo, note)
     parts = urlsplit(settings.public_url)
     if parts.path and parts.scheme == "http" and parts.port not in (None, PORTS["http"]):  # a receiver, without a proxy
-        lines.append(f"PUBLIC_URL: {_sentences(unserved_path(parts.path))}")
-    return lines
+        what = f"PUBLIC_URL: the receiver does not know the path {parts.path}: webhooks get 404"
+        yield Finding("public_url", what, path_remedy(parts.path), note=True)
 
 
-def unserved_path(path: str) -> Trouble:
-    """Return what is wrong with a PUBLIC_URL that has this path, if the receiver gets it."""
-    return Trouble(
-        f"the receiver does not know the path {path}: webhooks get 404",
-        f"remove {path} from PUBLIC_URL, or have the proxy in front remove it",
-    )
+def warnings(settings: Settings, config: Config) -> list[str]:
+    """Return what is wrong with PUBLIC_URL in sentences."""
+    return [f"{it.what}. {it.todo[:1].upper()}{it.todo[1:]}" for it in check_public_url(settings, config)]
 
 
-def _sentences(trouble: Trouble) -> str:
-    return f"{trouble.what}. {trouble.todo[:1].upper()}{trouble.todo[1:]}"
-
-
-def local_key(settings: Settings) -> str:
-    """Return why Skyvern can't be asked for anything with the key that `runhook dev` made; "" when it can."""
-    if not settings.local_key or settings.skyvern_base_url:
-        return ""
-    if settings.session is not None:
-        return (
-            "SKYVERN_API_KEY is not set in this terminal, and the key of the running `runhook dev` opens nothing at "
-            "Skyvern. Set SKYVERN_API_KEY here too, or write it to .env"
-        )
-    return (
-        f"SKYVERN_API_KEY has no value, and the key in {settings.data / LOCAL_KEY_FILE} was made here and opens "
-        "nothing at Skyvern: no run can be submitted, polled or found. Set SKYVERN_API_KEY to a key of your account, "
-        "or SKYVERN_BASE_URL to a server that takes this one (`runhook simulate`)"
-    )
-
-
-def missing_api_key(settings: Settings, config: Config, source: str) -> str:
-    """Return why Skyvern can't be called for a source without an API, and what its config or environment lacks."""
-    if config.sources[source].api_key is not None:
-        return local_key(settings)
-    return (
-        f"{settings.config}: sources.{source}: api_key is missing or empty, so Skyvern can't be called."
-        f" {api_key_remedy(source)}"
-    )
-
-
-def api_key_remedy(source: str) -> str:
-    """Return what to add to the config file and to the environment, so that Skyvern can be called for a source."""
-    return (
-        f'Below `{source}:` write api_key: "${{SKYVERN_API_KEY}}", and set SKYVERN_API_KEY in .env or in the'
-        " environment"
-    )
+def path_remedy(path: str) -> str:
+    """Return the fix for a PUBLIC_URL with a path that the receiver does not know."""
+    return f"remove {path} from PUBLIC_URL, or have the proxy in front remove it"
 
 
 def is_local(skyvern_base_url: str) -> bool:

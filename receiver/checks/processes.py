@@ -1,11 +1,13 @@
-"""Derive what is wrong with processes: missing, stuck, silent, with an old config, or different from each other."""
+"""Checks of processes: missing, stuck, silent, with an old config, or different from each other."""
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from receiver.checks.finding import Finding, problem
+from receiver import __version__
+from receiver.checks.finding import Finding, fault
 from receiver.checks.report import NEWS, StatusReport
 from receiver.config.loader import portable
 from receiver.domain import liveness
@@ -22,15 +24,11 @@ RETURNS: Final = 10.0
 # Seconds by which the clocks of hosts may differ.
 SKEW: Final = 3.0
 
+# What happens without a process of this role, and the command that starts one.
 _EFFECTS: Final = {
-    RECEIVER: "no webhook is taken; start `runhook serve`",
-    CLOCK: "retries, lapsed claims, polls and replays stop; start `runhook clock`",
+    RECEIVER: ("no webhook is taken", "serve"),
+    CLOCK: ("retries, lapsed claims, polls and replays stop", "clock"),
 }
-
-_MISDIRECTED: Final = (
-    "if Skyvern sent them, correct PUBLIC_URL, to which Runhook adds /webhooks/SOURCE, and restart the receiver; or "
-    "the callback URL in Skyvern"
-)
 
 
 def of_processes(report: StatusReport) -> Iterator[Finding]:
@@ -38,7 +36,7 @@ def of_processes(report: StatusReport) -> Iterator[Finding]:
     gone = liveness.missing(report.processes, report.expected)
     if report.ledger.trouble:  # only processes of this machine are known, by their files
         if any(last is None for last in gone.values()):
-            yield problem("part_unknown", "processes on other hosts are unknown: the ledger is unavailable")
+            yield fault("part_unknown", "processes on other hosts are unknown: the ledger is unavailable")
         gone = {role: last for role, last in gone.items() if last is not None}
     running = [each for each in report.processes if each.state in ("running", "stuck")]
     old = _other_config(report, running)
@@ -52,14 +50,15 @@ def of_processes(report: StatusReport) -> Iterator[Finding]:
     dead = {role: last for role, last in gone.items() if last is None or last.state != "stuck"}
     for role, last in dead.items():
         if not _of_worker(role):
-            yield problem("part_missing", f"no {role} is running: {last_seen(last)}", effect=_EFFECTS[role])
+            effect, command = _EFFECTS[role]
+            what = f"no {role} is running: {last_seen(last)}"
+            yield fault("part_missing", what, effect=effect, command=command, limits="")
     if workers := {role: last for role, last in dead.items() if _of_worker(role)}:
         yield _missing_workers(workers, report.expected, running)
     yield from _lost(report, gone)
     split = {each.beat.host: why for each in report.processes if each.alive and (why := each.beat.details.get("apart"))}
     for host, why in split.items():
-        yield problem("worker_split", f"dispatch and each sink have their own process on {host}: {why}")
-    yield from _left_spools(report)
+        yield fault("worker_split", f"dispatch and each sink have their own process on {host}: {why}")
     yield from _differences(report, running)
 
 
@@ -73,7 +72,7 @@ def _lost(report: StatusReport, gone: Mapping[str, SeenProcess | None]) -> Itera
     silent: dict[object, list[SeenProcess]] = {}
     for seen in liveness.lost(report.processes):
         if seen.beat.role == RECEIVER:
-            continue  # its spool is reported
+            continue  # its spool has a check of its own
         if seen.state == "silent" and seen.beat.role not in gone and seen.age < SILENT_NEWS:
             process = () if _of_worker(seen.beat.role) else (seen.beat.name,)
             silent.setdefault((seen.beat.host, *process), []).append(seen)
@@ -81,16 +80,16 @@ def _lost(report: StatusReport, gone: Mapping[str, SeenProcess | None]) -> Itera
         together = f"{_role_names(each.beat.role for each in (first, *others))} on {first.beat.host} have"
         quiet = ago(min(each.age for each in (first, *others)))
         who, work = (together, "their work") if others else (f"{name_of(first)} has", "its work")
-        yield problem("part_silent", f"{who} been silent for {quiet}; others do {work}", note=True)
+        yield fault("part_silent", f"{who} been silent for {quiet}; others do {work}", note=True)
 
 
 def _stuck(seen: SeenProcess) -> Finding:
     if seen.process == "suspended":
         what = f"{name_of(seen)} is suspended (SIGSTOP or a debugger): its last heartbeat was {ago(seen.age)} ago"
         what += "; meanwhile it does no retries, polls or replays" if seen.beat.role == CLOCK else ""
-        return problem("part_suspended", what, pid=seen.beat.pid)
+        return fault("part_suspended", what, pid=seen.beat.pid)
     what = f"{name_of(seen)} has made no progress for {ago(seen.beat.stalled)}"
-    return problem("part_stuck", what, pid=seen.beat.pid)
+    return fault("part_stuck", what, pid=seen.beat.pid)
 
 
 def _starts(seen: SeenProcess) -> bool:
@@ -109,13 +108,10 @@ def _missing_workers(
     effects = ["events stay in the inbox"] if DISPATCH in missing else []
     effects += [f"nothing is sent to {sinks}"] if sinks else []
     what = f"no {'worker' if everything else _role_names(missing)} is running: {last_seen(last)}"
-    limits = dict.fromkeys(
-        f"{each.beat.host} (`{only}`)" for each in running if (only := each.beat.details.get("only"))
-    )
-    start = "start `runhook worker`"
-    if limits:
-        start += f"; the worker on {', '.join(limits)} is limited: start another, or restart it without `--only`"
-    return problem("part_missing", what, effect=f"{', and '.join(effects)}; {start}")
+    only = [(each.beat.host, each.beat.details.get("only")) for each in running]
+    limited = ", ".join(dict.fromkeys(f"{host} (`{options}`)" for host, options in only if options))
+    limits = f"; the worker on {limited} is limited: start another, or restart it without `--only`" if limited else ""
+    return fault("part_missing", what, effect=", and ".join(effects), command="worker", limits=limits)
 
 
 def _of_worker(role: str) -> bool:
@@ -142,37 +138,6 @@ def last_seen(seen: SeenProcess | None) -> str:
     if seen.process and not seen.beat.stopped:  # its time is unknown
         how = "ended unexpectedly; its last heartbeat was"
     return f"the last one, on {seen.beat.host} (process {seen.beat.pid}), {how} {ago(seen.age)} ago"
-
-
-def _left_spools(report: StatusReport) -> Iterator[Finding]:
-    """Yield receivers that ended with events in their spools, or may have: these wait until a receiver starts there.
-
-    A note once an operator has sent it since, or a spool whose data directory is unknown.
-    """
-    seen = report.processes
-
-    def directory(each: SeenProcess) -> object:  # it may have been mounted on another host since
-        return each.beat.details.get("data_id") or (each.beat.host, each.beat.details.get("data"))
-
-    alive = {directory(each) for each in seen if each.alive}
-    left: dict[object, SeenProcess] = {}
-    for each in sorted(seen, key=lambda each: each.age):  # the last receiver of a directory reports its content
-        if each.beat.role == RECEIVER and not each.alive:
-            left.setdefault(directory(each), each)
-    for place, each in left.items():
-        held, spool = each.beat.details.get("spool_events"), f"{each.beat.details.get('data')}/spool"
-        sends = report.ledger.spool_sent
-        sent = max(sends.get("", 0.0), sends.get(str(each.beat.details.get("data_id", "")), 0.0))
-        note = sent > report.now - each.age
-        after = f"; a spool was sent {ago(report.now - sent)} ago" if note else ""
-        if held and place not in alive:
-            how = "was stopped" if each.beat.stopped else "is gone"
-            held_there = f"its spool held {counted(held, 'event', 'events')}, in {spool}"
-            what = f"{name_of(each)} {how}, and {held_there} on {each.beat.host}{after}"
-            yield problem("spool_left", what, note=note)
-        elif alive and place not in alive and each.state == "silent" and each.age < SILENT_NEWS:
-            may = f"its spool on {each.beat.host} may hold acknowledged results, which no other receiver sends: {spool}"
-            yield problem("spool_left", f"{name_of(each)} has been silent for {ago(each.age)}; {may}{after}", note=note)
 
 
 def _other_config(report: StatusReport, running: Iterable[SeenProcess]) -> list[SeenProcess]:
@@ -217,10 +182,10 @@ def _old_config(report: StatusReport, old: list[SeenProcess], unserved: list[str
     current = _here(report)
     if current and not current & hosts.keys():
         here = f"{report.config_file} is in effect on {', '.join(sorted(current))}"
-        yield problem("configs_differ", f"hosts run different configs: {here}, and not for {where}", effect=effect)
+        yield fault("configs_differ", f"hosts run different configs: {here}, and not for {where}", effect=effect)
     else:
         what = f"processes run an older config than {report.config_file}: {where}"
-        yield problem("config_old", what, note=not unserved, effect=effect)
+        yield fault("config_old", what, note=not unserved, effect=effect)
 
 
 def _roles(seen: Iterable[SeenProcess]) -> str:
@@ -241,37 +206,39 @@ def _differences(report: StatusReport, running: list[SeenProcess]) -> Iterator[F
         # A process that missed a heartbeat may have sent its last one to a server that hung.
         if each.skew is not None and abs(each.skew) > SKEW and each.age < 2 * BEAT_EVERY:
             skew = f"{ago(abs(each.skew))} {'ahead of' if each.skew > 0 else 'behind'}"
-            yield problem("clock_skew", f"the clock of {each.beat.host} is {skew} that of the database")
+            yield fault("clock_skew", f"the clock of {each.beat.host} is {skew} that of the database")
             break
     versions = sorted({each.beat.version for each in running})
     if len(versions) > 1:
-        yield problem("versions_differ", f"processes of several releases run: {', '.join(versions)}")
+        yield fault("versions_differ", f"processes of several releases run: {', '.join(versions)}")
     reported = report.redis.trouble or report.redis.weak or report.redis.inbox.trouble  # with its fix, above
     redis_restarted = report.redis.uptime is not None and report.redis.uptime < RETURNS
     for each in running:
         details = each.beat.details
         if failing := details.get("failing"):
-            yield problem("task_failing", f"{name_of(each)}: {failing}")
-        if each.beat.role == RECEIVER and (what := _misdirected(details.get("misdirected"), report.now)):
-            wrong = [line for line in report.advice if line.startswith("PUBLIC_URL: ")]
-            fix = ". ".join([*wrong, "Then restart the receiver"]) if wrong else _MISDIRECTED
-            yield problem("misdirected", f"{name_of(each)}: {what}", fix=fix)
+            yield fault("task_failing", f"{name_of(each)}: {failing}")
+        match details.get("misdirected"):
+            case [int(count), str(path), float(at)] if count and report.now - at < NEWS:
+                requests = counted(count, "signed request", "signed requests")
+                last = f"the last {ago(report.now - at)} ago: {path} is not the path of a webhook"
+                anyone = "anyone can send these: signatures are checked only for webhooks"
+                yield fault("misdirected", f"{name_of(each)}: {requests} got 404, {last} ({anyone})")
         match details.get("refused"):
             case [int(count), float(at)] if count and report.now - at < NEWS and not details.get("refusing"):
                 requests = f"{counted(count, 'request', 'requests')} to webhooks"
                 what = f"{name_of(each)}: {requests} got 503, the last {ago(report.now - at)} ago"
-                yield problem("webhooks_missed", what)
+                yield fault("webhooks_missed", what)
         if each.beat.role == RECEIVER and details.get("store") == "spool" and not (reported or redis_restarted):
             why = details.get("trouble") or "the inbox, with what was set aside, has reached its limits"
             what = f"{name_of(each)} writes to its spool, though Redis answers here: {why}"
-            yield problem("receiver_spooling", what)
+            yield fault("receiver_spooling", what)
 
 
-def _misdirected(found: Any, now: float) -> str:
-    """Return what a receiver reports of signed requests to wrong paths, if the last one is news."""
-    match found:
-        case [int(count), str(path), float(at)] if count and now - at < NEWS:
-            requests = counted(count, "signed request", "signed requests")
-            last = f"the last {ago(now - at)} ago: {path} is not the path of a webhook"
-            return f"{requests} got 404, {last} (anyone can send these: signatures are checked only for webhooks)"
-    return ""
+def of_hosts(report: StatusReport) -> Iterator[Finding]:
+    """Yield the release here, and the processes of each host with recent heartbeats."""
+    yield Finding("versions", f"Runhook {__version__} on Python {platform.python_version()}")
+    running = [each.beat for each in report.processes if each.state in ("running", "stuck")]
+    for host in sorted({beat.host for beat in running}):
+        theirs = [beat for beat in running if beat.host == host]
+        roles, versions = sorted({beat.role for beat in theirs}), sorted({beat.version for beat in theirs})
+        yield Finding("host", f"{host} runs {', '.join(roles)} of {', '.join(versions)}")

@@ -12,12 +12,12 @@ import ssl
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from handlers.support.address_policy import resolve, why_forbidden
 from handlers.support.url import PORTS
-from receiver.checks.config import is_local, refused_url, unserved_path
+from receiver.checks.config import path_remedy, refused_url
 from receiver.checks.finding import Finding
 from receiver.checks.report import StatusReport
 from receiver.domain.durations import ago
@@ -39,72 +39,57 @@ class _Answer(NamedTuple):
     valid_until: float | None
 
 
-def examine(
+def of_answers(
     report: StatusReport,
     *,
     resolve: Callable[[str, int, float], Sequence[str]] = resolve,
     expires_soon: float = EXPIRES_SOON,
 ) -> Iterator[Finding]:
-    """Yield findings about PUBLIC_URL.
+    """Yield the addresses and the certificate of PUBLIC_URL, and its responses, if it is set.
 
     `resolve`: returns the addresses of a host. `expires_soon`: see EXPIRES_SOON.
     """
-    if report.config is None:
-        return
-    public_url, skyvern_base_url = report.settings.public_url, report.settings.skyvern_base_url
-    if not public_url:
-        missing = report.config.no_webhooks_warning(skyvern_base_url, public_url)
-        what, todo = missing or ("PUBLIC_URL is not set", "")
-        yield Finding("public_url", what, todo, note=True)
+    public_url = report.settings.public_url
+    if report.config is None or not public_url:
         return
     parts = urlsplit(public_url)
     host, port = parts.hostname or "", parts.port or PORTS[parts.scheme]
     try:
         addresses = resolve(host, port, _RESOLVING)
     except OSError as error:
-        reason = error.strerror or str(error)
-        yield Finding("public_url.host", f"{host} can't be resolved: {reason}", "set its DNS record, or fix PUBLIC_URL")
+        what = f"{host} can't be resolved: {error.strerror or error}"
+        yield Finding("public_url.host", what, "set its DNS record, or fix PUBLIC_URL")
         return
-    yield _host(public_url, host, addresses, skyvern_base_url)
+    if refused_url(public_url) is None:  # else `of_public_url` reports that
+        yield _host(host, addresses)
     for number, source in enumerate(report.config.sources):
-        path = f"{parts.path}/webhooks/{source}"
         try:
-            answer = _probe(parts.scheme, host, port, path)
+            answer = _probe(parts.scheme, host, port, f"{parts.path}/webhooks/{source}")
         except ssl.SSLCertVerificationError as error:
-            yield Finding(
-                "public_url.tls",
-                f"the certificate of {host} is not valid: {error.verify_message}",
-                "install a certificate for that name in the proxy, with intermediate certificates: Skyvern verifies it",
+            what = f"the certificate of {host} is not valid: {error.verify_message}"
+            todo = (
+                "install a certificate for that name in the proxy, with intermediate certificates: Skyvern verifies it"
             )
+            yield Finding("public_url.tls", what, todo)
             return
         except OSError as error:
-            reason = error.strerror or str(error) or type(error).__name__
-            yield Finding(
-                "public_url.answer",
-                f"{public_url} can't be reached from here: {reason}",
-                "start `runhook serve` and the proxy in front of it; open the port in the firewall",
-            )
+            what = f"{public_url} can't be reached from here: {error.strerror or str(error) or type(error).__name__}"
+            todo = "start `runhook serve` and the proxy in front of it; open the port in the firewall"
+            yield Finding("public_url.answer", what, todo)
             return
         if not number:
             yield _certificate(host, answer, expires_soon)
         yield _judged(f"{public_url}/webhooks/{source}", source, answer)
 
 
-def _host(public_url: str, host: str, addresses: Sequence[str], skyvern_base_url: str) -> Finding:
-    """Say whether Skyvern would call this host, which has these addresses."""
-    shown = f"{host} is {', '.join(addresses)}" if [host] != list(addresses) else host
-    if refused := refused_url(public_url, skyvern_base_url):
-        note = is_local(skyvern_base_url)
-        return Finding("public_url.host", f"{shown}: {refused.what}", refused.todo, note=note)
+def _host(host: str, addresses: Sequence[str]) -> Finding:
+    """Return whether Skyvern calls a host with these addresses."""
+    what = f"{host} is {', '.join(addresses)}" if [host] != list(addresses) else host
     for each in addresses:
         if why := why_forbidden(ipaddress.ip_address(each.partition("%")[0])):
-            return Finding(
-                "public_url.host",
-                shown,
-                f"{each} is {why}, which Skyvern refuses to call: give the name a public address; your own Skyvern "
-                f"accepts it with {host} in its ALLOWED_HOSTS",
-            )
-    return Finding("public_url.host", shown)
+            todo = f"{each} is {why}, which Skyvern refuses to call: give the name a public address; your own Skyvern "
+            return Finding("public_url.host", what, f"{todo}accepts it with {host} in its ALLOWED_HOSTS")
+    return Finding("public_url.host", what)
 
 
 def _probe(scheme: str, host: str, port: int, path: str) -> _Answer:
@@ -134,8 +119,7 @@ def _probe(scheme: str, host: str, port: int, path: str) -> _Answer:
 def _code(body: bytes) -> str:
     """Return the code of an error as the receiver answers it; "" for anything else."""
     with suppress(ValueError, TypeError, KeyError, RecursionError):
-        said: Any = json.loads(body)["error"]["code"]
-        return str(said)
+        return str(json.loads(body)["error"]["code"])
     return ""
 
 
@@ -154,9 +138,9 @@ def _judged(url: str, source: str, answer: _Answer) -> Finding:
         return Finding("public_url.answer", f"{what} to a request without signature, as it should")
     if (answer.status, answer.code) == (NotFound.status, NotFound.code):
         path = urlsplit(url).path.removesuffix(f"/webhooks/{source}")
-        todo = f"the receiver there has no source {source}: it runs with another config, or with the file as it was"
+        todo = f"the receiver there has no source {source}: it runs with another config, or with an older file"
         if path:
-            todo = unserved_path(path).todo
+            todo = path_remedy(path)
     elif 300 <= answer.status < 400:
         todo = f"it redirects to {answer.location[:200]}, which Skyvern does not follow: set PUBLIC_URL to that URL"
     elif answer.status in (502, 503, 504):

@@ -8,7 +8,7 @@ from typing import Final
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.domain.breaker import Lane
-from receiver.domain.liveness import SeenProcess
+from receiver.domain.liveness import SeenProcess, expected
 from receiver.inbox.state import InboxState
 from receiver.ledger.clock_correction import Corrected
 from receiver.ledger.stats import DeliveryPace, Gauges, Newest
@@ -18,12 +18,22 @@ NEWS: Final = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
+class Server:
+    """A server. `version`: () if unknown. `skew`: seconds, at least, by which this host's clock is ahead, or None."""
+
+    name: str
+    version: tuple[int, ...] = ()
+    skew: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RedisReport:
     """The state of Redis. `trouble`: why it cannot be used now, or "". `embedded`: `runhook dev` runs it.
 
     `durability`: its guarantee, in words. `weak`: why that does not mean on disk before the 202, if the config does not
     accept it, else "". `max_events`, `max_bytes`: of the inbox, from the config; None if that cannot be read.
-    `down_since`: as far as a receiver knows. `uptime`: seconds since its start; None if that cannot be read.
+    `down_since`: as far as a receiver knows. `uptime`: seconds since its start; `eviction`: its policy; `maxmemory`: 0
+    for no limit. None or "" if that cannot be read.
     """
 
     url: str
@@ -36,6 +46,10 @@ class RedisReport:
     max_bytes: int | None = None
     down_since: float | None = None
     uptime: int | None = None
+    eviction: str = ""
+    used_memory: int | None = None
+    maxmemory: int = 0
+    server: Server = Server("Redis")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +84,7 @@ class LedgerReport:
     responses: dict[str, str] = field(default_factory=dict)
     waiting_runs: dict[str, int] = field(default_factory=dict)
     down_since: float | None = None
+    server: Server = Server("PostgreSQL")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,27 +112,34 @@ class DiskReport:
 
 @dataclass(frozen=True, slots=True)
 class StatusReport:
-    """The whole report. `expected`: roles that need at least one running process. `config`: None if it cannot be used.
+    """The whole report. `config`: None if it cannot be used, for `config_problems`; it may have `warnings`.
 
-    `config_problems`: why the config cannot be used. `warnings`: probable mistakes in it. `advice`: conflicts between
-    settings and config, each with its fix. `config_sections`: hashes of the config's sections, sinks and sources.
-    `rates`: of the sinks that have one, from the config.
+    `config_hash`, `config_sections`: hashes of the file, and of its sections, sinks and sources.
     """
 
     settings: Settings
     config: Config | None
     now: float
-    version: str
-    config_file: str
     config_hash: str
-    config_problems: list[str]
-    warnings: list[str]
-    advice: list[str]
-    expected: list[str]
-    sinks: list[str]
     redis: RedisReport
     ledger: LedgerReport
     disk: DiskReport
     processes: list[SeenProcess]
+    config_problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     config_sections: dict[str, str] = field(default_factory=dict)
-    rates: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def config_file(self) -> str:
+        """The path of the config file."""
+        return str(self.settings.config)
+
+    @property
+    def sinks(self) -> list[str]:
+        """All sinks that deliveries have; none if the config cannot be used."""
+        return [] if self.config is None else self.config.destinations
+
+    @property
+    def expected(self) -> list[str]:
+        """The roles that need at least one running process."""
+        return expected(self.sinks)

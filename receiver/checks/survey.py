@@ -12,20 +12,17 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import redis
 
 from handlers.support.daemon_pool import in_thread
 from handlers.support.url import hide_password
-from receiver import __version__
 from receiver.checks import board
-from receiver.checks.config import warnings
-from receiver.checks.report import NEWS, DiskReport, LedgerReport, RedisReport, StatusReport
+from receiver.checks.report import NEWS, DiskReport, LedgerReport, RedisReport, Server, StatusReport
 from receiver.config.loader import file_hash, file_sections, load_file
 from receiver.config.models import Config
 from receiver.config.settings import Settings
-from receiver.domain import liveness
 from receiver.domain.liveness import SeenProcess
 from receiver.errors import ConfigError
 from receiver.inbox.state import examine
@@ -57,7 +54,7 @@ def survey(settings: Settings, ledger_wait: float | None = None) -> StatusReport
 
     `ledger_wait`: seconds after which a hanging ledger is reported as unavailable; None: as long as its driver waits.
     """
-    config, problems, doubtful = _config(settings)
+    config, problems, warnings = _config(settings)
     reading = in_thread("survey", lambda: _ledger(settings, config))
     redis_report = _redis(settings, config)
     try:
@@ -73,25 +70,18 @@ def survey(settings: Settings, ledger_wait: float | None = None) -> StatusReport
         ledger_report = replace(ledger_report, down_since=_down_since(seen, "ledger_down"))
     inbox = redis_report.inbox
     redis_report = replace(redis_report, inbox=replace(inbox, rate=_shrinks_by(inbox.entries, seen)))
-    sinks = config.destinations if config is not None else []
     return StatusReport(
         settings=settings,
         config=config,
         now=time.time(),
-        version=__version__,
-        config_file=str(settings.config),
         config_hash=file_hash(settings.config),
-        config_problems=problems,
-        warnings=doubtful,
-        advice=warnings(settings, config) if config is not None else [],
-        expected=liveness.expected(sinks),
-        sinks=sinks,
         redis=redis_report,
         ledger=ledger_report,
         disk=_disk(settings, config),
         processes=seen,
+        config_problems=problems,
+        warnings=warnings,
         config_sections=file_sections(settings.config),
-        rates={name: sink.rate for name, sink in config.sinks.items() if sink.rate} if config is not None else {},
     )
 
 
@@ -128,8 +118,8 @@ def _redis(settings: Settings, config: Config | None) -> RedisReport:
     try:
         promise = redis_settings.examine_once(settings.redis_url, config.server.max_body if config else 0, _TIMEOUT)
         report = replace(report, inbox=examine(client))
-        with suppress(redis.ResponseError):  # it may be forbidden
-            report = replace(report, uptime=client.info("server").get("uptime_in_seconds"))
+        with suppress(redis.ResponseError):  # they may be forbidden
+            report = _with_info(report, client)
     except (redis.RedisError, OSError, TimeoutError) as error:
         reason = auth_error(settings.redis_url, error) or str(error).rstrip(".") or "no answer in time"
         return replace(report, trouble=reason)
@@ -139,12 +129,42 @@ def _redis(settings: Settings, config: Config | None) -> RedisReport:
     return replace(report, durability=str(promise), weak="; ".join(promise.problems) if weak else "")
 
 
+def _with_info(report: RedisReport, client: redis.Redis) -> RedisReport:
+    """Return the report with what Redis says about itself."""
+    info: dict[str, Any] = client.info()
+    began = time.time()
+    seconds, microseconds = client.time()
+    name = "Valkey" if "valkey_version" in info else "Redis"
+    version = str(info.get("valkey_version") or info.get("redis_version") or "")
+    return replace(
+        report,
+        uptime=info.get("uptime_in_seconds"),
+        eviction=str(info.get("maxmemory_policy", "")),
+        used_memory=info.get("used_memory"),
+        maxmemory=int(info.get("maxmemory", 0)),
+        server=Server(
+            name,
+            tuple(int(part) for part in version.split(".") if part.isdecimal()),
+            _skew(seconds + microseconds / 1e6, began),
+        ),
+    )
+
+
+def _skew(theirs: float, began: float) -> float:
+    """Return by how many seconds at least this host's clock is ahead of a server's.
+
+    `theirs`: the server's time, which it read between `began` and now.
+    """
+    return max(began - theirs, min(time.time() - theirs, 0.0))
+
+
 def _ledger(settings: Settings, config: Config | None) -> tuple[LedgerReport, list[SeenProcess]]:
     url = hide_password(settings.database_url)
     ledger = Ledger(settings.database_url, require_durability=config is not None and config.durable_ledger)
     sinks = config.destinations if config is not None else None
 
     def read(connection: Connection) -> tuple[LedgerReport, list[SeenProcess]]:
+        began = time.time()
         gauges, shut = stats.read(connection), lanes.not_closed(connection)
         pauses = audit.list_actions(connection, 100, actions=["sink.pause"]) if any(it.paused for it in shut) else []
         newest, sinks_shut = stats.newest(connection, gauges.read_at - NEWS), {lane.sink for lane in shut}
@@ -163,6 +183,7 @@ def _ledger(settings: Settings, config: Config | None) -> tuple[LedgerReport, li
             corrected=clock_correction.last_correction(connection, gauges.read_at - NEWS),
             redis_lost=redis_losses.last_loss(connection, gauges.read_at - NEWS),
             spool_sent={str(it.selection.get("data_id", "")): it.at for it in reversed(sent)},
+            server=_database(connection, gauges.read_at, began),
         )
         return report, heartbeats.list_processes(connection)
 
@@ -176,6 +197,14 @@ def _ledger(settings: Settings, config: Config | None) -> tuple[LedgerReport, li
         return LedgerReport(url, str(error), remedy_for(str(error)).words), []
     finally:
         ledger.close()
+
+
+def _database(connection: Connection, now: float, began: float) -> Server:
+    """Return the ledger's database. `now`: its time, as in `_skew`."""
+    version = tuple(part for part in connection.dialect.server_version_info or () if isinstance(part, int))
+    if connection.dialect.name == "sqlite":
+        return Server("SQLite", version)  # with this host's clock
+    return Server("PostgreSQL", version, _skew(now, began))
 
 
 def _disk(settings: Settings, config: Config | None) -> DiskReport:

@@ -105,7 +105,7 @@ def chosen_sources(
             raise unknown("source", name, "not found", list(config.sources))
     chosen = [each for each in sources if name in (None, each.name)]
     if not chosen:
-        from receiver.checks.config import missing_api_key
+        from receiver.config.skyvern_key import missing_api_key
 
         raise ConfigError(missing_api_key(settings, config, name or next(iter(config.sources))))
     return chosen

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from receiver.checks.config import local_key, warnings
+from receiver.checks.config import warnings
 from receiver.cli.options import AdminPort, ConfigFile, DataDirectory, Host, Port, load_config, parse_admin_port
 from receiver.config.fields import ListenAddress
 from receiver.config.models import Config
 from receiver.config.settings import Settings
+from receiver.config.skyvern_key import local_key
 from receiver.domain.database_url import check_database_url
 from receiver.errors import NotStarted
 from receiver.runtime.child import report_ready

@@ -11,8 +11,8 @@ from rich.text import Text
 
 from handlers.support.wording import size
 from receiver.api.status import GET_DOCTOR, GET_STATUS, FindingRow, Status, finding_row, status_of
-from receiver.checks.problems import show_drain
 from receiver.checks.registry import examine
+from receiver.checks.servers import show_drain
 from receiver.checks.survey import survey
 from receiver.cli.client import Client, LocalClient
 from receiver.cli.options import Json, Output, chosen_form

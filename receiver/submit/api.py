@@ -21,8 +21,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from handlers.support.address_policy import AllowedAddresses
-from receiver.checks.config import api_key_remedy
 from receiver.config.fields import parse_rate
+from receiver.config.skyvern_key import api_key_remedy
 from receiver.dispatch.decide import make_router
 from receiver.dispatch.late_binding import LateBinding
 from receiver.domain.agent_url import hooks_of

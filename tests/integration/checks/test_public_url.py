@@ -13,7 +13,6 @@ import pytest
 
 from receiver.checks import public_url
 from receiver.checks.finding import Finding
-from receiver.config.models import Config
 from receiver.config.settings import Settings
 from tests.servers.http import Authority, Reply, ScriptedServer
 from tests.support.reports import WELL
@@ -27,13 +26,10 @@ def server() -> Iterator[ScriptedServer]:
         yield it
 
 
-def examined(url: str, skyvern: str = "", api_key: str = "", **more: Any) -> dict[str, Finding]:
+def examined(url: str, skyvern: str = "", **more: Any) -> dict[str, Finding]:
     """The findings about a PUBLIC_URL, by code."""
-    source = {"secrets": ["s"], **({"api_key": api_key} if api_key else {})}
-    config = Config.model_validate({"sources": {"skyvern": source}})
     settings = Settings.from_env({"PUBLIC_URL": url, "SKYVERN_BASE_URL": skyvern})
-    report = replace(WELL, settings=settings, config=config)
-    return {each.code: each for each in public_url.examine(report, **more)}
+    return {each.code: each for each in public_url.of_answers(replace(WELL, settings=settings), **more)}
 
 
 @pytest.mark.parametrize(
@@ -105,24 +101,5 @@ def test_private_address_of_a_name_is_reported(
     assert found["public_url.answer"].ok
 
 
-def test_host_that_skyvern_refuses_has_a_remedy(server: ScriptedServer) -> None:
-    server.script.append(Reply(401, body=OURS))
-    found = examined(f"http://localhost:{server.port}")["public_url.host"]
-    assert "every submit gets 400" in found.what
-    assert found.todo.startswith("set PUBLIC_URL to where Skyvern reaches this receiver")
-
-
-def test_local_url_is_a_note_beside_a_local_skyvern(server: ScriptedServer) -> None:
-    server.script.append(Reply(401, body=OURS))
-    url, skyvern = f"http://localhost:{server.port}", "http://127.0.0.1:8090"
-    found = examined(url, skyvern)["public_url.host"]
-    assert found.note
-    assert found.todo == "add localhost to that Skyvern's ALLOWED_HOSTS; `runhook simulate` allows every host"
-
-
-def test_missing_url_and_unknown_name_are_reported() -> None:
-    unset = examined("", api_key="k")["public_url"]
-    assert unset.note
-    assert unset.what.startswith("PUBLIC_URL is not set, though runs can be submitted to skyvern")
-    assert examined("")["public_url"].ok
+def test_unknown_name_is_reported() -> None:
     assert "can't be resolved" in examined("https://no-such-name.invalid")["public_url.host"].what

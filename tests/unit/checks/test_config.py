@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from receiver.checks.config import local_key, refused_url, warnings
+from receiver.checks.config import refused_url, warnings
 from receiver.config.models import Config
 from receiver.config.settings import Settings
+from receiver.config.skyvern_key import local_key
 
 
 @pytest.mark.parametrize(
