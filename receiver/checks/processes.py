@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final
+from typing import Final
 
 from receiver import __version__
 from receiver.checks.finding import Finding, fault
@@ -40,10 +40,10 @@ def of_processes(report: StatusReport) -> Iterator[Finding]:
         gone = {role: last for role, last in gone.items() if last is not None}
     running = [each for each in report.processes if each.state in ("running", "stuck")]
     old = _other_config(report, running)
-    if any(_starts(each) for each in running if each not in old):
+    if any(_starts(each) for each in running if each not in [process for process, _ in old]):
         gone = {role: last for role, last in gone.items() if not liveness.sink_of(role)}
     # A worker that runs another file sends to that file's sinks: it must be restarted, and a second one would not help.
-    restart = any(_of_worker(each.beat.role) for each in old)
+    restart = any(_of_worker(each.beat.role) for each, _ in old)
     unserved = [role for role, last in gone.items() if restart and last is None and liveness.sink_of(role)]
     yield from _old_config(report, old, unserved)
     gone = {role: last for role, last in gone.items() if role not in unserved}
@@ -131,27 +131,37 @@ def name_of(seen: SeenProcess) -> str:
 
 
 def last_seen(seen: SeenProcess | None) -> str:
-    """Return when and how the last process of a role ended."""
+    """Return when and how the last process of a role ended, or that it makes no progress."""
     if seen is None:
         return "not seen in the last day"
+    if seen.state == "stuck":
+        return _stuck(seen).what
     how = "was stopped" if seen.beat.stopped else "fell silent"
     if seen.process and not seen.beat.stopped:  # its time is unknown
         how = "ended unexpectedly; its last heartbeat was"
     return f"the last one, on {seen.beat.host} (process {seen.beat.pid}), {how} {ago(seen.age)} ago"
 
 
-def _other_config(report: StatusReport, running: Iterable[SeenProcess]) -> list[SeenProcess]:
-    """Return the processes whose config file differs from the one here in more than its layout.
+def _other_config(report: StatusReport, running: Iterable[SeenProcess]) -> list[tuple[SeenProcess, list[str]]]:
+    """Return the processes with another config file than the one here, each with the sections that differ, if known.
 
-    On hosts without a process of the file here, paths and addresses of the host may differ.
+    A file that differs only in its layout is the same. On hosts without a process of the file here, so is one that
+    differs only in paths and addresses of the host.
     """
     sections = {(it.beat.host, it.beat.pid): found for it in running if (found := it.beat.details.get("sections"))}
-
-    def differs(each: SeenProcess) -> bool:
-        theirs = sections.get((each.beat.host, each.beat.pid))
-        return each.beat.config not in ("", report.config_hash) and not (theirs and not _names(report, each, theirs))
-
-    return [each for each in running if report.config_hash and differs(each)]
+    current, other = _here(report), []
+    for each in running:
+        if not report.config_hash or each.beat.config in ("", report.config_hash):
+            continue
+        here, theirs = report.config_sections, sections.get((each.beat.host, each.beat.pid))
+        if not isinstance(theirs, Mapping):
+            other.append((each, list[str]()))
+            continue
+        if current and each.beat.host not in current:
+            here, theirs = portable(here), portable(theirs)
+        if names := [name for name in sorted({*theirs, *here}) if theirs.get(name) != here.get(name)]:
+            other.append((each, names if here else []))
+    return other
 
 
 def _here(report: StatusReport) -> set[str]:
@@ -159,25 +169,16 @@ def _here(report: StatusReport) -> set[str]:
     return {it.beat.host for it in report.processes if it.alive and it.beat.config == report.config_hash}
 
 
-def _names(report: StatusReport, seen: SeenProcess, theirs: Any) -> list[str]:
-    """Return the names of the sections that differ between this process and the config file here."""
-    here = report.config_sections
-    if not isinstance(theirs, Mapping):
-        return ["all"]
-    current = _here(report)
-    if current and seen.beat.host not in current:
-        here, theirs = portable(here), portable(theirs)
-    return [name for name in sorted({*theirs, *here}) if theirs.get(name) != here.get(name)]
-
-
-def _old_config(report: StatusReport, old: list[SeenProcess], unserved: list[str]) -> Iterator[Finding]:
+def _old_config(
+    report: StatusReport, old: list[tuple[SeenProcess, list[str]]], unserved: list[str]
+) -> Iterator[Finding]:
     """Yield one problem for all processes that run another config file; a note if each sink has a worker."""
     if not old:
         return
-    hosts: dict[str, list[SeenProcess]] = {}
-    for each in old:
-        hosts.setdefault(each.beat.host, []).append(each)
-    where = "; ".join(f"{_roles(theirs)} on {host}{_changed(report, theirs)}" for host, theirs in hosts.items())
+    hosts: dict[str, list[tuple[SeenProcess, list[str]]]] = {}
+    for each, names in old:
+        hosts.setdefault(each.beat.host, []).append((each, names))
+    where = "; ".join(_show_host(host, theirs) for host, theirs in hosts.items())
     effect = f"; until then nothing is sent to {', '.join(map(liveness.sink_of, unserved))}" if unserved else ""
     current = _here(report)
     if current and not current & hosts.keys():
@@ -188,17 +189,12 @@ def _old_config(report: StatusReport, old: list[SeenProcess], unserved: list[str
         yield fault("config_old", what, note=not unserved, effect=effect)
 
 
-def _roles(seen: Iterable[SeenProcess]) -> str:
-    return ", ".join(dict.fromkeys("worker" if _of_worker(each.beat.role) else each.beat.role for each in seen))
-
-
-def _changed(report: StatusReport, seen: Iterable[SeenProcess]) -> str:
-    """Return in which sections the config of these processes differs from the one here."""
-    first = next((each for each in seen if isinstance(each.beat.details.get("sections"), Mapping)), None)
-    if first is None or not report.config_sections:
-        return ""
-    names = _names(report, first, first.beat.details["sections"])
-    return f" (changed: {', '.join(names[:5])}{' …' if len(names) > 5 else ''})"
+def _show_host(host: str, old: list[tuple[SeenProcess, list[str]]]) -> str:
+    """Return which processes of a host run another config, and in which sections that differs."""
+    roles = dict.fromkeys("worker" if _of_worker(each.beat.role) else each.beat.role for each, _ in old)
+    names = next((names for _, names in old if names), [])
+    changed = f" (changed: {', '.join(names[:5])}{' …' if len(names) > 5 else ''})" if names else ""
+    return f"{', '.join(roles)} on {host}{changed}"
 
 
 def _differences(report: StatusReport, running: list[SeenProcess]) -> Iterator[Finding]:

@@ -145,17 +145,17 @@ def _with_info(report: RedisReport, client: redis.Redis) -> RedisReport:
         server=Server(
             name,
             tuple(int(part) for part in version.split(".") if part.isdecimal()),
-            _skew(seconds + microseconds / 1e6, began),
+            skew(seconds + microseconds / 1e6, began, time.time()),
         ),
     )
 
 
-def _skew(theirs: float, began: float) -> float:
+def skew(theirs: float, began: float, ended: float) -> float:
     """Return by how many seconds at least this host's clock is ahead of a server's.
 
-    `theirs`: the server's time, which it read between `began` and now.
+    `theirs`: the server's time, which it read between `began` and `ended`.
     """
-    return max(began - theirs, min(time.time() - theirs, 0.0))
+    return max(began - theirs, min(ended - theirs, 0.0))
 
 
 def _ledger(settings: Settings, config: Config | None) -> tuple[LedgerReport, list[SeenProcess]]:
@@ -200,11 +200,11 @@ def _ledger(settings: Settings, config: Config | None) -> tuple[LedgerReport, li
 
 
 def _database(connection: Connection, now: float, began: float) -> Server:
-    """Return the ledger's database. `now`: its time, as in `_skew`."""
+    """Return the ledger's database. `now`: its time, as in `skew`."""
     version = tuple(part for part in connection.dialect.server_version_info or () if isinstance(part, int))
     if connection.dialect.name == "sqlite":
         return Server("SQLite", version)  # with this host's clock
-    return Server("PostgreSQL", version, _skew(now, began))
+    return Server("PostgreSQL", version, skew(now, began, time.time()))
 
 
 def _disk(settings: Settings, config: Config | None) -> DiskReport:

@@ -28,7 +28,6 @@ from receiver.ledger.stats import COUNT_LIMIT
 READY: Final = "ready"
 NO_WORKER: Final = "no worker"
 _FINDING: Final = tuple(FindingRow.model_fields)
-_STYLES: Final = {"ok": "green", "note": "yellow", "WRONG": "red"}
 
 
 @with_client
@@ -53,7 +52,8 @@ def _print_status(found: Status, now: float) -> None:
     if all(problem.note for problem in found.problems):
         out().print(Text("No problems found.", style="green"))
     for problem in found.problems:
-        _print_finding("note:" if problem.note else "WRONG:", problem.what, problem.todo)
+        mark = Text("note: ", "yellow") if problem.note else Text("WRONG: ", "red")
+        _print_finding(mark, problem.what, problem.todo)
     out().print("")
     head = ["process", "state", "host", "pid", "version", "config", "heartbeat"]
     print_table(head, _processes(found), "no process is running")
@@ -179,16 +179,17 @@ def doctor(client: Client, output: Output = None, as_json: Json = False) -> None
 
     if form is Form.TABLE:
         for row in rows():  # one by one, as they come
-            mark = "ok" if row["ok"] else "note" if row["note"] else "WRONG"
-            _print_finding(f"{mark:5}", f"{row['check']}: {row['what']}", row["todo"])
+            mark = Text("note  ", "yellow") if row["note"] else Text("WRONG ", "red")
+            mark = Text("ok    ", "green") if row["ok"] else mark
+            _print_finding(mark, f"{row['check']}: {row['what']}", row["todo"])
     else:
         print_rows(rows(), {}, "", form, names=_FINDING)
     if faults:
         raise typer.Exit(RunhookError.exit_code)
 
 
-def _print_finding(mark: str, what: str, todo: str) -> None:
-    out().print(Text(f"{mark} ", style=_STYLES[mark.rstrip(": ")]).append(clean(what), style=""), soft_wrap=True)
+def _print_finding(mark: Text, what: str, todo: str) -> None:
+    out().print(mark.append(clean(what), style=""), soft_wrap=True)
     if todo:
         out().print(Text(f"      {clean(todo)}"), soft_wrap=True)
 

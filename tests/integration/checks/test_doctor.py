@@ -17,7 +17,7 @@ from receiver.checks.finding import Finding
 from receiver.checks.redis_user import try_commands
 from receiver.checks.registry import examine
 from receiver.checks.report import LedgerReport, RedisReport, Server
-from receiver.checks.survey import survey
+from receiver.checks.survey import skew, survey
 from receiver.config.settings import Settings
 from receiver.domain.liveness import ProcessBeat, SeenProcess
 from receiver.domain.signature import sign
@@ -25,6 +25,7 @@ from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
 from receiver.ledger import Ledger
 from receiver.ledger.deliveries import lanes
 from receiver.ledger.migrate import HEAD
+from receiver.ledger.stats import Newest
 from receiver.runtime.data_folder import secure
 from tests.servers.receiver import OLD_SECRET, ReceiverProcess, body
 from tests.servers.scripted import Reply, ScriptedServer
@@ -33,6 +34,7 @@ from tests.support.command import run_main
 from tests.support.reports import WELL
 
 SOURCES = {"skyvern": {"secrets": ["skyvern-secret"]}, "lab": {"secrets": ["lab-secret"], "api_key": "lab-api-key"}}
+LATER = Newest(4_000_000_000.0)
 SINKS = {"results": {"type": "database", "url": "sqlite:///${RUNHOOK_DATA}/results.db"}}
 
 
@@ -163,6 +165,20 @@ def test_server_that_is_old_or_has_another_time_is_reported(server: Server, code
     assert found.ok == (not todo)
 
 
+@pytest.mark.parametrize(
+    ("theirs", "ended", "ahead"),
+    [
+        (1000.0, 1000.0, 0.0),
+        (1010.0, 1000.0, -10.0),
+        (990.0, 1000.0, 10.0),
+        (1010.0, 1020.0, 0.0),  # the response took so long that nothing is known
+        (1010.0, 1004.0, -6.0),
+    ],
+)
+def test_skew_leaves_out_the_time_of_the_response(theirs: float, ended: float, ahead: float) -> None:
+    assert skew(theirs, 1000.0, ended) == ahead
+
+
 def test_doctor_reports_what_status_reports(settings: Settings, ledger: Ledger) -> None:
     ledger.write(lambda it: lanes.set_paused(it, "results", True, time.time()))
     assert "results was paused" in by_check(settings)["sink_paused"].what
@@ -214,8 +230,14 @@ def test_few_quarantined_requests_are_tried(settings: Settings) -> None:
     for number in range(5):
         content = body(number)
         store.add(QuarantinedRequest.of("lab", sign(content, "x"), content, "", time.time() - number), content)
-    (found,) = storage.of_signatures(survey(settings), most=2)
+    report = survey(settings)
+    (found,) = storage.of_signatures(report, most=2)
     assert found.what.startswith("2 requests")
+    assert not found.note
+    # And two that good webhooks followed are a note, as in status
+    stray = replace(report, disk=replace(report.disk, refused_lately=2), ledger=replace(report.ledger, newest=LATER))
+    assert [each.note for each in storage.of_signatures(stray)] == [True]
+    assert [each.note for each in storage.of_quarantine(stray)] == [True]
 
 
 def test_sink_that_refuses_access_is_reported(settings: Settings) -> None:

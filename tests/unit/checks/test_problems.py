@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from receiver.checks.finding import REMEDIES
+from receiver.checks.processes import last_seen
 from receiver.checks.registry import find
 from receiver.checks.report import LedgerReport, RedisReport, StatusReport
 from receiver.config.loader import file_sections
@@ -225,10 +226,6 @@ CASES: list[tuple[str, StatusReport, str, bool]] = [
         False,
     ),
     ("sink_down", ledger(lanes=[Lane("ops", "ops", breaker="open")], counts={}), "; 0 deliveries wait", True),
-    ("sink_down", shut("crm.example: it can't be reached"), "ops cannot be used, for 2 h now: crm.example: it", False),
-    ("sink_down", shut("crm.example answered 429"), "ops limits its rate, for 2 h now: crm.example", False),
-    ("sink_down", shut("Slack answered 429: too many messages"), "ops limits its rate", False),
-    ("sink_down", shut("crm.example answered 500"), "ops responds with errors, for 2 h now: crm.example", False),
     ("sink_refuses", newest(refused={"ops": (5, "NotNullViolation")}), "refused its last 5 deliveries: NotNull", False),
     ("webhooks_missed", without("receiver", receiver(refused=[18, NOW - 60.0])), "18 requests to webhooks got", True),
     ("files_left_out", newest(files_left_out={"ops": 2}), "ops left out files of 2 recent deliveries", True),
@@ -239,9 +236,6 @@ CASES: list[tuple[str, StatusReport, str, bool]] = [
         "6 recent events were not sent where a rule can't be evaluated, the last evt_1: route big",
         False,
     ),
-    ("sink_down", shut("the disk that holds /out is full"), "ops has no disk space left, for 2 h now", False),
-    ("sink_down", shut("/out has less than the reserve of 9 bytes free"), "ops has no disk space left", False),
-    ("sink_down", shut("SQLite: database or disk is full (SQLITE_FULL)"), "ops has no disk space left", False),
     (
         "callers_down",
         ledger(lanes=[Lane("callback https://c", "callback", breaker="open")]),
@@ -323,6 +317,12 @@ def test_fix_is_the_command_that_ends_the_problem(code: str, report: StatusRepor
     assert words in problem.todo
 
 
+def test_stuck_process_has_the_same_words_in_readyz() -> None:
+    stuck = seen("clock", stalled=100.0)
+    (problem,) = find(without("clock", stuck))
+    assert last_seen(stuck) == problem.what == "clock on a (process 7) has made no progress for 100 s"
+
+
 def test_missing_worker_is_one_line_with_its_sinks() -> None:
     sinks = [f"sink{number}" for number in range(12)]
     well = but(
@@ -352,16 +352,20 @@ def test_missing_worker_is_one_line_with_its_sinks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason", "todo"),
+    ("reason", "what", "todo"),
     [
-        ("crm.example answered 429", "set `rate` of this sink"),
-        ("crm.example answered 503", "`runhook attempts --sink ops` shows its responses; once it is fixed, `runhook"),
-        ("the disk that holds /out is full", "free disk space there"),
-        ("crm.example: it can't be reached", "`runhook sink test ops` tests it"),
+        ("crm.example answered 429", "limits its rate", "set `rate` of this sink"),
+        ("Slack answered 429: too many messages", "limits its rate", "set `rate` of this sink"),
+        ("crm.example answered 503", "responds with errors", "`runhook attempts --sink ops` shows its responses; once"),
+        ("the disk that holds /out is full", "has no disk space left", "free disk space there"),
+        ("/out has less than the reserve of 9 bytes free", "has no disk space left", "free disk space there"),
+        ("SQLite: database or disk is full (SQLITE_FULL)", "has no disk space left", "free disk space there"),
+        ("crm.example: it can't be reached", "cannot be used", "`runhook sink test ops` tests it"),
     ],
 )
-def test_each_cause_of_an_open_breaker_has_its_remedy(reason: str, todo: str) -> None:
+def test_each_cause_of_an_open_breaker_has_its_remedy(reason: str, what: str, todo: str) -> None:
     (problem,) = find(shut(reason))
+    assert problem.what.startswith(f"ops {what}, for 2 h now: {reason}")
     assert problem.todo.startswith(todo)
 
 
