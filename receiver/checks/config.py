@@ -11,7 +11,6 @@ from receiver.checks.finding import Finding, fault
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.domain.network import is_local_host
-from receiver.domain.trouble import Trouble
 
 if TYPE_CHECKING:
     from receiver.checks.report import StatusReport  # with the ledger, which `runhook check` does not need
@@ -38,13 +37,20 @@ def of_public_url(report: StatusReport) -> Iterator[Finding]:
 
 
 def check_public_url(settings: Settings, config: Config) -> Iterator[Finding]:
-    """Yield what is wrong with PUBLIC_URL, as far as the settings show it, also for start-up and `runhook check`."""
-    if missing := config.no_webhooks_warning(settings.skyvern_base_url, settings.public_url):
-        yield Finding("public_url", missing.what, missing.todo, note=True)
+    """Yield what `of_public_url` yields, also before there is a report."""
+    sources = {name: source for name, source in config.sources.items() if source.api(settings.skyvern_base_url)}
+    late = [name for name, source in sources.items() if not source.watch]  # else a walk finds the ends soon
+    if late and not settings.public_url:
+        yield Finding(
+            "public_url",
+            f"PUBLIC_URL is not set, though runs can be submitted to {', '.join(late)}: results come by polling alone, "
+            "and late; and when Skyvern's answer to a submit is lost, nothing can prove whether there is a run",
+            "set it to where Skyvern reaches this receiver, such as https://hooks.example.com",
+            note=True,
+        )
     refused = refused_url(settings.public_url, settings.skyvern_base_url)
     if refused and not settings.local_key:  # only `runhook simulate` takes that
-        note = is_local(settings.skyvern_base_url)
-        yield Finding("public_url", f"PUBLIC_URL: {refused.what}", refused.todo, note)
+        yield refused
     parts = urlsplit(settings.public_url)
     if parts.path and parts.scheme == "http" and parts.port not in (None, PORTS["http"]):  # a receiver, without a proxy
         what = f"PUBLIC_URL: the receiver does not know the path {parts.path}: webhooks get 404"
@@ -52,7 +58,7 @@ def check_public_url(settings: Settings, config: Config) -> Iterator[Finding]:
 
 
 def warnings(settings: Settings, config: Config) -> list[str]:
-    """Return what is wrong with PUBLIC_URL in sentences."""
+    """Return what is wrong with PUBLIC_URL in sentences, for start-up and `runhook check`."""
     return [f"{it.what}. {it.todo[:1].upper()}{it.todo[1:]}" for it in check_public_url(settings, config)]
 
 
@@ -61,13 +67,7 @@ def path_remedy(path: str) -> str:
     return f"remove {path} from PUBLIC_URL, or have the proxy in front remove it"
 
 
-def is_local(skyvern_base_url: str) -> bool:
-    """Whether the Skyvern at this address runs on this machine or network: your own, or `runhook simulate`."""
-    host = urlsplit(skyvern_base_url).hostname
-    return bool(host) and is_local_host(str(host))
-
-
-def refused_url(public_url: str, skyvern_base_url: str = "") -> Trouble | None:
+def refused_url(public_url: str, skyvern_base_url: str = "") -> Finding | None:
     """Return why Skyvern refuses webhook URLs that begin with `public_url`; None if it does not or is empty."""
     try:
         host = (urlsplit(public_url).hostname or "").rstrip(".").lower()
@@ -76,13 +76,14 @@ def refused_url(public_url: str, skyvern_base_url: str = "") -> Trouble | None:
     is_service = host != "localhost" and not {".", ":"} & set(host)  # of a container network, which may be allowed
     if not host or is_service or not is_local_host(host):
         return None
-    if is_local(skyvern_base_url):
-        return Trouble(
-            f"your own Skyvern sends webhooks to {host} only if its ALLOWED_HOSTS contains that host",
-            f"add {host} to that Skyvern's ALLOWED_HOSTS; `runhook simulate` allows every host",
-        )
-    return Trouble(
-        f"Skyvern refuses a webhook_url on {host}, which is not a public host: every submit gets 400",
+    skyvern = urlsplit(skyvern_base_url).hostname
+    if skyvern and is_local_host(skyvern):  # your own, or `runhook simulate`
+        what = f"PUBLIC_URL: your own Skyvern sends webhooks to {host} only if its ALLOWED_HOSTS contains that host"
+        todo = f"add {host} to that Skyvern's ALLOWED_HOSTS; `runhook simulate` allows every host"
+        return Finding("public_url", what, todo, note=True)
+    return Finding(
+        "public_url",
+        f"PUBLIC_URL: Skyvern refuses a webhook_url on {host}, which is not a public host: every submit gets 400",
         "set PUBLIC_URL to where Skyvern reaches this receiver, such as https://hooks.example.com; a Skyvern of your "
         f"own takes it with {host} in its ALLOWED_HOSTS",
     )

@@ -25,7 +25,7 @@ _PROBLEMS: Final = {
     "redis_full": "start the ledger so that the inbox drains, raise maxmemory, or remove other data. Until then "
     "{until}, and sinks with a rate wait",
     "redis_away": "{start}. Until then {until}, deliveries are slower, and sinks with a rate wait",
-    "redis_weak": "change the named setting; until then {until}",
+    "redis_weak": "change the named setting, or set server.accept_weaker_durability; until then {until}",
     "ledger_away": "{start}. Until then {until}nothing is delivered; then work resumes automatically",
     "ledger_weak": "change the database's settings, or set ledger.accept_weaker_durability; processes cannot start",
     "ledger_slow": "check the load of the database, and analyze and vacuum its tables",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from receiver.checks import config, deliveries, processes, public_url, redis_user, servers, storage
+from receiver.checks import config, deliveries, processes, public_url, servers, storage
 from receiver.checks.finding import REMEDIES, Finding
 from receiver.checks.report import StatusReport
 from receiver.checks.survey import survey
@@ -15,10 +15,10 @@ from receiver.config.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A check. `probe`: yields what it finds in a report, each with its code and remedy; cheap ones read nothing else.
+    """A check. `probe`: yields what it finds in a report, with code and remedy. A cheap one reads nothing else.
 
-    `deep`: it reads more, or also shows what is well, so only `runhook doctor` runs it. `replaced`: a deep check finds
-    the same and more, so `runhook doctor` skips this one.
+    `deep`: it reads more, or also shows what needs no fix, so only `runhook doctor` runs it. `replaced`: a deep check
+    finds the same and more, so `runhook doctor` skips this one.
     """
 
     probe: Callable[[StatusReport], Iterator[Finding]]
@@ -41,7 +41,7 @@ CHECKS: Final = (
     Check(deliveries.of_runs),
     Check(config.of_valid_config, deep=True),
     Check(servers.of_redis_server, deep=True),
-    Check(redis_user.of_permissions, deep=True),
+    Check(servers.of_permissions, deep=True),
     Check(servers.of_ledger_server, deep=True),
     Check(processes.of_hosts, deep=True),
     Check(storage.of_directory, deep=True),

@@ -32,8 +32,8 @@ class RedisReport:
 
     `durability`: its guarantee, in words. `weak`: why that does not mean on disk before the 202, if the config does not
     accept it, else "". `max_events`, `max_bytes`: of the inbox, from the config; None if that cannot be read.
-    `down_since`: as far as a receiver knows. `uptime`: seconds since its start; `eviction`: its policy; `maxmemory`: 0
-    for no limit. None or "" if that cannot be read.
+    `down_since`: as far as a receiver knows. `uptime`: seconds since its start; None if that cannot be read.
+    `used_memory`: the same; `maxmemory`: 0 for no limit.
     """
 
     url: str
@@ -46,7 +46,6 @@ class RedisReport:
     max_bytes: int | None = None
     down_since: float | None = None
     uptime: int | None = None
-    eviction: str = ""
     used_memory: int | None = None
     maxmemory: int = 0
     server: Server = Server("Redis")

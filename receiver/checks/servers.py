@@ -1,11 +1,13 @@
-"""Checks of Redis, the inbox and the ledger: available, durable, fast enough, of a supported version, with one time."""
+"""Checks of Redis, the inbox and the ledger: availability, durability, permissions, load, versions and clocks."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Final
+
+import redis
 
 from handlers.support.wording import size
 from receiver.checks.finding import Finding, fault
@@ -16,7 +18,7 @@ from receiver.domain.counting import counted
 from receiver.domain.durations import ago, lasting
 from receiver.domain.trouble import redis_todo
 from receiver.ledger.migrate import HEAD
-from receiver.runtime.redis_client import OLDEST_REDIS
+from receiver.runtime.redis_client import OLDEST_REDIS, connect
 
 # Seconds after which an inbox entry is overdue.
 INBOX_LATE: Final = 60.0
@@ -30,10 +32,37 @@ _NEARLY_FULL: Final = 0.9
 OLDEST_POSTGRESQL: Final = (12,)
 OLDEST_SQLITE: Final = (3, 35)
 
+# The commands that processes, their scripts, RQ and `limits` send, by the keys they are on, with as many arguments as
+# they need: none is executed. A test runs a service with these and no others.
+_USED: Final = {
+    "": """
+    CLIENT SETNAME doctor; CONFIG GET appendfsync; EVAL script 0; EVALSHA sha 0; INFO; PING; SCRIPT LOAD script;
+    TIME
+    """,
+    "runhook:*": """
+    BLPOP KEY 1; DEL KEY; EXISTS KEY; EXPIRE KEY 1; GET KEY; HGET KEY field; HGETALL KEY;
+    HINCRBY KEY field 1; HINCRBYFLOAT KEY field 1; HSET KEY field value; LINDEX KEY 0; LPUSH KEY value;
+    LTRIM KEY 0 1; MEMORY USAGE KEY; PTTL KEY; RENAME KEY KEY; RPUSH KEY value; SADD KEY member; SET KEY value;
+    SMEMBERS KEY; TYPE KEY; XACK KEY group 0-1; XADD KEY * field value; XCLAIM KEY group consumer 1 0-1; XDEL KEY 0-1;
+    XGROUP CREATE KEY group 0; XGROUP DELCONSUMER KEY group consumer; XINFO CONSUMERS KEY group;
+    XINFO GROUPS KEY; XLEN KEY;
+    XPENDING KEY group; XRANGE KEY - +; XREADGROUP GROUP group consumer STREAMS KEY >; XTRIM KEY MAXLEN 1;
+    ZADD KEY 1 member; ZPOPMIN KEY; ZREMRANGEBYRANK KEY 0 0
+    """,
+    "rq:*": """
+    BLMOVE KEY KEY LEFT RIGHT 1; DEL KEY; EXISTS KEY; EXPIRE KEY 1; HGET KEY field; HGETALL KEY;
+    HINCRBY KEY field 1; HMGET KEY field; HSET KEY field value; LLEN KEY; LRANGE KEY 0 1; LREM KEY 0 value;
+    PERSIST KEY; RPUSH KEY value; SADD KEY member; SMEMBERS KEY; SREM KEY member; TYPE KEY; ZADD KEY 1 member;
+    ZRANGE KEY 0 1; ZRANGEBYSCORE KEY 0 1; ZREM KEY member; ZREMRANGEBYSCORE KEY 0 1
+    """,
+}
+# Commands whose subcommands an ACL allows separately.
+_WITH_SUBCOMMANDS: Final = frozenset({"CLIENT", "CONFIG", "MEMORY", "SCRIPT", "XGROUP", "XINFO"})
+
 
 def of_redis(report: StatusReport) -> Iterator[Finding]:
     """Yield refused webhooks, lost data, and why Redis is unavailable, full or weak."""
-    redis, refused = report.redis, refusing(report)
+    store, refused = report.redis, refusing(report)
     if (at := report.ledger.redis_lost) is not None:
         when = f"{datetime.fromtimestamp(at, UTC):%H:%M} UTC ({ago(report.now - at)} ago)"
         what = f"Redis lost its data at {when}: results acknowledged but not yet recorded then may be missing"
@@ -41,16 +70,16 @@ def of_redis(report: StatusReport) -> Iterator[Finding]:
     if refused:
         yield fault("webhooks_refused", f"webhooks are being refused with 503: {refused}")
     until = "webhooks are refused" if refused else "webhooks go to the spool of each receiver"
-    down = lasting(redis.down_since, report.now)
-    if "maxmemory" in redis.trouble:  # Redis's own error message
-        yield fault("redis_full", f"Redis has no memory left ({redis.url}){down}: {redis.trouble}", until=until)
-    elif redis.trouble:
-        start = redis_todo(embedded=redis.embedded)
+    down = lasting(store.down_since, report.now)
+    if "maxmemory" in store.trouble:  # Redis's own error message
+        yield fault("redis_full", f"Redis has no memory left ({store.url}){down}: {store.trouble}", until=until)
+    elif store.trouble:
+        start = redis_todo(embedded=store.embedded)
         yield fault(
-            "redis_away", f"Redis is unavailable ({redis.url}){down}: {redis.trouble}", start=start, until=until
+            "redis_away", f"Redis is unavailable ({store.url}){down}: {store.trouble}", start=start, until=until
         )
-    elif redis.weak:
-        what = f"Redis at {redis.url} does not promise that a 202 means on disk: {redis.weak}"
+    elif store.weak:
+        what = f"Redis at {store.url} does not keep the promise that a 202 means on disk: {store.weak}"
         yield fault("redis_weak", what, until=until)
 
 
@@ -110,17 +139,17 @@ def of_ledger(report: StatusReport) -> Iterator[Finding]:
 
 def of_redis_server(report: StatusReport) -> Iterator[Finding]:
     """Yield the durability, memory, version and clock of an available Redis."""
-    redis = report.redis
-    if redis.trouble:
+    store = report.redis
+    if store.trouble:
         return
-    if not redis.weak:
-        yield Finding("redis.durability", redis.durability)
-    if redis.used_memory is not None:
-        limit = f"of {size(redis.maxmemory)} used" if redis.maxmemory else "used, no limit"
-        what = f"{redis.eviction or 'eviction policy not shown'}, {size(redis.used_memory)} {limit}"
-        is_full = redis.maxmemory and redis.used_memory > _NEARLY_FULL * redis.maxmemory
+    if not store.weak:
+        yield Finding("redis.durability", store.durability)
+    if store.used_memory is not None:
+        limit = f"of {size(store.maxmemory)} used" if store.maxmemory else "used, no limit"
+        what = f"{size(store.used_memory)} {limit}"
+        is_full = store.maxmemory and store.used_memory > _NEARLY_FULL * store.maxmemory
         yield fault("redis.memory", what) if is_full else Finding("redis.memory", what)
-    yield from judge("redis", redis.server, OLDEST_REDIS)
+    yield from judge("redis", store.server, OLDEST_REDIS)
 
 
 def of_ledger_server(report: StatusReport) -> Iterator[Finding]:
@@ -145,3 +174,65 @@ def judge(store: str, server: Server, oldest: tuple[int, ...]) -> Iterator[Findi
         offset = f"{apart:.1f} s {'ahead of' if server.skew > 0 else 'behind'}" if apart >= 0.1 else "equal to"
         what, code = f"this host's clock is {offset} that of {server.name}", f"{store}.clock"
         yield fault(code, what) if apart > SKEW else Finding(code, what)
+
+
+def of_permissions(report: StatusReport) -> Iterator[Finding]:
+    """Yield what the user of an available Redis may not do."""
+    if report.redis.trouble:
+        return
+    client = connect(report.settings.redis_url, timeout=2.0, connect_timeout=2.0, retries=0)
+    try:
+        yield try_commands(client)
+    except (redis.RedisError, OSError) as error:
+        yield Finding("redis.permissions", f"{report.redis.url}: {error}", "find out why it responds late")
+    finally:
+        client.close()
+
+
+def commands() -> list[str]:
+    """Return the names of all commands that are tried, each once: XADD, or XGROUP CREATE."""
+    return sorted({"WATCH", "MULTI", "EXEC", "DISCARD", *(_name(command) for _, command in _used())})
+
+
+def try_commands(client: redis.Redis) -> Finding:
+    """Return what the user of REDIS_URL may do: an ACL may refuse what a process needs hours later.
+
+    Redis refuses a command of a transaction when it is queued; this one is discarded, so that nothing is done. Raises
+    RedisError and OSError.
+    """
+    connection = client.connection_pool.get_connection()
+
+    def is_refused(*command: str) -> bool:
+        connection.send_command(*command)  # type: ignore[no-untyped-call]
+        try:
+            connection.read_response()
+        except redis.ResponseError as error:  # or another, such as that memory is full
+            return isinstance(error, redis.exceptions.NoPermissionError) or "NOPERM" in str(error)
+        return False
+
+    try:
+        begun = {"WATCH on rq:*": ("WATCH", "rq:doctor"), "MULTI": ("MULTI",), "EXEC": ("EXEC",)}
+        refused = [name for name, command in begun.items() if is_refused(*command)]
+        if not {"MULTI", "EXEC"} & {*refused} and not is_refused("MULTI"):
+            refused += [
+                _name(command) + (f" on {keys}" if keys else "") for keys, command in _used() if is_refused(*command)
+            ]
+            refused += ["DISCARD"] if is_refused("DISCARD") else []
+    finally:
+        connection.disconnect()  # type: ignore[no-untyped-call]
+        client.connection_pool.release(connection)
+    if refused:
+        return fault("redis.permissions", f"the user may not run {', '.join(refused)}")
+    return Finding("redis.permissions", "the user may run all required commands")
+
+
+def _used() -> Iterator[tuple[str, list[str]]]:
+    """Yield the keys and the words of each command of _USED."""
+    for keys, text in _USED.items():
+        for command in text.split(";"):
+            yield keys, command.replace("KEY", keys.replace("*", "doctor")).split()
+
+
+def _name(command: Sequence[str]) -> str:
+    """Return the name of a command, with the subcommand that an ACL names."""
+    return " ".join(command[: 2 if command[0] in _WITH_SUBCOMMANDS else 1])

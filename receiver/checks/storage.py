@@ -26,10 +26,8 @@ SPOOL_FULL: Final = 0.8
 _FEWEST_INODES: Final = 10_000
 # Wrongly signed requests within NEWS that are a problem even though good webhooks come.
 REFUSED_MANY: Final = 3
-# What is tried of the quarantine: requests, seconds since they came, and bytes of their bodies.
+# The newest requests in quarantine whose signatures are tried.
 MOST: Final = 200
-RECENT: Final = 7 * 86_400.0
-MOST_BYTES: Final = 64 << 20
 
 
 def _full(report: StatusReport) -> str:
@@ -148,24 +146,19 @@ def of_signatures(report: StatusReport, most: int = MOST) -> Iterator[Finding]:
         return
     sources = report.config.sources
     store = Quarantine(Path(report.disk.directory) / "quarantine", 0, 0)
-    recent = [each for each in reversed(store.list()) if report.now - each.at < RECENT][:most]
     counts: Counter[tuple[str, str]] = Counter()
     newest: dict[str, float] = {}
-    left = MOST_BYTES
-    for refused in recent:
-        left -= refused.size
-        if left < 0:
-            break
+    for refused in store.list()[-most:]:
         with suppress(OSError):  # it was dropped meanwhile
             counts[refused.source, _signer(refused, store.body(refused), sources)] += 1
-            newest.setdefault(refused.source, refused.at)
+            newest[refused.source] = refused.at
     for (source, signer), count in sorted(counts.items()):
         age = ago(report.now - newest[source])
         what = f"{counted(count, 'request', 'requests')} to /webhooks/{source} failed the signature check, the newest"
         match, todo = _match(source, signer, source in sources)
         yield Finding("quarantine", f"{what} {age} ago, {match}", todo, _is_stray(report))
     if not counts:
-        yield Finding("quarantine", "no requests in quarantine from the last 7 days")
+        yield Finding("quarantine", "no requests in quarantine")
 
 
 def _signer(refused: QuarantinedRequest, body: bytes, sources: Mapping[str, SourceConfig]) -> str:

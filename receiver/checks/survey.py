@@ -139,7 +139,6 @@ def _with_info(report: RedisReport, client: redis.Redis) -> RedisReport:
     return replace(
         report,
         uptime=info.get("uptime_in_seconds"),
-        eviction=str(info.get("maxmemory_policy", "")),
         used_memory=info.get("used_memory"),
         maxmemory=int(info.get("maxmemory", 0)),
         server=Server(

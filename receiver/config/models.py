@@ -28,7 +28,6 @@ from receiver.config.fields import (
 from receiver.domain.callback import CALLBACK
 from receiver.domain.model import Model
 from receiver.domain.redaction import Redactor
-from receiver.domain.trouble import Trouble
 from receiver.errors import ConfigError
 from receiver.routing.route import RouteConfig
 
@@ -297,18 +296,6 @@ class Config(Model):
     def durable_ledger(self) -> bool:
         """Whether the ledger must not lose what it has confirmed."""
         return not self.ledger.accept_weaker_durability
-
-    def no_webhooks_warning(self, default_base: str, public_url: str) -> Trouble | None:
-        """Return what does not work because Skyvern gets no URL for the webhooks of runs that can be submitted."""
-        submits = {name: source for name, source in self.sources.items() if source.api(default_base) is not None}
-        names = [name for name, source in submits.items() if not source.watch]  # else a walk finds the ends soon
-        if public_url or not names:
-            return None
-        return Trouble(
-            f"PUBLIC_URL is not set, though runs can be submitted to {', '.join(names)}: results come by polling "
-            "alone, and late; and when Skyvern's answer to a submit is lost, nothing can prove whether there is a run",
-            "set it to where Skyvern reaches this receiver, such as https://hooks.example.com",
-        )
 
     @property
     def destinations(self) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import redis
 
-from receiver.checks import redis_user
+from receiver.checks import servers
 from receiver.domain.event import Event, event_id
 from receiver.domain.frame import FRAME, MACS, UNKNOWN_SOURCE, EntryKeys, frame_of, head_of
 from receiver.inbox import ASIDE, GROUP, STREAM
@@ -84,7 +84,7 @@ def test_what_doctor_tries_is_all_that_the_parts_need(
     # Given a user that may send the commands that doctor tries, on the keys that it names, and no others
     server = valkey_factory()
     admin = server.connect()
-    allowed = ["+" + name.replace(" ", "|") for name in redis_user.commands()]
+    allowed = ["+" + name.replace(" ", "|") for name in servers.commands()]
     admin.execute_command("ACL", "SETUSER", "parts", "reset", "on", ">pass", "~runhook:*", "~rq:*", *allowed)
     url = server.url.replace("redis://", "redis://parts:pass@")
     hooks = {

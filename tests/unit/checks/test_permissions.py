@@ -2,7 +2,7 @@
 
 import re
 
-from receiver.checks.redis_user import commands
+from receiver.checks.servers import commands
 from tests.support.paths import ROOT
 
 CALL = re.compile(r"redis\.p?call\('([A-Z]+)'(?:, '([A-Z]+)')?")
