@@ -41,11 +41,11 @@ def check_public_url(settings: Settings, config: Config) -> Iterator[Finding]:
     sources = {name: source for name, source in config.sources.items() if source.api(settings.skyvern_base_url)}
     late = [name for name, source in sources.items() if not source.watch]  # else a walk finds the ends soon
     if late and not settings.public_url:
-        yield Finding(
+        yield fault(
             "public_url",
             f"PUBLIC_URL is not set, though runs can be submitted to {', '.join(late)}: results come by polling alone, "
             "and late; and when Skyvern's answer to a submit is lost, nothing can prove whether there is a run",
-            "set it to where Skyvern reaches this receiver, such as https://hooks.example.com",
+            fix="set it to where Skyvern reaches this receiver, such as https://hooks.example.com",
             note=True,
         )
     refused = refused_url(settings.public_url, settings.skyvern_base_url)
@@ -54,7 +54,7 @@ def check_public_url(settings: Settings, config: Config) -> Iterator[Finding]:
     parts = urlsplit(settings.public_url)
     if parts.path and parts.scheme == "http" and parts.port not in (None, PORTS["http"]):  # a receiver, without a proxy
         what = f"PUBLIC_URL: the receiver does not know the path {parts.path}: webhooks get 404"
-        yield Finding("public_url", what, path_remedy(parts.path), note=True)
+        yield fault("public_url", what, fix=path_remedy(parts.path), note=True)
 
 
 def warnings(settings: Settings, config: Config) -> list[str]:
@@ -79,11 +79,11 @@ def refused_url(public_url: str, skyvern_base_url: str = "") -> Finding | None:
     skyvern = urlsplit(skyvern_base_url).hostname
     if skyvern and is_local_host(skyvern):  # your own, or `runhook simulate`
         what = f"PUBLIC_URL: your own Skyvern sends webhooks to {host} only if its ALLOWED_HOSTS contains that host"
-        todo = f"add {host} to that Skyvern's ALLOWED_HOSTS; `runhook simulate` allows every host"
-        return Finding("public_url", what, todo, note=True)
-    return Finding(
+        fix = f"add {host} to that Skyvern's ALLOWED_HOSTS; `runhook simulate` allows every host"
+        return fault("public_url", what, fix=fix, note=True)
+    return fault(
         "public_url",
         f"PUBLIC_URL: Skyvern refuses a webhook_url on {host}, which is not a public host: every submit gets 400",
-        "set PUBLIC_URL to where Skyvern reaches this receiver, such as https://hooks.example.com; a Skyvern of your "
+        fix="set PUBLIC_URL to where Skyvern reaches this receiver, such as https://hooks.example.com; a Skyvern of your "
         f"own takes it with {host} in its ALLOWED_HOSTS",
     )

@@ -141,8 +141,12 @@ def _is_stray(report: StatusReport) -> bool:
 
 
 def of_signatures(report: StatusReport, most: int = MOST) -> Iterator[Finding]:
-    """Yield, for each source to which requests with a wrong signature came, whose secret matches them."""
+    """Yield, for each source to which requests with a wrong signature came, whose secret matches them.
+
+    Yields what `of_quarantine` does if the config cannot be used.
+    """
     if report.config is None:
+        yield from of_quarantine(report)
         return
     sources = report.config.sources
     store = Quarantine(Path(report.disk.directory) / "quarantine", 0, 0)

@@ -1,4 +1,4 @@
-"""`runhook doctor` against real servers: what it says of those that are well, and of each fault."""
+"""`runhook doctor` against real servers: findings for healthy servers and for each fault."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SINKS = {"results": {"type": "database", "url": "sqlite:///${RUNHOOK_DATA}/resul
 
 @pytest.fixture
 def settings(tmp_path: Path, redis_url: str, ledger: Ledger) -> Settings:
-    """Of a service that is well but that no process runs."""
+    """Of a healthy service without processes."""
     config = {"sources": SOURCES, "sinks": SINKS, "routes": [{"name": "all", "to": ["results"]}]}
     (tmp_path / "runhook.yaml").write_text(json.dumps(config))
     secure(tmp_path / "data")
@@ -116,7 +116,7 @@ def test_faults_of_redis_have_fixes(settings: Settings, valkey_factory: Callable
     assert "maxmemory-policy is allkeys-lru, so events can be evicted" in found["redis_weak"].what
     assert "raise maxmemory" in found["redis.memory"].todo
     client.close()
-    # And one that is away is one line
+    # And one that is down is one finding
     weak.kill()
     assert {check for check in by_check(of_weak) if check.startswith("redis")} == {"redis_away"}
 
@@ -138,7 +138,7 @@ def test_forbidden_commands_of_redis_are_named(redis_url: str, rules: tuple[str,
         with redis.Redis.from_url(redis_url.replace("redis://", "redis://doctor:pass@")) as limited:
             # When it is examined
             found = try_commands(limited)
-        # Then what it lacks is told, and nothing was done to find out
+        # Then the refused commands are named, and none was executed
         assert refused in found.what
         assert found.ok == (not refused)
         assert client.keys("*:doctor") == []
@@ -237,6 +237,9 @@ def test_few_quarantined_requests_are_tried(settings: Settings) -> None:
     stray = replace(report, disk=replace(report.disk, refused_lately=2), ledger=replace(report.ledger, newest=LATER))
     assert [each.note for each in storage.of_signatures(stray)] == [True]
     assert [each.note for each in storage.of_quarantine(stray)] == [True]
+    # And without a usable config only their number is known
+    (found,) = storage.of_signatures(replace(report, config=None))
+    assert "5 requests with a wrong signature are in quarantine" in found.what
 
 
 def test_sink_that_refuses_access_is_reported(settings: Settings) -> None:
@@ -267,11 +270,11 @@ def test_missing_folder_of_a_sink_must_be_creatable(tmp_path: Path, kind: str) -
     (tmp_path / "runhook.yaml").write_text(json.dumps(config))
     environ = {"RUNHOOK_CONFIG": str(tmp_path / "runhook.yaml"), "RUNHOOK_DATA": str(tmp_path / "data")}
     report = survey(Settings.from_env({**environ, "REDIS_URL": "redis://127.0.0.1:1/0"}))
-    # Then it is well, and is not made by the look at it
+    # Then it passes, and the check does not create it
     (found,) = deliveries.of_connections(report)
     assert (found.ok, found.what.startswith(f"{target} is made with the first ")) == (True, True)
     assert not (tmp_path / "out").exists()
-    # But where it could not be made, that is a fault, which says what is in the way
+    # But if it cannot be created, that is a fault, which names the obstacle
     (tmp_path / "out").write_text("a file")
     (found,) = deliveries.of_connections(report)
     assert (found.ok, found.what) == (False, f"{tmp_path / 'out'} is not a folder")

@@ -1,4 +1,4 @@
-"""What is allowed, and yet will not work: told at start-up."""
+"""Settings that are allowed, but do not work with Skyvern."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from receiver.config.skyvern_key import local_key
         ("https://printer.local", "printer.local"),
     ],
 )
-def test_a_public_url_that_skyvern_refuses_is_told(url: str, host: str) -> None:
+def test_public_url_that_skyvern_refuses_is_reported(url: str, host: str) -> None:
     refused = refused_url(url)
     assert refused is not None
     assert f"Skyvern refuses a webhook_url on {host}, " in refused.what
@@ -36,7 +36,7 @@ def test_a_public_url_that_skyvern_refuses_is_told(url: str, host: str) -> None:
     "url",
     ["", "https://hooks.example.com", "http://8.8.8.8:8000", "https://local.example.com", "https://[2606:4700::1]"],
 )
-def test_one_that_it_takes_is_not(url: str) -> None:
+def test_public_url_that_skyvern_accepts_is_not_reported(url: str) -> None:
     assert refused_url(url) is None
 
 
@@ -44,7 +44,7 @@ def settings(tmp_path: Path, **environ: str) -> Settings:
     return Settings.from_env({"RUNHOOK_DATA": str(tmp_path), **environ})
 
 
-def test_the_key_that_dev_made_opens_nothing_at_skyvern(tmp_path: Path) -> None:
+def test_key_that_dev_made_does_not_work_at_skyvern(tmp_path: Path) -> None:
     settings(tmp_path).with_local_key()
 
     assert "was made here and opens nothing at Skyvern" in local_key(settings(tmp_path))
@@ -86,7 +86,9 @@ def test_local_key_in_a_variable_is_recognized(tmp_path: Path) -> None:
         ({"api_key": "k"}, {"PUBLIC_URL": "http://hooks.example.com/hooks"}, "", ""),
     ],
 )
-def test_all_of_it(tmp_path: Path, source: dict[str, Any], environ: dict[str, str], begin: str, todo: str) -> None:
+def test_warnings_name_the_fix(
+    tmp_path: Path, source: dict[str, Any], environ: dict[str, str], begin: str, todo: str
+) -> None:
     config = Config.model_validate({"sources": {"skyvern": {"secrets": ["s"], **source}}})
 
     found = warnings(settings(tmp_path, **environ), config)
