@@ -84,6 +84,6 @@ def refused_url(public_url: str, skyvern_base_url: str = "") -> Finding | None:
     return fault(
         "public_url",
         f"PUBLIC_URL: Skyvern refuses a webhook_url on {host}, which is not a public host: every submit gets 400",
-        fix="set PUBLIC_URL to where Skyvern reaches this receiver, such as https://hooks.example.com; a Skyvern of your "
-        f"own takes it with {host} in its ALLOWED_HOSTS",
+        fix="set PUBLIC_URL to where Skyvern reaches this receiver, such as https://hooks.example.com; a Skyvern of "
+        f"your own takes it with {host} in its ALLOWED_HOSTS",
     )
