@@ -20,11 +20,11 @@ from handlers.support.url import split_userinfo
 from receiver.domain import callback, signature
 from receiver.domain.api_key import derive, digest
 from receiver.domain.callback_url import mask_bytes
+from receiver.domain.submission import Submission
 from receiver.ledger import Connection, Ledger, LedgerUnavailable, api_keys
 from receiver.ledger.api_keys import Key
 from receiver.ledger.deliveries import resend
 from receiver.ledger.submissions import records
-from receiver.ledger.submissions.records import Submission
 
 TIMESTAMP_HEADER = "x-skyvern-timestamp"
 # The 4xx that Skyvern retries; a caller's server may count on that.

@@ -13,13 +13,13 @@ from receiver.domain import attention, callback, deduplication
 from receiver.domain.deduplication import Classification
 from receiver.domain.event import ERASED, Event
 from receiver.domain.extent import extent_of
+from receiver.domain.history import NO_HISTORY, RunHistory
+from receiver.domain.new_event import NewDelivery, NewEvent
 from receiver.domain.parsed_event import ParsedEvent, complete, parse_event, unreadable
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import Run, RunKey, storable
 from receiver.domain.shape import completion_of
-from receiver.ledger.recording.load import NO_HISTORY, RunHistory
-from receiver.ledger.recording.write import NewDelivery, NewEvent
-from receiver.ledger.submissions.records import Submission
+from receiver.domain.submission import Submission
 from receiver.routing.router import Router, RunView
 
 # Errors that code raises for unexpected values. The ledger raises other errors.

@@ -10,14 +10,14 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from receiver.domain.callback_url import mask_bytes
 from receiver.domain.event import delivery_id
+from receiver.domain.history import NO_HISTORY, RunHistory
+from receiver.domain.new_event import NewDelivery, NewEvent
 from receiver.domain.parsed_event import completion_of_text
 from receiver.domain.run import Run, RunKey, parse
 from receiver.domain.shape import completed
 from receiver.domain.time_limits import CLAIM, START_WITHIN
 from receiver.ledger.deliveries.claimed import Claimed
 from receiver.ledger.deliveries.creation import ClaimAtOnce
-from receiver.ledger.recording.load import NO_HISTORY, RunHistory
-from receiver.ledger.recording.write import NewDelivery, NewEvent
 
 
 def choose_claim(events: Sequence[NewEvent], room: Mapping[str, int], owner: str, now: float) -> ClaimAtOnce | None:

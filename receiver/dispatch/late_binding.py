@@ -18,16 +18,16 @@ from receiver.dispatch.missing import missing
 from receiver.domain.event import Event
 from receiver.domain.extent import extent_of
 from receiver.domain.members import WORKFLOW
+from receiver.domain.new_event import NewDelivery
 from receiver.domain.parsed_event import ParsedEvent, completion_of_text, completion_text
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import RESTARTABLE, Run, RunKey, parse
 from receiver.domain.shape import completed
+from receiver.domain.submission import Submission
 from receiver.ledger import Connection, reroutes, run_polls
 from receiver.ledger.deliveries.creation import AddedDelivery
-from receiver.ledger.recording.write import NewDelivery
 from receiver.ledger.reroutes import LateCompletion, OldEvent, ResultKey
 from receiver.ledger.submissions import records
-from receiver.ledger.submissions.records import Submission
 from receiver.routing.router import Router, RunView
 
 log = logging.getLogger("runhook.dispatch")

@@ -20,7 +20,9 @@ from receiver.dispatch.decide import EventDecider, make_router
 from receiver.dispatch.late_binding import LateBinding
 from receiver.domain import poll_schedule
 from receiver.domain.event import Event
+from receiver.domain.history import RunHistory
 from receiver.domain.members import WORKFLOW
+from receiver.domain.new_event import NewEvent
 from receiver.domain.parsed_event import ParsedEvent
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import RESTARTABLE, Run, RunKey
@@ -29,8 +31,6 @@ from receiver.ledger import Connection, Ledger, LedgerDataError, run_polls
 from receiver.ledger.deliveries import claims
 from receiver.ledger.deliveries.claimed import Claimed
 from receiver.ledger.recording import load, write
-from receiver.ledger.recording.load import RunHistory
-from receiver.ledger.recording.write import NewEvent
 from receiver.ledger.submissions.polls import schedule_polls
 from receiver.routing.router import Router
 from receiver.runtime.throttle import TokenBucket

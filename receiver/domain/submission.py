@@ -1,4 +1,4 @@
-"""The states of a submission and the moves between them, as a table. An illegal move raises. Pure.
+"""Submissions, and their states with the moves between them, as a table. An illegal move raises. Pure.
 
 pending ──▶ accepted ◀── unknown ──▶ lost
    │  │                     ▲         │
@@ -11,7 +11,10 @@ Skyvern's API proves it. lost: no run was found for a day.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from receiver.domain.delivery import IllegalMove
 
@@ -72,3 +75,51 @@ def states_after(move: SubmissionMove) -> set[SubmissionState]:
 def states_before(move: SubmissionMove) -> list[SubmissionState]:
     """Return the states in which `move` is legal: what an UPDATE's WHERE clause must say."""
     return [state for (state, candidate) in MOVES if candidate is move]
+
+
+@dataclass(frozen=True, slots=True)
+class NewSubmission:
+    """A submission before its request goes out. `call`: tasks | agents | workflows | legacy."""
+
+    id: str
+    source: str
+    key_id: str
+    call: str
+    request_hash: str
+    title: str | None = None  # after redaction, as `prompt` and `request`
+    prompt: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    webhook_url: str = ""  # the caller's
+    idempotency_key: str | None = None
+    request: Mapping[str, Any] | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A recorded submission. `webhook_url`: the caller's. `answer`: the response to the caller, redacted.
+
+    `due_at`: time of the next poll, or None. `request`: members of its request, redacted; None if not stored.
+    """
+
+    id: str
+    source: str
+    key_id: str
+    call: str
+    state: SubmissionState
+    run_id: str
+    run_type: str
+    title: str | None
+    prompt: str | None
+    labels: Mapping[str, str]
+    webhook_url: str = field(repr=False)
+    idempotency_key: str | None = field(repr=False)
+    request_hash: str
+    request: Mapping[str, Any] | None = field(repr=False)
+    answer_status: int | None
+    answer: bytes | None = field(repr=False)
+    due_at: float | None
+    polls: int
+    reason: str
+    created_at: float
+    answered_at: float | None
+    updated_at: float

@@ -34,13 +34,12 @@ from receiver.domain import poll_schedule
 from receiver.domain.agent_url import hooks_of
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import Run, parse
-from receiver.domain.submission import SubmissionMove, SubmissionState
+from receiver.domain.submission import Submission, SubmissionMove, SubmissionState
 from receiver.errors import ConfigError
 from receiver.ingest import poll_hints
 from receiver.ledger import Connection, Ledger, LedgerUnavailable, run_polls, runs
 from receiver.ledger.run_polls import DueRun
 from receiver.ledger.submissions import lifecycle, polls, records
-from receiver.ledger.submissions.records import Submission
 from receiver.reconcile.intake import Intake, ResultIntake
 from receiver.reconcile.resolver import Resolver
 from receiver.reconcile.run_polls import RunPolls

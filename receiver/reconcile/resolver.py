@@ -21,12 +21,11 @@ from typing import Final, NamedTuple
 
 from receiver.domain.callback_url import token_of
 from receiver.domain.run import Run, parse
-from receiver.domain.submission import SubmissionMove
+from receiver.domain.submission import Submission, SubmissionMove
 from receiver.ledger import Connection, Ledger
 from receiver.ledger.submissions import lifecycle, polls
 from receiver.ledger.submissions.lifecycle import WhenLate
 from receiver.ledger.submissions.polls import Owner
-from receiver.ledger.submissions.records import Submission
 from receiver.reconcile.listing import RunList
 from receiver.reconcile.source import PolledSource
 from receiver.skyvern.responses import Answered, ListedRun, listed_runs

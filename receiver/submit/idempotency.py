@@ -16,10 +16,9 @@ import time
 from collections.abc import Mapping
 from typing import Final
 
-from receiver.domain.submission import SubmissionState
+from receiver.domain.submission import Submission, SubmissionState
 from receiver.ledger.async_ledger import AsyncLedger
 from receiver.ledger.submissions import lifecycle
-from receiver.ledger.submissions.records import Submission
 from receiver.skyvern.responses import Answer, Rejected, submitted
 from receiver.submit import labels
 from receiver.submit.endpoints import SubmitCall

@@ -12,11 +12,10 @@ from functools import partial
 
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import parse
-from receiver.domain.submission import OPEN
+from receiver.domain.submission import OPEN, Submission
 from receiver.ledger import LedgerDataError, LedgerUnavailable
 from receiver.ledger.async_ledger import AsyncLedger
 from receiver.ledger.submissions import lifecycle, records
-from receiver.ledger.submissions.records import Submission
 from receiver.skyvern.responses import Answer, Answered
 from receiver.submit.endpoints import short_answer
 from receiver.submit.limits import SubmitLimits

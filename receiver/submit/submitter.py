@@ -14,12 +14,11 @@ from typing import Any
 
 from receiver.domain.poll_schedule import first_poll
 from receiver.domain.redaction import Redactor
-from receiver.domain.submission import SubmissionMove
+from receiver.domain.submission import Submission, SubmissionMove
 from receiver.ledger import LedgerDataError, LedgerUnavailable
 from receiver.ledger.async_ledger import AsyncLedger
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import SubmitOutcome, WhenLate
-from receiver.ledger.submissions.records import Submission
 from receiver.runtime.background import awaited
 from receiver.skyvern.responses import Answer, Answered, Created, Lost, Unreachable, submitted
 from receiver.submit.endpoints import SubmitCall

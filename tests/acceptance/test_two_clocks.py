@@ -12,14 +12,13 @@ import pytest
 import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove
-from receiver.domain.submission import SubmissionMove
+from receiver.domain.new_event import NewEvent
+from receiver.domain.submission import NewSubmission, SubmissionMove
 from receiver.ledger.deliveries import claims
 from receiver.ledger.deliveries.claimed import Claimed
-from receiver.ledger.recording.write import NewEvent
 from receiver.ledger.schema import attempts
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
-from receiver.ledger.submissions.records import NewSubmission
 from tests.servers.deployment import Deployment
 from tests.servers.http import ScriptedServer
 from tests.servers.skyvern import SkyvernSimulator

@@ -17,11 +17,11 @@ from receiver.config.loader import load
 from receiver.config.settings import Settings
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
+from receiver.domain.new_event import NewDelivery
 from receiver.ledger import Ledger, LedgerUnavailable, actions, audit
 from receiver.ledger.audit import AuditActor
 from receiver.ledger.deliveries import lanes, recovery
 from receiver.ledger.filters import Filter
-from receiver.ledger.recording.write import NewDelivery
 from receiver.ledger.schema import audit as audit_table
 from receiver.ledger.schema import deliveries, operations, runs, submissions
 from receiver.ledger.selection import Action, Selection

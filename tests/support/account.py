@@ -15,11 +15,10 @@ from receiver.delivery.send_task import to_delivery
 from receiver.domain.event import Event, event_id
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import RunKey
-from receiver.domain.submission import SubmissionMove
+from receiver.domain.submission import NewSubmission, SubmissionMove
 from receiver.ledger import Ledger
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
-from receiver.ledger.submissions.records import NewSubmission
 from receiver.routing.route import RouteConfig
 from receiver.routing.router import Router
 from tests.support import roads

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from receiver.domain import api_key
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.signature import sign
-from receiver.domain.submission import SubmissionMove
+from receiver.domain.submission import NewSubmission, SubmissionMove
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
 from receiver.ledger import Ledger, account, actions, api_keys, audit
 from receiver.ledger.account import AgentChange
@@ -30,7 +30,6 @@ from receiver.ledger.schema import deliveries, events
 from receiver.ledger.selection import CANCEL, REPLAY, Action, Selection
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
-from receiver.ledger.submissions.records import NewSubmission
 from tests.support.ledger import claim, new_event, record
 from tests.support.paths import ROOT
 from tests.support.words import index

@@ -19,6 +19,7 @@ from receiver.domain import deduplication
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import Event, event_id
+from receiver.domain.new_event import NewDelivery, NewEvent
 from receiver.domain.parsed_event import ParsedEvent
 from receiver.domain.run import RunKey, parse
 from receiver.ledger import Connection, Ledger, actions
@@ -28,7 +29,6 @@ from receiver.ledger.deliveries.claimed import Claimed, load_bodies
 from receiver.ledger.deliveries.creation import ClaimAtOnce
 from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.recording import load, write
-from receiver.ledger.recording.write import NewDelivery, NewEvent
 from receiver.ledger.schema import events as tables
 from receiver.ledger.schema import lanes as lane_rows
 from tests.support import queries

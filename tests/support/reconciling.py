@@ -12,12 +12,11 @@ from receiver.config.settings import Settings
 from receiver.dispatch import dispatcher
 from receiver.domain.event import Event, event_id
 from receiver.domain.run import parse
-from receiver.domain.submission import SubmissionMove
+from receiver.domain.submission import NewSubmission, Submission, SubmissionMove
 from receiver.ledger import Ledger
 from receiver.ledger.schema import submissions
 from receiver.ledger.submissions import lifecycle, records
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
-from receiver.ledger.submissions.records import NewSubmission, Submission
 from receiver.reconcile import poller
 from receiver.reconcile.poller import Reconciler
 from simulator.bodies import dumps

@@ -13,13 +13,22 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import IllegalMove
 from receiver.domain.run import RunKey
-from receiver.domain.submission import OPEN, SubmissionMove, SubmissionState, after, states_after, states_before
+from receiver.domain.submission import (
+    OPEN,
+    NewSubmission,
+    Submission,
+    SubmissionMove,
+    SubmissionState,
+    after,
+    states_after,
+    states_before,
+)
 from receiver.ledger import api_keys, dialect, many_rows
 from receiver.ledger.errors import LedgerUnavailable, Outdated
 from receiver.ledger.recording.load import lock
 from receiver.ledger.runs import update_run
 from receiver.ledger.schema import runs, submissions
-from receiver.ledger.submissions.records import NewSubmission, Submission, change, erased, from_row, get
+from receiver.ledger.submissions.records import change, erased, from_row, get
 
 # Seconds after which a pending submission is overdue: longer than any submit call takes, so its process has died.
 PENDING_LIMIT = 180.0

@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from receiver.domain import deduplication, poll_schedule
+from receiver.domain.history import RunHistory
+from receiver.domain.new_event import NewEvent
 from receiver.domain.parsed_event import ParsedEvent
 from receiver.domain.run import RunKey
-from receiver.domain.submission import SubmissionState
+from receiver.domain.submission import Submission, SubmissionState
 from receiver.ledger import dialect
-from receiver.ledger.recording.load import RunHistory
-from receiver.ledger.recording.write import NewEvent
 from receiver.ledger.schema import runs, submissions
-from receiver.ledger.submissions.records import Submission, change, from_row
+from receiver.ledger.submissions.records import change, from_row
 
 # Maximum seconds for one poll.
 LEASE = 90.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,58 +16,10 @@ import sqlalchemy as sa
 from handlers.support.resubmit_chain import CHAIN
 from receiver.domain.api_key import RESUBMIT
 from receiver.domain.run import RunKey
-from receiver.domain.submission import SubmissionState
+from receiver.domain.submission import Submission, SubmissionState
 from receiver.ledger import api_keys, dialect
 from receiver.ledger.api_keys import Key
 from receiver.ledger.schema import runs, submissions
-
-
-@dataclass(frozen=True, slots=True)
-class NewSubmission:
-    """A submission before its request goes out. `call`: tasks | agents | workflows | legacy."""
-
-    id: str
-    source: str
-    key_id: str
-    call: str
-    request_hash: str
-    title: str | None = None  # after redaction, as `prompt` and `request`
-    prompt: str | None = None
-    labels: Mapping[str, str] = field(default_factory=dict)
-    webhook_url: str = ""  # the caller's
-    idempotency_key: str | None = None
-    request: Mapping[str, Any] | None = field(default=None, repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Submission:
-    """A recorded submission. `webhook_url`: the caller's. `answer`: the response to the caller, redacted.
-
-    `due_at`: time of the next poll, or None. `request`: members of its request, redacted; None if not stored.
-    """
-
-    id: str
-    source: str
-    key_id: str
-    call: str
-    state: SubmissionState
-    run_id: str
-    run_type: str
-    title: str | None
-    prompt: str | None
-    labels: Mapping[str, str]
-    webhook_url: str = field(repr=False)
-    idempotency_key: str | None = field(repr=False)
-    request_hash: str
-    request: Mapping[str, Any] | None = field(repr=False)
-    answer_status: int | None
-    answer: bytes | None = field(repr=False)
-    due_at: float | None
-    polls: int
-    reason: str
-    created_at: float
-    answered_at: float | None
-    updated_at: float
 
 
 def from_row(row: Any) -> Submission:

@@ -12,9 +12,9 @@ import pytest
 from receiver.api.service import Service
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import short_id
+from receiver.domain.new_event import NewEvent
 from receiver.errors import Conflict, Forbidden, Invalid, NotAsExpected, NotFound, RequestError
 from receiver.ledger import Ledger, actions
-from receiver.ledger.recording.write import NewEvent
 from tests.support import api
 from tests.support.api import actor, call, done
 from tests.support.ledger import claim, new_event, record, settle, states

@@ -13,10 +13,10 @@ from receiver.api.service import Actor, Service
 from receiver.config.models import Config
 from receiver.domain import deduplication
 from receiver.domain.event import Event, event_id
+from receiver.domain.new_event import NewEvent
 from receiver.domain.run import parse
 from receiver.errors import Invalid, NotFound
 from receiver.ledger import Ledger
-from receiver.ledger.recording.write import NewEvent
 from tests.support.ledger import NOW, new_event, record
 
 ACTOR = Actor("key", "app", frozenset({"view"}))

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from receiver.api.service import Service
+from receiver.domain.new_event import NewDelivery
 from receiver.errors import Invalid
 from receiver.ledger import Ledger, stats
-from receiver.ledger.recording.write import NewDelivery
 from tests.support import api
 from tests.support.api import actor, call
 from tests.support.ledger import new_event, record

@@ -18,12 +18,12 @@ from receiver.api.service import Service
 from receiver.domain.api_key import ALL_SCOPES, VIEW
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import delivery_id
+from receiver.domain.new_event import NewDelivery
 from receiver.domain.signature import sign
 from receiver.errors import Forbidden, RequestError
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
 from receiver.ledger import Ledger, account
 from receiver.ledger.account import AgentChange
-from receiver.ledger.recording.write import NewDelivery
 from receiver.ledger.schema import metadata, submissions
 from tests.support import api
 from tests.support.api import actor, call, done

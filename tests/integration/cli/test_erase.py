@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from receiver.domain.submission import SubmissionMove
+from receiver.domain.submission import NewSubmission, Submission, SubmissionMove
 from receiver.errors import Conflict, NotFound
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
 from receiver.ledger import Ledger
 from receiver.ledger.schema import metadata
 from receiver.ledger.submissions import lifecycle, polls, records
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
-from receiver.ledger.submissions.records import NewSubmission
 from tests.support.command import Runhook
 from tests.support.ledger import NOW, lock_runs, new_event, record
 
@@ -46,7 +45,7 @@ def traces(ledger: Ledger) -> list[str]:
     return [table.name for table, found in zip(tables, rows, strict=True) if SECRET in repr(found)]
 
 
-def of(ledger: Ledger, name: str) -> records.Submission:
+def of(ledger: Ledger, name: str) -> Submission:
     found = ledger.read(lambda it: records.get(it, name))
     assert found is not None
     return found

@@ -13,17 +13,16 @@ import sqlalchemy as sa
 
 from receiver.cli.options import parse_time
 from receiver.domain.breaker import Lane
-from receiver.domain.submission import SubmissionMove
+from receiver.domain.new_event import NewDelivery
+from receiver.domain.submission import NewSubmission, SubmissionMove
 from receiver.errors import Invalid, NotFound
 from receiver.ledger import Ledger
 from receiver.ledger.deliveries import claims, lanes
 from receiver.ledger.deliveries.claimed import Claimed
 from receiver.ledger.deliveries.fair_queue import ManyLanes, Rotation
-from receiver.ledger.recording.write import NewDelivery
 from receiver.ledger.schema import submissions
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
-from receiver.ledger.submissions.records import NewSubmission
 from tests.support.command import Runhook
 from tests.support.ledger import new_event, record
 

@@ -20,9 +20,9 @@ from receiver.cli.client import open_client
 from receiver.cli.profiles import RemoteService
 from receiver.cli.remote import RemoteClient
 from receiver.cli.tail import follow
+from receiver.domain.new_event import NewDelivery
 from receiver.errors import NoKey, NotStarted
 from receiver.ledger import Ledger
-from receiver.ledger.recording.write import NewDelivery
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.support.ledger import new_event, record, with_tables
 

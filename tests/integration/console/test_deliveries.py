@@ -11,9 +11,9 @@ import pytest
 
 from handlers.support.timestamps import iso
 from receiver.domain.delivery import DeliveryMove, DeliveryState
+from receiver.domain.submission import NewSubmission
 from receiver.ledger.schema import deliveries
 from receiver.ledger.submissions import lifecycle
-from receiver.ledger.submissions.records import NewSubmission
 from tests.servers.submitting import Submitting
 from tests.support.api import done
 from tests.support.console import Browser, forms

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from receiver.ledger.recording.write import NewDelivery
+from receiver.domain.new_event import NewDelivery
 from tests.servers.submitting import Submitting
 from tests.support.console import HOSTILE, Browser, tags
 from tests.support.ledger import new_event, record

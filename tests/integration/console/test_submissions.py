@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 
 from receiver.domain.event import short_id
-from receiver.domain.submission import SubmissionMove
+from receiver.domain.submission import NewSubmission, SubmissionMove
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
-from receiver.ledger.submissions.records import NewSubmission
 from tests.servers.submitting import Submitting
 from tests.support.console import HOSTILE, Browser, tags
 from tests.support.ledger import new_event, record

@@ -25,11 +25,11 @@ from receiver.domain.api_key import derive, digest
 from receiver.domain.callback import key_in
 from receiver.domain.redaction import Redactor
 from receiver.domain.signature import verify
+from receiver.domain.submission import NewSubmission
 from receiver.ledger import Connection, Ledger, api_keys
 from receiver.ledger.deliveries import lanes
 from receiver.ledger.deliveries.fair_queue import ManyLanes, Rotation
 from receiver.ledger.submissions import lifecycle
-from receiver.ledger.submissions.records import NewSubmission
 from receiver.routing.router import Router
 from tests.servers.http import Reply, ScriptedServer
 from tests.support import queries

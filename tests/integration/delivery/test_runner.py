@@ -19,10 +19,10 @@ from receiver.config.destinations import RetryPolicy
 from receiver.delivery import claim_budget, runner
 from receiver.delivery.runner import SinkRunner
 from receiver.domain import breaker
+from receiver.domain.new_event import NewDelivery
 from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.database_clock import DatabaseClock
 from receiver.ledger.deliveries import claims, lanes, recovery
-from receiver.ledger.recording.write import NewDelivery
 from receiver.runtime.throttle import SharedRate
 from tests.servers.gate import Gate
 from tests.servers.http import Reply, ScriptedServer

@@ -18,11 +18,11 @@ from receiver.delivery.send_task import to_delivery
 from receiver.domain.breaker import Lane
 from receiver.domain.callback_url import mask_bytes
 from receiver.domain.event import Event, event_id
+from receiver.domain.submission import NewSubmission
 from receiver.ledger import Ledger, LedgerUnavailable
 from receiver.ledger.deliveries import claims, lanes, recovery
 from receiver.ledger.deliveries.claimed import Claimed
 from receiver.ledger.submissions import lifecycle
-from receiver.ledger.submissions.records import NewSubmission
 from receiver.routing.route import RouteConfig, ToSink
 from tests.servers.gate import Gate, Mode
 from tests.servers.postgres import PostgresProcess

@@ -16,13 +16,12 @@ import sqlalchemy as sa
 from receiver.dispatch.dispatcher import Dispatcher
 from receiver.dispatch.late_binding import LateBinding
 from receiver.domain.redaction import Redactor
-from receiver.domain.submission import SubmissionMove
+from receiver.domain.submission import NewSubmission, SubmissionMove
 from receiver.ledger import Connection, Ledger
 from receiver.ledger.recording import write
 from receiver.ledger.schema import runs
 from receiver.ledger.submissions import lifecycle, records
 from receiver.ledger.submissions.lifecycle import OutcomeRecorded, SubmitOutcome
-from receiver.ledger.submissions.records import NewSubmission
 from receiver.routing.router import Router
 from tests.support.dispatching import dispatch
 from tests.support.events import body, event

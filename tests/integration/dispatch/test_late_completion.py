@@ -19,14 +19,13 @@ from receiver.domain.callback import CALLBACK
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import Event, Via, event_id
 from receiver.domain.redaction import Redactor
-from receiver.domain.submission import SubmissionMove
+from receiver.domain.submission import NewSubmission, SubmissionMove
 from receiver.ledger import Connection, Ledger
 from receiver.ledger.deliveries import claims
 from receiver.ledger.deliveries.claimed import Claimed, load_bodies
 from receiver.ledger.schema import deliveries, events, runs
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
-from receiver.ledger.submissions.records import NewSubmission
 from receiver.routing.route import RouteConfig
 from receiver.routing.router import Router
 from tests.support import roads

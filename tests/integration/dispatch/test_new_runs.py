@@ -16,14 +16,13 @@ from sqlalchemy import exc as sa_exc
 
 from receiver.dispatch.dispatcher import Dispatcher
 from receiver.domain.redaction import Redactor
-from receiver.domain.submission import SubmissionMove
+from receiver.domain.submission import NewSubmission, SubmissionMove
 from receiver.inbox.reader import InboxReader
 from receiver.ledger import Ledger, retention, run_polls
 from receiver.ledger.recording import write as recording
 from receiver.ledger.schema import deliveries, events, runs, to_index
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
-from receiver.ledger.submissions.records import NewSubmission
 from receiver.routing.route import RouteConfig
 from receiver.routing.router import Router, RunView, Verdict
 from tests.support.dispatching import dispatch, make_dispatcher

@@ -13,12 +13,11 @@ from contextlib import closing
 import sqlalchemy as sa
 
 from receiver.domain.event import Event, event_id
-from receiver.domain.submission import SubmissionMove
+from receiver.domain.submission import NewSubmission, SubmissionMove
 from receiver.ledger import Connection, Ledger
 from receiver.ledger.schema import deliveries, events, runs
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
-from receiver.ledger.submissions.records import NewSubmission
 from tests.support.dispatching import dispatch
 from tests.support.runners import Taking, address, make_recorder
 

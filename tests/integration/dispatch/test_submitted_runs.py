@@ -19,13 +19,12 @@ from receiver.domain.callback import CALLBACK, lane_of
 from receiver.domain.event import Event
 from receiver.domain.poll_schedule import AFTER_CANCEL, AFTER_RESTART
 from receiver.domain.redaction import Redactor
-from receiver.domain.submission import SubmissionMove
+from receiver.domain.submission import NewSubmission, SubmissionMove
 from receiver.inbox.reader import InboxReader
 from receiver.ledger import Connection, Ledger, api_keys
 from receiver.ledger.schema import deliveries, events, runs, submissions
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
-from receiver.ledger.submissions.records import NewSubmission
 from receiver.routing.route import RouteConfig
 from receiver.routing.router import Router
 from tests.support.dispatching import dispatch, make_dispatcher

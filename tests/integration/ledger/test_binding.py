@@ -11,10 +11,9 @@ import pytest
 
 from receiver.dispatch.dispatcher import Dispatcher
 from receiver.domain.poll_schedule import AFTER_RESTART
-from receiver.domain.submission import SubmissionMove, SubmissionState
+from receiver.domain.submission import NewSubmission, SubmissionMove, SubmissionState
 from receiver.ledger import Ledger, run_polls, runs
 from receiver.ledger.submissions import lifecycle, records
-from receiver.ledger.submissions.records import NewSubmission
 from tests.support import queries
 from tests.support.button import press
 from tests.support.dispatching import dispatch

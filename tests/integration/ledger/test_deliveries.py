@@ -10,12 +10,12 @@ import sqlalchemy as sa
 
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
+from receiver.domain.new_event import NewDelivery
 from receiver.domain.parsed_event import ParsedEvent
 from receiver.ledger import Ledger, retention
 from receiver.ledger.deliveries import claims, lanes, recovery
 from receiver.ledger.deliveries.claimed import Claimed
 from receiver.ledger.recording import load
-from receiver.ledger.recording.write import NewDelivery
 from receiver.ledger.schema import deliveries
 from tests.servers.postgres import PostgresProcess
 from tests.support import queries

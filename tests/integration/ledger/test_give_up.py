@@ -15,10 +15,10 @@ from receiver.delivery.send_task import SendTask
 from receiver.delivery.settlement import Settlement
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import ENDED, DeliveryState
+from receiver.domain.new_event import NewDelivery
 from receiver.ledger import Ledger, actions
 from receiver.ledger.deliveries import claims, lanes, recovery
 from receiver.ledger.deliveries.fair_queue import ManyLanes, Rotation
-from receiver.ledger.recording.write import NewDelivery
 from receiver.ledger.schema import attempts
 from receiver.ledger.selection import Action, Selection
 from tests.support import queries

@@ -7,10 +7,10 @@ from collections import Counter
 import sqlalchemy as sa
 
 from receiver.domain.breaker import Lane
+from receiver.domain.new_event import NewDelivery
 from receiver.ledger import Ledger, retention
 from receiver.ledger.deliveries import claims, lanes
 from receiver.ledger.deliveries.fair_queue import ManyLanes, Rotation
-from receiver.ledger.recording.write import NewDelivery
 from receiver.ledger.schema import deliveries
 from tests.support.ledger import NOW, claim, every_lane, new_event, record
 

@@ -8,9 +8,9 @@ import pytest
 import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove
+from receiver.domain.new_event import NewDelivery, NewEvent
 from receiver.ledger import Ledger
 from receiver.ledger.deliveries import attempts, links, recovery
-from receiver.ledger.recording.write import NewDelivery, NewEvent
 from receiver.ledger.schema import deliveries
 from tests.support.ledger import NOW, beside, claim, new_event, record, result_of, settle, states
 

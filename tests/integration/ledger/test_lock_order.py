@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from receiver.domain.submission import SubmissionMove, SubmissionState
+from receiver.domain.submission import NewSubmission, Submission, SubmissionMove, SubmissionState
 from receiver.ledger import Ledger, run_polls
 from receiver.ledger.schema import runs, submissions
 from receiver.ledger.submissions import lifecycle, polls
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
-from receiver.ledger.submissions.records import NewSubmission, Submission
 from tests.support.ledger import NOW, lock_runs, wait_until_blocked
 
 LATER = NOW + 86_400

@@ -27,8 +27,9 @@ from receiver.domain import api_key
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.liveness import ProcessBeat
+from receiver.domain.new_event import NewDelivery
 from receiver.domain.redaction import Redactor
-from receiver.domain.submission import SubmissionMove
+from receiver.domain.submission import NewSubmission, SubmissionMove
 from receiver.ledger import (
     Connection,
     Ledger,
@@ -55,13 +56,11 @@ from receiver.ledger.console_sessions import ConsoleSession
 from receiver.ledger.deliveries import claims, lanes, recovery, resend
 from receiver.ledger.deliveries.creation import AddedDelivery
 from receiver.ledger.recording import write
-from receiver.ledger.recording.write import NewDelivery
 from receiver.ledger.reroutes import EventNote
 from receiver.ledger.runs import RunStatus, run_statuses
 from receiver.ledger.selection import Action, Selection
 from receiver.ledger.submissions import lifecycle, polls
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
-from receiver.ledger.submissions.records import NewSubmission
 from receiver.ledger.watches import ActiveRun
 from tests.servers.gate import Gate
 from tests.servers.postgres import PostgresProcess

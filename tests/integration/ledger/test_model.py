@@ -13,12 +13,12 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multip
 
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import delivery_id
+from receiver.domain.new_event import NewDelivery
 from receiver.domain.time_limits import CLAIM
 from receiver.ledger import Ledger
 from receiver.ledger.deliveries import attempts, claims, recovery, resend
 from receiver.ledger.deliveries.claimed import Claimed
 from receiver.ledger.deliveries.creation import ClaimAtOnce
-from receiver.ledger.recording.write import NewDelivery
 from receiver.ledger.schema import attempts as attempt_rows
 from receiver.ledger.schema import deliveries, metadata
 from tests.support.ledger import NOW, claim, new_event, record_in, result_of

@@ -9,10 +9,10 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import delivery_id
+from receiver.domain.new_event import NewDelivery
 from receiver.ledger import Ledger, actions, stats
 from receiver.ledger.actions import STEP, StepBounds
 from receiver.ledger.deliveries import lanes, orphans, resend
-from receiver.ledger.recording.write import NewDelivery
 from receiver.ledger.selection import Action, Selection
 from tests.support import queries
 from tests.support.ledger import NOW, claim, new_event, record, settle, states

@@ -9,11 +9,11 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import delivery_id
+from receiver.domain.new_event import NewDelivery
 from receiver.errors import NotAsExpected
 from receiver.ledger import Ledger, actions
 from receiver.ledger.actions import STEP, Operation, StepBounds
 from receiver.ledger.deliveries import claims, resend
-from receiver.ledger.recording.write import NewDelivery
 from receiver.ledger.schema import deliveries
 from receiver.ledger.selection import Action, Selection
 from tests.support import queries

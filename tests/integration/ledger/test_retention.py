@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from receiver.domain.callback import CALLBACK
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import ERASED
-from receiver.domain.submission import SubmissionMove
+from receiver.domain.submission import NewSubmission, SubmissionMove
 from receiver.errors import Conflict
 from receiver.ledger import Connection, Ledger, actions, reroutes, retention, run_polls, stats
 from receiver.ledger.deliveries import creation, recovery, resend
@@ -21,7 +21,6 @@ from receiver.ledger.schema import deliveries, events, run_texts, runs, submissi
 from receiver.ledger.selection import Action, Selection
 from receiver.ledger.submissions import lifecycle, records
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
-from receiver.ledger.submissions.records import NewSubmission
 from tests.support import queries
 from tests.support.ledger import NOW, beside, claim, event_body, lock_runs, new_event, record, settle, states
 from tests.support.rows import event_row, run_row, submission_row
@@ -187,7 +186,7 @@ def test_late_webhook_of_a_removed_submission_is_a_run_alone(ledger: Ledger) -> 
     record(ledger, new_event("tsk_1"))
     assert [each["submission_id"] for each in ledger.read(lambda it: queries.list_runs(it, queries.Filter()))] == [""]
     # And its Idempotency-Key is free
-    repeated = records.NewSubmission("sub_b", "skyvern", "k1", "tasks", "hash", idempotency_key="once")
+    repeated = NewSubmission("sub_b", "skyvern", "k1", "tasks", "hash", idempotency_key="once")
     assert ledger.write(lambda it: lifecycle.begin(it, repeated, LATER))[1]
 
 

@@ -12,10 +12,10 @@ import pytest
 from receiver.clock import Clock
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
+from receiver.domain.new_event import NewDelivery
 from receiver.ledger import Ledger, actions
 from receiver.ledger.deliveries import lanes
 from receiver.ledger.deliveries.lanes import PROBE_LEASE
-from receiver.ledger.recording.write import NewDelivery
 from receiver.ledger.selection import Action, Selection
 from tests.support import queries
 from tests.support.ledger import claim, new_event, record, settle, states

@@ -7,9 +7,9 @@ import sqlalchemy as sa
 
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
+from receiver.domain.new_event import NewDelivery
 from receiver.ledger import Ledger, stats
 from receiver.ledger.deliveries import attempts, lanes
-from receiver.ledger.recording.write import NewDelivery
 from tests.support.ledger import NOW, claim, new_event, record, result_of, settle
 
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 from receiver.cli import build_app
 from receiver.domain import api_key
 from receiver.domain.delivery import DeliveryMove, IllegalMove
-from receiver.domain.submission import SubmissionMove
+from receiver.domain.submission import NewSubmission, Submission, SubmissionMove
 from receiver.errors import ConfigError, UsageError
 from receiver.ledger import Ledger, api_keys, totals
 from receiver.ledger.api_keys import Key, by_hashes
@@ -25,7 +25,6 @@ from receiver.ledger.schema import runs
 from receiver.ledger.selection import Action, Selection
 from receiver.ledger.submissions import lifecycle, polls, records
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
-from receiver.ledger.submissions.records import NewSubmission, Submission
 from tests.support import queries
 from tests.support.ledger import claim, lock_runs, new_event, record, settle, with_tables
 

@@ -10,10 +10,10 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
+from receiver.domain.new_event import NewDelivery
 from receiver.domain.redaction import Redactor
 from receiver.ledger import Ledger, tail
 from receiver.ledger.filters import Filter
-from receiver.ledger.recording.write import NewDelivery
 from receiver.ledger.schema import events
 from receiver.ledger.tail import PATIENCE, Position, Tail
 from tests.support.ledger import NOW, new_event, record

@@ -13,12 +13,11 @@ import sqlalchemy as sa
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.domain.poll_schedule import LOST_AFTER
-from receiver.domain.submission import SubmissionMove
+from receiver.domain.submission import NewSubmission, Submission, SubmissionMove
 from receiver.ledger import Ledger
 from receiver.ledger.schema import runs
 from receiver.ledger.submissions import lifecycle, records
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
-from receiver.ledger.submissions.records import NewSubmission, Submission
 from receiver.reconcile import poller
 from receiver.reconcile.poller import Reconciler
 from tests.servers.scripted import Reply, ScriptedServer

@@ -14,12 +14,11 @@ import sqlalchemy as sa
 from receiver.domain import poll_schedule, shape
 from receiver.domain.event import Event, event_id
 from receiver.domain.run import parse
-from receiver.domain.submission import SubmissionState
+from receiver.domain.submission import NewSubmission, Submission, SubmissionState
 from receiver.ingest.poll_hints import KEY as HINTS
 from receiver.ledger import Connection, run_polls
 from receiver.ledger.schema import events, runs
 from receiver.ledger.submissions import lifecycle
-from receiver.ledger.submissions.records import NewSubmission, Submission
 from receiver.reconcile import poller
 from receiver.reconcile.importer import find_missing
 from receiver.skyvern.responses import Answered, Unreachable
