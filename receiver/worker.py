@@ -33,6 +33,7 @@ from receiver.ledger.migrate import LedgerAway, ensure_schema
 from receiver.runtime.child import in_child, report_ready
 from receiver.runtime.process import raise_file_limit
 from receiver.runtime.redis_client import auth_error, check_url, connect, unusable
+from receiver.runtime.reload import Reload
 from receiver.runtime.supervisor import Program, Supervisor, program
 from receiver.worker_process import Work, WorkerProcess, take_place
 
@@ -157,11 +158,12 @@ def run(
     only: Sequence[str] = (),
     stop_timeout: float = 20.0,
     patience: float = PATIENCE,
+    reload: Reload | None = None,
 ) -> int:
-    """Run the worker until it is asked to stop. Return the exit code: 0 when all processes ended in time.
+    """Run the worker until a stop or a reload. Return the exit code: 0 when all processes ended in time.
 
-    `patience`: see `check`. Raises UsageError, ConfigError for a wrong DATABASE_URL, and NotStarted when Redis or the
-    ledger can't be used at the start.
+    `patience`: see `check`. `reload`: see Supervisor. Raises UsageError, ConfigError for a wrong DATABASE_URL, and
+    NotStarted when Redis or the ledger can't be used at the start.
     """
     Ledger(settings.database_url).close()  # raises what a person wrote wrong; opens nothing
     check_url(settings.redis_url)
@@ -190,6 +192,7 @@ def run(
         [make(name, work) for name, work in works.items()],
         lambda name, text: log.error("%s: %s", name, text),
         on_death=lambda ended, why: split(ended, why, works[MAIN]) if ended.name == MAIN else [ended],
+        reload=reload,
     )
     code = supervisor.run(on_ready=report_ready)
     log.info("worker.stopped code=%d", code)

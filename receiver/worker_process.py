@@ -210,8 +210,12 @@ class WorkerProcess:
         return {name: value for name, value in found.items() if value}
 
     def _finish_sends(self) -> bool:
-        """Wait until the sends under way have ended and are settled, but not after the stop's time. Return whether."""
-        until = (self._stops.first_at or time.monotonic()) + self._stop_within
+        """Wait until the sends under way have ended and are settled, but not after the stop's time. Return whether.
+
+        At a reload they get the time that they need: their runner gives up an overdue one.
+        """
+        reloads = (status := own_status()) is not None and status.reloads
+        until = math.inf if reloads else (self._stops.first_at or time.monotonic()) + self._stop_within
         with self._building:
             runners = list(self._runners.values())
         for each in runners:

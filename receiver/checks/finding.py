@@ -19,7 +19,8 @@ _PROBLEMS: Final = {
     "webhooks_refused": "free disk space there, or start Redis. Skyvern soon gives up on a webhook; then Runhook "
     "polls for runs submitted here, and of sources with `watch: true`; `runhook reconcile --since 1d --import --now` "
     "fetches others",
-    "config_old": "restart them{effect}. Changed routes apply to earlier events by `runhook reroute --since TIME`",
+    "config_old": "`runhook reload` on their hosts{effect}. Changed routes apply to earlier events by "
+    "`runhook reroute --since TIME`",
     "configs_differ": "copy the right file to each host, and restart the processes there{effect}. "
     "`runhook reroute --since TIME` then applies its routes to earlier events",
     "redis_full": "start the ledger so that the inbox drains, raise maxmemory, or remove other data. Until then "

@@ -25,6 +25,7 @@ from receiver.domain.liveness import BEAT_EVERY, ProcessBeat
 from receiver.ledger import Ledger, LedgerDataError, LedgerUnavailable, heartbeats
 from receiver.runtime.background import keep_thread
 from receiver.runtime.process import process_space
+from receiver.runtime.reload import reload_pid
 
 # Seconds that `stop` waits for the last heartbeat: an unavailable store must not delay a stop.
 STOP_WITHIN: Final = 1.0
@@ -137,7 +138,12 @@ class Heartbeat:
         sent_at = time.time()
         stalled = round(time.monotonic() - self._stepped, 1) if self._watched else 0.0
         # Also at a stop: it reports what remains, such as spooled events.
-        details = {"space": process_space(), "ledger_down": self._ledger_down, **self._details()}
+        details = {
+            "space": process_space(),
+            "reload_pid": reload_pid(),
+            "ledger_down": self._ledger_down,
+            **self._details(),
+        }
         beats = [
             replace(beat, sent_at=sent_at, stalled=stalled, stopped=stopped, details=details) for beat in self._beats
         ]

@@ -18,9 +18,11 @@ def clock(since: WatchSince = "", config: ConfigFile = None, data: DataDirectory
     from receiver.config.loader import file_hash
     from receiver.domain.liveness import CLOCK
     from receiver.runtime.child import report_ready
+    from receiver.runtime.reload import Reload, run_again
 
-    stops = StopRequests()
-    with stop_signals(stops), ExitStack() as stack:
+    stops, reload = StopRequests(), Reload(lambda: load_config(config, data))
+    reload.wake = stops.wake
+    with stop_signals(stops, reload.on_hangup), ExitStack() as stack:
         settings, loaded = load_config(config, data, alone=True)
         secure(settings.data)
         moment = parse_time(since)
@@ -31,9 +33,11 @@ def clock(since: WatchSince = "", config: ConfigFile = None, data: DataDirectory
 
         def stop(seconds: float) -> bool:
             heartbeat.step()
-            return stops.wait(seconds)
+            return stops.wait(seconds) or reload.accept()
 
         freeze_imports()
         heartbeat.start()
         report_ready()
         the_clock.run(stop)
+    if reload.accepted and not stops:
+        run_again()

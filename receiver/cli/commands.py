@@ -32,6 +32,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "serve": Command(RUN, "serve:serve", "Run the receiver, which accepts webhooks."),
     "worker": Command(RUN, "worker:worker", "Run the worker, which records events and delivers them to sinks."),
     "clock": Command(RUN, "clock:clock", "Run the clock: retries, expired claims, polling, retention."),
+    "reload": Command(RUN, "reload:reload", "Apply a changed config file, without a restart."),
     "simulate": Command(
         RUN, "simulate:simulate", "Run a simulated Skyvern with signed webhooks and faults on request."
     ),

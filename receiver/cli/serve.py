@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from receiver.errors import NotStarted
 from receiver.runtime.child import report_ready
 from receiver.runtime.data_folder import secure
 from receiver.runtime.process import freeze_imports, raise_file_limit, relax_gc_for_imports
+from receiver.runtime.reload import Reload, inherited_sockets
 from receiver.telemetry import logs
 from receiver.web.server import BACKLOG, STOP_TIMEOUT, listen, url_of
 
@@ -34,13 +36,20 @@ def serve(
     settings, loaded = load_config(config, data, alone=True)
     secure(settings.data)
     admin = parse_admin_port(admin_port) or loaded.server.admin
-    run(settings, loaded, host, port, admin)
+    run(settings, loaded, host, port, admin, Reload(lambda: load_config(config, data)))
 
 
-def run(settings: Settings, config: Config, host: str, port: int, admin: ListenAddress | None) -> None:
+def run(
+    settings: Settings,
+    config: Config,
+    host: str,
+    port: int,
+    admin: ListenAddress | None,
+    reload: Reload | None = None,
+) -> None:
     """Serve until SIGTERM or SIGINT, and return when every accepted request has been answered. Raises NotStarted.
 
-    `admin`: where to listen for operators as well.
+    `admin`: where to listen for operators as well. `reload`: at an accepted one, the process runs its command again.
     """
     relax_gc_for_imports(0)
     import uvicorn
@@ -55,8 +64,9 @@ def run(settings: Settings, config: Config, host: str, port: int, admin: ListenA
     people = settings.console_password or settings.console_token or config.console.users or config.console.oidc
     if people:  # their sessions are signed with it: no webhook may be taken before it is sure that it can be written
         settings.master_secret(make=True)
-    public = listen(host, port)
-    admin_socket = listen(*admin, option="--admin-port or server.admin") if admin else None
+    inherited = inherited_sockets()
+    public = inherited.get("public") or listen(host, port)
+    admin_socket = _listen_for_operators(admin, inherited.get("admin")) if admin else None
     promise = check_at_start(settings, config)
     app = create_app(settings, config, web_components(), has_admin_port=admin is not None)
     doubtful = [*warnings(settings, config), *filter(None, [local_key(settings), warning_at_start(settings, config)])]
@@ -66,7 +76,8 @@ def run(settings: Settings, config: Config, host: str, port: int, admin: ListenA
     app.metrics.connections, app.metrics.connections_ended = listener.gauges, lambda: listener.ended
     app.metrics.url = url_of(public)
     server_config = uvicorn.Config(app, **options(listener, timeout_graceful_shutdown=STOP_TIMEOUT, backlog=BACKLOG))
-    server = WebServer(server_config, app.stop, AdminListener(admin_socket, operators) if admin_socket else None)
+    listener_of_operators = AdminListener(admin_socket, operators) if admin_socket else None
+    server = WebServer(server_config, app.stop, listener_of_operators, reload)
     lines = [
         f"listening on {app.metrics.url}",
         *([f"admin port: {url_of(admin_socket)} (/metrics, /readyz?all, /api/v1, /console)"] if admin_socket else ()),
@@ -82,6 +93,16 @@ def run(settings: Settings, config: Config, host: str, port: int, admin: ListenA
     server.run(sockets=[public])
     if not server.started:
         raise NotStarted("the receiver did not start; the line above says why")
+    server.leave()
+
+
+def _listen_for_operators(address: ListenAddress, inherited: socket.socket | None) -> socket.socket:
+    """Return the socket of the admin port: that from before a reload, unless the address has changed."""
+    if inherited is not None:
+        if address.port in (0, inherited.getsockname()[1]):
+            return inherited
+        inherited.close()
+    return listen(*address, option="--admin-port or server.admin")
 
 
 def web_components() -> list[Callable[[Context], WebComponent]]:

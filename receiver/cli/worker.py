@@ -25,10 +25,14 @@ def worker(
     data: DataDirectory = None,
 ) -> None:
     """Run the worker: record the inbox's events in the ledger, and deliver them to sinks."""
-    from receiver.worker import run
+    from receiver.runtime.reload import Reload, run_again
+    from receiver.worker import plan, run
 
     settings, loaded = load_config(config, data, alone=True)
     secure(settings.data)
-    code = run(settings, loaded, only=only or (), stop_timeout=stop_timeout, patience=patience)
+    reload = Reload(lambda: plan(load_config(config, data)[1], only or ()))
+    code = run(settings, loaded, only=only or (), stop_timeout=stop_timeout, patience=patience, reload=reload)
+    if reload.accepted:
+        run_again()
     if code:
         raise typer.Exit(code)

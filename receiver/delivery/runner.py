@@ -165,7 +165,8 @@ class SinkRunner:
 
     def join(self, until: float) -> bool:
         """Wait after `stop` until everything is settled, until `until` (time.monotonic()) at most. Return whether."""
-        return self._stopped.wait(max(0.0, until - time.monotonic())) and not self.gave_up
+        seconds = min(max(0.0, until - time.monotonic()), threading.TIMEOUT_MAX)
+        return self._stopped.wait(seconds) and not self.gave_up
 
     def close(self) -> None:
         """End idle threads and close the sink. Leaves the ledger and Redis open."""

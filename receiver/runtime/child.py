@@ -49,6 +49,15 @@ class ChildStatus:
         self._page[0] = value
 
     @property
+    def reloads(self) -> bool:
+        """Whether the child's stop is part of a reload: sends under way get the time that they need."""
+        return bool(self._page[1])
+
+    @reloads.setter
+    def reloads(self, value: bool) -> None:
+        self._page[1] = value
+
+    @property
     def pulse_at(self) -> float:
         """time.monotonic() of its last sign of life; 0.0 for a child that gives none."""
         return float(struct.unpack_from("d", self._page, 8)[0])

@@ -49,13 +49,18 @@ class StopRequests:
 
 
 @contextlib.contextmanager
-def stop_signals(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+def stop_signals(
+    handler: Callable[[int, FrameType | None], object], reload: Callable[[], object] | None = None
+) -> Iterator[None]:
     """Call `handler` at SIGTERM, SIGINT and SIGHUP within the block. Call it in the main thread.
 
-    SIGHUP stays ignored where it is, as under nohup and in a supervisor's child.
+    `reload`: called at SIGHUP instead. SIGHUP stays ignored where it is, as under nohup and in a supervisor's child.
     """
-    hangup = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
-    before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT, *hangup)}
+    handlers = {signal.SIGTERM: handler, signal.SIGINT: handler}
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        handlers[signal.SIGHUP] = handler if reload is None else lambda *_: reload()
+    before = {number: signal.signal(number, each) for number, each in handlers.items()}
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # blocked by a reload
     try:
         yield
     finally:

@@ -22,6 +22,7 @@ from receiver.errors import NotStarted, RunhookError, UsageError
 from receiver.runtime.background import Restarts
 from receiver.runtime.child import UNFINISHED, ChildStatus, ForkedProcess, exit_text
 from receiver.runtime.process import freeze_imports
+from receiver.runtime.reload import Reload
 from receiver.runtime.stop import StopRequests, stop_signals
 
 # Prefix of a line in which a program reports why it could not start.
@@ -94,7 +95,7 @@ class Supervisor:
 
     `say(name, text)`: prints or logs a line about a program, or of it. `strict`: a program that can't start ends all.
     `on_death(program, reason)`: called after an end that the program did not choose, such as by a signal or an error;
-    returns the programs to run in its place.
+    returns the programs to run in its place. `reload`: its `accepted` is set when `run` returns for a reload.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class Supervisor:
         strict: bool = False,
         on_death: Callable[[Program, str], Sequence[Program]] = lambda program, _: [program],
         pulse_within: float = PULSE_WITHIN,
+        reload: Reload | None = None,
     ) -> None:
         self.programs = list(programs)
         self.say = say
@@ -113,9 +115,10 @@ class Supervisor:
         self._pulse_within = pulse_within
         self._selector = selectors.DefaultSelector()
         self._stops = StopRequests()
+        self._reload = reload
 
     def run(self, ready: Callable[[], bool] | None = None, on_ready: Callable[[], None] = lambda: None) -> int:
-        """Run until asked to stop. Return the exit code: 0 if all processes ended in time without SIGKILL, else 1.
+        """Run until a stop or a reload. Return the exit code: 0 if all processes ended in time without SIGKILL, else 1.
 
         `ready`: polled until it is true, by default until all programs work; then `on_ready` is called once. Raises
         NotStarted or UsageError, with the program's own message, if one cannot start and that ends all.
@@ -124,12 +127,13 @@ class Supervisor:
         waiting = True
         gc.collect()
         freeze_imports()  # or the first collection in each child copies every page
-        with stop_signals(self._stops), _signal_pipe() as reader, self._selector:
+        on_hangup = self._reload.on_hangup if self._reload else None
+        with stop_signals(self._stops, on_hangup), _signal_pipe() as reader, self._selector:
             self._selector.register(reader, selectors.EVENT_READ)
             for each in self.programs:
                 self._follow(each)
             try:
-                while not self._stops:
+                while not self._stops and not (self._reload and self._reload.accept()):
                     self._start_due()
                     self._wait(0.1 if waiting else self._until_next_check())
                     for each in list(self.programs):
@@ -141,6 +145,8 @@ class Supervisor:
             finally:
                 gc.unfreeze()
                 code = self._stop()
+                if self._reload and self._stops:  # a stop came during the reload
+                    self._reload.accepted = False
         return code
 
     def starting(self) -> list[str]:
@@ -259,17 +265,24 @@ class Supervisor:
         each.process = None
 
     def _stop(self) -> int:
-        """SIGTERM to all, the last ones after the others; SIGKILL when their time is over or a second signal comes."""
+        """SIGTERM to all, the last ones after the others; SIGKILL when their time is over or a second signal comes.
+
+        At a reload each process gets the time that it needs.
+        """
         code = 0
+        reloads = self._reload is not None and self._reload.accepted
         for group in (False, True):
             running = {each: each.process for each in self.programs if each.last is group and each.process is not None}
-            for process in running.values():
+            for each, process in running.items():
+                if each.status is not None:
+                    each.status.reloads = reloads
                 process.terminate()
             started = time.monotonic()
             while running:
                 self._wait(0.1)
                 for each, process in list(running.items()):
-                    late = time.monotonic() - started > each.grace or self._stops.urgent
+                    waits = reloads and not self._stops
+                    late = (not waits and time.monotonic() - started > each.grace) or self._stops.urgent
                     if process.poll() is None and late:
                         why = "a second signal came" if self._stops.urgent else f"did not end within {each.grace:g} s"
                         self.say(each.name, f"{why}; killing process {process.pid}")

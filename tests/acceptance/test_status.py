@@ -57,7 +57,7 @@ def test_status_names_what_stops_and_shows_the_rest(
         spool={"reserve_bytes": 0},
     )
     it.run("worker")
-    it.run("clock", first="import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)")
+    it.run("clock")
     it.start()
     it.acked(body(0))
     it.all_delivered(1)
@@ -80,8 +80,8 @@ def test_status_names_what_stops_and_shows_the_rest(
     assert "(changed: sinks.copies)" in next(each["what"] for each in found["problems"] if each["code"] == "config_old")
     it.config.write_text(json.dumps(config))
     it.parts["clock"].send_signal(signal.SIGCONT)
-    # When the terminal of the clock is closed, and the worker killed with all its children
-    it.parts["clock"].send_signal(signal.SIGHUP)
+    # When the clock is stopped, and the worker killed with all its children
+    it.parts["clock"].send_signal(signal.SIGTERM)
     it.parts["clock"].wait()
     assert "part.stopped part=clock" in it.log_of("clock")
     it.kill_part("worker")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from collections.abc import Callable, Iterator
 
 import httpx2
@@ -18,12 +17,11 @@ from tests.support.waiting import eventually
 
 @pytest.fixture
 def make(receiver_factory: Callable[..., ReceiverProcess]) -> Iterator[Callable[..., ReceiverProcess]]:
-    """A receiver with an empty ledger, which ends on SIGHUP also where the tests ignore that."""
+    """A receiver with an empty ledger."""
     ledgers: list[Ledger] = []
 
     def start(redis_url: str, **config: object) -> ReceiverProcess:
         it = receiver_factory(redis_url, start=False, admin=True, **config)
-        it.first = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)"
         it.data.mkdir(exist_ok=True)
         ledgers.append(with_tables(Ledger(f"sqlite:///{it.data}/ledger.db")))
         return it.start()
@@ -93,11 +91,3 @@ def test_signed_requests_to_wrong_paths_are_counted(make: Callable[..., Receiver
     it.post(body(0), path=f"/skyvern/sub_{'0123abcd' * 4}%1b%5B2J")
     told = "/skyvern/sub_********%1B%5B2J is not the path of a webhook"
     eventually(lambda: told in it.call("status").stdout, every=1.0)
-
-
-def test_receiver_logs_its_stop_on_sighup(make: Callable[..., ReceiverProcess], redis_url: str) -> None:
-    it = make(redis_url)
-    assert it.process is not None
-    it.process.send_signal(signal.SIGHUP)
-    assert it.process.wait(30) == 0
-    assert "part.stopped part=receiver" in it.log
