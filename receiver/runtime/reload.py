@@ -1,4 +1,4 @@
-"""Reload: at SIGHUP a process stops in order and runs its command again, which reads the config file anew.
+"""Reload: at SIGHUP a process stops in order and runs its command again, which reads the changed config file.
 
 A config with which the process could not start is refused, and nothing stops. The process keeps its id, and its
 listening sockets stay open: new connections wait until it accepts them again. What comes from its environment or its

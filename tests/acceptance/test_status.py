@@ -76,7 +76,7 @@ def test_status_names_what_stops_and_shows_the_rest(
     assert (code, codes(found)) == (1, {"part_suspended", "config_old"})
     todo = {problem["code"]: problem["todo"] for problem in found["problems"]}
     assert f"kill -CONT {it.parts['clock'].pid}" in todo["part_suspended"]
-    assert todo["config_old"].startswith("restart them; until then nothing is sent to copies.")
+    assert todo["config_old"].startswith("`runhook reload` on their hosts; until then nothing is sent to copies.")
     assert "(changed: sinks.copies)" in next(each["what"] for each in found["problems"] if each["code"] == "config_old")
     it.config.write_text(json.dumps(config))
     it.parts["clock"].send_signal(signal.SIGCONT)

@@ -389,7 +389,7 @@ def test_refused_webhooks_come_first_and_nothing_says_spool() -> None:
     assert [problem.code for problem in find(report)] == ["webhooks_refused"]
 
 
-def test_new_sink_of_an_edited_config_needs_a_restart() -> None:
+def test_new_sink_of_an_edited_config_needs_a_reload() -> None:
     # Given a config file with a new sink, and processes that still run the file as it was
     sections = {"sinks.ops": "1", "routes": "2"}
     old = [
@@ -409,7 +409,7 @@ def test_new_sink_of_an_edited_config_needs_a_restart() -> None:
         "processes run an older config than config/runhook.yaml: "
         "receiver, worker, clock on a (changed: routes, sinks.crm)"
     )
-    assert problem.todo.startswith("restart them; until then nothing is sent to crm.")
+    assert problem.todo.startswith("`runhook reload` on their hosts; until then nothing is sent to crm.")
     # And a file that differs only in comments is no news
     assert find(replace(edited, config=WELL.config, config_sections=sections)) == []
 

@@ -81,9 +81,10 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
         return
     folder = tmp_path / "etc/systemd/system"
     folder.mkdir(parents=True)
-    (tmp_path / "opt/runhook/bin").mkdir(parents=True)
-    (tmp_path / "opt/runhook/bin/runhook").write_text("#!/bin/sh\n")
-    (tmp_path / "opt/runhook/bin/runhook").chmod(0o755)
+    for program in ("opt/runhook/bin/runhook", "bin/kill"):
+        (tmp_path / program).parent.mkdir(parents=True)
+        (tmp_path / program).write_text("#!/bin/sh\n")
+        (tmp_path / program).chmod(0o755)
     for name in TARGETS:
         (folder / f"{name}.target").write_text(f"[Unit]\nDescription={name}\n")
     for path in UNITS:
