@@ -26,9 +26,9 @@ def reload(
     data: DataDirectory = None,
 ) -> None:
     """Check the config file, then have receiver, worker and clock on this host use it. Sends under way end first."""
+    from receiver.checks.board import list_local_processes, merged
     from receiver.config.loader import file_hash
     from receiver.runtime.process import process_space
-    from receiver.checks.board import list_local_processes, merged
 
     settings, loaded = load_config(config, data)
 

@@ -36,7 +36,15 @@ def serve(
     settings, loaded = load_config(config, data, alone=True)
     secure(settings.data)
     admin = parse_admin_port(admin_port) or loaded.server.admin
-    run(settings, loaded, host, port, admin, Reload(lambda: load_config(config, data)))
+
+    def validate() -> None:
+        settings, loaded = load_config(config, data)
+        check_database_url(settings.database_url)
+        changed = parse_admin_port(admin_port) or loaded.server.admin
+        if changed and changed != admin:
+            listen(*changed, option="server.admin").close()
+
+    run(settings, loaded, host, port, admin, Reload(validate))
 
 
 def run(

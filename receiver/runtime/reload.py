@@ -74,7 +74,8 @@ def run_again(sockets: Mapping[str, socket.socket] = {}) -> NoReturn:
     """Run this process's command again in its place. `sockets`: listening sockets to keep open, by name."""
     for listener in sockets.values():
         listener.set_inheritable(True)
-    os.environ[_SOCKETS] = ",".join(f"{name}={listener.fileno()}" for name, listener in sockets.items())
+    if sockets:
+        os.environ[_SOCKETS] = ",".join(f"{name}={listener.fileno()}" for name, listener in sockets.items())
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # until stop_signals: it would end the process
     logging.shutdown()
     sys.stdout.flush()
