@@ -15,24 +15,129 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+import yaml
 from standardwebhooks import Webhook
 
 from receiver.domain.event import delivery_id, event_id
 from receiver.domain.run import Run, parse
 from simulator import samples
-from tests.servers.http import Request
+from tests.servers.artifacts import ArtifactServer, Page
+from tests.servers.deployment import Deployment
+from tests.servers.http import Request, ScriptedServer
 from tests.servers.postgres import PostgresProcess
 from tests.servers.seaweedfs import S3Server
-from tests.servers.system import BILLING_SECRET, KEY, SEPARATOR, System, open_ones, surroundings
+from tests.servers.slack import FakeSlack
 from tests.servers.valkey import ValkeyProcess
+from tests.support import queries
 from tests.support.hostile import hostile_bodies
 from tests.support.mirror import files_in
+from tests.support.waiting import PATIENCE, eventually
 
 BAD = {"failed", "timed_out", "terminated"}
+KEY = "the-api-key-that-skyvern-signs-with"
+BILLING_SECRET = "whsec_" + "c2VjcmV0IG9mIHRoZSBiaWxsaW5nIHNlcnZpY2U="
+CONFIG = """\
+sources:
+  skyvern: {secrets: ["${SKYVERN_API_KEY}"]}
+sinks:
+  results: {type: database, url: "${RESULTS_URL:-sqlite:///${RUNHOOK_DATA}/results.db}", table: skyvern_runs}
+  archive: {type: files, path: "${RUNHOOK_DATA}/archive"}
+  mirror:  {type: s3, bucket: "${MIRROR_BUCKET}", prefix: "{{ run.run_type }}/{{ run.run_id }}/",
+            endpoint_url: "${S3_ENDPOINT_URL}"}
+  ops:     {type: slack, webhook_url: "${SLACK_WEBHOOK_URL}", retry: {first: 200ms}}
+  billing: {type: http, url: "${BILLING_URL}", secret: "${BILLING_SECRET}", retry: {first: 200ms}}
+routes:
+  - {name: everything, to: [results, archive, mirror]}
+  - {name: failures, when: {status: [failed, timed_out, terminated]}, to: [ops]}
+  - {name: big invoices, when: 'run.status == "completed" && run.output.total > 1000.0', to: [billing]}
+allowed_addresses: [127.0.0.1]
+"""
+SEPARATOR = "--to--"
+
+
+class SamplePages(dict[str, Any]):
+    """The files of every sample run, as Skyvern's API serves them, and redirects to an address in the path."""
+
+    def get(self, path: str, default: Any = None) -> Any:
+        parts = path.split("/")
+        if SEPARATOR in path:
+            return Page(status=302, headers={"location": f"http://{parts[3].partition(SEPARATOR)[2]}/"})
+        found = samples.artifact(parts[3]) if path.startswith("/v1/artifacts/") and len(parts) > 3 else None
+        return Page(found[1], headers={"content-type": found[0]}) if found else default
+
+
+class System(Deployment):
+    """A deployment with a sink of each kind, and the servers around it."""
+
+    slack: FakeSlack
+    billing: ScriptedServer
+    artifacts: ArtifactServer
+    s3: S3Server
+
+    def trigger(self, *what: str) -> list[dict[str, Any]]:
+        """Send samples with files; what was answered to each."""
+        sent: list[dict[str, Any]] = self.json("trigger", *what, "--url", self.url, "--artifacts", self.artifacts.url)
+        assert {each["status"] for each in sent} == {202}
+        return sent
+
+    def events(self, **wanted: Any) -> dict[str, dict[str, Any]]:
+        """The events that a filter finds, by id."""
+        chosen = queries.Filter(**wanted)
+        return {each["id"]: each for each in self.ledger.read(lambda it: queries.list_events(it, chosen))}
+
+    def objects(self) -> dict[str, bytes]:
+        """All that is in the bucket, by key."""
+        bucket = self.more["MIRROR_BUCKET"]
+        pages = self.s3.client.get_paginator("list_objects_v2").paginate(Bucket=bucket)
+        return self.s3.read(bucket, [entry["Key"] for page in pages for entry in page.get("Contents", [])])
+
+    def files(self) -> dict[str, bytes]:
+        """All that is in the archive, by path."""
+        root = self.data / "archive"
+        return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+    def logs(self) -> str:
+        return self.log + "".join(map(self.log_of, ("worker", "clock", "dev")))
+
+    def stop_parts(self) -> dict[str, int]:
+        """SIGTERM to the processes but the receiver; their exit codes."""
+        for process in self.parts.values():
+            process.terminate()
+        return {name: process.wait(PATIENCE) for name, process in self.parts.items()}
+
+
+@contextlib.contextmanager
+def surroundings(directory: Path, s3: S3Server, redis: str, ledger: str, **variables: str) -> Iterator[System]:
+    """A system that has not started, and all servers around it."""
+    system = System(directory, redis, ledger, yaml.safe_load(CONFIG))
+    bucket, system.s3, system.slack = s3.new_bucket(), s3, FakeSlack()
+    with ScriptedServer() as system.billing, ArtifactServer() as system.artifacts:
+        system.artifacts.pages = SamplePages()
+        system.more = {
+            "SKYVERN_API_KEY": KEY,
+            "MIRROR_BUCKET": bucket,
+            "S3_ENDPOINT_URL": s3.endpoint,
+            "AWS_ACCESS_KEY_ID": s3.access_key,
+            "AWS_SECRET_ACCESS_KEY": s3.secret_key,
+            "AWS_REGION": s3.region,
+            "SLACK_WEBHOOK_URL": system.slack.webhook_url,
+            "BILLING_URL": f"{system.billing.url}/hooks",
+            "BILLING_SECRET": BILLING_SECRET,
+            **variables,
+        }
+        try:
+            yield system
+        finally:
+            system.end()
+            system.slack.close()
+            s3.delete_bucket(bucket)
+    assert "Traceback" not in system.logs()
+    assert KEY not in system.logs()
 
 
 @pytest.fixture(scope="module")
@@ -41,26 +146,20 @@ def system(
 ) -> Iterator[System]:
     """Receiver, worker and clock on a Valkey of their own and PostgreSQL, which also has the results."""
     valkey = ValkeyProcess(tmp_path_factory.mktemp("main-valkey")).start()
-    ledger, results = postgres.create_database(), postgres.create_database()
-    with surroundings(
-        tmp_path_factory.mktemp("main"),
-        s3_server,
-        REDIS_URL=valkey.url,
-        DATABASE_URL=postgres.url(ledger),
-        RESULTS_URL=postgres.url(results),
-    ) as it:
-        it.environ["RESULTS_DATABASE"] = results
-        it.start("serve", "worker", "clock")
+    ledger, results = (postgres.url(postgres.create_database()) for _ in range(2))
+    with surroundings(tmp_path_factory.mktemp("main"), s3_server, valkey.url, ledger, RESULTS_URL=results) as it:
+        it.run("worker")
+        it.run("clock")
+        it.start()
         yield it
-        assert it.stop() == {"serve": 0, "worker": 0, "clock": 0}, it.log
-        assert "Traceback" not in it.log
-        assert KEY not in it.log
+        assert it.stop_parts() == {"worker": 0, "clock": 0}, it.logs()
+        assert it.stop() == 0, it.logs()
     valkey.kill()
 
 
 def rows(system: System, postgres: PostgresProcess) -> dict[str, dict[str, Any]]:
     """The results table, by run."""
-    with contextlib.closing(postgres.connect(system.environ["RESULTS_DATABASE"])) as connection:
+    with contextlib.closing(postgres.connect(system.more["RESULTS_URL"].rpartition("/")[2])) as connection:
         cursor = connection.cursor(row_factory=psycopg.rows.dict_row)
         found = cursor.execute("SELECT * FROM skyvern_runs").fetchall()
     assert len({row["run_id"] for row in found}) == len(found)
@@ -138,7 +237,7 @@ def test_every_kind_of_run_arrives_everywhere_it_should(system: System, postgres
         found[:] = [each for each in system.deliveries() if each["event_id"] in names]
         return all(each["state"] == "delivered" for each in found)
 
-    system.until(all_done, "every delivery is delivered", lambda: open_ones(found))
+    eventually(all_done, what=system.states)
     files, objects = system.files(), system.objects()
     bodies = bodies_of(files, final)
     runs = {event: parse(body) for event, body in bodies.items()}
@@ -180,11 +279,11 @@ def test_a_repeat_changes_nothing_and_a_series_ends_in_its_last(system: System, 
     # Given a workflow that is tried three times, and Skyvern sending its last result twice
     sent = system.trigger("retries", "--run-id", "wr_series")
     last = sent[-1]["event_id"]
-    system.delivered(run_id="wr_series", count=3)
+    eventually(lambda: [each["state"] for each in system.deliveries(run_id="wr_series")] == ["delivered"] * 3)
     # When
     (again,) = system.trigger("workflow_run.completed_after_retries", "--run-id", "wr_series")
     assert again["event_id"] != last
-    system.until(lambda: len(system.events(run_id="wr_series")) == 4, "the repeat is recorded")
+    eventually(lambda: len(system.events(run_id="wr_series")) == 4)
     # Then
     events = system.events(run_id="wr_series")
     assert [events[each["event_id"]]["disposition"] for each in sent] == ["interim", "interim", "new"]
@@ -211,10 +310,10 @@ def test_hostile_bodies_harm_no_other_delivery(system: System, postgres: Postgre
         # When they come mixed
         mixed = [body for pair in zip(bad, good, strict=True) for body in pair]
         with ThreadPoolExecutor(8) as pool:
-            answers = list(pool.map(system.post, mixed))
+            answers = list(pool.map(lambda body: system.post(body, KEY), mixed))
         # Then each is kept, for each is authentic
-        assert {status for status, _ in answers} == {202}
-        events = [answer["event_id"] for _, answer in answers]
+        assert {answer.status_code for answer in answers} == {202}
+        events = [answer.json()["event_id"] for answer in answers]
         assert events == [event_id("skyvern", body) for body in mixed]
         found: dict[str, dict[str, Any]] = {}
 
@@ -223,7 +322,7 @@ def test_hostile_bodies_harm_no_other_delivery(system: System, postgres: Postgre
             states = {each["state"] for each in system.deliveries() if each["event_id"] in events}
             return set(events) <= found.keys() and states <= {"delivered", "dead"}
 
-        system.until(ended, "every delivery has ended", lambda: open_ones(system.deliveries()))
+        eventually(ended, what=system.states)
         # And each good one is where it should be
         table = rows(system, postgres)
         assert {f"tsk_good_{n}" for n in range(len(good))} <= table.keys()
@@ -235,12 +334,12 @@ def test_hostile_bodies_harm_no_other_delivery(system: System, postgres: Postgre
         with pytest.raises(BlockingIOError):
             inside.accept()
     # And nothing is outside of its place
-    root = system.directory / "var" / "archive"
+    root = system.data / "archive"
     assert all(path.resolve().is_relative_to(root) for path in root.rglob("*"))
     assert {path.name for path in system.directory.iterdir()} <= {
-        "config",
-        "var",
-        "serve.log",
+        "runhook.yaml",
+        "data",
+        "log",
         "worker.log",
         "clock.log",
     }
@@ -255,7 +354,7 @@ def test_hostile_bodies_harm_no_other_delivery(system: System, postgres: Postgre
         shown = text_of(message)
         assert not any(mark in shown for mark in ("<!channel>", "<@U", "<#C", "<http://evil", "|click>")), shown
     # And the secrets of those runs are nowhere
-    everything = system.log + json.dumps([*table.values(), *system.deliveries(), *found.values()], default=str)
+    everything = system.logs() + json.dumps([*table.values(), *system.deliveries(), *found.values()], default=str)
     assert "the-secret-header" not in everything
     assert not any(b"the-secret-header" in content for content in system.files().values())
 
@@ -264,15 +363,18 @@ def test_hostile_bodies_harm_no_other_delivery(system: System, postgres: Postgre
 
 
 def test_the_same_config_on_the_embedded_default(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Server) -> None:
-    with surroundings(tmp_path_factory.mktemp("e"), s3_server) as system:
-        system.start("dev")
+    folder = tmp_path_factory.mktemp("e")
+    with surroundings(folder, s3_server, "", f"sqlite:///{folder}/data/ledger.db", DATABASE_URL="") as system:
+        system.run("dev", "--port", str(system.port))
+        eventually(lambda: "Ctrl-C stops everything" in system.log_of("dev"), what=system.logs)
         sent = system.trigger("task_v1.completed", "workflow_run.failed", "undelivered")
-        found = system.delivered(count=3 * 4)
+        system.all_delivered(3 * 4)
+        found = system.deliveries()
         # Then the rows, files, objects, the message and the posts are there
         files, objects = system.files(), system.objects()
         bodies = bodies_of(files, [each["event_id"] for each in sent])
         assert bodies_of(objects, bodies) == bodies
-        with contextlib.closing(sqlite3.connect(system.directory / "var" / "results.db")) as connection:
+        with contextlib.closing(sqlite3.connect(system.data / "results.db")) as connection:
             connection.row_factory = sqlite3.Row
             table = {row["run_id"]: dict(row) for row in connection.execute("SELECT * FROM skyvern_runs")}
         for event, body in bodies.items():
@@ -284,13 +386,13 @@ def test_the_same_config_on_the_embedded_default(tmp_path_factory: pytest.TempPa
         assert {check_post(each, bodies) for each in system.billing.requests} <= bodies.keys()
         assert {each["sink"] for each in found} == {"results", "archive", "mirror", "ops", "billing"}
         # And the one command ends well
-        assert system.stop() == {"dev": 0}
-        assert "Traceback" not in system.log
+        assert system.stop_parts() == {"dev": 0}
 
 
 def test_each_sink_can_be_tried_from_the_command_line(system: System) -> None:
     names = ("results", "archive", "mirror", "ops", "billing")
     said = {name: system.runhook("sink", "test", name) for name in names}
+    assert KEY not in str(said)
     assert all(f"{name}: accepted" in text for name, text in said.items())
     assert any("test" in text_of(message).lower() for message in system.slack.messages)
     assert [path for path in system.files() if "/test-evt_" in path]
