@@ -8,7 +8,6 @@ import resource
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,15 +16,14 @@ from urllib.parse import quote
 
 import pytest
 
-from handlers.contract import Refused, Services, Unavailable
+from handlers.contract import Refused, Unavailable
 from handlers.files import FilesSink
 from handlers.files.disk import translated_errors
 from handlers.testing.conformance import SinkConformance, SinkUnderTest, make_delivery, sample_run
 from tests.servers import warm_python
 from tests.servers.artifacts import ArtifactServer
-from tests.support.mirror import PDF, Loopback, Place, entry, full_run, plain
-from tests.support.mirror_events_suite import MirrorEventsSuite
-from tests.support.mirror_suite import MirrorSuite
+from tests.support.mirror import PDF, Loopback, Place, entry, full_run, plain, tree_of
+from tests.support.store_suite import StoreSuite
 from tests.support.waiting import eventually
 
 
@@ -39,14 +37,6 @@ class Disk:
     def fstatvfs(self, _: int) -> Any:
         self.free -= 4_000_000 if self.grows else 0
         return SimpleNamespace(f_bavail=self.free, f_frsize=1)
-
-
-def tree_of(root: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(root)): path.read_bytes()
-        for path in root.rglob("*")
-        if path.is_file() or path.is_symlink()
-    }
 
 
 class TestConformance(SinkConformance):
@@ -64,28 +54,7 @@ class TestConformance(SinkConformance):
         )
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    root = tmp_path / "deep" / "archive"
-
-    def build(services: Services, **options: Any) -> FilesSink:
-        return FilesSink("archive", FilesSink.Options.model_validate({"path": str(root), **options}), services)
-
-    def outside() -> list[str]:
-        return sorted(
-            str(path) for path in tmp_path.rglob("*") if root not in (path, *path.parents) and path != root.parent
-        )
-
-    place = Place(build, lambda: tree_of(root), outside)
-    yield place
-    place.close()
-
-
-class TestFilesEvents(MirrorEventsSuite):
-    """Several events of a run, and recordings in part, on a disk."""
-
-
-class TestFilesMirror(MirrorSuite):
+class TestFilesMirror(StoreSuite):
     def test_nothing_is_written_through_a_planted_link(self, place: Place, tmp_path: Path) -> None:
         root, elsewhere = tmp_path / "deep" / "archive", tmp_path / "elsewhere"
         elsewhere.mkdir()
@@ -321,11 +290,6 @@ def test_a_file_that_was_replaced_is_not_read_on(tmp_path: Path) -> None:
 
 
 class TestContentCoding:
-    @pytest.fixture
-    def server(self) -> Iterator[ArtifactServer]:
-        with ArtifactServer() as server:
-            yield server
-
     def stored(self, server: ArtifactServer, root: Path, coding: str) -> str:
         """Store a run's file that is served with a content coding. Returns its path."""
         url = server.add("/a", PDF, headers={"content-encoding": coding} if coding else {})

@@ -31,8 +31,6 @@ from tests.servers import warm_python
 from tests.servers.artifacts import ArtifactServer
 from tests.servers.seaweedfs import S3Server
 from tests.support.mirror import PDF, VIDEO, Loopback, Place, entry, files_of, full_run, plain, sha
-from tests.support.mirror_events_suite import MirrorEventsSuite
-from tests.support.mirror_suite import MirrorSuite
 from tests.support.s3_objects import (
     Objects,
     ObservedS3Sink,
@@ -42,6 +40,7 @@ from tests.support.s3_objects import (
     options_for,
     without_condition,
 )
+from tests.support.store_suite import StoreSuite
 from tests.support.waiting import PATIENCE, Stopwatch, eventually
 
 
@@ -98,11 +97,7 @@ class TestConformance(SinkConformance):
             )
 
 
-class TestS3Events(MirrorEventsSuite):
-    """Several events of a run, and recordings in part, in a bucket."""
-
-
-class TestS3Mirror(MirrorSuite):
+class TestS3Mirror(StoreSuite):
     def test_objects_carry_their_checksum_and_type(
         self, place: Place, objects: Objects, server: ArtifactServer
     ) -> None:
@@ -188,7 +183,7 @@ class TestS3Mirror(MirrorSuite):
                 sending.result(timeout=PATIENCE)
         assert (caught.value.dependency, caught.value.retry_after) == (True, 2.0)
         sink.send(replace(delivery, attempt=2))
-        assert self.one(place, "/recording.webm") == body
+        assert place.one("/recording.webm") == body
 
     def test_a_later_event_looks_at_stored_files_and_fetches_none(self, place: Place, server: ArtifactServer) -> None:
         sink = place.sink()
@@ -228,7 +223,7 @@ class TestS3Mirror(MirrorSuite):
         server.seen.clear()
         calls = calls_of(sink)
         sink.send(replace(delivery, attempt=2))
-        assert self.one(place, "/invoice.pdf") == PDF
+        assert place.one("/invoice.pdf") == PDF
         # The recording's size is not known before it is asked for; no byte of it is stored again.
         assert sorted(server.paths()) == ["/v1/artifacts/a_1/content", "/v1/artifacts/a_9/content"]
         assert calls.count("PutObject") == 2, "only what could not be shown to be the same, and the manifest"
@@ -301,7 +296,7 @@ class TestS3Mirror(MirrorSuite):
         body = VIDEO * 12
         run = full_run(server, recording_url=server.add("/v", body))
         place.sink(checksums=False).send(make_delivery(run))
-        assert self.one(place, "/recording.webm") == body
+        assert place.one("/recording.webm") == body
 
 
 _CHILD = """

@@ -6,7 +6,9 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from handlers.contract import Artifact, Delivery, Services, Sink
@@ -30,6 +32,21 @@ class Place:
         sink = self.build(services or Loopback(), **options)
         self.sinks.append(sink)
         return sink
+
+    def one(self, name: str) -> bytes:
+        """Return the only object with this name."""
+        (found,) = [body for key, body in self.tree().items() if plain(key) == name.removeprefix("/")]
+        return found
+
+    def manifest(self) -> dict[str, Any]:
+        """Return the only manifest."""
+        document = json.loads(self.one("/manifest.json"))
+        assert isinstance(document, dict)
+        return document
+
+    def shared(self) -> list[str]:
+        """Return the names of the run's files, which no event has for itself alone."""
+        return sorted(plain(key) for key in self.tree() if "/files/" in key)
 
     def close(self) -> None:
         for sink in self.sinks:
@@ -64,6 +81,14 @@ class Loopback(NoServices):
 
     def allowed_addresses(self) -> Sequence[str]:
         return ["127.0.0.1"]
+
+
+def tree_of(root: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in root.rglob("*")
+        if path.is_file() or path.is_symlink()
+    }
 
 
 def plain(key: str) -> str:
@@ -123,3 +148,36 @@ def full_run(server: ArtifactServer, **changes: Any) -> dict[str, Any]:
 def escaped(run: Mapping[str, Any]) -> Delivery:
     """A delivery whose body spells every odd character as an escape, so that lone surrogates can be in it."""
     return make_delivery(body=json.dumps(run).encode())
+
+
+# As a poll between status and webhook finds it: the part of the recording that the first step has stored.
+PART = VIDEO[:1000]
+RECORDING = "/v1/artifacts/a_9/content"
+ENDED = "2026-03-01T10:00:00.5"
+ENDED_AT = 1772359200.5  # the same
+
+
+def polled(server: ArtifactServer, **changes: Any) -> dict[str, Any]:
+    """The run before its webhook: it names the recording, and no other file."""
+    url = f"{server.url}{RECORDING}?expiry=1&kid=k&sig=first"
+    return sample_run("tsk_1", finished_at=ENDED, modified_at=ENDED, recording_url=url, **changes)
+
+
+def reported(server: ArtifactServer) -> dict[str, Any]:
+    """The run in its webhook: signed anew, with a download."""
+    invoice = server.add("/v1/artifacts/a_1/content", PDF)
+    return polled(server) | {
+        "modified_at": "2026-03-01T10:00:09",
+        "recording_url": f"{server.url}{RECORDING}?expiry=2&kid=k&sig=second",
+        "downloaded_files": [entry(invoice, artifact_id="a_1")],
+    }
+
+
+def just_now(run: dict[str, Any], **changes: Any) -> Delivery:
+    return make_delivery(run, received_at=datetime.now(UTC), **changes)
+
+
+def record(server: ArtifactServer, size: int | None, **changes: Any) -> Artifact:
+    """Skyvern's record of the recording, as its list of artifacts gives it."""
+    found = Artifact("recording", "2026_a_9_recording.webm", server.url + RECORDING, size=size, artifact_id="a_9")
+    return replace(found, **changes)
