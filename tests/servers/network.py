@@ -21,7 +21,7 @@ import re
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from typing import Any, Self, TypeVar
 
@@ -35,7 +35,7 @@ _PREPARED = re.compile(rb"P.{4}(runhook_\d+)\x00([^\x00]*)\x00", re.DOTALL)
 _RUN = re.compile(rb"B.{4}\x00(runhook_\d+)\x00", re.DOTALL)
 
 
-class _End(asyncio.Protocol):
+class End(asyncio.Protocol):
     """One end of a connection that passes through. `other`: the end to which what comes in here goes out."""
 
     def __init__(self, link: Link, *, is_clients: bool = False) -> None:
@@ -44,7 +44,7 @@ class _End(asyncio.Protocol):
         self.seen = b""  # the end of what came in
         self.prepared: dict[bytes, bytes] = {}  # statements of PostgreSQL that came in, by their names
         self.has_begun = False  # what a hold waits for to come first has come
-        self.other: _End | None = None
+        self.other: End | None = None
         self.transport: asyncio.Transport | None = None
         self.waiting = bytearray()
         self.ended = False  # nothing more comes in here
@@ -126,10 +126,10 @@ class Link:
             _loop.append(_Loop())
         self._run = _loop[0].run
         self._target = target
-        self._pairs: list[tuple[_End, _End]] = []  # (client's end, server's end)
-        self._gone: list[_End] = []  # servers' ends whose client vanished
+        self._pairs: list[tuple[End, End]] = []  # (client's end, server's end)
+        self._gone: list[End] = []  # servers' ends whose client vanished
         self._dripping = 0
-        self._connecting: dict[asyncio.Task[None], _End] = {}  # clients that have no server's end yet
+        self._connecting: dict[asyncio.Task[None], End] = {}  # clients that have no server's end yet
         self._server: asyncio.Server | None = None
         self._hold_at: tuple[bytes, bytes] | None = None  # at what, and after what
         self.is_held = False
@@ -181,7 +181,7 @@ class Link:
             yield
         finally:
             self._dripping = 0
-            self._run(self._pump_all)
+            self.pump_all()
 
     @contextlib.contextmanager
     def refusing(self) -> Iterator[None]:
@@ -203,6 +203,15 @@ class Link:
         """
         return int(self._run(self._vanish))
 
+    def close_connections(self, clients: Collection[End] | None) -> None:
+        """Close the connections of these clients' ends, or all, in good order (FIN)."""
+        wanted = lambda end: clients is None or end in clients  # noqa: E731
+        self._run(lambda: [self.drop(end) for end, _ in self._pairs if wanted(end)])
+
+    def pump_all(self) -> None:
+        """Pass on what is held no longer."""
+        self._run(self._pump_pairs)
+
     def close(self) -> None:
         """End everything."""
         self._run(self._close)
@@ -211,11 +220,11 @@ class Link:
 
     async def _listen(self) -> None:
         loop = asyncio.get_running_loop()
-        make = partial(_End, self, is_clients=True)
+        make = partial(End, self, is_clients=True)
         self._server = await loop.create_server(make, "127.0.0.1", self.port, backlog=256, reuse_address=True)
         self.port = self._server.sockets[0].getsockname()[1]
 
-    def accepted(self, client: _End) -> None:
+    def accepted(self, client: End) -> None:
         """Connect a new client to the server, unless nobody listens by now."""
         if self._server is None:
             client.reset()
@@ -224,8 +233,8 @@ class Link:
         self._connecting[task] = client
         task.add_done_callback(self._connecting.pop)
 
-    async def _connect(self, client: _End) -> None:
-        server = _End(self)
+    async def _connect(self, client: End) -> None:
+        server = End(self)
         try:
             await asyncio.get_running_loop().create_connection(lambda: server, "127.0.0.1", self._target)
         except OSError:
@@ -240,7 +249,7 @@ class Link:
             self._pause(client, server)
         self.pump(client)
 
-    def watch(self, end: _End, data: bytes) -> None:
+    def watch(self, end: End, data: bytes) -> None:
         """See whether what a client sends is what a hold waits for."""
         end.prepared.update(_PREPARED.findall(data))
         if self._hold_at is None:
@@ -253,7 +262,7 @@ class Link:
             self._hold_at = None
             self._set_held(True)
 
-    def pump(self, end: _End) -> None:
+    def pump(self, end: End) -> None:
         """Pass on what came in at `end`."""
         if end.other is None or self.is_held or end.cut_off:
             return
@@ -274,12 +283,20 @@ class Link:
         if end.ended:
             end.other.shut()
 
-    def _pump_all(self) -> None:
+    def drop(self, end: End) -> None:
+        """Close both ends of a connection."""
+        self._pairs = [pair for pair in self._pairs if end not in pair]
+        for each in (end, end.other):
+            if each is not None and each.transport is not None:
+                each.cut_off = True
+                each.transport.close()
+
+    def _pump_pairs(self) -> None:
         for pair in self._pairs:
             for end in pair:
                 self.pump(end)
 
-    def lost(self, end: _End, *, reset: bool) -> None:
+    def lost(self, end: End, *, reset: bool) -> None:
         """Tell the other side that `end` is gone."""
         other = end.other
         assert other is not None
@@ -304,7 +321,7 @@ class Link:
                 self.pump(end)
 
     @staticmethod
-    def _pause(*ends: _End) -> None:
+    def _pause(*ends: End) -> None:
         for end in ends:
             if end.transport is not None and not end.transport.is_closing():
                 end.transport.pause_reading()

@@ -27,7 +27,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from tests.servers.process import ServerProcess
 from tests.servers.valkey import free_port
+from tests.servers.warm_python import Process
 from tests.support.processes import alive, launch
 from tests.support.waiting import PATIENCE, eventually
 
@@ -104,30 +106,19 @@ def _new_cluster() -> Path:
     return directory / "data"
 
 
-class PostgresProcess:
-    """One PostgreSQL server: its port and directory stay the same over restarts. `settings`: as in postgresql.conf."""
+class PostgresProcess(ServerProcess):
+    """One PostgreSQL server. `settings`: as in postgresql.conf."""
 
     def __init__(self, directory: Path, *, port: int | None = None, **settings: str) -> None:
-        self.directory = directory
+        super().__init__(directory)
         self.port = port or free_port()
         self.settings = {**SMALL, **settings}
-        self.process: subprocess.Popen[bytes] | None = None
         self.spare: list[str] = []  # databases that a test has done with, empty again
         self._kept: dict[str, psycopg.Connection] = {}  # to databases that are emptied, by their names
 
     def url(self, database: str = "postgres") -> str:
         """An SQLAlchemy URL."""
         return f"postgresql+psycopg://postgres@127.0.0.1:{self.port}/{database}"
-
-    @property
-    def pid(self) -> int:
-        assert self.process is not None, "the server was not started"
-        return self.process.pid
-
-    @property
-    def log(self) -> str:
-        path = self.directory / "log"
-        return path.read_text(errors="replace") if path.exists() else ""
 
     def connect(self, database: str = "postgres") -> psycopg.Connection:
         """A connection in autocommit mode. Close it."""
@@ -192,9 +183,7 @@ class PostgresProcess:
                 connection.execute(f"DROP SCHEMA {schema} CASCADE".encode())
             connection.execute("CREATE SCHEMA public")
 
-    def start(self) -> PostgresProcess:
-        """Start, or start again on what is in the directory. Returns when it answers."""
-        assert self.process is None or self.process.poll() is not None, "the server runs already"
+    def launch(self) -> Process:
         data = self.directory / "data"
         if not (data / "PG_VERSION").exists():
             self._initialise(data)
@@ -202,20 +191,13 @@ class PostgresProcess:
         command += ["-h", "127.0.0.1", "-k", str(self.directory)]
         for name, value in self.settings.items():
             command += ["-c", f"{name}={value}"]
-        process = self.process = launch(
+        return launch(
             command,
             self.directory / "log",
             start_new_session=True,
             prepare=lambda: become(account()),
             with_parent=signal.SIGQUIT,  # its "immediate shutdown", which also ends its children
         )
-        try:
-            eventually(lambda: process.poll() is not None or self._answers(), what=lambda: self.log[-2000:])
-            assert process.poll() is None, f"PostgreSQL did not start:\n{self.log[-2000:]}"
-        except AssertionError:
-            self.kill()
-            raise
-        return self
 
     def _initialise(self, data: Path) -> None:
         user = account()
@@ -224,7 +206,7 @@ class PostgresProcess:
             os.chown(self.directory, user.pw_uid, user.pw_gid)
         _run_as(user, ["cp", "-r", str(_new_cluster()), str(data)])
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
         try:
             self.connect().close()
         except psycopg.OperationalError:
@@ -280,11 +262,6 @@ class PostgresProcess:
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
             self.process.wait(PATIENCE)
-
-    def restart(self) -> PostgresProcess:
-        """kill -9 and start again on the same port and data."""
-        self.kill()
-        return self.start()
 
     def hang(self) -> None:
         """SIGSTOP for the server and its backends: connections stay open, and nothing answers."""

@@ -23,7 +23,9 @@ import pytest
 
 from receiver.domain.signature import HEADER, sign
 from tests.servers import warm_python
+from tests.servers.process import ServerProcess
 from tests.servers.valkey import free_port
+from tests.servers.warm_python import Process
 from tests.support.command import call_command
 from tests.support.paths import ROOT
 from tests.support.waiting import PATIENCE, eventually
@@ -39,11 +41,11 @@ def body(number: int = 0, **more: Any) -> bytes:
     return json.dumps(run | more).encode()
 
 
-class ReceiverProcess:
+class ReceiverProcess(ServerProcess):
     """One receiver: its port, config and data directory stay the same over restarts."""
 
     def __init__(self, directory: Path, redis_url: str, config: Mapping[str, Any], port: int | None = None) -> None:
-        self.directory = directory
+        super().__init__(directory)
         self.data = directory / "data"
         self.port = port or free_port()
         self.admin_port: int | None = None
@@ -51,7 +53,6 @@ class ReceiverProcess:
         self.first = ""
         """Python that the program runs first."""
         self.redis_url = redis_url
-        self.process: warm_python.Process | None = None
         directory.mkdir(parents=True, exist_ok=True)
         self.config = directory / "runhook.yaml"
         self.configure(config)
@@ -70,16 +71,6 @@ class ReceiverProcess:
         return f"http://127.0.0.1:{self.admin_port}"
 
     @property
-    def pid(self) -> int:
-        assert self.process is not None, "the receiver was not started"
-        return self.process.pid
-
-    @property
-    def log(self) -> str:
-        path = self.directory / "log"
-        return path.read_text(errors="replace") if path.exists() else ""
-
-    @property
     def environment(self) -> dict[str, str]:
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
         ours = {"REDIS_URL": self.redis_url, "RUNHOOK_CONFIG": str(self.config), "RUNHOOK_DATA": str(self.data)}
@@ -93,38 +84,17 @@ class ReceiverProcess:
         """The same in this process."""
         return call_command(*arguments, environ=self.environment, directory=ROOT)
 
-    def launch(self) -> warm_python.Process:
-        """Start without waiting for anything."""
-        assert self.process is None or self.process.poll() is not None, "the receiver runs already"
+    def launch(self) -> Process:
         ports = ["--port", str(self.port), *(["--admin-port", str(self.admin_port)] if self.admin_port else [])]
         program = f"{self.first}\nfrom receiver.cli import main\nmain()"
-        self.process = warm_python.start(
+        return warm_python.start(
             ["-c", program, "serve", *ports], self.directory / "log", env=self.environment, start_new_session=True
         )
-        return self.process
 
-    def start(self) -> ReceiverProcess:
-        """Start, and return when it answers."""
-        process = self.launch()
-
-        def answers() -> bool:
-            with contextlib.suppress(httpx2.HTTPError):
-                return httpx2.get(f"{self.url}/healthz", timeout=10).status_code == 200
-            return False
-
-        try:
-            eventually(lambda: process.poll() is not None or answers(), what=lambda: self.log[-3000:])
-            assert process.poll() is None, f"the receiver did not start:\n{self.log[-3000:]}"
-        except AssertionError:
-            self.kill()
-            raise
-        return self
-
-    def kill(self) -> None:
-        """kill -9, and wait until it is gone."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
+    def answers(self) -> bool:
+        with contextlib.suppress(httpx2.HTTPError):
+            return httpx2.get(f"{self.url}/healthz", timeout=10).status_code == 200
+        return False
 
     def stop(self) -> int:
         """SIGTERM; the exit code. Raises subprocess.TimeoutExpired when it does not end."""

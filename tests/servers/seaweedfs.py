@@ -15,15 +15,12 @@ import itertools
 import json
 import os
 import shutil
-import signal
-import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote
 
 import boto3
@@ -33,7 +30,9 @@ from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.credentials import Credentials
 
+from tests.servers.process import ServerProcess
 from tests.servers.valkey import free_port
+from tests.servers.warm_python import Process
 from tests.support.processes import launch
 
 ACCESS_KEY = "runhook-test-key"
@@ -53,7 +52,7 @@ def weed_binary() -> str:
     return found
 
 
-class S3Server:
+class S3Server(ServerProcess):
     """One SeaweedFS process, with master, volume, filer and S3 gateway in it."""
 
     access_key = ACCESS_KEY
@@ -61,20 +60,14 @@ class S3Server:
     region = "us-east-1"
 
     def __init__(self, directory: Path, volume_size_mb: int = 256) -> None:
-        self.directory = directory
+        super().__init__(directory)
         self.volume_size_mb = volume_size_mb
         self.ports: dict[str, int] = {}
-        self.process: subprocess.Popen[bytes] | None = None
         self._client: Any = None
 
     @property
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self.ports['s3.port']}"
-
-    @property
-    def pid(self) -> int:
-        assert self.process is not None, "the server was not started"
-        return self.process.pid
 
     @property
     def client(self) -> Any:
@@ -111,14 +104,14 @@ class S3Server:
                 assert answer.status == 200, (key, answer.status, found[key])
         return found
 
-    def start(self, wait: float = 60) -> S3Server:
-        """Start on free ports. Returns when S3 answers; another process may take a port first, so it tries again."""
-        for _ in range(3):
-            if self._start_once(wait):
-                return self
-        raise AssertionError(f"seaweedfs did not start:\n{self._log()}")
+    def start(self) -> Self:
+        """Start on free ports. Another process may take a port first, so it tries again."""
+        for _ in range(2):
+            with contextlib.suppress(AssertionError):
+                return super().start()
+        return super().start()
 
-    def _start_once(self, wait: float) -> bool:
+    def launch(self) -> Process:
         self.directory.mkdir(parents=True, exist_ok=True)
         self.ports = dict(zip(_PORTS, (free_port() for _ in _PORTS), strict=True))
         credentials = [{"accessKey": self.access_key, "secretKey": self.secret_key}]
@@ -134,17 +127,9 @@ class S3Server:
         command += [f"-{name}={port}" for name, port in self.ports.items()]
         environ = {"PATH": os.environ.get("PATH", ""), "HOME": str(self.directory), "WEED_S3_SSE_KEK": SSE_KEY}
         environ["WEED_MASTER_VOLUME_GROWTH_COPY_1"] = "1"  # seven, the default, cost 0.2 s a bucket
-        log = self.directory / "log"
-        self.process = launch(command, log, cwd=self.directory, env=environ, start_new_session=True)
-        deadline = time.monotonic() + wait
-        while time.monotonic() < deadline and self.process.poll() is None:
-            if self._answers():
-                return True
-            time.sleep(0.05)
-        self.kill()
-        return False
+        return launch(command, self.directory / "log", cwd=self.directory, env=environ, start_new_session=True)
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
         """Whether a bucket can be listed: the port is open before the parts behind it are ready."""
         try:
             with urllib.request.urlopen(self.endpoint + "/status", timeout=1):
@@ -154,26 +139,12 @@ class S3Server:
             return False
         return True
 
-    def _log(self) -> str:
-        path = self.directory / "log"
-        return path.read_text(errors="replace")[-3000:] if path.exists() else ""
-
     def kill(self) -> None:
         """kill -9, wait until it is gone, and remove the sockets that it puts in /tmp under its ports."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
+        super().kill()
         for port in self.ports.values():
             for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
                 left.unlink(missing_ok=True)
-
-    def hang(self) -> None:
-        """SIGSTOP: connections are taken by the kernel, and nothing answers."""
-        os.kill(self.pid, signal.SIGSTOP)
-
-    def resume(self) -> None:
-        """SIGCONT after `hang`."""
-        os.kill(self.pid, signal.SIGCONT)
 
     def new_bucket(self) -> str:
         """Make a bucket with a name that was never used on this server."""

