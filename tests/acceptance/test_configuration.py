@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from tests.servers import warm_python
 from tests.servers.dev import Dev, a_run
@@ -25,27 +23,14 @@ class DevHere(Dev):
         return []
 
 
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., DevHere]]:
-    started: list[DevHere] = []
-
-    def it(**options: Any) -> DevHere:
-        started.append(DevHere(tmp_path, **options))
-        return started[-1]
-
-    yield it
-    for dev in started:
-        dev.end()
-
-
 def logged(log: str, program: str) -> list[dict[str, Any]]:
     """What a program that `runhook dev` runs has logged as JSON. Fails for a line that is not."""
     return [json.loads(line) for line in re.findall(rf"^{program} *\| (.*)$", log, re.MULTILINE)]
 
 
-def test_all_processes_log_in_the_form_that_is_set(start: Callable[..., DevHere]) -> None:
+def test_all_processes_log_in_the_form_that_is_set(start_dev: Callable[..., Dev]) -> None:
     # Given runhook dev that logs JSON, with a webhook that is delivered
-    dev = start(RUNHOOK_LOG_FORMAT="json", RUNHOOK_DATA="d").ready()
+    dev = start_dev(DevHere, RUNHOOK_LOG_FORMAT="json", RUNHOOK_DATA="d").ready()
     dev.post(a_run(1))
     eventually(lambda: "deliver.settled" in dev.log, what=lambda: dev.log)
     dev.end()
@@ -62,7 +47,7 @@ def test_all_processes_log_in_the_form_that_is_set(start: Callable[..., DevHere]
     assert (settled["sink"], settled["accepted"]) == ("archive", 1)
 
 
-def test_values_from_every_place_reach_all_processes(start: Callable[..., DevHere], tmp_path: Path) -> None:
+def test_values_from_every_place_reach_all_processes(start_dev: Callable[..., Dev], tmp_path: Path) -> None:
     # Given a key in the secrets directory, a sink's folder in a file, and the data directory in .env
     for name, text in {"skyvern_api_key": "sekret-key\n", "folder": f"{tmp_path}/kept\n"}.items():
         (tmp_path / "secrets").mkdir(exist_ok=True)
@@ -73,7 +58,7 @@ sources: {skyvern: {secrets: ["${SKYVERN_API_KEY}"]}}
 sinks: {archive: {type: files, path: "${ARCHIVE}"}}
 routes: [{name: all, to: [archive]}]
 """
-    dev = start(config=config, ARCHIVE_FILE="secrets/folder").ready()
+    dev = start_dev(DevHere, config=config, ARCHIVE_FILE="secrets/folder").ready()
     # When a webhook comes that is signed with that key
     dev.post(a_run(1), "sekret-key")
     # Then the sink writes into that folder, and the data directory is that of .env
@@ -96,8 +81,8 @@ routes: [{name: all, to: [archive]}]
     assert printed == {name: shown[name] or "not set" for name in printed}
 
 
-def test_a_process_logs_nothing_below_its_level(start: Callable[..., DevHere]) -> None:
-    dev = start(RUNHOOK_LOG_LEVEL="error", RUNHOOK_DATA="d").ready()
+def test_a_process_logs_nothing_below_its_level(start_dev: Callable[..., Dev]) -> None:
+    dev = start_dev(DevHere, RUNHOOK_LOG_LEVEL="error", RUNHOOK_DATA="d").ready()
     dev.post(a_run(1))
     eventually(lambda: any("tsk_1" in str(path) for path in dev.data.glob("archive/**/*")), what=lambda: dev.log)
     dev.end()

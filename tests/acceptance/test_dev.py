@@ -12,7 +12,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -25,19 +24,6 @@ from tests.support.ledger import with_tables
 from tests.support.paths import ROOT
 from tests.support.processes import alive, descendants
 from tests.support.waiting import eventually, seconds_until
-
-
-@pytest.fixture
-def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Dev]]:
-    started: list[Dev] = []
-
-    def it(directory: Path | None = None, **options: Any) -> Dev:
-        started.append(Dev(directory or tmp_path_factory.mktemp("d"), **options))
-        return started[-1]
-
-    yield it
-    for dev in started:
-        dev.end()
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +54,10 @@ def refused(dev: Dev, code: int) -> str:
 # --- From start to end
 
 
-def test_a_webhook_becomes_a_file_and_ctrl_c_leaves_no_process(start: Callable[..., Dev]) -> None:
+def test_a_webhook_becomes_a_file_and_ctrl_c_leaves_no_process(start_dev: Callable[..., Dev]) -> None:
     # Given runhook dev with nothing set but a port for operators
     admin = free_port()
-    dev = start(config=f"{CONFIG}\nserver: {{admin: {admin}}}\n").ready()
+    dev = start_dev(config=f"{CONFIG}\nserver: {{admin: {admin}}}\n").ready()
     assert f"admin port: http://127.0.0.1:{admin} " in dev.log
     assert urllib.request.urlopen(f"http://127.0.0.1:{admin}/metrics", timeout=60).status == 200
     assert f"http://127.0.0.1:{dev.port}/webhooks/skyvern" in dev.log
@@ -124,17 +110,17 @@ def test_killed_process_is_restarted_and_work_resumes(running: Dev) -> None:
         print(f"{took:.2f} seconds from kill -9 of {words} to a new event delivered")
 
 
-def test_a_second_one_on_the_same_data_is_one_line(running: Dev, start: Callable[..., Dev]) -> None:
-    line = refused(start(running.data.parent), 3)
+def test_a_second_one_on_the_same_data_is_one_line(running: Dev, start_dev: Callable[..., Dev]) -> None:
+    line = refused(start_dev(directory=running.data.parent), 3)
     assert f"in use by another Runhook (process {running.process.pid})" in line
 
 
-def test_kill_9_leaves_no_process_and_loses_nothing(running: Dev, start: Callable[..., Dev]) -> None:
+def test_kill_9_leaves_no_process_and_loses_nothing(running: Dev, start_dev: Callable[..., Dev]) -> None:
     pids = descendants(running.process.pid)
     assert len(pids) >= 5  # Valkey, serve, clock, the worker and its process
     running.process.kill()
     eventually(lambda: not any(alive(pid) for pid in pids))
-    again = start(running.data.parent).ready()
+    again = start_dev(directory=running.data.parent).ready()
     again.post(a_run(2))
     eventually(lambda: any("tsk_2" in str(path) for path in again.data.glob("archive/**/*")), what=lambda: again.log)
 
@@ -142,25 +128,25 @@ def test_kill_9_leaves_no_process_and_loses_nothing(running: Dev, start: Callabl
 # --- What it refuses
 
 
-def test_a_wrong_config_is_one_line_for_each_problem(start: Callable[..., Dev]) -> None:
-    line = refused(start(config=CONFIG.replace("type: files", "type: flies")), 2)
+def test_a_wrong_config_is_one_line_for_each_problem(start_dev: Callable[..., Dev]) -> None:
+    line = refused(start_dev(config=CONFIG.replace("type: files", "type: flies")), 2)
     assert "runhook.yaml:5: sinks.archive.type" in line
 
 
-def test_a_redis_that_is_away_is_one_line(start: Callable[..., Dev]) -> None:
-    line = refused(start(REDIS_URL="redis://:secret@127.0.0.1:1/0"), 3)
+def test_a_redis_that_is_away_is_one_line(start_dev: Callable[..., Dev]) -> None:
+    line = refused(start_dev(REDIS_URL="redis://:secret@127.0.0.1:1/0"), 3)
     assert "Redis can't be used (redis://:********@127.0.0.1:1/0): " in line
     assert "; start it, or unset REDIS_URL for the embedded Valkey" in line
 
 
-def test_a_ledger_of_another_schema_starts_nothing(start: Callable[..., Dev], tmp_path: Path) -> None:
+def test_a_ledger_of_another_schema_starts_nothing(start_dev: Callable[..., Dev], tmp_path: Path) -> None:
     # Given a ledger that another version has made
     url = f"sqlite:///{tmp_path}/ledger.db"
     ledger = with_tables(Ledger(url))
     ledger.write(lambda it: it.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'"))
     ledger.close()
     # When dev is called, it ends with what is wrong, and has never said that it is ready
-    dev = start(DATABASE_URL=url)
+    dev = start_dev(DATABASE_URL=url)
     line = refused(dev, 3)
     assert line.startswith(
         f"runhook: the ledger's schema is 9999, and this version of Runhook needs {HEAD} (sqlite:///"
@@ -191,7 +177,7 @@ class SlowSink(Sink[SinkOptions]):
 """
 
 
-def test_it_is_ready_when_the_last_sink_can_be_sent_to(start: Callable[..., Dev], tmp_path: Path) -> None:
+def test_it_is_ready_when_the_last_sink_can_be_sent_to(start_dev: Callable[..., Dev], tmp_path: Path) -> None:
     # Given a sink that takes its time until it can take deliveries
     go, site = tmp_path / "go", tmp_path / "site"
     about = site / "slow_sink-1.dist-info"
@@ -201,7 +187,7 @@ def test_it_is_ready_when_the_last_sink_can_be_sent_to(start: Callable[..., Dev]
     (about / "entry_points.txt").write_text("[runhook.sinks]\nslow = slow_sink:SlowSink\n")
     config = CONFIG.replace("routes:", "  slow: {type: slow}\nroutes:")
     # When everything else is up
-    dev = start(config=config, python=sys.executable, GO=str(go), PYTHONPATH=f"{site}{os.pathsep}{ROOT}")
+    dev = start_dev(config=config, python=sys.executable, GO=str(go), PYTHONPATH=f"{site}{os.pathsep}{ROOT}")
     # Then that is said, and nothing is ready
     waits = "not ready: waiting for worker"
     eventually(lambda: waits in dev.log or "ready: http" in dev.log, what=lambda: dev.log)
@@ -212,7 +198,7 @@ def test_it_is_ready_when_the_last_sink_can_be_sent_to(start: Callable[..., Dev]
     dev.ready()
 
 
-def test_a_busy_port_is_one_line_and_nothing_was_started(start: Callable[..., Dev], tmp_path: Path) -> None:
+def test_a_busy_port_is_one_line_and_nothing_was_started(start_dev: Callable[..., Dev], tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -228,8 +214,8 @@ def test_a_busy_port_is_one_line_and_nothing_was_started(start: Callable[..., De
     assert not (dev.data / "redis").exists()
 
 
-def test_dev_reports_an_unavailable_ledger_first(start: Callable[..., Dev]) -> None:
-    dev = start(DATABASE_URL=f"postgresql://u:sekret@127.0.0.1:{free_port()}/db")
+def test_dev_reports_an_unavailable_ledger_first(start_dev: Callable[..., Dev]) -> None:
+    dev = start_dev(DATABASE_URL=f"postgresql://u:sekret@127.0.0.1:{free_port()}/db")
     assert dev.process.wait(60) == 3, dev.log
     waiting, line = dev.log.splitlines()
     assert "waiting for it, at most 3 s" in waiting

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -25,26 +25,22 @@ def commands(client: redis.Redis) -> Counter[str]:
 pytestmark = pytest.mark.long
 
 
-def test_a_quiet_deployment_asks_redis_for_little(tmp_path: Path) -> None:
+def test_a_quiet_deployment_asks_redis_for_little(start_dev: Callable[..., Dev]) -> None:
     names = [f"s{number}" for number in range(10)]
     config = {
         "sources": {"skyvern": {"secrets": ["${SKYVERN_API_KEY}"]}},
         "sinks": {name: {"type": "files", "path": f"${{RUNHOOK_DATA}}/{name}"} for name in names},
         "routes": [{"name": "all", "to": names}],
     }
-    dev = Dev(tmp_path, config=json.dumps(config))
-    try:
-        dev.ready()
-        with redis.Redis(unix_socket_path=str(dev.data / "redis" / "valkey.sock")) as client:
-            for _ in range(6):  # what its start asks comes first, and lasts longer on a busy machine
-                before = commands(client)
-                time.sleep(SECONDS)
-                asked = commands(client) - before
-                # One that polls asks several times as much; all parts wait for jobs in two commands of five seconds.
-                quiet = asked.total() < 5 * SECONDS and asked["blmove"] + asked["blpop"] < SECONDS
-                if quiet:
-                    break
-    finally:
-        dev.end()
+    dev = start_dev(config=json.dumps(config)).ready()
+    with redis.Redis(unix_socket_path=str(dev.data / "redis" / "valkey.sock")) as client:
+        for _ in range(6):  # what its start asks comes first, and lasts longer on a busy machine
+            before = commands(client)
+            time.sleep(SECONDS)
+            asked = commands(client) - before
+            # One that polls asks several times as much; all parts wait for jobs in two commands of five seconds.
+            quiet = asked.total() < 5 * SECONDS and asked["blmove"] + asked["blpop"] < SECONDS
+            if quiet:
+                break
 
     assert quiet, asked

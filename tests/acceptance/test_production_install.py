@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import venv
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -32,15 +32,6 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "venv"
 
 
-@pytest.fixture
-def dev(environment: Path, tmp_path: Path) -> Iterator[Dev]:
-    dev = Dev(tmp_path, python=str(environment / "bin/python"), PYTHONPATH="")
-    try:
-        yield dev.ready()
-    finally:
-        dev.end()
-
-
 def test_lock_has_all_that_the_wheel_requires(environment: Path) -> None:
     subprocess.run([environment / "bin/pip", "check"], check=True)
 
@@ -52,7 +43,8 @@ def test_production_install_is_small(environment: Path) -> None:
     assert blocks * 512 < MAXIMUM_SIZE << 20
 
 
-def test_production_install_delivers_a_webhook(dev: Dev) -> None:
+def test_production_install_delivers_a_webhook(environment: Path, start_dev: Callable[..., Dev]) -> None:
+    dev = start_dev(python=str(environment / "bin/python"), PYTHONPATH="").ready()
     dev.post(a_run(1))
 
     eventually(lambda: list((dev.data / "archive").rglob("run.json")), what=lambda: dev.log)

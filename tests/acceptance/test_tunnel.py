@@ -9,10 +9,8 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-
-import pytest
 
 from tests.servers.dev import Dev
 from tests.servers.skyvern import KEY, SkyvernSimulator
@@ -29,23 +27,13 @@ class Tunnelled(Dev):
         return [*super().options(directory), "--tunnel"]
 
 
-Start = Callable[..., Tunnelled]
+Start = Callable[..., Dev]
 
 
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    started: list[Tunnelled] = []
-
-    def it(sim: SkyvernSimulator) -> Tunnelled:
-        config = (ROOT / "config" / "runhook.yaml").read_text()
-        path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
-        environ = {"PATH": path, "SKYVERN_API_KEY": KEY, "SKYVERN_BASE_URL": sim.url}
-        started.append(Tunnelled(tmp_path, config=config, **environ))
-        return started[-1]
-
-    yield it
-    for dev in started:
-        dev.end()
+def start(start_dev: Start, tmp_path: Path, sim: SkyvernSimulator) -> Dev:
+    config = (ROOT / "config" / "runhook.yaml").read_text()
+    path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    return start_dev(Tunnelled, config=config, PATH=path, SKYVERN_API_KEY=KEY, SKYVERN_BASE_URL=sim.url)
 
 
 def status(url: str, path: str) -> int:
@@ -82,11 +70,11 @@ def new_key(dev: Dev, sim: SkyvernSimulator, tmp_path: Path) -> str:
 
 
 def test_tunnel_url_reaches_all_processes_also_a_new_one(
-    start: Start, skyvern_simulator: SkyvernSimulator, tmp_path: Path
+    start_dev: Start, skyvern_simulator: SkyvernSimulator, tmp_path: Path
 ) -> None:
     # Given dev with a tunnel
     install(tmp_path / "bin", "cloudflared", CLOUDFLARED)
-    dev, sim = start(skyvern_simulator).ready(), skyvern_simulator
+    dev, sim = start(start_dev, tmp_path, skyvern_simulator).ready(), skyvern_simulator
     assert f"public URL: {FIRST}" in dev.log
     calls = (tmp_path / "bin" / "cloudflared.calls").read_text()
     assert f"tunnel --no-autoupdate --url http://127.0.0.1:{dev.port}" in calls
@@ -123,11 +111,11 @@ def test_tunnel_url_reaches_all_processes_also_a_new_one(
 
 
 def test_tunnel_without_url_ends_dev_with_its_last_lines(
-    start: Start, skyvern_simulator: SkyvernSimulator, tmp_path: Path
+    start_dev: Start, skyvern_simulator: SkyvernSimulator, tmp_path: Path
 ) -> None:
     install(tmp_path / "bin", "cloudflared", "failed to request quick Tunnel: no such host\n", then="exit 1")
 
-    dev = start(skyvern_simulator)
+    dev = start(start_dev, tmp_path, skyvern_simulator)
 
     assert dev.process.wait(60) == 3, dev.log
     assert dev.log.splitlines() == [

@@ -5,12 +5,10 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from simulator.runs import SimRun
 from tests.servers.dev import Dev, a_run
@@ -23,19 +21,6 @@ Start = Callable[..., Dev]
 Simulate = Callable[..., SkyvernSimulator]
 
 SHIPPED = (ROOT / "config" / "runhook.yaml").read_text() + "\nallowed_addresses: [127.0.0.1]\n"
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    started: list[Dev] = []
-
-    def it(config: str = SHIPPED, **environ: str) -> Dev:
-        started.append(Dev(tmp_path, config=config, **environ))
-        return started[-1].ready()
-
-    yield it
-    for dev in started:
-        dev.end()
 
 
 def start_outside(sim: SkyvernSimulator, **fields: Any) -> SimRun:
@@ -69,12 +54,12 @@ def delivered(dev: Dev, run: SimRun) -> bool:
     return run.settled and run.id in rows(dev) and files_of(run) <= kept_files(dev, run)
 
 
-def test_results_come_within_30_s_without_any_webhook(start: Start, simulate_skyvern: Simulate) -> None:
+def test_results_come_within_30_s_without_any_webhook(start_dev: Start, simulate_skyvern: Simulate) -> None:
     # Given an account with a run that has ended, and dev with its key and nothing else
     sim = simulate_skyvern(speed=1.0, run_seconds=2.0)
     earlier = start_outside(sim, engine="skyvern-2.0", prompt="earlier")
     sim.wait_final(earlier.id)
-    dev = start(SKYVERN_API_KEY=KEY, SKYVERN_BASE_URL=sim.url)
+    dev = start_dev(config=SHIPPED, SKYVERN_API_KEY=KEY, SKYVERN_BASE_URL=sim.url).ready()
     assert f"watching the account at {sim.url}: results are here within about 30 s" in dev.log
     assert "WARNING" not in dev.log
     eventually(lambda: "watch.began source=skyvern" in dev.log, what=lambda: dev.log)
@@ -104,7 +89,7 @@ def test_results_come_within_30_s_without_any_webhook(start: Start, simulate_sky
     assert rows(dev) == {run.id for run in runs}
 
 
-def test_runs_of_earlier_are_imported_with_since(simulate_skyvern: Simulate, tmp_path: Path) -> None:
+def test_runs_of_earlier_are_imported_with_since(simulate_skyvern: Simulate, start_dev: Start) -> None:
     sim = simulate_skyvern()
     earlier = start_outside(sim, engine="skyvern-2.0", prompt="earlier")
     sim.wait_final(earlier.id)
@@ -113,17 +98,14 @@ def test_runs_of_earlier_are_imported_with_since(simulate_skyvern: Simulate, tmp
         def options(self, directory: Path) -> list[str]:
             return [*super().options(directory), "--since", "1h"]
 
-    dev = Since(tmp_path, config=SHIPPED, SKYVERN_API_KEY=KEY, SKYVERN_BASE_URL=sim.url)
-    try:
-        dev.ready()
-        eventually(lambda: rows(dev) == {earlier.id}, what=lambda: dev.log)
-    finally:
-        dev.end()
+    dev = start_dev(Since, config=SHIPPED, SKYVERN_API_KEY=KEY, SKYVERN_BASE_URL=sim.url)
+    eventually(lambda: rows(dev) == {earlier.id}, what=lambda: dev.log)
 
 
-def test_local_key_is_not_sent_to_an_explicit_api_base(start: Start, scripted_server: ScriptedServer) -> None:
+def test_local_key_is_not_sent_to_an_explicit_api_base(start_dev: Start, scripted_server: ScriptedServer) -> None:
     # Given a source that names Skyvern's address, and no SKYVERN_API_KEY
-    dev = start(SHIPPED.replace("watch: true", f"watch: true\n    api_base: {scripted_server.url}"))
+    config = SHIPPED.replace("watch: true", f"watch: true\n    api_base: {scripted_server.url}")
+    dev = start_dev(config=config).ready()
     assert (dev.data / "skyvern-api-key").exists()
 
     # When the clock does its work, and a webhook is delivered, whose files Skyvern would be asked for

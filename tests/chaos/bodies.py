@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from receiver.delivery.claim_budget import AHEAD
 from receiver.domain.event import delivery_id, event_id
-from tests.support import run_ids
+from tests.support.run_ids import run_id
 
 SOURCE: Final = "skyvern"
 SHARES: Final[dict[str, tuple[int, ...]]] = {
@@ -38,16 +38,6 @@ UNKNOWN: Final = CONCURRENCY * AHEAD
 held."""
 
 _TEXTS = ("</script>", "\u2028", "žluťoučký kůň", "🦊" * 3, "{{ 7 * 7 }}", "'; DROP TABLE runs; --", "\\u0000")
-
-
-def run_id(number: int) -> str:
-    """The id of run `number`."""
-    return run_ids.run_id(number)
-
-
-def number_of(run: str) -> int:
-    """The number of a run id made here. Raises ValueError."""
-    return run_ids.number_of(run)
 
 
 def output(number: int) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from tests.chaos.program import Program
 from tests.chaos.report import report
 from tests.chaos.system import SECRET, System
 from tests.chaos.verdict import Evidence, Fault, Row
+from tests.support.run_ids import number_of
 from tests.support.waiting import eventually
 
 STALLED: Final = 45.0
@@ -368,7 +369,7 @@ class _Conductor:
         found = self.system.results("SELECT run_id, event_id, status, output FROM runs")
         rows = []
         for run_id, event, status, output in found:
-            number = bodies.number_of(run_id)
+            number = number_of(run_id)
             right = event == bodies.event(number) and status == "completed" and output == bodies.output(number)
             rows.append(Row(run_id, event, right))
         return rows
@@ -378,7 +379,7 @@ def _folder(path: Path) -> tuple[Row, float]:
     """An event's folder as a row, and when it was complete."""
     content = path.read_bytes()
     run_id = json.loads(content)["run_id"]
-    number = bodies.number_of(run_id)
+    number = number_of(run_id)
     manifest = path.with_name("manifest.json")
     right = hashlib.sha256(content).hexdigest() == bodies.digest(number) and manifest.exists()
     return Row(run_id, path.parent.name, right), (manifest if manifest.exists() else path).stat().st_mtime

@@ -1,4 +1,7 @@
-"""`runhook dev` as a process."""
+"""`runhook dev` as a process.
+
+start_dev   `start_dev(kind=Dev, directory=None, **options)`: one that ends with the test
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,11 @@ import os
 import subprocess
 import sys
 import urllib.error
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from receiver.domain.signature import sign
 from tests.servers.valkey import free_port
@@ -105,3 +112,16 @@ def a_run(number: int) -> bytes:
     return json.dumps(
         {"run_id": f"tsk_{number}", "run_type": "task_v2", "status": "completed", "output": {"n": number}}
     ).encode()
+
+
+@pytest.fixture
+def start_dev(tmp_path: Path) -> Iterator[Callable[..., Dev]]:
+    started: list[Dev] = []
+
+    def start(kind: type[Dev] = Dev, directory: Path | None = None, **options: Any) -> Dev:
+        started.append(kind(directory or tmp_path, **options))
+        return started[-1]
+
+    yield start
+    for dev in started:
+        dev.end()
