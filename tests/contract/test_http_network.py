@@ -221,20 +221,6 @@ def test_unrequested_response_never_answers_next_request(serve: Serve, sink_to: 
     assert server.connections == 2
 
 
-@pytest.mark.parametrize("before", [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nok"])
-def test_reset_before_or_within_response_is_unavailable(serve: Serve, sink_to: SinkTo, before: bytes) -> None:
-    def talk(accepted: socket.socket) -> None:
-        server.read(accepted)
-        accepted.sendall(before)
-        reset(accepted)
-
-    server = serve(talk)
-
-    assert "the connection broke" in send(sink_to(server))
-
-    assert len(server.requests) == 1
-
-
 def test_response_before_the_whole_request_counts(serve: Serve, sink_to: SinkTo) -> None:
     """A server says 413 and hangs up while a large body is on its way."""
 
@@ -248,21 +234,28 @@ def test_response_before_the_whole_request_counts(serve: Serve, sink_to: SinkTo)
         send(sink_to(serve(talk)), body=b"x" * (64 << 20))
 
 
-@pytest.mark.parametrize("how", [reset, socket.socket.close])
-def test_post_is_not_repeated_when_kept_connection_closes(serve: Serve, sink_to: SinkTo, how: Talk) -> None:
+@pytest.mark.parametrize("kept", [False, True], ids=["new", "kept"])
+@pytest.mark.parametrize("end", [reset, socket.socket.close])
+@pytest.mark.parametrize("before", [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nok"])
+def test_end_before_or_within_the_response_is_not_repeated(
+    serve: Serve, sink_to: SinkTo, before: bytes, end: Talk, *, kept: bool
+) -> None:
     def talk(accepted: socket.socket) -> None:
+        if kept:
+            server.read(accepted)
+            accepted.sendall(OK)
         server.read(accepted)
-        accepted.sendall(OK)
-        server.read(accepted)
-        how(accepted)
+        accepted.sendall(before)
+        end(accepted)
 
     server = serve(talk)
     sink = sink_to(server)
-    assert send(sink, "a") == "accepted"
+    if kept:
+        assert send(sink, "before") == "accepted"
 
-    assert "the connection broke" in send(sink, "b")
+    assert "the connection broke" in send(sink)
 
-    assert (server.connections, len(server.requests)) == (1, 2)
+    assert (server.connections, len(server.requests)) == (1, 1 + kept)
 
 
 def test_connection_closed_while_idle_is_replaced(serve: Serve, sink_to: SinkTo) -> None:

@@ -141,40 +141,37 @@ def statuses(got: bytes) -> list[bytes]:
 # --- Time
 
 
-@pytest.mark.parametrize("sent", [b"", b"\r\n", b"GET / HTTP/1.1\r\n"], ids=["silent", "blank lines", "half"])
-async def test_first_head_must_come_in_time(port: int, listener: Listening, sent: bytes) -> None:
-    got = await talk(port, sent)
-    assert statuses(got) == [b"408"]
-    assert b'{"error":{"code":"timeout"' in got
-    assert listener.ended["slow"] == 1
+HALF = b"GET / HTTP/1.1\r\n"
 
 
-async def test_a_trickling_head_is_refused(port: int) -> None:
-    assert statuses(await talk(port, b"GET / HTTP/1.1\r\n", *[b"X: y\r\n"] * 30, pause=BOUND / 6)) == [b"408"]
+@pytest.mark.parametrize(
+    ("pieces", "pause", "expected"),
+    [
+        ([b""], 0.0, [b"408"]),
+        ([b"\r\n"], 0.0, [b"408"]),
+        ([HALF], 0.0, [b"408"]),
+        ([HALF, *[b"X: y\r\n"] * 30], BOUND / 6, [b"408"]),
+        ([REQUEST, HALF], 0.05, [b"204", b"408"]),
+        ([REQUEST + HALF], 0.0, [b"204", b"408"]),
+        ([REQUEST, b"\r\n"], 0.05, [b"204"]),
+        ([POST % 9 + b"x"], 0.0, [b"408"]),
+        ([(POST % 1000).replace(b"/ ", b"/refused "), *[b"x"] * 30], BOUND / 6, [b"401"]),
+    ],
+    ids=["silence", "blank line", "half a head", "trickling head", "second head", "second head with the first",
+         "blank line after a request", "half a body", "rest of a refused body"],
+)  # fmt: skip
+async def test_what_does_not_come_in_time_ends_its_connection(
+    port: int, app: App, listener: Listening, pieces: list[bytes], pause: float, expected: list[bytes]
+) -> None:
+    got = await talk(port, *pieces, pause=pause)
 
-
-async def test_the_second_head_has_the_same_limit(port: int) -> None:
-    assert statuses(await talk(port, REQUEST, b"GET / HTTP/1.1\r\n", pause=0.05)) == [b"204", b"408"]
-
-
-async def test_head_that_came_with_a_request_has_a_limit(port: int) -> None:
-    assert statuses(await talk(port, REQUEST + b"GET / HTTP/1.1\r\n")) == [b"204", b"408"]
-
-
-async def test_blank_lines_do_not_keep_an_idle_connection(port: int) -> None:
-    assert statuses(await talk(port, REQUEST, b"\r\n", pause=0.05)) == [b"204"]
-
-
-async def test_a_body_that_stops_ends_its_request(port: int, app: App) -> None:
-    got = await talk(port, POST % 9 + b"x")
-    assert statuses(got) == [b"408"]
-    assert b"the body of the request did not come in time" in got
-    await asyncio.to_thread(eventually, lambda: app.gone == 1)
-
-
-async def test_the_rest_of_a_refused_body_has_a_limit(port: int) -> None:
-    refused = (POST % 1000).replace(b"/ ", b"/refused ")
-    assert statuses(await talk(port, refused, *[b"x"] * 30, pause=BOUND / 6)) == [b"401"]
+    assert statuses(got) == expected
+    if expected == [b"408"]:
+        assert b'{"error":{"code":"timeout"' in got
+        assert listener.ended["slow"] == 1
+    if pieces[0].startswith(b"POST / "):
+        assert b"the body of the request did not come in time" in got
+        await asyncio.to_thread(eventually, lambda: app.gone == 1)
 
 
 async def test_a_slow_response_is_no_reason_to_close(port: int, app: App) -> None:
