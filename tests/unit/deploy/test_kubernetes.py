@@ -58,18 +58,13 @@ def test_manifest_follows_the_kubernetes_api(manifest: dict[str, Any], version: 
 
 
 @workloads
-def test_container_runs_a_command_of_the_image(workload: dict[str, Any]) -> None:
+def test_container_is_hardened_and_runs_a_command(workload: dict[str, Any]) -> None:
     name, *options = container(workload)["args"]
+    pod = workload["spec"]["template"]["spec"]
 
     assert name == PROCESSES[component(workload)]
     assert "command" not in container(workload)  # the entrypoint runs
     parse([name, *options])
-
-
-@workloads
-def test_container_is_hardened(workload: dict[str, Any]) -> None:
-    pod = workload["spec"]["template"]["spec"]
-
     assert f"useradd --uid {pod['securityContext']['runAsUser']} " in (ROOT / "Dockerfile").read_text()
     assert pod["securityContext"]["runAsNonRoot"]
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -84,11 +79,15 @@ def test_container_is_hardened(workload: dict[str, Any]) -> None:
 
 
 @workloads
-def test_config_and_secrets_are_where_runhook_reads_them(workload: dict[str, Any]) -> None:
+def test_mounts_are_where_runhook_reads_and_writes(workload: dict[str, Any]) -> None:
     mounts = {each["name"]: each["mountPath"] for each in container(workload)["volumeMounts"]}
+    writable = {each["mountPath"] for each in container(workload)["volumeMounts"] if not each.get("readOnly")}
+    (data,) = [each["value"] for each in container(workload)["env"] if each["name"] == "RUNHOOK_DATA"]
 
     assert (mounts["config"], mounts["secrets"]) == ("/etc/runhook", "/run/secrets")
     assert set(references(workload)) == {("secret", "runhook"), *(("configMap", name) for name in generated())}
+    assert writable == {"/var/lib/runhook", "/tmp"}
+    assert Path(data).is_relative_to("/var/lib/runhook")
 
 
 @workloads
@@ -133,27 +132,15 @@ def test_kustomization_lists_every_file() -> None:
     assert listed == {path.name for path in FOLDER.iterdir()} - {"kustomization.yaml"}
 
 
-@workloads
-def test_container_can_write_where_runhook_does(workload: dict[str, Any]) -> None:
-    mounts = {each["mountPath"] for each in container(workload)["volumeMounts"] if not each.get("readOnly")}
-    (data,) = [each["value"] for each in container(workload)["env"] if each["name"] == "RUNHOOK_DATA"]
-
-    assert mounts == {"/var/lib/runhook", "/tmp"}
-    assert Path(data).is_relative_to("/var/lib/runhook")
-
-
-def test_receiver_is_probed_where_it_answers() -> None:
-    receiver = container(next(each for each in WORKLOADS if component(each) == "receiver"))
-
-    assert receiver["livenessProbe"]["httpGet"]["path"] == "/healthz"
-    assert receiver["readinessProbe"]["httpGet"]["path"] == "/readyz"
-    assert receiver["ports"] == [{"name": "http", "containerPort": 8000}]
-
-
-def test_service_leads_to_the_receiver() -> None:
+def test_service_and_probes_lead_to_the_receiver() -> None:
     (service,) = [each for each in MANIFESTS if each["kind"] == "Service"]
     receiver = next(each for each in WORKLOADS if component(each) == "receiver")
+    probed = container(receiver)
 
+    assert (probed["livenessProbe"]["httpGet"]["path"], probed["readinessProbe"]["httpGet"]["path"]) == (
+        "/healthz",
+        "/readyz",
+    )
     assert service["spec"]["selector"] == receiver["metadata"]["labels"]
     assert service["metadata"]["name"] == receiver["spec"]["serviceName"]
-    assert service["spec"]["ports"][0]["targetPort"] == "http"
+    assert service["spec"]["ports"][0]["targetPort"] == probed["ports"][0]["name"]
