@@ -400,33 +400,37 @@ def test_sink_that_cannot_start_delays_no_other(place: str, hooked: Callable[...
 
 
 @pytest.mark.parametrize("fault", ["killed", "hung"])
-def test_work_continues_soon_after_redis_is_back(
+def test_work_continues_during_and_after_a_redis_outage(
     fault: str, hooked: Callable[..., Hooked], valkey_factory: Callable[..., ValkeyProcess]
 ) -> None:
-    # Given a worker in the middle of a send
+    # Given a worker in the middle of a send, and a delivery that waits for its second try
     server = valkey_factory()
     it = hooked(server.url)
     it.it.run("worker")
+    it.it.run("clock")
     before = ready(it.it, "dispatch", "deliver:hook")
     it.it.start()
     release = it.sending()
-    # When Redis is down, and when it hangs for longer than any time-out in the worker
-    if fault == "killed":
-        server.kill()
-        it.order("tsk_meanwhile")
-        eventually(lambda: it.it.states("hook").get("delivered") == 1)  # the ledger is enough for that
-        server.start()
-    else:
-        server.hang()
-        time.sleep(8)
-        server.resume()
+    it.consumer.script += [Reply(503, {"retry-after": "2"})]
+    it.order("tsk_waiting")
+    eventually(lambda: it.it.states("hook").get("waiting") == 1)
+    # When Redis is down, or hangs, and more comes due
+    server.kill() if fault == "killed" else server.hang()
+    for number in range(5):
+        it.order(f"tsk_meanwhile_{number}")
+    # Then all of it is sent: the ledger is enough for that
+    eventually(lambda: it.it.states("hook").get("delivered") == 6, what=lambda: it.it.log_of("worker"))
+    eventually(lambda: it.it.log_of("worker").count("main: Redis can't be used now") == 1)
+    # And the same processes do old and new work within seconds of its return
+    server.start() if fault == "killed" else server.resume()
     release.set()
-    # Then the same processes do old and new work within seconds of its return
     watch = Stopwatch()
     it.order("tsk_after")
-    eventually(lambda: set(it.it.states("hook")) == {"delivered"}, what=lambda: it.it.log_of("worker"))
+    eventually(lambda: it.it.states("hook") == {"delivered": 8}, what=lambda: it.it.log_of("worker"))
     print(f"{watch.seconds:.2f}", f"seconds from the return of a Redis that was {fault} to work done")
     watch.at_most(MOMENT)
+    eventually(lambda: it.it.log_of("worker").count("Redis is back") == 1)
+    assert len(it.consumer.requests) == 9
     assert processes(it.it) == before
     assert all(alive(pid) for pid in before.values())
 
