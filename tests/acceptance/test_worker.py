@@ -151,6 +151,37 @@ def test_kill_9_of_the_supervisor_leaves_no_orphan(hooked: Callable[..., Hooked]
     eventually(lambda: not any(alive(pid) for pid in pids))
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("beside", [False, True], ids=["the next worker", "a worker beside it"])
+def test_claims_of_a_killed_worker_are_released(hooked: Callable[..., Hooked], beside: bool) -> None:
+    # Given a worker that has claimed two deliveries, for all the places of its sink, and two more that wait
+    it = hooked()
+    for run in ("tsk_1", "tsk_2"):
+        it.hold()
+        it.order(run)
+    it.order("tsk_3")
+    it.order("tsk_4")
+    it.it.run("worker")
+    eventually(lambda: len(it.consumer.requests) == 2, what=lambda: it.it.log_of("worker"))
+    it.it.parts["killed"] = it.it.parts.pop("worker")
+    if beside:
+        it.it.run("worker")
+        eventually(lambda: it.it.states() == {"delivered": 2, "sending": 2})
+
+    # When it is killed, and its claims hold for longer than this test waits
+    def extend_and_kill(connection: sa.Connection) -> None:
+        longer = sa.update(deliveries).where(deliveries.c.state == "sending")
+        connection.execute(longer.values(claim_until=deliveries.c.claim_until + 5 * PATIENCE))
+        it.it.kill_part("killed")
+
+    it.it.ledger.write(extend_and_kill)
+    if not beside:
+        it.it.run("worker")
+    # Then another worker sends all of it
+    it.it.all_delivered(4)
+    assert sorted(outcomes(it.it)) == ["accepted"] * 4 + ["lapsed"] * 2
+
+
 def test_sigterm_lets_a_send_end_and_exits_0(hooked: Callable[..., Hooked]) -> None:
     it = hooked()
     worker = it.it.run("worker")
