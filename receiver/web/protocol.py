@@ -40,7 +40,8 @@ _TURNED_AWAY: Final = 16
 class Seconds(NamedTuple):
     """Time limits of a connection. `piece`: until the first piece of a body. `body`: for all of it; the endpoints have
     shorter ones, which begin with that piece. `unread`: for a response that its client does not take. `drain`: in which
-    the rest of a refused request is read. `sweep`: between two checks."""
+    the rest of a refused request is read. `sweep`: between two checks. `first`: for a new connection to send its first
+    request when the server stops."""
 
     head: float = 10.0
     piece: float = 30.0
@@ -48,6 +49,7 @@ class Seconds(NamedTuple):
     unread: float = 30.0
     drain: float = 3.0
     sweep: float = 1.0
+    first: float = 1.0
 
 
 class Listening:
@@ -104,6 +106,7 @@ class HTTPProtocol(HttpToolsProtocol):
         self._unsent, self._unsent_since = 0, 0.0
         self._refusal: RequestError | None = None  # the last response of the connection
         self._drained = 0  # bytes received after it
+        self._stopping = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Count the connection. One too many is refused."""
@@ -124,6 +127,15 @@ class HTTPProtocol(HttpToolsProtocol):
         self._listener.peers.pop(self, None)
         self._disconnect()
         super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """End the connection with its response, as uvicorn does, but let a new one send its first request."""
+        request: Any = self.cycle  # None before the first one
+        if request is None and not self._stopping:
+            self._stopping = True
+            self.loop.call_later(self._listener.seconds.first, self.shutdown)
+        else:
+            super().shutdown()
 
     def data_received(self, data: bytes) -> None:
         """Parse `data`, or drop it if the last response was given."""

@@ -399,3 +399,24 @@ async def test_body_is_read_though_client_asks_for_upgrade(app: App, port: int, 
     # Then each is read whole
     assert got.count(b"HTTP/1.1 204") == 5, got
     assert app.bodies == [b"first", b"second", b"", b"last", b""]
+
+
+async def test_new_connection_may_send_its_request_during_a_stop(app: App) -> None:
+    # Given a connection that has sent nothing, to a server that begins to stop
+    listener = Listening(10, seconds=Seconds(first=PATIENCE))
+    async with serve(app, options(listener, lifespan="off")) as served:
+        reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+        while not listener.peers:  # noqa: ASYNC110 - set by another thread
+            await asyncio.sleep(0.01)
+        served.server.should_exit = True
+        while True:
+            try:
+                (await asyncio.open_connection("127.0.0.1", served.port))[1].close()
+            except ConnectionRefusedError:
+                break
+            await asyncio.sleep(0.01)
+        # When it sends a request, then it gets the response
+        writer.write(LAST)
+        assert (await reader.read()).startswith(b"HTTP/1.1 204")
+        writer.close()
+        assert app.bodies == [b""]
