@@ -51,8 +51,8 @@ def reload(
             pass  # it has just stopped
         except PermissionError:
             raise RunhookError(f"process {pid} belongs to another user; run this command as that user") from None
-    roles = {RECEIVER, DISPATCH, CLOCK, *map(deliver, loaded.destinations)}  # not those of sinks that were removed
-    missing = Counter(each.beat.role for each in before if each.beat.role in roles - fixed)
+    needed = {RECEIVER, DISPATCH, CLOCK, *map(deliver, loaded.destinations)}  # not those of sinks that were removed
+    missing = Counter(each.beat.role for each in before if each.beat.role in needed - fixed)
     until = time.monotonic() + wait
     config_hash = file_hash(settings.config)
     while missing and time.monotonic() < until:
@@ -63,7 +63,9 @@ def reload(
             typer.echo(f"{role}: uses {settings.config}")
             del missing[role]
     if fixed:
-        typer.echo(f"{', '.join(sorted(fixed))}: in a terminal or in `runhook dev`; stop and start them", err=True)
+        typer.echo(
+            f"{', '.join(sorted(fixed))}: in a terminal, in `runhook dev` or under nohup; restart them", err=True
+        )
     if missing:
         names = ", ".join(sorted(missing))
         raise RunhookError(f"not reloaded within {wait:g} s: {names}. Their logs say why; `runhook status` shows them")

@@ -4,7 +4,8 @@ A config with which the process could not start is refused, and nothing stops. T
 listening sockets stay open: new connections wait until it accepts them again. What comes from its environment or its
 command line stays the same.
 
-A process with a controlling terminal stops at SIGHUP instead: a closing terminal sends that signal.
+A process with a controlling terminal stops at SIGHUP instead: a closing terminal sends that signal. One that ignores
+the signal, as under nohup, does not reload.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _pid: int | None = None
 class Reload:
     """Reloads of this process. `validate`: raises RunhookError if the process could not start with the config file.
 
-    `on_hangup`: for `stop_signals`; None if the process has a controlling terminal. It calls `wake`, which is to make
+    `on_hangup`: for `stop_signals`; None if the process does not reload. It calls `wake`, which is to make
     the process call `accept`.
     """
 
@@ -40,7 +41,8 @@ class Reload:
         self.requested = False
         self.accepted = False
         self.wake: Callable[[], object] = lambda: None
-        self.on_hangup = None if _has_terminal() else self._request
+        ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # as under nohup
+        self.on_hangup = None if ignored or _has_terminal() else self._request
         _pid = os.getpid() if self.on_hangup else None
 
     def _request(self) -> None:

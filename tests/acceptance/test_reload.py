@@ -23,6 +23,11 @@ from tests.support.waiting import PATIENCE, eventually
 pytestmark = pytest.mark.long
 
 
+def heed_hangups() -> None:
+    """Handle SIGHUP although the tests may run under nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 class Processes:
     """The processes of a deployment, started as a shell does: a reload runs their commands again."""
 
@@ -35,7 +40,13 @@ class Processes:
         log = (self.it.directory / f"{name}.log").open("ab")
         command = [sys.executable, "-m", "receiver.cli", name, *options]
         self.running[name] = subprocess.Popen(
-            command, env=self.it.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            command,
+            env=self.it.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=heed_hangups,
         )
         log.close()
 
@@ -199,6 +210,7 @@ def test_process_in_a_terminal_stops_when_that_closes(make: Callable[..., tuple[
     it, _ = make("http://127.0.0.1:9")
     pid, terminal = pty.fork()
     if not pid:
+        heed_hangups()
         os.execve(
             sys.executable,
             [sys.executable, "-m", "receiver.cli", "serve", "--port", str(it.port)],
