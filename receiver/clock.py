@@ -41,10 +41,6 @@ from receiver.telemetry.logs import Fields
 # Seconds between two checks, and the maximum while nothing comes due before the next one.
 TICK = 1.0
 QUIET_TICK = 2.0
-# Seconds between two checks for results without a webhook; and for a receiver that expects no webhooks, where every
-# result waits for such a check.
-OVERDUE_EVERY = 4.0
-ALONE_EVERY = 1.0
 # Seconds between two checks for rare problems, and between two clean-ups, which are not urgent.
 SLOW_EVERY = 15.0
 TIDY_EVERY = 60.0
@@ -267,7 +263,7 @@ class Clock:
 
     def overdue(self) -> None:
         """Start polls for results that no webhook has brought."""
-        if self._reconciler and self._is_time_for("overdue", ALONE_EVERY if self._reconciler.alone else OVERDUE_EVERY):
+        if self._reconciler:
             self._reconciler.tick()
 
     def words(self) -> None:

@@ -64,7 +64,7 @@ def get_submission(service: Service, _actor: Actor, parameters: SubmissionParame
 
 
 class MissingRow(Result):
-    """A result that is overdue: of a submission, or of a run that no submission is for."""
+    """A result that is overdue: of a submission, or of a run that was not submitted here."""
 
     kind: str = Field(description="submission or run.")
     source: str
@@ -92,7 +92,7 @@ LIST_MISSING: Final = ListEndpoint(
     MissingRow,
     MissingParameters,
     missing.list_missing,
-    (int, float, str, str),
+    (float, str, str),
     "List overdue results, in the order of their next poll.",
 )
 LIST_SUBMISSIONS: Final = ListEndpoint(

@@ -144,10 +144,6 @@ class SubmitConfig(Model):
         le=1,
         description="Share of the held requests that one key may take of those that other keys leave free.",
     )
-    look_budget: Rate = Field(
-        "2/s",
-        description="Maximum rate of calls of a source's API for runs that requests wait for, over all processes.",
-    )
 
 
 class InboxConfig(Model):
@@ -236,7 +232,7 @@ class ReconcileConfig(Model):
     )
     longest: Seconds = Field(3600.0, gt=0, le=604800, description="Maximum pause between two polls of one run.")
     concurrency: Whole = Field(8, ge=1, le=64, description="Maximum polls of one source at once.")
-    budget: Rate = Field("60/m", description="Maximum rate of calls of a source's API.")
+    budget: Rate = Field("180/m", description="Maximum rate of calls of a source's API, over all processes.")
     absent_after: Seconds = Field(
         600.0,
         ge=60,

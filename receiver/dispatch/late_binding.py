@@ -24,7 +24,7 @@ from receiver.domain.redaction import Redactor
 from receiver.domain.run import RESTARTABLE, Run, RunKey, parse
 from receiver.domain.shape import completed
 from receiver.domain.submission import Submission
-from receiver.ledger import Connection, reroutes, run_polls
+from receiver.ledger import Connection, polls, reroutes
 from receiver.ledger.deliveries.creation import AddedDelivery
 from receiver.ledger.reroutes import LateCompletion, OldEvent, ResultKey
 from receiver.ledger.submissions import records
@@ -104,7 +104,7 @@ def _complete(connection: Connection, run: RunKey, page: Sequence[_LateEvent], n
         if each.old.newest:
             reroutes.put_status(connection, run, each.old.id, each.parsed.run, now)
             if _is_whole(each.parsed.run):
-                run_polls.stop(connection, *run)
+                polls.stop(connection, [run])
 
 
 def _is_whole(run: Run) -> bool:

@@ -27,11 +27,10 @@ from receiver.domain.parsed_event import ParsedEvent
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import RESTARTABLE, Run, RunKey
 from receiver.domain.time_limits import CLAIM
-from receiver.ledger import Connection, Ledger, LedgerDataError, run_polls
+from receiver.ledger import Connection, Ledger, LedgerDataError, polls
 from receiver.ledger.deliveries import claims
 from receiver.ledger.deliveries.claimed import Claimed
 from receiver.ledger.recording import load, write
-from receiver.ledger.submissions.polls import schedule_polls
 from receiver.routing.router import Router
 from receiver.runtime.throttle import TokenBucket
 from receiver.telemetry.workers import WorkerCounter
@@ -179,15 +178,15 @@ class EventRecorder:
         known, shut = load.load(connection, batch, room.keys(), now)
 
         new = self._decider.decide(batch, known)
-        polls = self._to_poll(new, known, now, polled)
+        once_more = self._to_poll(new, known, now, polled)
         owner = next((runner.owner for runner in runners.values()), "")
         open_room = {sink: places for sink, places in room.items() if sink not in shut}
         claim = first_claim.choose_claim(new, open_room, owner, now)
 
-        written = write.write(connection, new, known.keys(), now, claim, polls)
+        written = write.write(connection, new, known.keys(), now, claim)
         claimed = first_claim.claims_of(new, written.deliveries & claim.ids if claim else (), known, now)
         due = first_claim.sinks_due(written.events, claimed)
-        schedule_polls(connection, batch, known, new, now)
+        polls.after_events(connection, batch, known, new, once_more, now)
         self._poll_restarted(connection, batch, now)
         new_ids = {item.event.id for item in new}
         for key in sorted(key for key, run in known.items() if run.late):
@@ -196,10 +195,10 @@ class EventRecorder:
         return Recorded(written.events, claimed, due)
 
     def _poll_restarted(self, connection: Connection, batch: Sequence[ParsedEvent], now: float) -> None:
-        """Poll the retries that Skyvern has started for runs of the batch: no submission is polled for them."""
+        """Poll the retries that Skyvern has started for runs of the batch."""
         for source, run_id in sorted({(each.key[0], each.run.retried_by or "") for each in batch if each.run.run_id}):
             if run_id and self.may_ask(source):
-                run_polls.ask(connection, source, {run_id: now + poll_schedule.AFTER_RESTART}, now)
+                polls.ask(connection, source, {run_id: now + poll_schedule.AFTER_RESTART}, now)
 
     def _to_poll(
         self, new: Sequence[NewEvent], known: Mapping[RunKey, RunHistory], now: float, allowed: set[RunKey]
@@ -211,10 +210,10 @@ class EventRecorder:
         found: dict[RunKey, float] = {}
         for item in new:
             if item.key in known and known[item.key].submission:
-                polls, due_at = _may_be_restarted(item), now + poll_schedule.AFTER_RESTART
+                lacks, due_at = _may_be_restarted(item), now + poll_schedule.AFTER_RESTART
             else:
-                polls, due_at = _lacks_request(item), now + poll_schedule.FOR_MORE
-            if polls and item.key not in found and (item.key in allowed or self.may_ask(item.event.source)):
+                lacks, due_at = _lacks_request(item), now + poll_schedule.FOR_MORE
+            if lacks and item.key not in found and (item.key in allowed or self.may_ask(item.event.source)):
                 found[item.key] = due_at
         allowed.update(found)
         return found

@@ -98,7 +98,7 @@ class NewSubmission:
 class Submission:
     """A recorded submission. `webhook_url`: the caller's. `answer`: the response to the caller, redacted.
 
-    `due_at`: time of the next poll, or None. `request`: members of its request, redacted; None if not stored.
+    `request`: members of its request, redacted; None if not stored.
     """
 
     id: str
@@ -117,8 +117,6 @@ class Submission:
     request: Mapping[str, Any] | None = field(repr=False)
     answer_status: int | None
     answer: bytes | None = field(repr=False)
-    due_at: float | None
-    polls: int
     reason: str
     created_at: float
     answered_at: float | None

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from receiver.domain.breaker import LONGEST_IDLE
 from receiver.ledger import audit
 from receiver.ledger.audit import AuditActor
-from receiver.ledger.schema import deliveries, heartbeats, in_state, lanes, runs, submissions, watches
+from receiver.ledger.schema import deliveries, heartbeats, in_state, lanes, polls, runs, watches
 
 # Seconds by which readings of one clock may differ: processes ask the database for its time every few seconds.
 SLACK: Final = 60.0
@@ -94,11 +94,10 @@ def _rules(now: float, longest: LongestWaits) -> Iterator[_Rule]:
     dated = sa.and_(sa.or_(lanes.c.paused, shut), lanes.c.updated_at > late)
     yield _Rule(lanes, dated, _moved_back(lanes, now), "breakers")
     yield _Rule(lanes, sa.and_(shut, too_late), {"until": now}, "breakers")
-    asked = submissions.c
-    dated = sa.and_(asked.due_at > late, asked.updated_at > late)
-    yield _Rule(submissions, dated, _moved_back(submissions, now), "polls")
-    yield _Rule(submissions, asked.due_at > late + longest.poll, {"due_at": now}, "polls")
-    yield _Rule(runs, runs.c.due_at > late + longest.poll, {"due_at": now}, "polls")
+    asked, latest = polls.c, late + longest.poll
+    yield _Rule(polls, asked.updated_at > late, _moved_back(polls, now), "polls")
+    stuck = sa.or_(asked.due_at > latest, asked.leased_until > latest)
+    yield _Rule(polls, stuck, {"due_at": now, "planned_at": now, "leased_until": None}, "polls")
     yield _Rule(watches, watches.c.due_at > late + longest.walk, {"due_at": now}, "polls")
     # Live pages find changes by these times, and `status` finds running processes.
     yield _Rule(runs, runs.c.updated_at > late, {"updated_at": now}, "")
@@ -108,7 +107,11 @@ def _rules(now: float, longest: LongestWaits) -> Iterator[_Rule]:
 def _moved_back(table: sa.Table, now: float) -> dict[str, Any]:
     """Return the times of a row, moved back by the amount that its `updated_at` is ahead."""
     shift = table.c.updated_at - now
-    waits = [table.c[name] for name in ("due_at", "claim_until", "until") if name in table.c]
-    past = [table.c[name] for name in ("tried_at", "opened_at", "paused_at", "updated_at") if name in table.c]
+    waits = [
+        table.c[name] for name in ("due_at", "planned_at", "leased_until", "claim_until", "until") if name in table.c
+    ]
+    past = [
+        table.c[name] for name in ("tried_at", "opened_at", "paused_at", "noted_at", "updated_at") if name in table.c
+    ]
     changed = {each.name: sa.case((each - shift > now, each - shift), (each > now, now), else_=each) for each in waits}
     return changed | {each.name: sa.case((each > now, now), else_=each) for each in past}

@@ -21,9 +21,9 @@ from receiver.ledger.engine import Ledger
 from receiver.ledger.errors import LedgerUnavailable, remedy_for, with_remedy
 
 # The newest revision in migrations/versions; a test compares the two.
-HEAD = "v11"
+HEAD = "v12"
 # Earlier revisions, which are upgraded to HEAD.
-EARLIER = ("v10",)
+EARLIER = ("v10", "v11")
 
 _LEAST_FREE = 1 << 20  # bytes without which SQLite can't open a database in WAL mode
 _LOOK_EVERY = 0.5  # seconds between two attempts while waiting for a ledger

@@ -18,7 +18,7 @@ from receiver.ledger.deliveries.fair_queue import ONE_OF_MANY
 from receiver.ledger.filters import same_run
 from receiver.ledger.recording.load import lock
 from receiver.ledger.recording.write import NO_STATUS
-from receiver.ledger.schema import attempts, deliveries, events, lanes, runs, submissions, to_index
+from receiver.ledger.schema import attempts, deliveries, events, lanes, polls, runs, submissions, to_index
 from receiver.ledger.submissions.records import change, erased
 
 # Maximum rows of one transaction: others wait for the ledger.
@@ -71,7 +71,7 @@ def _lacks(of: sa.Table, *key: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]
 
 
 _NO_EVENTS: Final = _lacks(runs, *same_run(events, runs))
-_EMPTY: Final = {**NO_STATUS, "events": 0, "due_at": None, "noted_at": None, "polls": 0}
+_EMPTY: Final = {**NO_STATUS, "events": 0}
 _NO_SUBMISSION: Final = _lacks(runs, *same_run(submissions, runs))
 
 
@@ -84,7 +84,8 @@ def remove_submissions(connection: sa.Connection, before: float, after: Place = 
     page, rest = _page(connection, (it.created_at, it.id), before, after)
     named = (runs.c.submission_id == it.id, runs.c.submission_id != sa.literal_column("''"))  # retries of its run, too
     ended = sa.and_(
-        *(it.updated_at < before, it.due_at.is_(None), it.state.not_in(sorted(OPEN))),
+        *(it.updated_at < before, it.state.not_in(sorted(OPEN))),
+        _lacks(submissions, *same_run(polls, submissions)),
         sa.or_(it.run_id == "", _lacks(submissions, *same_run(events, submissions))),
         _lacks(submissions, *named, *same_run(events, runs)),
     )
@@ -99,7 +100,7 @@ def remove_idle_runs(connection: sa.Connection, before: float, after: Place = No
     it = runs.c
     page, rest = _page(connection, (it.updated_at, it.run_id, it.source), before, after)
     idle = sa.and_(
-        *(it.updated_at < before, it.due_at.is_(None), it.erased_at.is_(None), _NO_EVENTS),
+        *(it.updated_at < before, _lacks(runs, *same_run(polls, runs)), it.erased_at.is_(None), _NO_EVENTS),
         *(_NO_SUBMISSION, _lacks(runs, submissions.c.id == it.submission_id)),
     )
     old = sa.select(it.source, it.run_id).where(dialect.of_runs(runs, [(row.source, row.run_id) for row in page]), idle)
@@ -178,7 +179,8 @@ def _is_awaited(connection: sa.Connection, key: RunKey) -> bool:
     reported = sa.select(runs.c.source).where(dialect.of_runs(runs, [key]), runs.c.events > 0)
     its = sa.or_(it.run_id == key[1], it.id == key[1])
     got_run = sa.and_(it.id == key[1], it.run_id != "")  # meanwhile
-    is_open = sa.or_(it.due_at.is_not(None), it.state.in_(sorted(OPEN)), got_run)
+    is_polled = sa.not_(_lacks(submissions, *same_run(polls, submissions)))
+    is_open = sa.or_(is_polled, it.state.in_(sorted(OPEN)), got_run)
     submitted = sa.select(it.source).where(it.source == key[0], its, is_open)
     return connection.execute(reported.union_all(submitted)).first() is not None
 
@@ -207,9 +209,10 @@ def erase(connection: sa.Connection, key: RunKey, by: str, now: float) -> int:
     hold = sa.or_(attempts.c.response != "", attempts.c.outcome == "lapsed")
     connection.execute(sa.update(attempts).where(theirs, hold).values(response=ERASED))
     update(submissions, **erased(key[1]))
-    gone: dict[str, Any] = {"title": None, "prompt": None, "failure_reason": None, "labels": "{}", "due_at": None}
+    gone: dict[str, Any] = {"title": None, "prompt": None, "failure_reason": None, "labels": "{}"}
     update(runs, **gone, erased_at=now, erased_by=by)
-    connection.execute(sa.delete(to_index).where(dialect.of_runs(to_index, [key])))
+    for table in (polls, to_index):
+        connection.execute(sa.delete(table).where(dialect.of_runs(table, [key])))
     words.remove(connection, [key])
     return bodies
 

@@ -23,8 +23,8 @@ T = TypeVar("T")
 class RunStatus:
     """A run according to its newest event. `status`: Skyvern's. `outcome`: after correction, see domain.run.Run.
 
-    Without any event, `event_id` and the event's fields are "". `noted`: Skyvern's API has shown an end that no event
-    has reported yet. `retried_by`: the run that Skyvern started as its retry, or "".
+    Without any event, `event_id` and the event's fields are "". `retried_by`: the run that Skyvern started as its
+    retry, or "".
     """
 
     source: str
@@ -35,7 +35,6 @@ class RunStatus:
     final: bool
     event_id: str
     submission_id: str
-    noted: bool = False
     retried_by: str = ""
 
 
@@ -58,8 +57,7 @@ class RunResult:
 _LONGEST_CHAIN = 50
 
 _STATUS = [
-    *(runs.c[each.name] for each in fields(RunStatus)[:-2]),
-    sa.and_(runs.c.noted_at.is_not(None), sa.not_(runs.c.final)).label("noted"),
+    *(runs.c[each.name] for each in fields(RunStatus)[:-1]),
     sa.func.coalesce(runs.c.retried_by, "").label("retried_by"),
 ]
 
@@ -81,9 +79,8 @@ def run_value(connection: sa.Connection, source: str, run_id: str, column: sa.Co
 
 
 def run_statuses(connection: sa.Connection, keys: Collection[RunKey]) -> dict[RunKey, RunStatus]:
-    """Return the status of these runs, except those without an event and without a recorded end."""
-    known = sa.or_(runs.c.event_id != "", runs.c.noted_at.is_not(None))
-    rows = connection.execute(sa.select(*_STATUS).where(dialect.of_runs(runs, keys), known))
+    """Return the status of these runs, except those without an event."""
+    rows = connection.execute(sa.select(*_STATUS).where(dialect.of_runs(runs, keys), runs.c.event_id != ""))
     return {(row.source, row.run_id): RunStatus(*row) for row in rows}
 
 

@@ -75,10 +75,6 @@ runs = Table(
     Column("updated_at", Double, nullable=False),
     Column("retried_from", Text),  # the run of which this one is Skyvern's retry
     Column("retried_by", Text),  # the run that Skyvern started as its retry
-    Column("noted_at", Double),  # when Skyvern's API first showed an end without an event
-    Column("due_at", Double),  # next poll of a run without a submission; null: never
-    Column("polls", Integer, nullable=False, server_default="0"),
-    Column("found_by", Text, nullable=False, server_default=""),  # "import": a walk of Skyvern's list found its end
     Column("erased_at", Double),  # when its content was erased; null: it was not
     Column("erased_by", Text, nullable=False, server_default=""),
     PrimaryKeyConstraint("run_id", "source"),
@@ -87,7 +83,6 @@ runs = Table(
     Index("ix_runs_source", "source", "updated_at", "run_id"),
     partial_index("ix_runs_workflow", "workflow_id IS NOT NULL", "workflow_id", "updated_at", "run_id", "source"),
     partial_index("ix_runs_unsuccessful", UNSUCCESSFUL, "outcome", "updated_at", "run_id", "source"),
-    partial_index("ix_runs_due", "due_at IS NOT NULL", "source", "due_at", "run_id"),
     partial_index("ix_runs_submission_id", "submission_id <> ''", "submission_id"),
 )
 
@@ -249,8 +244,6 @@ submissions = Table(
     Column("request", Text),  # JSON: the request, after redaction; null: not stored
     Column("answer_status", Integer),
     Column("answer", LargeBinary),  # the answer to the caller, after redaction
-    Column("due_at", Double),  # when to poll next; null: never
-    Column("polls", Integer, nullable=False, server_default="0"),
     Column("reason", Text, nullable=False, server_default=""),
     Column("created_at", Double, nullable=False),
     Column("answered_at", Double),
@@ -258,10 +251,29 @@ submissions = Table(
     partial_index(
         "uq_submissions_key_id_idempotency_key", "idempotency_key IS NOT NULL", "key_id", "idempotency_key", unique=True
     ),
-    partial_index("ix_submissions_due", "due_at IS NOT NULL", "source", "due_at", "id"),
     Index("ix_submissions_run_id", "run_id", "source"),
     Index(None, "key_id", "request_hash", "created_at"),
     Index("ix_submissions_created_at", "created_at", "id"),
+)
+
+# Runs, and submissions without a known run, that are polled for their result: see polls.py.
+polls = Table(
+    "polls",
+    metadata,
+    Column("source", Text, nullable=False),
+    Column("run_id", Text, nullable=False),  # or the id of a submission whose run is unknown
+    Column("due_at", Double, nullable=False),
+    Column("planned_at", Double, nullable=False),  # due_at without callers that wait for the run
+    Column("leased_until", Double),  # a clock sends the poll until then
+    Column("polls", Integer, nullable=False, server_default="0"),  # without a result
+    Column("status", Text, nullable=False, server_default=""),  # Skyvern's, at the last poll
+    Column("reason", Text, nullable=False, server_default=""),  # why the last poll brought no result
+    Column("noted_at", Double),  # when Skyvern's API first showed an end without an event
+    Column("found_by", Text, nullable=False, server_default=""),  # "import": a walk of Skyvern's list found its end
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+    PrimaryKeyConstraint("run_id", "source"),
+    Index("ix_polls_due", "source", "due_at", "run_id"),
 )
 
 # Walks of Skyvern's list of runs. Times of `watermark` are by Skyvern's clock.

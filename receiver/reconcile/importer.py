@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from receiver.domain.run import FINAL
-from receiver.ledger import Ledger, run_polls, runs
+from receiver.ledger import Ledger, polls, runs
 from receiver.reconcile.listing import RunList
 from receiver.reconcile.source import PolledSource
 from receiver.reconcile.watcher import due_at
@@ -59,7 +59,7 @@ def find_missing(
         if grace is not None:
             now = ledger.now()
             due_times = {row.run_id: due_at(row, now, listed.newest, grace) for row in missing}
-            ask = partial(run_polls.ask, found_by=run_polls.IMPORT, grace=grace, soon=0.0)
+            ask = partial(polls.ask, found_by=polls.IMPORT, grace=grace, soon=0.0)
             ledger.write(partial(ask, source=source.name, due_times=due_times, now=now))
             late = {run_id: at for run_id, at in due_times.items() if at > now}
             report.young += late

@@ -21,7 +21,7 @@ from receiver.domain.attention import needs_report
 from receiver.domain.event import Event, Via, event_id
 from receiver.domain.run import Run, parse
 from receiver.domain.webhook_grace import ended_for
-from receiver.ledger import Ledger, run_polls, runs
+from receiver.ledger import Ledger, polls, runs
 from receiver.reconcile.source import PolledSource
 from receiver.skyvern.responses import Answered
 
@@ -85,7 +85,7 @@ class ResultIntake:
         if known is None or not known.final:
             ended = ended_for(run, now, noted_at=noted_at, submitted_at=submitted_at)
             if (left := self._settings.webhook_grace - ended) > 0:
-                first = self._ledger.write(lambda connection: run_polls.note_end(connection, *key, now))
+                first = self._ledger.write(lambda connection: polls.note_end(connection, key, now))
                 left = self._settings.webhook_grace - max(ended, now - first)
             if left > 0:
                 return Intake(False, now + left, f"the run is {run.status}; its webhook may still come")
@@ -94,7 +94,7 @@ class ResultIntake:
             if known is None or not known.final:  # else the event that brought its end has them
                 details = details_of(source, run)
         except DetailsUnavailable as error:
-            noted_at = self._ledger.write(lambda connection: run_polls.note_end(connection, *key, now))
+            noted_at = self._ledger.write(lambda connection: polls.note_end(connection, key, now))
             if now - noted_at < DETAILS_PATIENCE:
                 return Intake(False, now + DETAILS_AGAIN, str(error))
         self._dispatch(source.name, body, run, via, submission_id, details)

@@ -16,16 +16,16 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Final
 
 from receiver.domain.callback_url import token_of
 from receiver.domain.run import Run, parse
 from receiver.domain.submission import Submission, SubmissionMove
 from receiver.ledger import Connection, Ledger
-from receiver.ledger.submissions import lifecycle, polls
+from receiver.ledger.submissions import lifecycle, records
 from receiver.ledger.submissions.lifecycle import WhenLate
-from receiver.ledger.submissions.polls import Owner
+from receiver.ledger.submissions.records import Owner
 from receiver.reconcile.listing import RunList
 from receiver.reconcile.source import PolledSource
 from receiver.skyvern.responses import Answered, ListedRun, listed_runs
@@ -39,13 +39,6 @@ _SEARCHABLE: Final = frozenset({"agents", "workflows", "login", "download_files"
 # Maximum runs of the same call that are fetched, to check that the list shows its tokens.
 REFERENCE_RUNS: Final = 3
 _REMEMBERED: Final = 5000
-
-
-class FetchedRun(NamedTuple):
-    """A run as GET /v1/runs/{id} answered, and what its body says."""
-
-    answer: Answered
-    run: Run
 
 
 class Resolver:
@@ -63,19 +56,17 @@ class Resolver:
         unresolved: Sequence[Submission],
         within: float | None = None,
         stopped: Callable[[], bool] = lambda: True,
-        poll_after: float = polls.LEASE,
-    ) -> tuple[dict[str, FetchedRun], set[str]]:
-        """Search for runs, and record whose they are. Returns what was fetched, by submission id, and the submissions
-        that certainly have no run. Raises LedgerUnavailable.
+    ) -> tuple[set[str], set[str]]:
+        """Search for runs, record whose they are, and have them polled. Returns the ids of the submissions with a run,
+        and of those that certainly have none. Raises LedgerUnavailable.
 
         `within`: seconds after a submission in which Skyvern has created its run, if ever; they must be over. None:
         nothing counts as absent. `stopped`: whether to break off, rather than wait, when the budget is used up.
-        `poll_after`: seconds until a run that was found is polled.
         """
         found, absent = self._find(unresolved, within, stopped) if unresolved else ({}, set())
         now = self._ledger.now()
 
-        def work(connection: Connection) -> dict[str, Collection[str]]:
+        def work(connection: Connection) -> set[str]:
             # Sorted by run, as all take their locks.
             resolved = {
                 submission_id: lifecycle.resolve(
@@ -83,22 +74,21 @@ class Resolver:
                     submission_id,
                     SubmissionMove.ACCEPT,
                     now,
-                    run_id=run_id,
-                    run_type=fetched.run.run_type,
-                    due_at=now + poll_after,
+                    run_id=run.run_id,
+                    run_type=run.run_type,
+                    due_at=now,
                     when_late=self._when_late,
                 )
-                for submission_id, (run_id, fetched) in sorted(found.items(), key=lambda item: item[1][0])
+                for submission_id, run in sorted(found.items(), key=lambda item: item[1].run_id)
             }
-            return {submission_id: sinks for submission_id, sinks in resolved.items() if sinks is not None}
+            return {submission_id for submission_id, sinks in resolved.items() if sinks is not None}
 
-        bound = self._ledger.write(work) if found else {}
-        return {submission_id: found[submission_id][1] for submission_id in bound}, absent
+        return self._ledger.write(work) if found else set(), absent
 
     def _find(
         self, unresolved: Sequence[Submission], within: float | None, stopped: Callable[[], bool]
-    ) -> tuple[dict[str, tuple[str, FetchedRun]], set[str]]:
-        """Return the runs with tokens of submissions (id, and what was fetched), and the submissions without one."""
+    ) -> tuple[dict[str, Run], set[str]]:
+        """Return the runs with tokens of submissions, by token, and the submissions without one."""
         found = self._by_token(unresolved, stopped)
         missing = {each.id: each for each in unresolved if each.id not in found}
         if not missing:
@@ -107,7 +97,7 @@ class Resolver:
         since, latest = min(created) - SKEW, max(created) + SKEW + (math.inf if within is None else within)
         listing = RunList(self._source, since, to_the_end=within is not None, stopped=stopped)
         listed = {row.run_id: row for rows in listing for row in rows}
-        owners = self._ledger.read(lambda connection: polls.owners(connection, self._source.name, list(listed)))
+        owners = self._ledger.read(lambda connection: records.owners(connection, self._source.name, list(listed)))
         possible = [run for run in listed.values() if run.run_id not in owners and (run.created_at or since) <= latest]
         all_read = self._fetch(possible, missing, found, stopped)
         if within is None or listing.trouble or not listing.reached or not all_read:
@@ -121,7 +111,7 @@ class Resolver:
         self,
         possible: Sequence[ListedRun],
         missing: dict[str, Submission],
-        found: dict[str, tuple[str, FetchedRun]],
+        found: dict[str, Run],
         stopped: Callable[[], bool],
     ) -> bool:
         """Fetch runs until all submissions are found, and move these from `missing` to `found`. Returns whether the
@@ -138,7 +128,7 @@ class Resolver:
                 read = self._read(run.run_id, stopped) if left >= 0 else None
                 token = read[0] if read else None
                 if read and token in missing:
-                    found[token] = run.run_id, read[1]
+                    found[token] = read[1]
                     del missing[token]
             all_read = all_read and token is not None
         return all_read
@@ -152,12 +142,10 @@ class Resolver:
             if run.created_at is None or run.created_at >= owner.created_at - SKEW / 2
         )
 
-    def _by_token(
-        self, unresolved: Sequence[Submission], stopped: Callable[[], bool]
-    ) -> dict[str, tuple[str, FetchedRun]]:
+    def _by_token(self, unresolved: Sequence[Submission], stopped: Callable[[], bool]) -> dict[str, Run]:
         """Search Skyvern's list for the tokens of workflow runs, and fetch what it finds: the token must be the run's
         own. A search that fails (time-out: 400 or 503) or finds nothing proves nothing."""
-        found: dict[str, tuple[str, FetchedRun]] = {}
+        found: dict[str, Run] = {}
         for each in [each for each in unresolved if each.call in _SEARCHABLE][:TOKEN_SEARCHES]:
             if not self._source.wait_for_budget(stopped):
                 break
@@ -168,7 +156,7 @@ class Resolver:
             for row in rows:
                 read = self._read(row.run_id, stopped)
                 if read is not None and read[0] == each.id:
-                    found[each.id] = row.run_id, read[1]
+                    found[each.id] = read[1]
                     break
         return found
 
@@ -183,17 +171,17 @@ class Resolver:
         read = self._read(run_id, stopped)
         return None if read is None else read[0]
 
-    def _read(self, run_id: str, stopped: Callable[[], bool]) -> tuple[str | None, FetchedRun] | None:
+    def _read(self, run_id: str, stopped: Callable[[], bool]) -> tuple[str | None, Run] | None:
         """Fetch a run; remember and return its token. None without an answer, no token when the run has no request."""
         answer = self._source.reader.get_run(run_id) if self._source.wait_for_budget(stopped) else None
         if not isinstance(answer, Answered) or not answer.ok:
             return None
-        fetched = FetchedRun(answer, parse(answer.body))
-        token = token_of(fetched.run.data)
-        if not token and not isinstance(fetched.run.data.get("run_request"), dict):
-            return None, fetched
+        run = parse(answer.body)
+        token = token_of(run.data)
+        if not token and not isinstance(run.data.get("run_request"), dict):
+            return None, run
         with self._lock:
             self._seen[run_id] = token
             while len(self._seen) > _REMEMBERED:
                 self._seen.popitem(last=False)
-        return token, fetched
+        return token, run

@@ -25,7 +25,7 @@ from receiver.domain.attention import ACTIVE, PAUSED
 from receiver.domain.poll_schedule import LONGEST_FIRST
 from receiver.domain.run import Run
 from receiver.domain.webhook_grace import ended_for
-from receiver.ledger import Connection, Ledger, account, run_polls, runs, watches
+from receiver.ledger import Connection, Ledger, account, polls, runs, watches
 from receiver.ledger.watches import ActiveRun, Watch
 from receiver.reconcile.connect import list_agents
 from receiver.reconcile.listing import RunList
@@ -191,22 +191,19 @@ class _Walk:
             )
             watches.forget(connection, source, list(ended))
             due_times = {each.run_id: due_at(each, now, newest, grace) for each in missing}
-            return run_polls.ask(connection, source, due_times, now, found_by=run_polls.IMPORT, grace=grace)
+            return polls.ask(connection, source, due_times, now, found_by=polls.IMPORT, grace=grace)
 
         self._seen += len(rows)
         self._asked += self._ledger.write(work)
         self._asked += self._ask_for_attention(active, now)
 
     def _ask_for_attention(self, active: Sequence[ListedRun], now: float) -> int:
-        """Schedule polls of runs whose state needs a person and is not reported yet. Returns their number.
-
-        In its own transaction: the previous one has locked submissions, and runs are locked before these.
-        """
+        """Schedule polls of runs whose state needs a person and is not reported yet. Returns their number."""
         source = self._source.name
         if not active or not (due_times := self._ledger.read(lambda it: self._needing_attention(it, active, now))):
             return 0
         return self._ledger.write(
-            lambda connection: run_polls.ask(connection, source, due_times, now, found_by=run_polls.IMPORT)
+            lambda connection: polls.ask(connection, source, due_times, now, found_by=polls.IMPORT)
         )
 
     def _needing_attention(self, connection: Connection, active: Sequence[ListedRun], now: float) -> dict[str, float]:
@@ -247,6 +244,6 @@ class _Walk:
             }
             watches.forget(connection, source, [each.run_id for each in gone])
             grace = self._settings.webhook_grace
-            return run_polls.ask(connection, source, due_times, now, found_by=run_polls.IMPORT, grace=grace)
+            return polls.ask(connection, source, due_times, now, found_by=polls.IMPORT, grace=grace)
 
         self._asked += self._ledger.write(work)

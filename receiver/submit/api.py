@@ -21,7 +21,6 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from handlers.support.address_policy import AllowedAddresses
-from receiver.config.fields import parse_rate
 from receiver.config.skyvern_key import api_key_remedy
 from receiver.dispatch.decide import make_router
 from receiver.dispatch.late_binding import LateBinding
@@ -33,12 +32,9 @@ from receiver.errors import ConfigError
 from receiver.ledger import Ledger, LedgerDataError, LedgerUnavailable
 from receiver.ledger.api_keys import Key
 from receiver.ledger.async_ledger import AsyncLedger, limit_waits
-from receiver.reconcile.resolver import Resolver
-from receiver.reconcile.source import PolledSource
 from receiver.runtime.redis_client import connect
-from receiver.runtime.throttle import RateLimits, TokenBucket
-from receiver.skyvern.client import SkyvernAPI, SkyvernReader
-from receiver.skyvern.responses import Patience
+from receiver.runtime.throttle import TokenBucket
+from receiver.skyvern.client import SkyvernAPI
 from receiver.submit.endpoints import ENDPOINTS, SubmitCall, SubmitEndpoint, scope_of
 from receiver.submit.limits import LIMITS, SubmitLimits
 from receiver.submit.long_poll import LongPoll
@@ -46,9 +42,9 @@ from receiver.submit.proxy import Proxy
 from receiver.submit.replies import SecretScan
 from receiver.submit.results import Results
 from receiver.submit.retry_webhook import WebhookRetrier
-from receiver.submit.run_watch import RunWatch, WaitedRun, WaitedRuns
 from receiver.submit.source import Caller, Source
 from receiver.submit.submitter import Submitter
+from receiver.submit.waited_runs import WaitedRun, WaitedRuns
 from receiver.web.component import Context, WebComponent
 from receiver.web.keys import INVALID_KEY, Authenticator
 from receiver.web.limits import CallLimits, TooManyWaiters, WaiterLimit
@@ -72,11 +68,6 @@ REPLY_LIMIT: Final = 3.5
 # Seconds in which an uploaded file must be received.
 UPLOAD_TIMEOUT: Final = 600.0
 UPLOADS: Final = frozenset({"/v1/upload_file", "/api/v1/upload_file"})
-# Of one call in the searches for the run of a lost answer, and maximum runs that one search fetches.
-SEARCH_PATIENCE: Final = Patience(tries=1, limit=8.0)
-SEARCH_READS: Final = 40
-# Of a look at a run that is waited for: the next look is the retry.
-LOOK_PATIENCE: Final = Patience(tries=1, limit=5.0)
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 Handler = Callable[[Request, Caller], Awaitable[Response]]
@@ -133,11 +124,12 @@ class _Api:
 
         redactor = Redactor(config.redact)
         late = LateBinding(partial(make_router, config), redactor).route_again
-        watches: dict[str, RunWatch] = {}
-        self._states: LongPoll[RunKey, WaitedRun] = LongPoll(WaitedRuns(ledger, watches).query, context.background)
+        self.sources: dict[str, Source] = {}
+        waited = WaitedRuns(ledger, self.sources.keys())
+        self._states: LongPoll[RunKey, WaitedRun] = LongPoll(waited.query, context.background)
         grace = config.reconcile.paced(webhooks=settings.waits_for_webhooks).webhook_grace
         kept = config.retention.events
-        self._results = Results(ledger, self._states, self._places, late, limits, grace, kept)
+        self._results = Results(ledger, self._states, self._places, limits, grace, kept)
         self._proxy = Proxy(ledger)
         self._retrier = WebhookRetrier(ledger, self._results, self._states, limits.retry_webhook)
 
@@ -145,38 +137,22 @@ class _Api:
         signing = [secret for source in config.sources.values() for secret in source.signing_secrets]
         secrets = SecretScan((*signing, settings.master_secret()))
         allowed = AllowedAddresses(config.allowed_addresses)
-        look_limit = partial(RateLimits(redis).take, limit=parse_rate(config.submit.look_budget))
-        self.sources: dict[str, Source] = {}
         for name, configured in config.sources.items():
             if (account := configured.api(settings.skyvern_base_url)) is None:
                 continue
-            api, reader = self._open_clients(f"{settings.config}: sources.{name}", account)
-            resolver = Resolver(PolledSource(name, reader, lambda n: n, reads=SEARCH_READS), blocking, late)
-            self.sources[name] = Source(name, api, hooks_of(settings.public_url, name), secrets, allowed, resolver)
-            watches[name] = self._open_watch(name, account, look_limit)
+            api = self._open_client(f"{settings.config}: sources.{name}", account)
+            self.sources[name] = Source(name, api, hooks_of(settings.public_url, name), secrets, allowed)
         self._closing.push_async_callback(self._states.close)
         self._submitter = Submitter(ledger, redactor, config.reconcile.after, late, limits)
 
-    def _open_clients(self, place: str, account: tuple[str, str]) -> tuple[SkyvernAPI, SkyvernReader]:
-        """Return the API clients of a source. `account`: base URL and key. Raises ConfigError, which names `place`."""
+    def _open_client(self, place: str, account: tuple[str, str]) -> SkyvernAPI:
+        """Return the API client of a source. `account`: base URL and key. Raises ConfigError, which names `place`."""
         try:
-            api, reader = SkyvernAPI(*account), SkyvernReader(*account, patience=SEARCH_PATIENCE)
+            api = SkyvernAPI(*account)
         except ConfigError as error:
             raise ConfigError(*(f"{place}.{problem}" for problem in error.problems)) from None
-        self._closing.callback(reader.close)
         self._closing.push_async_callback(api.aclose)
-        return api, reader
-
-    def _open_watch(self, name: str, account: tuple[str, str], look_limit: Callable[[str], float]) -> RunWatch:
-        """Return the poller of a source. `look_limit`: takes a call out of a budget; not positive when none is left."""
-
-        async def take_look() -> bool:
-            return await asyncio.to_thread(look_limit, f"looks/{name}") > 0
-
-        note_end = partial(self._results.note_end, name)
-        watch = RunWatch(name, SkyvernAPI(*account, patience=LOOK_PATIENCE), take_look, note_end)
-        self._closing.push_async_callback(watch.close)
-        return watch
+        return api
 
     def serve(self, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         """Return `handler` for authenticated callers, with a response for each error, and for a stop."""

@@ -90,7 +90,7 @@ class Repeats:
             refusal = invalid(None, "Idempotency-Key: was used before for another request")
             return for_submission(refusal, earlier.id)
         task = self._sending.get(earlier.id)
-        earlier = await self._wait_for_answer(source, earlier)
+        earlier = await self._wait_for_answer(earlier)
         if earlier.state is SubmissionState.REJECTED and earlier.reason == lifecycle.NEVER_SENT:
             return None
         if earlier.state is SubmissionState.PENDING:
@@ -101,7 +101,7 @@ class Repeats:
             reply = reply.with_headers(retry_after=_retry_after(task))  # it created no run, so all get Retry-After
         return for_submission(reply, earlier.id).with_headers(**{REPLAYED_HEADER: "true"})
 
-    async def _wait_for_answer(self, source: Source, submission: Submission) -> Submission:
+    async def _wait_for_answer(self, submission: Submission) -> Submission:
         """Return the submission once it is answered, or in its current state after REPEAT_WAIT."""
         now = time.monotonic()
         deadline, resolve_at = now + REPEAT_WAIT, now + RESOLVE_INTERVAL
@@ -114,8 +114,7 @@ class Repeats:
                 if time.monotonic() > resolve_at:
                     if submission.run_id:
                         break  # its run is known; that answer will do
-                    if await self._lost.find_run(source, submission) is not None:
-                        return await self._lost.reload(submission) or submission
+                    await self._lost.hasten_search(submission)
                     resolve_at = time.monotonic() + RESOLVE_INTERVAL
             current = await self._lost.reload(submission)
             if current is None or (task is not None and self._awaits_answer(current)):

@@ -1,22 +1,20 @@
-"""The reply to a submit whose answer was lost: made of its run, once that is known by its webhook or by a search in
-Skyvern's API, which is repeated while the caller waits."""
+"""The reply to a submit whose answer was lost: made of its run, once the ledger has it from its webhook, or from the
+clock's search in Skyvern's API, which is hastened while the caller waits."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import partial
 
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import parse
 from receiver.domain.submission import OPEN, Submission
-from receiver.ledger import LedgerDataError, LedgerUnavailable
+from receiver.ledger import LedgerDataError, LedgerUnavailable, polls
 from receiver.ledger.async_ledger import AsyncLedger
 from receiver.ledger.submissions import lifecycle, records
-from receiver.skyvern.responses import Answer, Answered
+from receiver.skyvern.responses import Answered
 from receiver.submit.endpoints import short_answer
 from receiver.submit.limits import SubmitLimits
 from receiver.submit.replies import for_submission, relay
@@ -41,37 +39,31 @@ def redacted(redactor: Redactor, body: bytes) -> bytes:
 
 
 class LostAnswers:
-    """Answers of all sources that did not come. `redactor`: masks what is kept of a reply. `poll_after`: seconds until
-    a run that was found is polled."""
+    """Answers of all sources that did not come. `redactor`: masks what is kept of a reply."""
 
-    def __init__(self, ledger: AsyncLedger, redactor: Redactor, poll_after: float, limits: SubmitLimits) -> None:
+    def __init__(self, ledger: AsyncLedger, redactor: Redactor, limits: SubmitLimits) -> None:
         self._ledger = ledger
         self._redactor = redactor
-        self._poll_after = poll_after
         self._limits = limits
-        self._pool = ThreadPoolExecutor(8, "submit-proof")  # of its own: the searches may all hang at once
 
-    async def find_run(self, source: Source, submission: Submission) -> Answered | None:
-        """Search for the run of a submission a few times. Returns the GET of it, or None if it is not found."""
-        if source.resolver is None:
-            return None
-        loop = asyncio.get_running_loop()
-        with suppress(LedgerUnavailable, TimeoutError):
+    async def wait_for_run(self, submission: Submission) -> Submission:
+        """Return the submission once its run is known, or after a while in its current state. Raises
+        LedgerUnavailable."""
+        with suppress(TimeoutError):
             async with asyncio.timeout(self._limits.searching):
-                for pause in self._limits.searches:
-                    await asyncio.sleep(pause)
-                    search = partial(source.resolver.resolve, [submission], poll_after=self._poll_after)
-                    resolved, _ = await loop.run_in_executor(self._pool, search)
-                    if submission.id in resolved:
-                        return resolved[submission.id].answer
-                    current = await self.reload(submission)
-                    if current is None or current.state not in OPEN:
-                        return None
-        return None
+                while submission.state in OPEN:
+                    await self.hasten_search(submission)
+                    await asyncio.sleep(self._limits.look)
+                    submission = await self.reload(submission) or submission
+        return submission
 
-    def close(self) -> None:
-        """End the searches that have not begun."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+    async def hasten_search(self, submission: Submission) -> None:
+        """Have the clock search for the run of a submission, if the last search is some time ago."""
+        now = self._ledger.now()
+        key = submission.source, submission.id
+        poll = (await self._ledger.read(lambda connection: polls.of_runs(connection, [key]))).get(key)
+        if poll and poll.is_late(now):
+            await self._ledger.write(lambda connection: polls.hasten(connection, [key], now))
 
     async def reload(self, submission: Submission) -> Submission | None:
         """Return the submission as it is now. Raises LedgerUnavailable."""
@@ -80,18 +72,13 @@ class LostAnswers:
     async def resolve(self, source: Source, submission: Submission, is_disconnected: IsDisconnected) -> Reply | None:
         """Return the reply to a submit whose answer was lost, once its run is known, by webhook or by a search in
         Skyvern's API. None while it is not."""
-        answer = None
         try:
-            current = await self.reload(submission)
-            if current is None or not current.run_id:
-                answer = await self.find_run(source, submission)
-                current = await self.reload(submission)
+            submission = await self.wait_for_run(await self.reload(submission) or submission)
         except LedgerUnavailable:
             return None
-        submission = current or submission
         if not submission.run_id:
             return None
-        reply = await self._run_reply(source, submission, answer)
+        reply = await self._run_reply(source, submission)
         if reply.status >= 300:
             return None
         if not await is_disconnected():
@@ -99,11 +86,11 @@ class LostAnswers:
             await self.withdraw_if_unread(submission.id, is_disconnected)
         return reply
 
-    async def _run_reply(self, source: Source, submission: Submission, answer: Answer | None) -> Reply:
-        """Return the reply to a submit, made of its run. `answer`: to a GET of the run, if it was fetched."""
+    async def _run_reply(self, source: Source, submission: Submission) -> Reply:
+        """Return the reply to a submit, made of its run."""
         body = short_answer(submission.call, submission.run_id)
         if body is None:
-            answer = answer or await source.api.get_run(submission.run_id)
+            answer = await source.api.get_run(submission.run_id)
             size = len(answer.body) if isinstance(answer, Answered) else 0
             run = await off_loop(size, answer.json) if isinstance(answer, Answered) and answer.ok else None
             body = short_answer(submission.call, submission.run_id, run)

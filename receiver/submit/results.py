@@ -1,7 +1,7 @@
 """GET of a run: from the ledger once it is final, else from Skyvern; on request held until it has ended.
 
 An end that Skyvern shows before its webhook is returned to the caller at once, and noted in the ledger: the clock
-asks for it when the webhook has had its time to come.
+polls it when the webhook has had its time to come.
 """
 
 from __future__ import annotations
@@ -9,20 +9,16 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Collection
 from contextlib import suppress
+from functools import partial
 from http import HTTPStatus
 from urllib.parse import quote
 
-from receiver.domain.callback_url import token_of
 from receiver.domain.run import Run, RunKey, parse_outline
-from receiver.domain.submission import SubmissionMove
 from receiver.domain.webhook_grace import may_be_removed
-from receiver.ledger import Connection, LedgerDataError, LedgerUnavailable, run_polls, runs
+from receiver.ledger import LedgerDataError, LedgerUnavailable, polls, runs
 from receiver.ledger.async_ledger import AsyncLedger
 from receiver.ledger.runs import RunResult
-from receiver.ledger.submissions import lifecycle
-from receiver.ledger.submissions.lifecycle import WhenLate
 from receiver.ledger.submissions.records import webhook_of
 from receiver.skyvern.responses import Answer, Answered, Unreachable, expires_at
 from receiver.submit.callback_mask import mask_callbacks
@@ -44,8 +40,8 @@ from receiver.submit.replies import (
     relay,
 )
 from receiver.submit.request_record import CALL, masked_members
-from receiver.submit.run_watch import WaitedRun
 from receiver.submit.source import Caller, Source
+from receiver.submit.waited_runs import WaitedRun
 from receiver.web.limits import WaiterLimit
 from receiver.web.responses import Reply, error
 from receiver.web.work import SingleFlight, off_loop
@@ -68,7 +64,6 @@ class Results:
         ledger: AsyncLedger,
         states: LongPoll[RunKey, WaitedRun],
         places: WaiterLimit,
-        when_late: WhenLate,
         limits: SubmitLimits,
         grace: float,
         kept: float | None = None,
@@ -76,7 +71,6 @@ class Results:
         self._ledger = ledger
         self._states = states
         self._places = places
-        self._when_late = when_late
         self._limits = limits
         self._grace = grace
         self._kept = kept
@@ -175,7 +169,7 @@ class Results:
                 followed.add(run_id)
             elif state.is_proven():
                 return run_id, state
-            else:  # another process has seen the end
+            else:  # a poll has shown the end
                 answer = await self._fetch(source, run_id)
                 if isinstance(answer, Answered) and answer.ok and (await _parsed(answer.body)).final:
                     return run_id, state.with_answer(answer)
@@ -285,39 +279,17 @@ class Results:
         return Reply(200, body, headers)
 
     async def note_end(self, source: str, run: Run, *, at_once: bool = False) -> None:
-        """Note that Skyvern shows the end of a run, if it does. If that fails, the request continues: a run that was
-        submitted here is polled when it is overdue.
-
-        `at_once`: its webhook is not waited for. A run without a submission is bound by the token in its callback URL,
-        which only Skyvern's own answer proves: the answer to its submit was lost, and its caller waits for a webhook.
-        """
+        """Have a run polled whose end Skyvern shows. If that fails, the request continues: a run that was submitted
+        here is polled when it is overdue. `at_once`: do not wait for its webhook."""
         if not run.final or run.problem:
             return
         if not at_once and may_be_removed(run, time.time(), self._kept):
             return  # what was removed was reported once
-        token = token_of(run.data)
-        grace = 0.0 if at_once else self._grace
-
-        def work(connection: Connection) -> Collection[str]:
-            now, sinks = self._ledger.now(), None
-            due_at = now + grace
-            if token and not runs.is_ours(connection, source, run.run_id):
-                sinks = lifecycle.resolve(
-                    connection,
-                    token,
-                    SubmissionMove.ACCEPT,
-                    now,
-                    run_id=run.run_id,
-                    run_type=run.run_type,
-                    due_at=due_at,
-                    when_late=self._when_late,
-                )
-            run_polls.note_end(connection, source, run.run_id, due_at - self._grace)
-            run_polls.ask(connection, source, {run.run_id: due_at}, now, soon=0.0)
-            return sinks or ()
-
+        now = self._ledger.now()
+        due = {run.run_id: now if at_once else now + self._grace}
+        ask = partial(polls.ask, source=source, due_times=due, now=now, grace=self._grace, soon=0.0)
         with suppress(LedgerUnavailable, LedgerDataError):
-            await self._ledger.write(work)
+            await self._ledger.write(ask)
 
 
 async def _parsed(body: bytes) -> Run:

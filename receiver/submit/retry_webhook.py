@@ -29,8 +29,8 @@ from receiver.submit.long_poll import LongPoll
 from receiver.submit.prepare import parse_request
 from receiver.submit.replies import SUBMISSION_HEADER, for_submission, invalid, relay
 from receiver.submit.results import Results
-from receiver.submit.run_watch import WaitedRun
 from receiver.submit.source import Caller, Source
+from receiver.submit.waited_runs import WaitedRun
 from receiver.web.responses import Refusal, Reply, error
 from receiver.web.work import off_loop
 

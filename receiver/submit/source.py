@@ -16,7 +16,6 @@ from handlers.support.guarded_client import parse_url
 from handlers.support.url import MAX_URL, PORTS, split_userinfo
 from receiver.domain.agent_url import where
 from receiver.ledger.api_keys import Key
-from receiver.reconcile.resolver import Resolver
 from receiver.skyvern.client import SkyvernAPI
 from receiver.submit.replies import NO_SECRETS, SecretScan
 from receiver.web.responses import Refusal, error
@@ -25,15 +24,13 @@ from receiver.web.responses import Refusal, error
 @dataclass(frozen=True, slots=True)
 class Source:
     """`callback_base`: the URL at which its webhooks reach us, without the token, or "". `secrets`: what no answer may
-    hold, of all sources. `allowed`: the private addresses that callers' webhooks may have. `resolver`: finds the
-    runs of submissions whose answers were lost."""
+    hold, of all sources. `allowed`: the private addresses that callers' webhooks may have."""
 
     name: str
     api: SkyvernAPI
     callback_base: str = ""
     secrets: SecretScan = NO_SECRETS
     allowed: AllowedAddresses = field(default_factory=lambda: AllowedAddresses(()))
-    resolver: Resolver | None = None
 
     def callback_url(self, submission_id: str) -> str:
         """Return Runhook's URL, which Skyvern calls for a submission; "" without a public URL."""

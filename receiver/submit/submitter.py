@@ -49,7 +49,7 @@ class Submitter:
         self._ledger = ledger
         self._when_late = when_late
         self._redactor = redactor
-        self._lost = LostAnswers(ledger, redactor, poll_after, limits)
+        self._lost = LostAnswers(ledger, redactor, limits)
         self._poll_after = poll_after
         self._recording = limits.recording
         self._tasks: dict[str, asyncio.Future[Reply]] = {}
@@ -154,4 +154,3 @@ class Submitter:
         left: list[asyncio.Future[Any]] = [*self._tasks.values(), *self._recordings]
         for task in left:
             task.cancel()
-        self._lost.close()

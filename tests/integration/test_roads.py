@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from receiver.domain import deduplication
-from receiver.ledger import Ledger, run_polls
+from receiver.ledger import Ledger, polls
 from tests.support import roads
 from tests.support.account import AGAIN, EARLY, NOW, ORDERS, WEBHOOK, Account, run_of
 
@@ -171,5 +171,5 @@ def test_members_missing_from_a_foreign_webhook_are_polled(ledger: Ledger, accou
     account.take((roads.webhook("task_v1.completed", NOW, "tsk_3"), "webhook"))
 
     # Then only the one is asked for
-    due = ledger.write(lambda it: run_polls.lease_due(it, "s", NOW + 3600, 10))
+    due = ledger.write(lambda it: polls.lease_due(it, "s", NOW + 3600, 10))
     assert [each.run_id for each in due] == ["tsk_2"]

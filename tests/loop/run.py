@@ -30,7 +30,7 @@ import sqlalchemy as sa
 
 from receiver.domain.submission import OPEN
 from receiver.ledger import Connection
-from receiver.ledger.schema import runs, submissions
+from receiver.ledger.schema import polls, runs, submissions
 from simulator.api import create_app
 from simulator.faults import Fault
 from simulator.options import Options
@@ -343,9 +343,8 @@ def _count_open(connection: Connection) -> int:
     ended = sa.exists().where(
         runs.c.source == submissions.c.source, runs.c.run_id == submissions.c.run_id, runs.c.final
     )
-    query = sa.select(sa.func.count()).where(
-        sa.or_(submissions.c.state.in_(sorted(OPEN)), sa.and_(submissions.c.due_at.is_not(None), ~ended))
-    )
+    polled = sa.exists().where(polls.c.source == submissions.c.source, polls.c.run_id == submissions.c.run_id)
+    query = sa.select(sa.func.count()).where(sa.or_(submissions.c.state.in_(sorted(OPEN)), sa.and_(polled, ~ended)))
     return int(connection.execute(query).scalar_one())
 
 

@@ -22,7 +22,7 @@ from receiver.domain.event import Event, event_id
 from receiver.domain.new_event import NewDelivery, NewEvent
 from receiver.domain.parsed_event import ParsedEvent
 from receiver.domain.run import RunKey, parse
-from receiver.ledger import Connection, Ledger, actions
+from receiver.ledger import Connection, Ledger, actions, schema
 from receiver.ledger.deliveries import attempts, claims, lanes
 from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.deliveries.claimed import Claimed, load_bodies
@@ -181,3 +181,9 @@ def wait_until_blocked(ledger: Ledger, *under_way: Future[Any]) -> None:
         return bool(waiting + sum(each.done() for each in under_way) >= len(under_way))
 
     eventually(blocked)
+
+
+def polls_due(ledger: Ledger) -> dict[str, float]:
+    """When each run, or submission without one, is polled next."""
+    query = sa.select(schema.polls.c.run_id, schema.polls.c.due_at)
+    return {row.run_id: row.due_at for row in ledger.read(lambda it: it.execute(query).all())}

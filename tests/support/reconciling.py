@@ -13,8 +13,8 @@ from receiver.dispatch import dispatcher
 from receiver.domain.event import Event, event_id
 from receiver.domain.run import parse
 from receiver.domain.submission import NewSubmission, Submission, SubmissionMove
-from receiver.ledger import Ledger
-from receiver.ledger.schema import submissions
+from receiver.ledger import Ledger, polls, schema
+from receiver.ledger.polls import Poll
 from receiver.ledger.submissions import lifecycle, records
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
 from receiver.reconcile import poller
@@ -27,6 +27,12 @@ from tests.support.ledger import with_tables
 
 TOKEN = "sub_" + "0123456789abcdef" * 2
 OTHER = "sub_" + "fedcba9876543210" * 2
+
+
+def change_polls(ledger: Ledger, run_id: str = "", **values: Any) -> None:
+    """Change columns of the polls, or of the one of a run."""
+    these = [schema.polls.c.run_id == run_id] if run_id else []
+    ledger.write(lambda c: c.execute(schema.polls.update().where(*these).values(**values)))
 
 
 class Rig:
@@ -80,9 +86,23 @@ class Rig:
         assert found is not None
         return found
 
+    def poll_of(self, token: str = TOKEN) -> Poll | None:
+        """The poll of a submission, or of its run; None if it has ended."""
+        key = "skyvern", self.submission(token).run_id or token
+        return self.ledger.read(lambda c: polls.of_runs(c, [key])).get(key)
+
+    def due_at(self, token: str = TOKEN) -> float | None:
+        found = self.poll_of(token)
+        return found and found.due_at
+
+    def reason(self, token: str = TOKEN) -> str:
+        """Why there is no result yet."""
+        found = self.poll_of(token)
+        return (found and found.reason) or self.submission(token).reason
+
     def due_now(self, token: str = TOKEN) -> None:
-        due = submissions.update().where(submissions.c.id == token, submissions.c.due_at > time.time())
-        self.ledger.write(lambda c: c.execute(due.values(due_at=time.time())))
+        key = self.submission(token).run_id or token
+        change_polls(self.ledger, key, due_at=time.time(), planned_at=time.time(), leased_until=None)
 
     def webhook(self, run_id: str, fields: dict[str, Any]) -> Event:
         """A webhook's event of this run, with these fields, for the submission."""

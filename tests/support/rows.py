@@ -34,6 +34,12 @@ def submission_row(submission_id: str, source: str, at: float, **fields: Any) ->
     return {"id": submission_id, "source": source, **of_call, "created_at": at, "updated_at": at, **fields}
 
 
+def poll_row(source: str, run_id: str, at: float, due_at: float, **fields: Any) -> Row:
+    """Return the poll of a run, or of a submission without one, made `at`."""
+    times = {"due_at": due_at, "planned_at": due_at, "created_at": at, "updated_at": at}
+    return {"source": source, "run_id": run_id, **times, **fields}
+
+
 def attempt_row(delivery_id: str, number: int, **fields: Any) -> Row:
     """Return a refused attempt."""
     ended = {"outcome": "refused", "reason": "no", "started_at": 1.0, "ended_at": 2.0, "worker": "w"}

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from receiver.ledger import dialect
+from receiver.ledger import dialect, polls
 from receiver.ledger.filters import Filter, of_submissions
 from receiver.ledger.lists.paging import SCAN, Key, KeysetList, Page, Walk, page_of
 from receiver.ledger.schema import runs, submissions
@@ -40,13 +40,17 @@ def get(connection: sa.Connection, submission_id: str, source: str = "") -> dict
 
 
 def _dressed(connection: sa.Connection, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows with their labels and requests as values, and their runs' outcomes."""
+    """Return the rows with their labels and requests as values, their runs' outcomes, and their polls."""
     its = dialect.of_runs(runs, ((each["source"], each["run_id"]) for each in found))
     outcomes = {
         (row.source, row.run_id): row.outcome
         for row in connection.execute(sa.select(runs.c.source, runs.c.run_id, runs.c.outcome).where(its))
     }
+    polled = polls.of_runs(connection, [(each["source"], each["run_id"] or each["id"]) for each in found])
     for each in found:
+        poll = polled.get((each["source"], each["run_id"] or each["id"]))
+        each["due_at"], each["polls"] = (poll.due_at, poll.polls) if poll else (None, 0)
+        each["reason"] = (poll and poll.reason) or each["reason"]
         each["webhook"] = bool(each.pop("callback_url"))
         each["labels"] = json.loads(each["labels"])
         each["request"] = None if each["request"] is None else json.loads(each["request"])

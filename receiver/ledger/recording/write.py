@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from operator import attrgetter, itemgetter
 from typing import Any, Final, NamedTuple
 
@@ -36,14 +36,13 @@ def write(
     existing: Collection[RunKey],
     now: float,
     claim: ClaimAtOnce | None = None,
-    polls: Mapping[RunKey, float] = {},
 ) -> Written:
     """Write the events of a batch, their deliveries and the runs' new status.
 
-    `existing`: the runs that have a row, which is locked. `claim`: claims some of the deliveries at once. `polls`: when
-    to poll runs once more, unless that is set. Raises Outdated if another transaction inserts one of the other runs.
+    `existing`: the runs that have a row, which is locked. `claim`: claims some of the deliveries at once.
+    Raises Outdated if another transaction inserts one of the other runs.
     """
-    new, newest, counted = _run_rows(batch, existing, now, polls)
+    new, newest, counted = _run_rows(batch, existing, now)
     told = [item.key for item in batch if _tells_of_run(item)]
     inserted, _, _, made, made_deliveries, _ = many_rows.write(
         connection,
@@ -124,15 +123,13 @@ def _tells_of_run(item: NewEvent) -> bool:
     return item.run.run_id != "" and item.disposition != "test"
 
 
-def _run_rows(
-    batch: Iterable[NewEvent], existing: Collection[RunKey], now: float, polls: Mapping[RunKey, float]
-) -> tuple[list[dict[str, Any]], ...]:
+def _run_rows(batch: Iterable[NewEvent], existing: Collection[RunKey], now: float) -> tuple[list[dict[str, Any]], ...]:
     """Return the rows of new runs, of existing ones with a new status, and of those that only get more events."""
     told = [item for item in batch if _tells_of_run(item)]
     newest = {item.key: item for item in told if item.newest}
     new, changed, counted = [], [], []
     for key, count in sorted(Counter(item.key for item in told).items()):
-        more = {"events": count, "due_at": polls.get(key), "first_seen_at": now, "updated_at": now}
+        more = {"events": count, "first_seen_at": now, "updated_at": now}
         status = _status(newest[key].event, newest[key].run) if key in newest else None
         if key not in existing:
             new.append((status or NO_STATUS) | {"source": key[0], "run_id": key[1]} | more)
@@ -146,7 +143,6 @@ def _run_rows(
 def _more(insert: Any) -> dict[str, Any]:
     return {
         "events": runs.c.events + insert.excluded.events,
-        "due_at": sa.func.coalesce(runs.c.due_at, insert.excluded.due_at),
         "updated_at": insert.excluded.updated_at,
     }
 

@@ -23,7 +23,7 @@ from receiver.domain.submission import (
     states_after,
     states_before,
 )
-from receiver.ledger import api_keys, dialect, many_rows
+from receiver.ledger import api_keys, dialect, many_rows, polls
 from receiver.ledger.errors import LedgerUnavailable, Outdated
 from receiver.ledger.recording.load import lock
 from receiver.ledger.runs import update_run
@@ -81,7 +81,6 @@ def begin(connection: sa.Connection, new: NewSubmission, now: float) -> tuple[Su
         "labels": dialect.json_text(dict(new.labels)),
         "callback_url": new.webhook_url,
         "request": None if new.request is None else dialect.json_text(new.request),
-        "due_at": now + PENDING_POLL,
         "created_at": now,
         "updated_at": now,
     }
@@ -95,6 +94,7 @@ def begin(connection: sa.Connection, new: NewSubmission, now: float) -> tuple[Su
         if there is None:
             made = connection.execute(insert.returning(*submissions.c)).first()
             if made is not None:
+                polls.plan(connection, (new.source, new.id), now + PENDING_POLL, now)
                 return from_row(made), True
             continue
         if there.state != SubmissionState.REJECTED or there.request_hash == new.request_hash:
@@ -106,8 +106,10 @@ def begin(connection: sa.Connection, new: NewSubmission, now: float) -> tuple[Su
 def withdraw(connection: sa.Connection, submission_id: str, now: float) -> None:
     """Withdraw a submission whose request will never be sent, so that the same request creates a new one."""
     rejected = after(SubmissionState.PENDING, SubmissionMove.REJECT)
-    gone = {"state": rejected, "idempotency_key": None, "due_at": None, "reason": NEVER_SENT, "updated_at": now}
-    change(connection, submission_id, submissions.c.state == SubmissionState.PENDING, **gone)
+    gone = {"state": rejected, "idempotency_key": None, "reason": NEVER_SENT, "updated_at": now}
+    there = get(connection, submission_id)
+    if there and change(connection, submission_id, submissions.c.state == SubmissionState.PENDING, **gone):
+        polls.stop(connection, [(there.source, submission_id)])
 
 
 # Called when a run with events is bound: they were routed without its labels, and without its caller's webhook. Returns
@@ -151,22 +153,21 @@ def record_outcome(
             alone = sa.func.coalesce(runs.c.retried_from, "") == ""
             _set_owner(connection, before.source, there.run_id, now, runs.c.submission_id == submission_id, alone)
         for other in others:  # its webhooks had their tokens
-            lost = {"state": SubmissionState.UNKNOWN, "run_id": "", "due_at": now, "reason": "its run was another's"}
-            change(connection, other, **lost, updated_at=now)
-            _set_owner(connection, before.source, answer.run_id, now, runs.c.submission_id == other)
+            _take_run(connection, before.source, answer.run_id, other, now)
         is_erased = known[answer.run_id].erased_at is not None
         labels = "{}" if is_erased else there.labels
         _set_owner(connection, before.source, answer.run_id, now, owner=submission_id, labels=labels)
         values |= {"state": SubmissionState.ACCEPTED, "run_id": answer.run_id, "reason": ""}
         values |= {"run_type": answer.run_type or there.run_type}
-        values |= {"due_at": None if known[answer.run_id].final else answer.due_at}
         values |= erased(answer.run_id) if is_erased else {}
+        _plan_poll(connection, before, known[answer.run_id], answer.due_at, now)
         if state is not SubmissionState.ACCEPTED:
             after(state, SubmissionMove.ACCEPT)
     elif state is not SubmissionState.ACCEPTED:
         if state not in states_after(answer.move):  # else an earlier try or the clock has moved it
             values["state"] = after(state, answer.move)
-        values |= {"reason": answer.reason, "due_at": answer.due_at}
+        values |= {"reason": answer.reason}
+        _plan_poll(connection, before, None, answer.due_at, now)
     if answer.release:
         values["idempotency_key"] = None
     changed = sa.update(submissions).where(submissions.c.id == submission_id).values(**values)
@@ -204,6 +205,14 @@ def _lock(
     return rows.pop(submission_id), list(rows)
 
 
+def _take_run(connection: sa.Connection, source: str, run_id: str, submission_id: str, now: float) -> None:
+    """Take the run of a submission, because it is another's, and search for its own."""
+    lost = {"state": SubmissionState.UNKNOWN, "run_id": "", "reason": "its run was another's"}
+    change(connection, submission_id, **lost, updated_at=now)
+    _set_owner(connection, source, run_id, now, runs.c.submission_id == submission_id)
+    polls.plan(connection, (source, submission_id), now, now)
+
+
 def _set_owner(
     connection: sa.Connection,
     source: str,
@@ -218,10 +227,12 @@ def _set_owner(
     update_run(connection, source, run_id, *conditions, submission_id=owner, labels=labels, updated_at=now)
 
 
-def postpone(connection: sa.Connection, submission_id: str, due_at: float, reason: str, now: float) -> bool:
-    """Poll again at `due_at`, after a poll without a result. Returns False if polling has ended, or `due_at` is set."""
-    values = {"due_at": due_at, "polls": submissions.c.polls + 1, "reason": reason, "updated_at": now}
-    return change(connection, submission_id, submissions.c.due_at != due_at, **values)  # else an earlier try did it
+def _plan_poll(connection: sa.Connection, submission: Submission, run: Any, due_at: float | None, now: float) -> None:
+    """Poll for the result of a submission at `due_at`, if one is expected. `run`: its locked run, if it is known."""
+    if run or due_at is None:
+        polls.stop(connection, [(submission.source, submission.id)])
+    if due_at is not None and not (run and (run.final or run.erased_at is not None)):
+        polls.plan(connection, (submission.source, run.run_id if run else submission.id), due_at, now)
 
 
 def resolve(
@@ -250,12 +261,13 @@ def resolve(
         return () if there is not None and run_id and there.run_id == run_id else None
     known = _lock_runs(connection, there.source, {run_id}, now)
     values: dict[str, Any] = {"state": after(there.state, move), "run_id": run_id, "reason": reason, "updated_at": now}
-    values |= {"run_type": run_type or there.run_type, "due_at": None if run_id and known[run_id].final else due_at}
+    values |= {"run_type": run_type or there.run_type}
     values |= {"idempotency_key": None} if release else {}
     is_erased = bool(run_id) and known[run_id].erased_at is not None
     values |= erased(run_id) if is_erased else {}
     if not change(connection, submission_id, submissions.c.state.in_(states_before(move)), **values):
         return None
+    _plan_poll(connection, there, known.get(run_id), due_at, now)
     if run_id:
         labels = "{}" if is_erased else dialect.json_text(there.labels)
         _set_owner(connection, there.source, run_id, now, owner=submission_id, labels=labels)

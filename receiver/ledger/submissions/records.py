@@ -7,19 +7,19 @@ run.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from handlers.support.resubmit_chain import CHAIN
 from receiver.domain.api_key import RESUBMIT
 from receiver.domain.run import RunKey
-from receiver.domain.submission import Submission, SubmissionState
+from receiver.domain.submission import OPEN, Submission, SubmissionState
 from receiver.ledger import api_keys, dialect
 from receiver.ledger.api_keys import Key
-from receiver.ledger.schema import runs, submissions
+from receiver.ledger.schema import polls, runs, submissions
 
 
 def from_row(row: Any) -> Submission:
@@ -43,7 +43,7 @@ def erased(run_id: str) -> dict[str, Any]:
     """Return the values of an erased submission. Its answer names the run, so that a repeated submit gets it without
     a call to Skyvern. `run_id`: "" if it has no run; its answer stays an error then."""
     answer = {"run_id": run_id} if run_id else {"detail": "the content of this submission was erased"}
-    gone = {"request": None, "title": None, "prompt": None, "labels": "{}", "due_at": None}
+    gone = {"request": None, "title": None, "prompt": None, "labels": "{}"}
     return {**gone, "answer": json.dumps(answer).encode(), **({"answer_status": 200} if run_id else {})}
 
 
@@ -51,6 +51,37 @@ def get(connection: sa.Connection, submission_id: str) -> Submission | None:
     """Return the submission with this token, or None."""
     row = connection.execute(sa.select(submissions).where(submissions.c.id == submission_id)).first()
     return None if row is None else from_row(row)
+
+
+def open_among(connection: sa.Connection, source: str, submission_ids: Sequence[str]) -> dict[str, Submission]:
+    """Return the submissions with these ids of which no run is known yet, by id."""
+    its = sa.and_(submissions.c.source == source, submissions.c.state.in_(sorted(OPEN)))
+    rows = connection.execute(sa.select(submissions).where(its, dialect.among(submissions.c.id, submission_ids)))
+    return {row.id: from_row(row) for row in rows}
+
+
+def unknown(connection: sa.Connection, source: str, limit: int) -> list[Submission]:
+    """Return submissions whose response was lost, the newest first, as Skyvern lists its runs."""
+    it = submissions.c
+    lost = sa.select(submissions).where(it.source == source, it.state == SubmissionState.UNKNOWN)
+    searched = lost.join(polls, sa.and_(polls.c.run_id == it.id, polls.c.source == it.source))
+    return [from_row(row) for row in connection.execute(searched.order_by(it.created_at.desc()).limit(limit))]
+
+
+class Owner(NamedTuple):
+    """The submission of a run. `created_at`: seconds since the epoch."""
+
+    id: str
+    call: str
+    created_at: float
+
+
+def owners(connection: sa.Connection, source: str, run_ids: Collection[str]) -> dict[str, Owner]:
+    """Return the submissions of these runs by run id, without runs that have none."""
+    query = sa.select(submissions.c.run_id, submissions.c.id, submissions.c.call, submissions.c.created_at).where(
+        dialect.of_runs(submissions, ((source, each) for each in run_ids))
+    )
+    return {row.run_id: Owner(row.id, row.call, row.created_at) for row in connection.execute(query)}
 
 
 def of_run(connection: sa.Connection, source: str, run_id: str) -> Submission | None:

@@ -24,10 +24,11 @@ from receiver.errors import Forbidden, RequestError
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
 from receiver.ledger import Ledger, account
 from receiver.ledger.account import AgentChange
-from receiver.ledger.schema import metadata, submissions
+from receiver.ledger.schema import metadata, polls, submissions
 from tests.support import api
 from tests.support.api import actor, call, done
 from tests.support.ledger import claim, new_event, record, settle, with_tables
+from tests.support.rows import poll_row
 
 # The other source's name, which each of its rows has.
 RIVAL = "rival"
@@ -93,8 +94,10 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     settle(ledger, claim(ledger, "ops", now=now), DeliveryMove.DIE, now=now)
     settle(ledger, claim(ledger, "chat", now=now), DeliveryMove.ACCEPT, now=now, receipt={"id": RIVAL})
     row = {"id": SUBMISSION, "source": RIVAL, "key_id": "k", "call": "tasks", "state": "accepted", "run_id": RUN}
-    row |= {"request_hash": "h", "created_at": now, "updated_at": now, "due_at": now, "polls": 1}
+    row |= {"request_hash": "h", "created_at": now, "updated_at": now}
     ledger.write(lambda connection: connection.execute(sa.insert(submissions).values(row)))
+    poll = poll_row(RIVAL, RUN, now, now, polls=1)
+    ledger.write(lambda connection: connection.execute(sa.insert(polls).values(poll)))
     change = AgentChange(RIVAL, "wpid_theirs", None, "https://here.example", now)
     ledger.write(lambda connection: account.record_change(connection, change))
     agents = {"wpid_theirs": (RIVAL, "https://rival.example/hook")}

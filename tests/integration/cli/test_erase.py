@@ -12,9 +12,9 @@ import sqlalchemy as sa
 from receiver.domain.submission import NewSubmission, Submission, SubmissionMove
 from receiver.errors import Conflict, NotFound
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
-from receiver.ledger import Ledger
+from receiver.ledger import Ledger, polls
 from receiver.ledger.schema import metadata
-from receiver.ledger.submissions import lifecycle, polls, records
+from receiver.ledger.submissions import lifecycle, records
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
 from tests.support.command import Runhook
 from tests.support.ledger import NOW, lock_runs, new_event, record
@@ -75,7 +75,7 @@ def test_submission_erases_its_run_that_never_reported(book: Ledger, runhook: Ru
     submit(book, "sub_a", SubmissionMove.ACCEPT, run_id="tsk_1", status=200, due_at=NOW)
     with pytest.raises(Conflict, match="tsk_1: it has not ended"):
         runhook("erase", "--run", "sub_a", "--yes")
-    book.write(lambda it: polls.stop_polling(it, "sub_a", "gone", NOW))
+    book.write(lambda it: polls.stop(it, [("skyvern", "tsk_1")], "gone"))
     # When it is erased, then nothing is left, and a late event of the run keeps no body
     (told,) = json.loads(runhook("erase", "--run", "sub_a", "--yes", "--json"))
     assert told["run_id"] == "tsk_1"
@@ -86,7 +86,7 @@ def test_submission_erases_its_run_that_never_reported(book: Ledger, runhook: Ru
 def test_submission_erases_its_run(book: Ledger, runhook: Runhook) -> None:
     submit(book, "sub_a", SubmissionMove.ACCEPT, run_id="tsk_1", status=200, due_at=NOW)
     record(book, new_event("tsk_1", title=SECRET))
-    book.write(lambda it: polls.due_after_end(it, [("skyvern", "tsk_1")], None, NOW))
+    book.write(lambda it: polls.stop(it, [("skyvern", "tsk_1")]))
     (told,) = json.loads(runhook("erase", "--run", "sub_a", "--yes", "--json"))
     assert (told["run_id"], told["bodies"]) == ("tsk_1", 1)
     assert traces(book) == []

@@ -9,7 +9,6 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 
 from receiver.cli.options import parse_time
 from receiver.domain.breaker import Lane
@@ -20,7 +19,6 @@ from receiver.ledger import Ledger
 from receiver.ledger.deliveries import claims, lanes
 from receiver.ledger.deliveries.claimed import Claimed
 from receiver.ledger.deliveries.fair_queue import ManyLanes, Rotation
-from receiver.ledger.schema import submissions
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
 from tests.support.command import Runhook
@@ -52,8 +50,6 @@ def test_submissions_are_listed_with_state_and_next_poll(book: Ledger, runhook: 
     submit(book, "a", SubmissionMove.ACCEPT, 10_000, team="billing", order="42")
     submit(book, "b", SubmissionMove.MISS, 90)
     submit(book, "c", SubmissionMove.REJECT, 5)
-    ended = sa.update(submissions).where(submissions.c.run_id == "tsk_c").values(due_at=None)
-    book.write(lambda connection: connection.execute(ended))
 
     rows = runhook("submissions").splitlines()
 

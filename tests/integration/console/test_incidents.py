@@ -10,10 +10,11 @@ import sqlalchemy as sa
 
 from receiver.ledger import audit, redis_losses
 from receiver.ledger.audit import AuditActor
-from receiver.ledger.schema import deliveries, runs
+from receiver.ledger.schema import deliveries, polls
 from tests.servers.submitting import Submitting
 from tests.support.console import Browser
 from tests.support.ledger import new_event, record, work_off
+from tests.support.rows import poll_row
 
 
 def test_an_incident_leads_to_its_runs(browser: Browser, console_server: Submitting) -> None:
@@ -98,7 +99,9 @@ def test_what_is_missing(browser: Browser, console_server: Submitting) -> None:
     # Given a run whose end Skyvern was asked for in vain
     event = new_event("tsk_1", status="running", title="Fetch <invoices>")
     record(console_server.ledger, event)
-    console_server.ledger.write(lambda it: it.execute(runs.update().values(due_at=1.0, polls=3)))
+    console_server.ledger.write(
+        lambda it: it.execute(polls.insert().values(poll_row("skyvern", "tsk_1", 1.0, 1.0, polls=3)))
+    )
     page = browser.get("/missing").text
     assert '<a href="/console/runs/tsk_1?source=skyvern">Fetch &lt;invoices&gt;</a>' in page
     assert '<td class="num" data-head="polls">3</td>' in page

@@ -20,13 +20,13 @@ from receiver.domain.submission import NewSubmission, SubmissionMove
 from receiver.ledger import Connection, Ledger
 from receiver.ledger.recording import write
 from receiver.ledger.schema import runs
-from receiver.ledger.submissions import lifecycle, records
+from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import OutcomeRecorded, SubmitOutcome
 from receiver.routing.router import Router
 from tests.support.dispatching import dispatch
 from tests.support.events import body, event
 from tests.support.labels import ROUTES, make_dispatcher
-from tests.support.ledger import new_event, states, wait_until_blocked
+from tests.support.ledger import new_event, polls_due, states, wait_until_blocked
 
 ALL_TOLD = {"tsk_1:results": "queued", "tsk_1:billing": "queued", "tsk_1:callback": "queued"}
 TELL = LateBinding(lambda: Router(ROUTES), Redactor([])).route_again
@@ -53,9 +53,7 @@ def run_of(ledger: Ledger) -> tuple[Any, ...]:
 
 
 def due_at(ledger: Ledger) -> float | None:
-    found = ledger.read(lambda connection: records.get(connection, "sub_1"))
-    assert found is not None
-    return found.due_at
+    return polls_due(ledger).get("tsk_1")
 
 
 def test_webhook_during_the_response_is_routed_as_submitted(

@@ -18,7 +18,7 @@ from receiver.dispatch.dispatcher import Dispatcher
 from receiver.domain.redaction import Redactor
 from receiver.domain.submission import NewSubmission, SubmissionMove
 from receiver.inbox.reader import InboxReader
-from receiver.ledger import Ledger, retention, run_polls
+from receiver.ledger import Ledger, polls, retention
 from receiver.ledger.recording import write as recording
 from receiver.ledger.schema import deliveries, events, runs, to_index
 from receiver.ledger.submissions import lifecycle
@@ -118,15 +118,15 @@ def test_retried_transaction_keeps_permission_to_poll_again(
     dispatch(it, [event(body("tsk_2", run_request=None), via="webhook")])
     # Then the first one is polled once more, and only that one
     assert errors == []
-    due = ledger.write(lambda each: run_polls.lease_due(each, "skyvern", time.time() + 3600, 10))
+    due = ledger.write(lambda each: polls.lease_due(each, "skyvern", time.time() + 3600, 10))
     assert [each.run_id for each in due] == ["tsk_1"]
     it.close()
 
 
 def test_event_of_an_unfinished_run_keeps_its_poll(dispatcher: Dispatcher, ledger: Ledger) -> None:
-    ledger.write(lambda it: run_polls.ask(it, "skyvern", {"tsk_1": 5.0}, time.time()))
+    ledger.write(lambda it: polls.ask(it, "skyvern", {"tsk_1": 5.0}, time.time()))
     dispatch(dispatcher, [event(body("tsk_1", "paused"))])
-    due = ledger.write(lambda it: run_polls.lease_due(it, "skyvern", 5.0, 10))
+    due = ledger.write(lambda it: polls.lease_due(it, "skyvern", 5.0, 10))
     assert [each.run_id for each in due] == ["tsk_1"]
 
 
@@ -146,21 +146,21 @@ def test_known_runs_are_recognized_among_new_ones(dispatcher: Dispatcher, ledger
     first = event(body("tsk_1"))
     dispatch(dispatcher, [first])
     submitted(ledger, "sub_1", "tsk_2")
-    ledger.write(lambda connection: run_polls.note_end(connection, "skyvern", "tsk_3", time.time() - 60))
+    ledger.write(lambda connection: polls.ask(connection, "skyvern", {"tsk_3": time.time()}, time.time(), grace=60.0))
 
     batch = [event(body(run_id, step_count=2)) for run_id in ("tsk_1", "tsk_2", "tsk_3", "tsk_4")]
     others = [event(body(f"wr_{number}")) for number in range(beside)]
     assert dispatch(dispatcher, [*others[:7], *batch, *others[7:]]) == ["results"]
 
     it = events.c
-    query = sa.select(it.run_id, it.disposition, runs.c.labels, runs.c.events, runs.c.noted_at.is_not(None))
+    query = sa.select(it.run_id, it.disposition, runs.c.labels, runs.c.events)
     query = query.join(runs, runs.c.run_id == it.run_id).where(it.id.in_(each.id for each in batch))
     found = ledger.read(lambda connection: connection.execute(query.order_by(it.run_id)).all())
     assert [tuple(each) for each in found] == [
-        ("tsk_1", "update", "{}", 2, False),
-        ("tsk_2", "new", '{"team": "ops"}', 1, False),
-        ("tsk_3", "new", "{}", 1, True),
-        ("tsk_4", "new", "{}", 1, False),
+        ("tsk_1", "update", "{}", 2),
+        ("tsk_2", "new", '{"team": "ops"}', 1),
+        ("tsk_3", "new", "{}", 1),
+        ("tsk_4", "new", "{}", 1),
     ]
     ids = [*(f"tsk_{number}" for number in (1, 2, 3, 4)), *(f"wr_{number}" for number in range(beside))]
     assert states(ledger) == {f"{run_id}:results": "queued" for run_id in ids}

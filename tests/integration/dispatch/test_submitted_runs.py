@@ -22,14 +22,14 @@ from receiver.domain.redaction import Redactor
 from receiver.domain.submission import NewSubmission, SubmissionMove
 from receiver.inbox.reader import InboxReader
 from receiver.ledger import Connection, Ledger, api_keys
-from receiver.ledger.schema import deliveries, events, runs, submissions
+from receiver.ledger.schema import deliveries, events, polls, runs, submissions
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
 from receiver.routing.route import RouteConfig
 from receiver.routing.router import Router
 from tests.support.dispatching import dispatch, make_dispatcher
 from tests.support.events import body, event
-from tests.support.ledger import wait_until_blocked
+from tests.support.ledger import polls_due, wait_until_blocked
 from tests.support.runners import Taking, make_recorder
 
 CALLER = "https://app.example/hook"
@@ -77,14 +77,18 @@ def dispatcher(ledger: Ledger, redis_url: str) -> Iterator[Dispatcher]:
 
 
 def rows_of(ledger: Ledger, table: sa.Table) -> list[dict[str, Any]]:
-    """The rows of a table by key; of times, only about when Skyvern is asked."""
+    """The rows of a table by key, without times."""
     left_out = {"seq", "recorded_at", "first_seen_at", "updated_at", "created_at", "answered_at"}
     query = sa.select(*(each for each in table.c if each.name not in left_out))
     rows = [dict(row) for row in ledger.read(lambda it: it.execute(query).mappings().all())]
     for row in rows:
-        if (due_at := row.pop("due_at", None)) and table is not deliveries:
-            row["due_in"] = round((due_at - time.time()) / 100)
+        row.pop("due_at", None)
     return sorted(rows, key=str)
+
+
+def due_in(ledger: Ledger) -> dict[str, int]:
+    """In how many hundreds of seconds each run is polled."""
+    return {run_id: round((due_at - time.time()) / 100) for run_id, due_at in polls_due(ledger).items()}
 
 
 def test_batch_size_does_not_change_results_of_submitted_runs(dispatcher: Dispatcher, ledger: Ledger) -> None:
@@ -108,22 +112,21 @@ def test_batch_size_does_not_change_results_of_submitted_runs(dispatcher: Dispat
             submit(ledger, number, **asked[number % 4])
         for at in range(0, len(made), size):
             dispatch(dispatcher, made[at : at + size])
-        found[size] = [rows_of(ledger, each) for each in tables]
-        ledger.write(lambda it: [it.execute(sa.delete(each)) for each in tables])
+        found[size] = [*(rows_of(ledger, each) for each in tables), due_in(ledger)]
+        ledger.write(lambda it: [it.execute(sa.delete(each)) for each in (*tables, polls)])
     # Then the tables say the same
-    assert [len(rows) for rows in found[1]] == [30, 30, len(found[1][2]), 20]
+    assert [len(rows) for rows in found[1][:4]] == [30, 30, len(found[1][2]), 20]
     assert found[1] == found[4] == found[30]
     # And that is what becomes of such: labels, what was asked for, the caller's webhook, and the end of the polls
-    of_runs, of_events, made_deliveries, submitted = found[1]
+    of_runs, of_events, made_deliveries, _, polled = found[1]
     assert {row["submission_id"]: row["labels"] for row in of_runs}["sub_0"] == '{"team": "billing"}'
     assert {(row["title"], row["prompt"]) for row in of_runs} >= {("Größe ✓", "Log in")}
     assert {row["sink"] for row in made_deliveries} == {"results", "billing", "shop", "ops", CALLBACK}
     assert any('"prompt": "Log in"' in row["completion"] for row in of_events)
-    times = {row["run_id"]: row.get("due_in") for row in (*submitted, *of_runs)}
-    assert {row["id"]: row.get("due_in") for row in submitted} == {
-        f"sub_{number}": [None, None, round(AFTER_CANCEL / 100), 6, None][number % 5] for number in range(20)
+    assert {number: polled.get(f"tsk_{number}") for number in range(20)} == {
+        number: [None, round(AFTER_RESTART / 100), round(AFTER_CANCEL / 100), 6, None][number % 5]
+        for number in range(20)
     }
-    assert times["tsk_1"] == round(AFTER_RESTART / 100)
 
 
 def told_by_another(ledger: Ledger, status: str = "completed") -> None:
@@ -139,8 +142,7 @@ def test_late_event_of_a_cancelled_run_keeps_its_last_poll(dispatcher: Dispatche
 
     dispatch(dispatcher, [result(0, "running")])
 
-    (row,) = rows_of(ledger, submissions)
-    assert row["due_in"] == round(AFTER_CANCEL / 100)
+    assert due_in(ledger) == {"tsk_0": round(AFTER_CANCEL / 100)}
 
 
 def test_submissions_are_locked_in_one_order(postgres_ledger: Ledger, redis_url: str) -> None:
@@ -167,7 +169,7 @@ def test_submissions_are_locked_in_one_order(postgres_ledger: Ledger, redis_url:
     # Then both come through
     count = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
     assert postgres_ledger.read(lambda it: it.exec_driver_sql(count).scalar_one()) == 0
-    assert {row["due_at"] for row in every(postgres_ledger, submissions)} == {None}
+    assert polls_due(postgres_ledger) == {}
     dispatcher.close()
 
 

@@ -12,12 +12,13 @@ import pytest
 from receiver.dispatch.dispatcher import Dispatcher
 from receiver.domain.poll_schedule import AFTER_RESTART
 from receiver.domain.submission import NewSubmission, SubmissionMove, SubmissionState
-from receiver.ledger import Ledger, run_polls, runs
+from receiver.ledger import Ledger, polls, runs
 from receiver.ledger.submissions import lifecycle, records
 from tests.support import queries
 from tests.support.button import press
 from tests.support.dispatching import dispatch
 from tests.support.events import body, event
+from tests.support.ledger import polls_due
 
 CALLER = "https://app.example/hooks/runs?x=1"
 
@@ -45,7 +46,7 @@ def sinks(ledger: Ledger) -> list[tuple[str, str, str]]:
 def stands(ledger: Ledger, name: str) -> tuple[SubmissionState, str, float | None]:
     found = ledger.read(lambda connection: records.get(connection, name))
     assert found is not None
-    return found.state, found.run_id, found.due_at
+    return found.state, found.run_id, polls_due(ledger).get(found.run_id or name)
 
 
 def test_webhook_before_the_response_binds_by_its_token(
@@ -209,7 +210,7 @@ def test_run_that_names_its_restart_binds_and_polls_it(
     dispatcher.recorder.may_ask = lambda _: True
 
     dispatch(dispatcher, [event(body("wr_1", "failed", retried_by_workflow_run_id="wr_2"))])
-    due = ledger.read(lambda c: run_polls.count_due(c, time.time() + AFTER_RESTART + 1, ["skyvern"], 10))
+    due = ledger.read(lambda c: polls.count_due(c, time.time() + AFTER_RESTART + 1, ["skyvern"], 10))
     dispatch(dispatcher, [event(body("wr_2"), submission_id=TOKEN)])  # which says nothing of the first one
 
     assert due == {"skyvern": 1}

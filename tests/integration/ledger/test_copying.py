@@ -112,7 +112,7 @@ def test_a_database_with_rows_is_refused(old: Ledger, target: Ledger) -> None:
 
 def test_a_value_that_does_not_fit_leaves_nothing_behind(old: Ledger, postgres_url: str) -> None:
     # Given a number that only SQLite stores, in the last of the tables
-    old.write(lambda it: it.execute(sa.update(schema.submissions).values(polls=1 << 40)))
+    old.write(lambda it: it.execute(sa.update(schema.submissions).values(answer_status=1 << 40)))
     code, said = copy(old, postgres_url)
     assert code == 1
     assert "nothing was copied" in said

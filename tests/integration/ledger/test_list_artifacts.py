@@ -21,8 +21,9 @@ from receiver.ledger.lists import missing
 from receiver.ledger.lists.bodies import read_body
 from receiver.ledger.lists.deliveries import list_attempts, list_deliveries
 from receiver.ledger.lists.paging import Key, KeysetList, Page, Walk
-from receiver.ledger.schema import deliveries, events, runs, submissions
+from receiver.ledger.schema import deliveries, events, polls, runs, submissions
 from tests.support.ledger import claim, new_event, record, settle
+from tests.support.rows import poll_row, run_row
 
 REDACTOR = Redactor(["**.password"])
 TOKEN = "sub_" + "ab" * 16
@@ -171,30 +172,23 @@ def test_what_is_overdue_is_listed_by_when_it_is_due(ledger: Ledger) -> None:
     # Given submissions and runs, of which some are due, or were asked for in vain
     now = ledger.read(database_now)
     common = {"source": "a", "key_id": "k", "call": "tasks", "state": "accepted", "request_hash": "h"}
-    asked = [
-        {"id": "due", "due_at": now - 5, "polls": 0},
-        {"id": "again", "due_at": now + 99, "polls": 3},
-        {"id": "early", "due_at": now + 50, "polls": 0},
-        {"id": "done", "due_at": None, "polls": 3},
-        {"id": "first", "due_at": now - 9, "polls": 0},
-    ]
-    known = [
-        {"run_id": "tsk_due", "due_at": now - 7, "final": False},
-        {"run_id": "tsk_more", "due_at": now - 7, "final": True},  # only asked for more
-        {"run_id": "tsk_later", "due_at": now + 7, "final": False},
-    ]
+    asked = ["due", "again", "early", "done", "first"]
+    known = [("tsk_due", False), ("tsk_more", True), ("tsk_later", False)]  # tsk_more is only polled for more data
+    due = [("a", "due", -5), ("a", "early", 50), ("a", "first", -9)]
+    due += [("b", "tsk_due", -7), ("b", "tsk_more", -7), ("b", "tsk_later", 7)]
 
     def fill(connection: sa.Connection) -> None:
-        rows = [{**common, "created_at": now, "updated_at": now, **each} for each in asked]
+        rows = [{**common, "created_at": now, "updated_at": now, "id": each} for each in asked]
         connection.execute(sa.insert(submissions), rows)
-        rows = [{"source": "b", "first_seen_at": now, "updated_at": now, **each} for each in known]
-        connection.execute(sa.insert(runs), rows)
+        connection.execute(sa.insert(runs), [run_row("b", run_id, now, final=final) for run_id, final in known])
+        connection.execute(sa.insert(polls), [poll_row(source, key, now, now + at) for source, key, at in due])
+        connection.execute(sa.insert(polls), [poll_row("a", "again", now, now + 99, polls=3)])
 
     ledger.write(fill)
     for limit in (1, 2, 3, 50):
         # When what is missing is listed
         found = all_pages(ledger, lambda it, after, most: missing.list_missing(it, Filter(), after, most), limit)
-        # Then what is due first comes first, of submissions and then of runs
-        assert [row["submission_id"] or row["run_id"] for row in found] == ["first", "due", "again", "tsk_due"]
+        # Then what is due first comes first
+        assert [row["submission_id"] or row["run_id"] for row in found] == ["first", "tsk_due", "due", "again"]
     found = ledger.read(lambda it: missing.list_missing(it, Filter(source="b"), None, 50))[0]
     assert [row["run_id"] for row in found] == ["tsk_due"]

@@ -10,11 +10,12 @@ import pytest
 import sqlalchemy as sa
 
 from receiver.domain.submission import NewSubmission, Submission, SubmissionMove, SubmissionState
-from receiver.ledger import Ledger, run_polls
-from receiver.ledger.schema import runs, submissions
-from receiver.ledger.submissions import lifecycle, polls
+from receiver.ledger import Ledger
+from receiver.ledger.polls import ask
+from receiver.ledger.schema import polls, runs, submissions
+from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
-from tests.support.ledger import NOW, lock_runs, wait_until_blocked
+from tests.support.ledger import NOW, lock_runs, polls_due, wait_until_blocked
 
 LATER = NOW + 86_400
 
@@ -30,11 +31,6 @@ def submit(ledger: Ledger, *names: str) -> None:
 
 def lock_submission(connection: sa.Connection, name: str) -> None:
     connection.execute(sa.select(submissions).where(submissions.c.id == f"sub_{name}").with_for_update())
-
-
-def due_times(ledger: Ledger) -> dict[str, float]:
-    query = sa.select(submissions.c.id, submissions.c.due_at)
-    return {row.id: row.due_at for row in ledger.read(lambda it: it.execute(query).all())}
 
 
 @pytest.fixture
@@ -65,49 +61,22 @@ def in_between(postgres_ledger: Ledger) -> Callable[..., Any]:
     return run
 
 
-def test_walk_locks_runs_in_the_order_of_a_recording(postgres_ledger: Ledger, in_between: Callable[..., Any]) -> None:
-    # Given a run that was submitted, and one that was not
-    submit(postgres_ledger, "a")
-    # When a walk asks for both while a recording of both has locked the runs, and locks the submission then
-    asked = in_between(
-        lambda it: lock_runs(it, [("skyvern", "tsk_a"), ("skyvern", "tsk_b")], NOW),
-        lambda it: run_polls.ask(it, "skyvern", {"tsk_a": NOW, "tsk_b": NOW}, NOW),
-        lambda it: lock_submission(it, "a"),
-    )
-    # Then both come through, and both runs are asked for
-    assert asked == 2
-    assert due_times(postgres_ledger) == {"sub_a": NOW}
-    due = postgres_ledger.read(lambda it: run_polls.count_due(it, NOW, ["skyvern"], 9))
-    assert due == {"skyvern": 1}
+def lock_poll(connection: sa.Connection, name: str) -> None:
+    connection.execute(sa.select(polls).where(polls.c.run_id == f"tsk_{name}").with_for_update())
 
 
-def test_submissions_are_made_due_in_the_order_of_their_ids(
-    postgres_ledger: Ledger, in_between: Callable[..., Any]
-) -> None:
-    # Given submissions that stand in the table in another order
+def test_walk_locks_polls_in_the_order_of_their_runs(postgres_ledger: Ledger, in_between: Callable[..., Any]) -> None:
+    # Given polls that stand in the table in another order
     submit(postgres_ledger, "c", "b", "a")
-    # When a walk makes them due while somebody locks them one after the other, by id
-    made = in_between(
-        lambda it: lock_submission(it, "a"),
-        lambda it: run_polls.ask(it, "skyvern", dict.fromkeys(["tsk_c", "tsk_b", "tsk_a"], NOW), NOW),
-        lambda it: lock_submission(it, "c"),
+    # When a walk makes them due while another transaction locks them one after the other
+    asked = in_between(
+        lambda it: lock_poll(it, "a"),
+        lambda it: ask(it, "skyvern", dict.fromkeys(["tsk_c", "tsk_b", "tsk_a", "tsk_new"], NOW), NOW),
+        lambda it: lock_poll(it, "c"),
     )
     # Then both come through
-    assert made == 3
-    assert due_times(postgres_ledger) == dict.fromkeys(("sub_a", "sub_b", "sub_c"), NOW)
-
-
-def test_walk_does_not_hasten_a_poll_leased_meanwhile(postgres_ledger: Ledger, in_between: Callable[..., Any]) -> None:
-    # Given a walk that waits for a submission which a poll has leased in between
-    submit(postgres_ledger, "a")
-    asked = in_between(
-        lambda it: it.execute(sa.update(submissions).values(due_at=NOW + polls.LEASE)),
-        lambda it: run_polls.ask(it, "skyvern", {"tsk_a": NOW}, NOW),
-        lambda it: None,
-    )
-    # Then the lease stays as it is
-    assert asked == 1
-    assert due_times(postgres_ledger) == {"sub_a": NOW + polls.LEASE}
+    assert asked == 4
+    assert polls_due(postgres_ledger) == dict.fromkeys(("tsk_a", "tsk_b", "tsk_c", "tsk_new"), NOW)
 
 
 @pytest.mark.parametrize(

@@ -42,9 +42,9 @@ from receiver.ledger import (
     console_sessions,
     copying,
     heartbeats,
+    polls,
     redis_losses,
     retention,
-    run_polls,
     schema,
     watches,
     words,
@@ -55,11 +55,11 @@ from receiver.ledger.audit import AuditActor
 from receiver.ledger.console_sessions import ConsoleSession
 from receiver.ledger.deliveries import claims, lanes, recovery, resend
 from receiver.ledger.deliveries.creation import AddedDelivery
-from receiver.ledger.recording import write
+from receiver.ledger.recording import load, write
 from receiver.ledger.reroutes import EventNote
 from receiver.ledger.runs import RunStatus, run_statuses
 from receiver.ledger.selection import Action, Selection
-from receiver.ledger.submissions import lifecycle, polls
+from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
 from receiver.ledger.watches import ActiveRun
 from tests.servers.gate import Gate
@@ -144,7 +144,12 @@ def withdrawn(ledger: Ledger) -> None:
 
 
 def asked(ledger: Ledger) -> None:
-    ledger.write(lambda it: run_polls.ask(it, "skyvern", {"tsk_1": NOW}, NOW))
+    ledger.write(lambda it: polls.ask(it, "skyvern", {"tsk_1": NOW}, NOW))
+
+
+def leased(ledger: Ledger) -> Any:
+    asked(ledger)
+    return ledger.write(lambda it: polls.lease_due(it, "skyvern", NOW, 9))[0]
 
 
 def shut_lane(ledger: Ledger) -> None:
@@ -257,17 +262,6 @@ WRITERS: dict[str, Writer] = {
     "a run's id": Writer("lifecycle.record_outcome", accept, pending),
     "a refusal": Writer("lifecycle.record_outcome", refuse, lambda it: pending(it, "its key")),
     "an answer": Writer("lifecycle.set_answer", plain(lifecycle.set_answer, SUB, 200, b"{}", NOW), accepted),
-    "a poll postponed": Writer(
-        "lifecycle.postpone",
-        lambda it, _: it.write(lambda c: bool(lifecycle.postpone(c, SUB, OLD, "", NOW)) or True),
-        accepted,
-    ),
-    "a polling ended": Writer("polls.stop_polling", plain(polls.stop_polling, SUB, "gone", NOW), accepted),
-    "polls leased": Writer(
-        "polls.lease_due",
-        lambda it, _: [each.id for each in it.write(lambda c: polls.lease_due(c, "skyvern", OLD, 9))],
-        accepted,
-    ),
     "a lost answer resolved": Writer(
         "lifecycle.resolve",
         lambda it, _: it.write(lambda c: lifecycle.resolve(c, SUB, SubmissionMove.ACCEPT, NOW, run_id="tsk_1")),
@@ -343,7 +337,7 @@ WRITERS: dict[str, Writer] = {
     "idle runs": Writer(
         "retention.remove_idle_runs",
         plain(retention.remove_idle_runs, OLD),
-        lambda it: it.write(lambda c: run_polls.note_end(c, *RUN, NOW)),
+        lambda it: it.write(lambda c: load.lock(c, [RUN], NOW, needed=[RUN])),
         "rest",
     ),
     "old lanes": Writer(
@@ -378,27 +372,31 @@ WRITERS: dict[str, Writer] = {
         lambda it: it.write(lambda c: console_sessions.create(c, SESSION)),
     ),
     # Polls and walks
-    "a poll": Writer("run_polls.ask", plain(run_polls.ask, "skyvern", {"tsk_1": NOW}, NOW)),
-    "an end": Writer("run_polls.note_end", plain(run_polls.note_end, *RUN, NOW)),
+    "a poll": Writer("polls.ask", plain(polls.ask, "skyvern", {"tsk_1": NOW}, NOW)),
+    "a poll planned": Writer("polls.plan", plain(polls.plan, RUN, NOW, NOW)),
+    "a poll hastened": Writer("polls.hasten", plain(polls.hasten, [RUN], NOW), asked),
+    "an end": Writer("polls.note_end", plain(polls.note_end, RUN, NOW), asked),
     "a note cleared": Writer(
-        "run_polls.clear_note",
-        plain(run_polls.clear_note, *RUN),
-        lambda it: it.write(lambda c: run_polls.note_end(c, *RUN, NOW)),
+        "polls.clear_note",
+        plain(polls.clear_note, RUN),
+        lambda it: it.write(lambda c: polls.ask(c, "skyvern", {"tsk_1": NOW}, NOW, grace=9.0)),
     ),
-    "a run postponed": Writer("run_polls.postpone", plain(run_polls.postpone, *RUN, OLD), asked),
-    "a run not polled": Writer("run_polls.stop", plain(run_polls.stop, *RUN), asked),
-    "runs leased": Writer("run_polls.lease_due", plain(run_polls.lease_due, "skyvern", OLD, 9), asked),
+    "a poll postponed": Writer(
+        "polls.postpone", lambda it, poll: it.write(lambda c: polls.postpone(c, poll, OLD, NOW, "x")), leased
+    ),
+    "a poll stopped": Writer("polls.stop", plain(polls.stop, [RUN], "gone"), accepted),
+    "polls leased": Writer("polls.lease_due", plain(polls.lease_due, "skyvern", OLD, 9), asked),
     "a walk": Writer(
         "watches.lease", lambda it, _: getattr(it.write(lambda c: watches.lease(c, "skyvern", NOW)), "source", None)
     ),
     "a page": Writer(
-        "watches.renew watches.remember watches.forget run_polls.ask",
+        "watches.renew watches.remember watches.forget polls.ask",
         lambda it, _: it.write(
             lambda c: (
                 watches.renew(c, "skyvern", NOW + 1),
                 watches.remember(c, "skyvern", [ActiveRun("tsk_2", "running", NOW, NOW)], NOW),
                 watches.forget(c, "skyvern", ["tsk_1"]),
-                run_polls.ask(c, "skyvern", {"tsk_1": NOW}, NOW, found_by=run_polls.IMPORT, grace=9.0),
+                polls.ask(c, "skyvern", {"tsk_1": NOW}, NOW, found_by=polls.IMPORT, grace=9.0),
             )
         ),
         seen_once,
@@ -422,10 +420,10 @@ WRITERS: dict[str, Writer] = {
 
 # Writers with tests of their own: the recording of events, and claims, below.
 ELSEWHERE = {
-    *("write.write", "load.load", "load.lock", "load.erased", "binding.bind", "polls.schedule_polls", "claims.claim"),
+    *("write.write", "load.load", "load.lock", "load.erased", "binding.bind", "polls.after_events", "claims.claim"),
 }
 # Read and lock only, though they share statements with writers.
-READERS = {"actions.get"}
+READERS = {"actions.get", "polls.of_runs", "submissions.get", "submissions.list_submissions"}
 
 
 @contextmanager

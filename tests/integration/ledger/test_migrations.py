@@ -15,7 +15,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from receiver.errors import NotStarted
-from receiver.ledger import Ledger, migrate
+from receiver.ledger import Ledger, migrate, polls
 from receiver.ledger.schema import metadata
 from tests.servers.postgres import PostgresProcess
 from tests.support.ledger import with_tables
@@ -55,6 +55,49 @@ def test_earlier_schema_is_upgraded_without_losing_rows(ledger: Ledger) -> None:
     assert migrate.schema_trouble(ledger) is None
     assert not REMOVED.keys() & set(ledger.read(lambda it: sa.inspect(it).get_table_names()))
     assert rows(ledger, "SELECT run_id FROM runs") == [("tsk_1",)]
+
+
+# The columns and indexes of polls in schema v11, and rows of each kind.
+V11 = (
+    "DROP TABLE polls",
+    *(f"ALTER TABLE runs ADD COLUMN {name} DOUBLE PRECISION" for name in ("noted_at", "due_at")),
+    "ALTER TABLE runs ADD COLUMN found_by TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE submissions ADD COLUMN due_at DOUBLE PRECISION",
+    *(f"ALTER TABLE {table} ADD COLUMN polls INTEGER NOT NULL DEFAULT 0" for table in ("runs", "submissions")),
+    "CREATE INDEX ix_runs_due ON runs (source, due_at, run_id) WHERE due_at IS NOT NULL",
+    "CREATE INDEX ix_submissions_due ON submissions (source, due_at, id) WHERE due_at IS NOT NULL",
+    "UPDATE alembic_version SET version_num = 'v11'",
+    (
+        "INSERT INTO runs (source, run_id, first_seen_at, updated_at, noted_at, due_at, polls, found_by) VALUES"
+        " ('s', 'tsk_alone', 1, 2, 3, 4, 5, 'import'), ('s', 'tsk_mine', 1, 2, 3, NULL, 0, ''),"
+        " ('s', 'tsk_both', 1, 2, NULL, 40, 1, ''), ('s', 'tsk_over', 1, 2, 3, NULL, 5, '')"
+    ),
+    (
+        "INSERT INTO submissions (id, source, key_id, call, state, run_id, request_hash, due_at, polls, reason,"
+        " created_at, updated_at) VALUES ('sub_1', 's', 'k', 'tasks', 'accepted', 'tsk_mine', 'h', 6, 7, 'why', 8, 9),"
+        " ('sub_2', 's', 'k', 'tasks', 'unknown', '', 'h', 6, 0, '', 8, 9),"
+        " ('sub_3', 's', 'k', 'tasks', 'accepted', 'tsk_over', 'h', NULL, 3, '', 8, 9),"
+        " ('sub_4', 's', 'k', 'tasks', 'accepted', 'tsk_both', 'h', 10, 0, '', 8, 9)"
+    ),
+)
+
+
+def test_upgrade_keeps_the_polls_of_runs_and_submissions(ledger: Ledger) -> None:
+    # Given a ledger of schema v11, with polls of runs and submissions
+    for statement in V11:
+        ledger.alter(lambda it, sql=statement: it.exec_driver_sql(sql))  # type: ignore[misc]
+    # When a process starts
+    migrate.ensure_schema(ledger)
+    # Then each run and submission that was polled has one poll, as it was planned
+    names = "run_id, due_at, planned_at, polls, reason, noted_at, found_by, created_at"
+    assert rows(ledger, f"SELECT {names} FROM polls ORDER BY run_id") == [
+        ("sub_2", 6, 6, 0, "", None, "", 8),
+        ("tsk_alone", 4, 4, 5, "", 3, "import", 1),
+        ("tsk_both", 10, 10, 0, "", None, "", 8),
+        ("tsk_mine", 6, 6, 7, "why", 3, "", 8),
+    ]
+    assert ledger.read(lambda it: polls.count_due(it, 9.0, ["s"], 9)) == {"s": 3}
+    test_revisions_make_the_declared_tables(ledger)
 
 
 def test_indexes_and_their_conditions_are_those_declared(tmp_path: Path) -> None:

@@ -13,17 +13,17 @@ from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import ERASED
 from receiver.domain.submission import NewSubmission, SubmissionMove
 from receiver.errors import Conflict
-from receiver.ledger import Connection, Ledger, actions, reroutes, retention, run_polls, stats
+from receiver.ledger import Connection, Ledger, actions, reroutes, retention, stats
 from receiver.ledger.deliveries import creation, recovery, resend
 from receiver.ledger.deliveries.creation import AddedDelivery
 from receiver.ledger.recording import binding
-from receiver.ledger.schema import deliveries, events, run_texts, runs, submissions
+from receiver.ledger.schema import deliveries, events, polls, run_texts, runs, submissions
 from receiver.ledger.selection import Action, Selection
 from receiver.ledger.submissions import lifecycle, records
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
 from tests.support import queries
 from tests.support.ledger import NOW, beside, claim, event_body, lock_runs, new_event, record, settle, states
-from tests.support.rows import event_row, run_row, submission_row
+from tests.support.rows import event_row, poll_row, run_row, submission_row
 from tests.support.words import index, queue_all
 
 LATER = NOW + 1000
@@ -111,7 +111,8 @@ def remove_runs(ledger: Ledger) -> list[str]:
 def test_old_submissions_that_have_ended_are_removed(ledger: Ledger) -> None:
     ended = [submission(each, state=each) for each in ("lost", "rejected", "accepted")]
     changed = submission("changed", state="rejected") | {"updated_at": LATER}
-    polled = submission("polled", run_id="tsk_1", due_at=LATER)
+    polled = submission("polled", run_id="tsk_1")
+    put(ledger, polls, poll_row("skyvern", "tsk_1", NOW, LATER))
     others = [submission(each, state=each) for each in ("pending", "unknown")]
     put(ledger, submissions, *ended, *others, polled, changed, submission("young", LATER, state="lost"))
 
@@ -138,7 +139,7 @@ def test_submission_stays_while_its_run_or_a_retry_has_events(ledger: Ledger) ->
 def test_old_rows_of_runs_without_events_are_removed(ledger: Ledger) -> None:
     # Given old rows of runs that have no events and no words, but a link, a poll, a submission, or that were erased
     kept = [
-        run_row("skyvern", "tsk_polled", NOW, events=0, due_at=LATER),
+        run_row("skyvern", "tsk_polled", NOW, events=0),
         run_row("skyvern", "tsk_of_submission", NOW, events=0),
         run_row("skyvern", "tsk_retry", NOW, events=0, submission_id="sub_a"),
         run_row("skyvern", "tsk_erased", NOW, erased_at=NOW),
@@ -146,7 +147,8 @@ def test_old_rows_of_runs_without_events_are_removed(ledger: Ledger) -> None:
     ]
     linked = run_row("skyvern", "tsk_linked", NOW, events=0, retried_by="tsk_event")
     put(ledger, runs, *kept, linked, run_row("skyvern", "tsk_of_none", NOW, events=0, submission_id="sub_gone"))
-    put(ledger, submissions, submission("a", run_id="tsk_of_submission", due_at=LATER))
+    put(ledger, submissions, submission("a", run_id="tsk_of_submission"))
+    put(ledger, polls, *(poll_row("skyvern", run_id, NOW, LATER) for run_id in ("tsk_polled", "tsk_of_submission")))
     record(ledger, new_event("tsk_event"), new_event("tsk_left"))
     # And one that lost its events, with its words
     queue_all(ledger)
@@ -156,16 +158,18 @@ def test_old_rows_of_runs_without_events_are_removed(ledger: Ledger) -> None:
     assert remove_runs(ledger) == sorted([*(str(each["run_id"]) for each in kept), "tsk_event"])
     assert ledger.read(lambda it: it.scalars(sa.select(run_texts.c.run_id)).all()) == ["tsk_event"]
     # And when the submission has ended, its run goes as well
-    ledger.write(lambda it: it.execute(sa.update(submissions).values(due_at=None)))
+    ledger.write(lambda it: it.execute(sa.delete(polls).where(polls.c.run_id == "tsk_of_submission")))
     assert remove_submissions(ledger) == []
     assert remove_runs(ledger) == ["tsk_erased", "tsk_event", "tsk_polled", "tsk_young"]
 
 
 def test_submissions_and_runs_are_removed_in_bounded_steps(ledger: Ledger) -> None:
     # Given as many old rows as one step reads that must stay, and some behind them
-    due = {number: LATER if number < retention.BATCH else None for number in range(retention.BATCH + 10)}
-    rows = [submission(f"{number:04}", state="lost", due_at=at) for number, at in due.items()]
-    of_runs = [run_row("skyvern", f"r{number:04}", NOW, due_at=at) for number, at in due.items()]
+    numbers = [f"{number:04}" for number in range(retention.BATCH + 10)]
+    rows = [submission(number, state="lost", run_id=f"s{number}") for number in numbers]
+    of_runs = [run_row("skyvern", f"r{number}", NOW) for number in numbers]
+    kept = [f"{kind}{number}" for kind in "rs" for number in numbers[: retention.BATCH]]
+    put(ledger, polls, *(poll_row("skyvern", run_id, NOW, LATER) for run_id in kept))
     ledger.write(lambda it: [it.execute(sa.insert(submissions), rows), it.execute(sa.insert(runs), of_runs)])
     for step in (retention.remove_submissions, retention.remove_idle_runs):
         # When a second step begins where the first one ended, then it comes to those behind
@@ -217,7 +221,7 @@ def test_late_event_does_not_bind_a_submission_being_removed(postgres_ledger: Le
 def test_run_whose_first_event_is_being_recorded_stays(postgres_ledger: Ledger) -> None:
     put(postgres_ledger, runs, run_row("skyvern", "tsk_1", NOW, events=0))
     removing = lambda it: retention.remove_idle_runs(it, LATER).rows  # noqa: E731
-    with beside(postgres_ledger, lambda it: run_polls.note_end(it, *RUN, LATER), removing) as (_, removed):
+    with beside(postgres_ledger, lambda it: lock_runs(it, [RUN], LATER), removing) as (_, removed):
         assert removed == 0
 
 

@@ -16,14 +16,14 @@ from receiver.domain import api_key
 from receiver.domain.delivery import DeliveryMove, IllegalMove
 from receiver.domain.submission import NewSubmission, Submission, SubmissionMove
 from receiver.errors import ConfigError, UsageError
-from receiver.ledger import Ledger, api_keys, totals
+from receiver.ledger import Ledger, api_keys, polls, totals
 from receiver.ledger.api_keys import Key, by_hashes
 from receiver.ledger.lists.submissions import list_submissions
 from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.recording import binding
 from receiver.ledger.schema import runs
 from receiver.ledger.selection import Action, Selection
-from receiver.ledger.submissions import lifecycle, polls, records
+from receiver.ledger.submissions import lifecycle, records
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
 from tests.support import queries
 from tests.support.ledger import claim, lock_runs, new_event, record, settle, with_tables
@@ -50,8 +50,8 @@ def answered(ledger: Ledger, name: str, move: SubmissionMove, run_id: str = "") 
     return ledger.write(lambda connection: lifecycle.record_outcome(connection, f"sub_{name}", answer, NOW + 1))[0]
 
 
-def due(ledger: Ledger, now: float) -> list[Submission]:
-    return ledger.write(lambda connection: polls.lease_due(connection, "skyvern", now, 9))
+def due(ledger: Ledger, now: float) -> list[str]:
+    return [each.run_id for each in ledger.write(lambda connection: polls.lease_due(connection, "skyvern", now, 9))]
 
 
 def owner(ledger: Ledger, run_id: str) -> tuple[str, str]:
@@ -101,7 +101,7 @@ def test_run_taken_by_a_wrong_token_is_given_back(ledger: Ledger) -> None:
     assert a is not None
     assert (a.state, a.run_id) == ("unknown", "")
     assert owner(ledger, "tsk_b")[0] == "sub_b"
-    assert [each.id for each in due(ledger, NOW + 2)] == ["sub_a"]
+    assert due(ledger, NOW + 2) == ["sub_a"]
 
 
 # Pairs that a pattern of LIKE would confuse; what JSON may escape; and characters of one to four bytes.
@@ -199,10 +199,10 @@ def test_submission_of_a_dead_process_is_due_and_resolved(ledger: Ledger) -> Non
         (SubmissionMove.ACCEPT, {"run_id": "tsk_1"}),
         (SubmissionMove.GIVE_UP, {}),
     ]
-    moved = [ledger.write(lambda it, m=move, of=of: lifecycle.resolve(it, a.id, m, NOW, **of)) for move, of in moves]  # type: ignore[misc]
+    moved = [ledger.write(lambda it, m=move, of=of: lifecycle.resolve(it, a, m, NOW, **of)) for move, of in moves]  # type: ignore[misc]
     assert moved == [(), (), None]
     with pytest.raises(IllegalMove):
-        ledger.write(lambda connection: lifecycle.resolve(connection, a.id, SubmissionMove.ACCEPT, NOW))
+        ledger.write(lambda connection: lifecycle.resolve(connection, a, SubmissionMove.ACCEPT, NOW))
 
 
 # --- The command

@@ -1,9 +1,9 @@
-"""Leases and watermarks of walks, and runs that are asked for, on both databases."""
+"""Leases and watermarks of walks, on both databases."""
 
 from __future__ import annotations
 
-from receiver.ledger import Ledger, run_polls, watches
-from tests.support.ledger import NOW, new_event, record
+from receiver.ledger import Ledger, watches
+from tests.support.ledger import NOW
 
 
 def test_walk_is_leased_to_one_clock_at_a_time(ledger: Ledger) -> None:
@@ -24,22 +24,3 @@ def test_a_watermark_never_goes_back(ledger: Ledger) -> None:
         seen.append(ledger.read(watches.list_watches)[0].watermark)
 
     assert seen == [None, 5.0, 5.0, 5.0, 7.0]
-
-
-def test_only_open_runs_are_polled_once_at_a_time(ledger: Ledger) -> None:
-    record(ledger, new_event("ended"))
-
-    def ask(run_id: str, at: float) -> int:
-        return ledger.write(lambda connection: run_polls.ask(connection, "skyvern", {run_id: at}, NOW))
-
-    def lease(now: float) -> list[str]:
-        due = ledger.write(lambda connection: run_polls.lease_due(connection, "skyvern", now, 10))
-        return [each.run_id for each in due]
-
-    assert (ask("ended", NOW), ask("open", NOW)) == (0, 1)
-    assert lease(NOW) == ["open"]
-    ask("open", NOW)
-    assert lease(NOW + 1) == []  # its poll is under way
-    ledger.write(lambda connection: run_polls.postpone(connection, "skyvern", "open", NOW + 3600))
-    ask("open", NOW + 1)
-    assert lease(NOW + 1) == ["open"]

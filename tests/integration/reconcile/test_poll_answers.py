@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import sqlalchemy as sa
@@ -13,23 +14,32 @@ import sqlalchemy as sa
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.domain.poll_schedule import LOST_AFTER
-from receiver.domain.submission import NewSubmission, Submission, SubmissionMove
-from receiver.ledger import Ledger
+from receiver.domain.submission import NewSubmission, SubmissionMove
+from receiver.ledger import Ledger, polls
+from receiver.ledger.lists import submissions
 from receiver.ledger.schema import runs
-from receiver.ledger.submissions import lifecycle, records
+from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
 from receiver.reconcile import poller
 from receiver.reconcile.poller import Reconciler
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.support.events import body
 from tests.support.ledger import with_tables
+from tests.support.reconciling import MakeRig, Rig, change_polls
 
 TOKEN = "sub_" + "0123456789abcdef" * 2
 NOT_FOUND = Reply(404, b'{"detail": "Run not found"}', {"content-type": "application/json"})
 
 # Begins a submission of this age in seconds, its run known, and polls once for it; returns what became of it. `ended`:
 # the seconds since the run's end, which the ledger knows. `before`: what the poll before it came to.
-Poll = Callable[..., Submission]
+Poll = Callable[..., "Polled"]
+
+
+class Polled(NamedTuple):
+    """What a poll came to. `due_at`: of the next one."""
+
+    due_at: float | None
+    reason: str
 
 
 @pytest.fixture
@@ -46,20 +56,20 @@ def reconciler(tmp_path: Path, redis_url: str, scripted_server: ScriptedServer) 
 def poll(tmp_path: Path, reconciler: Reconciler) -> Iterator[Poll]:
     ledger = with_tables(Ledger(f"sqlite:///{tmp_path}/ledger.db"))
 
-    def once(age: float, ended: float | None = None, before: str = "") -> Submission:
+    def once(age: float, ended: float | None = None, before: str = "") -> Polled:
         began = time.time() - age
         new = NewSubmission(TOKEN, "skyvern", "k", "tasks", "hash")
         answer = SubmitOutcome(SubmissionMove.ACCEPT, "tsk_1", "task_v1", 200, b"{}", due_at=1.0)
         ledger.write(lambda connection: lifecycle.begin(connection, new, began))
         ledger.write(lambda connection: lifecycle.record_outcome(connection, TOKEN, answer, began))
-        ledger.write(lambda connection: lifecycle.postpone(connection, TOKEN, 2.0, before, began))
+        change_polls(ledger, reason=before)
         if ended is not None:
             end = sa.update(runs).values(final=True, updated_at=time.time() - ended)
             ledger.write(lambda connection: connection.execute(end).rowcount)
         assert reconciler.drain(20) == 1
-        found = ledger.read(lambda connection: records.get(connection, TOKEN))
-        assert found is not None
-        return found
+        row = ledger.read(lambda connection: submissions.get(connection, TOKEN))
+        assert row is not None
+        return Polled(row["due_at"], row["reason"])
 
     yield once
     ledger.close()
@@ -167,3 +177,46 @@ def test_a_run_that_takes_longer_than_a_day_is_polled_on(poll: Poll, scripted_se
     scripted_server.default = Reply(200, body("tsk_1", "running"))
 
     assert poll(30 * LOST_AFTER).due_at is not None
+
+
+def hastened(it: Rig) -> None:
+    """Poll the run tsk_1 in 1,000 s, and now for a caller that waits."""
+    it.begin()
+    it.answered("tsk_1", due_at=time.time() + 1000)
+    hasten(it)
+
+
+def hasten(it: Rig) -> None:
+    it.ledger.write(lambda connection: polls.hasten(connection, [("skyvern", "tsk_1")], time.time()))
+
+
+def test_waiting_caller_leaves_the_planned_poll(rig: MakeRig, scripted_server: ScriptedServer) -> None:
+    # Given a run that is polled sooner, because a caller waits for it
+    it = rig(scripted_server)
+    scripted_server.default = Reply(200, body("tsk_1", "running"))
+    hastened(it)
+    for _ in range(3):
+        assert it.reconciler.drain(20) == 1
+        hasten(it)
+    it.reconciler.drain(20)
+    # Then its next poll is the planned one, and none of these counts
+    found = it.poll_of()
+    assert found is not None
+    assert 900 < found.due_at - time.time() <= 1000
+    assert (found.polls, found.status) == (0, "running")
+
+
+@pytest.mark.parametrize("answer", [Reply(429), Reply(503, b"", {"retry-after": "30"})])
+def test_waiting_caller_waits_as_long_as_skyvern_asks(
+    rig: MakeRig, scripted_server: ScriptedServer, answer: Reply
+) -> None:
+    it = rig(scripted_server)
+    scripted_server.default = answer
+    hastened(it)
+    assert it.reconciler.drain(20) == 1
+    # When the caller waits on
+    hasten(it)
+    # Then Skyvern is not called again before that time, by any clock
+    assert it.reconciler.drain(20) == 0
+    assert it.reconciler.count_due() == 0
+    assert len(scripted_server.calls) == 1

@@ -16,8 +16,9 @@ from receiver.domain.event import Event, event_id
 from receiver.domain.run import parse
 from receiver.domain.submission import NewSubmission, Submission, SubmissionState
 from receiver.ingest.poll_hints import KEY as HINTS
-from receiver.ledger import Connection, run_polls
-from receiver.ledger.schema import events, runs
+from receiver.ledger import Connection
+from receiver.ledger.polls import ask, of_runs
+from receiver.ledger.schema import events, polls, runs
 from receiver.ledger.submissions import lifecycle
 from receiver.reconcile import poller
 from receiver.reconcile.importer import find_missing
@@ -28,7 +29,7 @@ from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import Simulate, SkyvernSimulator
 from tests.servers.valkey import free_port
 from tests.support.dispatching import dispatch
-from tests.support.reconciling import OTHER, TOKEN, MakeRig, Rig, Rigged
+from tests.support.reconciling import OTHER, TOKEN, MakeRig, Rig, Rigged, change_polls
 from tests.support.waiting import eventually
 
 
@@ -39,7 +40,7 @@ def test_overdue_run_becomes_one_new_event_despite_late_webhook(rigged: Rigged) 
     assert it.reconciler.drain(20) == 1
 
     assert it.events() == [(run_id, "poll", "new")]
-    assert (it.submission().state, it.submission().due_at) == (SubmissionState.ACCEPTED, None)
+    assert (it.submission().state, it.due_at()) == (SubmissionState.ACCEPTED, None)
     run = sim.run(run_id)
     content = dumps(webhook(run, lambda stored: f"https://files.example/{stored.id}?sig=fresh"))
     dispatch(it.dispatcher, [Event(event_id("skyvern", content), "skyvern", content, time.time(), submission_id=TOKEN)])
@@ -87,9 +88,9 @@ def test_details_are_awaited_for_ten_minutes(rig: MakeRig, monkeypatch: pytest.M
     # Then a failure is waited out, for ten minutes
     if status == 502:
         assert it.events() == []
-        assert it.submission().reason == "its details: Skyvern answered 502"
-        assert it.submission().due_at == pytest.approx(time.time() + 30, abs=15)
-        it.ledger.write(lambda c: c.exec_driver_sql("UPDATE runs SET noted_at = noted_at - 601"))
+        assert it.reason() == "its details: Skyvern answered 502"
+        assert it.due_at() == pytest.approx(time.time() + 30, abs=15)
+        change_polls(it.ledger, noted_at=polls.c.noted_at - 601)
         it.poll()
     assert it.events() == [(run_id, "poll", "new")]
 
@@ -125,11 +126,13 @@ def test_running_run_is_polled_less_often(simulate_skyvern: Simulate, rig: MakeR
     for _ in range(3):
         began = time.time()
         it.poll()
-        due_at = it.submission().due_at
+        due_at = it.due_at()
         assert due_at is not None
         waits.append(due_at - began)
 
-    assert it.submission().polls == 3
+    polled = it.poll_of()
+    assert polled is not None
+    assert polled.polls == 3
     assert waits[0] < 19 < waits[1] < 38 < waits[2] + 1
     assert it.events() == []
 
@@ -140,8 +143,8 @@ def test_skyvern_error_is_recorded_and_retried(rigged: Rigged, fault: Fault) -> 
     run_id = it.overdue()
     sim.world.options.change({fault: 1.0})
     it.reconciler.drain(20)
-    assert it.submission().due_at is not None
-    assert it.submission().reason
+    assert it.due_at() is not None
+    assert it.reason()
     assert it.events() == []
 
     sim.world.options.change({fault: 0.0})
@@ -163,7 +166,7 @@ def test_lost_response_is_found_by_its_token(rigged: Rigged) -> None:
 
     it.reconciler.drain(20)
 
-    assert (it.submission().state, it.submission().run_id, it.submission().due_at) == (
+    assert (it.submission().state, it.submission().run_id, it.due_at()) == (
         SubmissionState.ACCEPTED,
         run_id,
         None,
@@ -171,10 +174,10 @@ def test_lost_response_is_found_by_its_token(rigged: Rigged) -> None:
     assert it.events() == [(run_id, "poll", "new")]
     assert (it.submission(OTHER).state, it.submission(OTHER).run_id) == (SubmissionState.UNKNOWN, "")
     # what was read once is not read again
-    polls = sum(each.polls for each in sim.world.runs.values())
+    calls = sum(each.polls for each in sim.world.runs.values())
     it.due_now(OTHER)
     it.reconciler.drain(20)
-    assert sum(each.polls for each in sim.world.runs.values()) == polls
+    assert sum(each.polls for each in sim.world.runs.values()) == calls
 
 
 def test_orphaned_submission_is_resolved_or_lost_after_a_day(rig: MakeRig) -> None:
@@ -184,9 +187,10 @@ def test_orphaned_submission_is_resolved_or_lost_after_a_day(rig: MakeRig) -> No
     it.reconciler.drain(20)
     assert it.submission().state is SubmissionState.UNKNOWN
 
-    it.ledger.write(lambda c: c.exec_driver_sql(f"UPDATE submissions SET due_at = 1, created_at = {time.time() - 9e4}"))
+    it.ledger.write(lambda c: c.exec_driver_sql(f"UPDATE submissions SET created_at = {time.time() - 9e4}"))
+    it.due_now()
     it.reconciler.drain(20)
-    assert (it.submission().state, it.submission().due_at) == (SubmissionState.LOST, None)
+    assert (it.submission().state, it.due_at()) == (SubmissionState.LOST, None)
 
 
 class Unsent:
@@ -204,8 +208,9 @@ class Unsent:
 
     def search(self, age: float) -> Submission:
         """What the submission is after a search at this age, in seconds."""
-        change = f"UPDATE submissions SET due_at = 1, created_at = {time.time() - age} WHERE id = '{TOKEN}'"
+        change = f"UPDATE submissions SET created_at = {time.time() - age} WHERE id = '{TOKEN}'"
         self.it.ledger.write(lambda c: c.exec_driver_sql(change))
+        self.it.due_now()
         self.it.reconciler.drain(20)
         return self.it.submission()
 
@@ -215,10 +220,10 @@ def test_submission_without_a_run_releases_its_key(rig: MakeRig) -> None:
 
     young = unsent.search(200)  # it may be on its way to Skyvern still
     assert (young.state, young.idempotency_key) == (SubmissionState.UNKNOWN, "order-1")
-    assert young.due_at == pytest.approx(time.time() + 15, abs=15)
+    assert unsent.it.due_at() == pytest.approx(time.time() + 15, abs=15)
 
     old = unsent.search(700)
-    assert (old.state, old.idempotency_key, old.due_at) == (SubmissionState.LOST, None, None)
+    assert (old.state, old.idempotency_key, unsent.it.due_at()) == (SubmissionState.LOST, None, None)
     assert old.reason == "Skyvern has no run with its token"
     unsent.it.begin("sub_" + "1" * 32, idempotency_key="order-1")
     assert unsent.it.submission("sub_" + "1" * 32).state is SubmissionState.PENDING
@@ -397,7 +402,7 @@ def test_cancelled_run_is_polled_once_more_for_its_output(simulate_skyvern: Simu
     dispatch(it.dispatcher, [again, first])
 
     # Then it is polled some time later, and its output is new
-    due_at = it.submission().due_at
+    due_at = it.due_at()
     assert due_at is not None
     assert 100 < due_at - time.time() < 130
     eventually(lambda: sim.run(run_id).output)
@@ -408,7 +413,7 @@ def test_cancelled_run_is_polled_once_more_for_its_output(simulate_skyvern: Simu
         (run_id, "webhook", "repeat"),
         (run_id, "poll", "new"),
     ]
-    assert it.submission().due_at is None
+    assert it.due_at() is None
 
 
 def test_cancelled_run_without_output_is_polled_once(scripted_server: ScriptedServer, rig: MakeRig) -> None:
@@ -420,14 +425,14 @@ def test_cancelled_run_without_output_is_polled_once(scripted_server: ScriptedSe
     scripted_server.default = Reply(503)
 
     it.poll()
-    assert it.submission().due_at is not None  # Skyvern was in trouble: that was no poll
-    polls = len([each for each in scripted_server.calls if each.path == "/v1/runs/tsk_1"])
+    assert it.due_at() is not None  # Skyvern was in trouble: that was no poll
+    calls = len([each for each in scripted_server.calls if each.path == "/v1/runs/tsk_1"])
     it.due_now()
     scripted_server.default = Reply(200, dumps(body), {"content-type": "application/json"})
     it.reconciler.drain(20)
 
-    assert it.submission().due_at is None
-    assert len([each for each in scripted_server.calls if each.path == "/v1/runs/tsk_1"]) == polls + 1
+    assert it.due_at() is None
+    assert len([each for each in scripted_server.calls if each.path == "/v1/runs/tsk_1"]) == calls + 1
     assert [what for _, _, what in it.events() if what == "new"] == ["new"]
 
 
@@ -448,13 +453,13 @@ class Restarted:
         dispatch(it.dispatcher, [event])
 
     def due_at(self) -> float | None:
-        """When the first run is looked at again."""
-        asked = sa.select(runs.c.due_at).where(runs.c.run_id == self.first)
-        return self.it.ledger.read(lambda c: c.execute(asked).scalar_one())
+        """When the first run is polled again."""
+        key = "skyvern", self.first
+        found = self.it.ledger.read(lambda c: of_runs(c, [key])).get(key)
+        return found and found.due_at
 
     def look(self) -> None:
-        change = f"UPDATE runs SET due_at = 1 WHERE run_id = '{self.first}'"
-        self.it.ledger.write(lambda c: c.exec_driver_sql(change))
+        change_polls(self.it.ledger, self.first, due_at=1.0, planned_at=1.0)
         self.it.reconciler.drain(20)
         self.it.reconciler.drain(20)  # what the look has found, if it ended as the last thing
 
@@ -483,14 +488,14 @@ def test_removed_source_does_not_block_another(rigged: Rigged) -> None:
         for number in range(300):
             new = NewSubmission(f"sub_{number:032x}", "gone", "k", "tasks", f"hash {number}")
             lifecycle.begin(connection, new, 1.0)
-            run_polls.ask(connection, "gone", {f"tsk_{number}": 1.0}, 1.0)
+            ask(connection, "gone", {f"tsk_{number}": 1.0}, 1.0)
 
     it.ledger.write(strand)
     # And a submission and a run of another source
     submitted, alone = sim.submit("submitted")["run_id"], sim.submit("alone")["run_id"]
     it.begin()
     it.answered(submitted, due_at=100.0)
-    it.ledger.write(lambda c: run_polls.ask(c, "skyvern", {alone: 100.0}, 100.0))
+    it.ledger.write(lambda c: ask(c, "skyvern", {alone: 100.0}, 100.0))
     sim.wait_final(submitted, alone)
 
     # When what is due is polled
@@ -498,23 +503,6 @@ def test_removed_source_does_not_block_another(rigged: Rigged) -> None:
 
     # Then that source's results are there
     assert {run_id for run_id, _, _ in it.events()} == {submitted, alone}
-
-
-def test_submissions_and_runs_share_a_small_budget(rigged: Rigged) -> None:
-    # Given more submissions due than the budget allows, and a run from elsewhere
-    it, sim = rigged(budget="4/h", concurrency=1)
-    for number in range(20):
-        it.begin(f"sub_{number:032x}")
-        it.answered(f"tsk_{number}", f"sub_{number:032x}")
-    alone = sim.submit("alone")["run_id"]
-    it.ledger.write(lambda c: run_polls.ask(c, "skyvern", {alone: 2.0}, 2.0))
-    sim.wait_final(alone)
-
-    # When the budget is used up
-    it.reconciler.drain(30)
-
-    # Then the run was asked for as well
-    assert sim.run(alone).polls == 1
 
 
 def test_lost_workflow_response_is_found_by_one_search(rigged: Rigged, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -530,4 +518,4 @@ def test_lost_workflow_response_is_found_by_one_search(rigged: Rigged, monkeypat
 
     assert it.events() == [(run_id, "poll", "new")]
     assert sim.world.stats["lists"] == 1
-    assert sum(each.polls for each in sim.world.runs.values()) == 1
+    assert sum(each.polls for each in sim.world.runs.values()) == 2  # for its token, and for its result

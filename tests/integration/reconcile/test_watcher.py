@@ -15,9 +15,9 @@ from receiver.config.settings import Settings
 from receiver.domain.callback import CALLBACK
 from receiver.domain.event import Event, event_id
 from receiver.ingest.poll_hints import KEY as HINTS
-from receiver.ledger import Connection, account, watches
-from receiver.ledger.run_polls import ask, note_end
-from receiver.ledger.schema import active_runs, runs
+from receiver.ledger import Connection, account, schema, watches
+from receiver.ledger.polls import ask
+from receiver.ledger.schema import active_runs
 from receiver.reconcile import listing, poller
 from receiver.reconcile.importer import find_missing
 from receiver.reconcile.source import PolledSource
@@ -29,7 +29,7 @@ from tests.servers.skyvern import Simulate, SkyvernSimulator
 from tests.support import queries
 from tests.support.dispatching import dispatch
 from tests.support.events import body
-from tests.support.reconciling import TOKEN, MakeRig, Rig, Rigged
+from tests.support.reconciling import TOKEN, MakeRig, Rig, Rigged, change_polls
 from tests.support.waiting import eventually
 
 
@@ -55,7 +55,7 @@ def take_webhook(it: Rig, sim: SkyvernSimulator, run_id: str) -> None:
 
 def asked_for(it: Rig) -> dict[str, float]:
     """The runs that Skyvern is asked for, and in how many seconds."""
-    rows = it.ledger.read(lambda c: c.execute(runs.select().where(runs.c.due_at.is_not(None))).all())
+    rows = it.ledger.read(lambda c: c.execute(schema.polls.select()).all())
     return {row.run_id: row.due_at - time.time() for row in rows}
 
 
@@ -109,7 +109,7 @@ def test_an_end_waits_for_its_webhook_first(rigged: Rigged) -> None:
 
 
 def due_now(it: Rig) -> None:
-    it.ledger.write(lambda c: c.exec_driver_sql("UPDATE runs SET due_at = 1 WHERE due_at IS NOT NULL"))
+    change_polls(it.ledger, due_at=1.0)
 
 
 @pytest.mark.parametrize(("path", "polls"), [("/v1/run/agents", 0), ("/v1/run/tasks", 1)])
@@ -138,7 +138,7 @@ def test_end_without_a_webhook_is_taken_after_the_grace(rigged: Rigged) -> None:
     assert it.events() == []
 
     # And when the end was noted long ago
-    it.ledger.write(lambda c: c.exec_driver_sql("UPDATE runs SET due_at = 1, noted_at = noted_at - 100"))
+    change_polls(it.ledger, due_at=1.0, noted_at=schema.polls.c.noted_at - 100)
     it.reconciler.drain(20)
 
     assert it.events() == [(run_id, "import", "new")]
@@ -344,7 +344,7 @@ def test_run_with_a_submission_stays_a_poll(rigged: Rigged) -> None:
     walk(it)
 
     assert it.events() == [(run_id, "poll", "new")]
-    assert it.submission().due_at is None
+    assert it.due_at() is None
 
 
 def test_found_run_gets_its_lost_submission(rigged: Rigged) -> None:
@@ -419,7 +419,7 @@ def test_run_no_longer_active_waits_for_its_webhook_once(scripted_server: Script
 
     # When the grace is over, and it has ended
     scripted_server.default = Reply(200, body("tsk_1", "completed", created_at=at, modified_at=at, finished_at=at))
-    it.ledger.write(lambda c: c.execute(runs.update().values(due_at=1.0, noted_at=runs.c.noted_at - 100)))
+    change_polls(it.ledger, due_at=1.0, noted_at=schema.polls.c.noted_at - 100)
     it.reconciler.drain(20)
 
     # Then it is taken in, and does not wait once more
@@ -427,12 +427,11 @@ def test_run_no_longer_active_waits_for_its_webhook_once(scripted_server: Script
 
 
 def note_and_ask(connection: Connection, run_id: str, noted_at: float, due_at: float) -> None:
-    note_end(connection, "skyvern", run_id, noted_at)
-    ask(connection, "skyvern", {run_id: due_at}, due_at, soon=0.0)
+    ask(connection, "skyvern", {run_id: due_at}, due_at, grace=due_at - noted_at, soon=0.0)
 
 
 @pytest.mark.parametrize(("noted_for", "asked"), [(3600.0, True), (100_000.0, False)])
-def test_known_end_survives_one_404(
+def test_known_end_survives_a_day_of_404(
     scripted_server: ScriptedServer, rig: MakeRig, noted_for: float, asked: bool
 ) -> None:
     # Given a run that has been paused for days, as an event says, and whose end a GET has shown
@@ -440,7 +439,7 @@ def test_known_end_survives_one_404(
     now = time.time()
     dispatch(it.dispatcher, [it.webhook("tsk_1", {"status": "paused"})])
     it.ledger.write(lambda c: note_and_ask(c, "tsk_1", now - noted_for, now - 1))
-    it.ledger.write(lambda c: c.execute(runs.update().values(first_seen_at=now - 300_000)))
+    change_polls(it.ledger, created_at=now - 300_000, reason="Skyvern answered 404")
     scripted_server.default = Reply(404, b'{"detail": "Not Found"}')
 
     # When Skyvern, or a proxy before it, says that it is not there

@@ -13,7 +13,7 @@ import httpx2
 import pytest
 import sqlalchemy as sa
 
-from receiver.ledger.schema import runs, submissions
+from receiver.ledger import polls
 from receiver.submit.limits import SubmitLimits
 from simulator.faults import Fault
 from tests.servers.scripted import Reply, ScriptedServer
@@ -172,7 +172,7 @@ def test_refusal_is_replayed_but_later_is_retried(submitting: Make, simulate_sky
 
 def test_lost_response_is_resolved_by_the_webhook(submitting: Make, simulate_skyvern: Simulate) -> None:
     sim = simulate_skyvern(run_seconds=20.0)
-    rig = submitting(sim.url, limits=SubmitLimits(searches=()))
+    rig = submitting(sim.url, limits=SubmitLimits(searching=0.0))
     headers = {"idempotency-key": "k"}
 
     lost = rig.task("p [drop]", headers)
@@ -199,7 +199,7 @@ def test_lost_response_is_found_while_the_caller_waits(
     submitting: Make, simulate_skyvern: Simulate, path: str, shape: dict[str, Any]
 ) -> None:
     sim = simulate_skyvern(run_seconds=1000.0)
-    rig = submitting(sim.url, dispatching=False)
+    rig = submitting(sim.url, dispatching=False, polling=True)
 
     answer = rig.client.post(path, json={"prompt": "p [drop]", "title": "p [drop]"})
 
@@ -338,15 +338,9 @@ def test_lapsed_urls_are_renewed_from_skyvern(submitting: Make, simulate_skyvern
 
 
 def noted(rig: Submitting, run_id: str) -> tuple[bool, float | None]:
-    """Whether the run's end is noted, and when Skyvern is asked for it next: for itself, or for its submission."""
-    row = rig.ledger.read(
-        lambda connection: connection.execute(
-            sa.select(runs.c.noted_at, runs.c.due_at, submissions.c.due_at.label("of_submission"))
-            .join(submissions, submissions.c.run_id == runs.c.run_id, isouter=True)
-            .where(runs.c.run_id == run_id)
-        ).first()
-    )
-    return (False, None) if row is None else (row.noted_at is not None, row.due_at or row.of_submission)
+    """Whether the run's end is noted, and when it is polled next."""
+    poll = rig.ledger.read(lambda connection: polls.of_runs(connection, [("skyvern", run_id)])).get(("skyvern", run_id))
+    return (False, None) if poll is None else (poll.noted_at is not None, poll.due_at)
 
 
 def test_unknown_run_is_read_upstream_and_its_end_noted(submitting: Make, simulate_skyvern: Simulate) -> None:

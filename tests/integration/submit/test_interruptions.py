@@ -79,7 +79,7 @@ def test_retry_after_hang_up_returns_the_existing_run(submitting: Make, scripted
 
 
 def test_hanging_skyvern_delays_submits_briefly(submitting: Make, scripted_server: ScriptedServer) -> None:
-    limits = SubmitLimits(searches=(0.01,), searching=0.5)  # a call by itself may take 8 s
+    limits = SubmitLimits(searching=0.5)
     rig = submitting(scripted_server.url, dispatching=False, limits=limits)
     all_there, ended = threading.Event(), threading.Event()
     scripted_server.script = [Reply(500, b'{"error": "x"}', until=all_there)] * 12
@@ -136,19 +136,11 @@ WEBHOOK = event(body("tsk_1", **TIMES))
 
 
 @pytest.fixture
-def searches() -> tuple[float, ...]:
-    """Pauses before the searches for the run of a lost answer."""
-    return ()
-
-
-@pytest.fixture
-def rig(
-    submitting: Callable[..., Submitting], scripted_server: ScriptedServer, searches: tuple[float, ...]
-) -> Submitting:
+def rig(submitting: Callable[..., Submitting], scripted_server: ScriptedServer) -> Submitting:
     """A receiver without workers, with the routes of the dispatcher."""
     sinks = {name: {"type": "http", "url": "https://app.example"} for name in ("results", "billing")}
     routes = [each.model_dump(exclude_unset=True) for each in ROUTES]
-    limits = SubmitLimits(searches=searches)
+    limits = SubmitLimits(searching=0.0)
     return submitting(scripted_server.url, dispatching=False, sinks=sinks, routes=routes, limits=limits)
 
 
@@ -177,35 +169,6 @@ def test_answer_after_the_webhook_queues_the_callback(
 
     # Then the caller's webhook is queued; the other sink was told before
     assert states(rig.ledger) == {"tsk_1:results": "queued", "tsk_1:callback": "queued"}
-
-
-@pytest.mark.parametrize("searches", [(0.0,), ()], ids=["a search for the lost answer", "a GET of the run"])
-def test_lost_answer_found_after_the_webhook_queues_the_callback(
-    rig: Submitting, scripted_server: ScriptedServer, dispatcher: Dispatcher, searches: tuple[float, ...]
-) -> None:
-    # Given a submit whose answer is lost, and the webhook of an attempt of its run that Skyvern will make again
-    lost = threading.Event()
-    scripted_server.script = [Reply(hang_up=True, until=lost)]
-    with ThreadPoolExecutor(1) as pool:
-        reply = pool.submit(rig.task, webhook_url="https://app.example/done")
-        eventually(lambda: scripted_server.calls)
-        dispatch(dispatcher, [event(body("tsk_1", "failed", attempt=1, retry_pending=True, **TIMES))])
-
-        # When Skyvern shows the end of the run, with its token
-        ours = f"{rig.url}/webhooks/skyvern/{rig.rows()[0]['id']}"
-        shown: dict[str, Any] = {**TIMES, "run_request": {"webhook_url": ours}}
-        run = Reply(200, body("tsk_1", **shown), JSON)
-        listed = Reply(200, b'[{"task_id": "tsk_1", "run_id": "tsk_1", "status": "completed"}]', JSON)
-        scripted_server.script += [listed] if searches else []
-        scripted_server.default = run
-        lost.set()
-        reply.result()
-    if not searches:
-        assert rig.client.get("/v1/runs/tsk_1").status_code == 200
-
-    # Then the caller's webhook is queued
-    assert rig.rows()[0]["run_id"] == "tsk_1"
-    assert states(rig.ledger) == {"tsk_1:callback": "queued"}
 
 
 def test_keyed_retry_after_hang_up_replays_the_response(submitting: Make, scripted_server: ScriptedServer) -> None:

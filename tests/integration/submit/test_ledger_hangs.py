@@ -23,6 +23,7 @@ from tests.servers.gate import Gate
 from tests.servers.postgres import PostgresProcess
 from tests.servers.skyvern import Simulate
 from tests.servers.submitting import Make, Submitting
+from tests.support.ledger import polls_due
 from tests.support.waiting import PATIENCE, Stopwatch, eventually
 
 # Seconds that any call may take.
@@ -170,7 +171,7 @@ async def test_late_commit_after_refusal_is_undone(ledger_url: str, ledger: Ledg
     def state() -> tuple[str, str | None, float | None]:
         found = ledger.read(lambda connection: records.get(connection, "sub_1"))
         assert found is not None
-        return found.state, found.idempotency_key, found.due_at
+        return found.state, found.idempotency_key, polls_due(ledger).get("sub_1")
 
     await asyncio.to_thread(eventually, lambda: state() == ("rejected", None, None))
     await one.close()

@@ -24,6 +24,9 @@ class CountingLedger:
     async def write(self, _: object) -> None:
         self.writes += 1
 
+    def now(self) -> float:
+        return 0.0
+
 
 @pytest.mark.parametrize(
     ("days", "kept", "noted"), [(10, 7 * DAY, False), (10, None, True), (7.5, 7 * DAY, True), (1, 7 * DAY, True)]
@@ -31,7 +34,7 @@ class CountingLedger:
 async def test_end_older_than_retention_is_not_noted(days: float, kept: float | None, noted: bool) -> None:
     # Given a run that ended long ago, and events that are kept for so long; clocks may differ by hours
     ledger: Any = CountingLedger()
-    results = Results(ledger, UNUSED, UNUSED, UNUSED, LIMITS, 120.0, kept)
+    results = Results(ledger, UNUSED, UNUSED, LIMITS, 120.0, kept)
     ended_at = (datetime.now(UTC) - timedelta(days=days)).isoformat()
 
     # When a GET shows it
