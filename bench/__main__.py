@@ -3,10 +3,10 @@
     python -m bench                  # all parts, at most ten minutes, into bench/RESULTS.md
     python -m bench sinks rest       # some parts; prints their table and writes nothing
     python -m bench large            # lists, searches and the pipeline at 1,000,000 runs, into bench/RESULTS-large.md
-    python -m bench --tiny           # all parts in seconds, to see that they run; writes nothing
+    python -m bench --tiny           # all parts in seconds, as a smoke test; writes nothing
 
-Every figure is that of whole processes (`runhook serve`, `worker` and `clock`) over HTTP, on servers of their own that
-have each commit on disk. A part that fails is reported in the table, and the others continue.
+Every figure measures real processes (`runhook serve`, `worker` and `clock`) over HTTP, on dedicated servers that fsync
+each commit. A part that fails is reported in the table, and the others continue.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ measured.
 
 
 def run(name: str, part: Callable[..., Iterable[Figure]], *, tiny: bool) -> Iterator[Figure]:
-    """Yield the figures of a part, and one that says why it failed if it does."""
+    """Yield the figures of a part. If it fails, the last one gives the reason."""
     began = time.monotonic()
     print(f"{name} …", flush=True)
     try:

@@ -1,8 +1,8 @@
 """How many webhooks per second a receiver acknowledges, beside an endpoint that only responds 202.
 
 Both run on uvicorn with uvloop and httptools, in one process each, and take turns. Runhook's receiver checks the
-signature and has the event in a Valkey with `appendfsync always` before its 202. It runs alone: what the worker does
-meanwhile is measured by the pipeline.
+signature and has the event in a Valkey with `appendfsync always` before its 202. No worker runs: the pipeline benchmark
+includes that.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""An HTTP server beside Runhook, in a process of its own: it consumes deliveries, serves files and plays Skyvern.
+"""An HTTP server in a separate process that consumes deliveries, serves files and imitates Skyvern.
 
     python -m bench.consumer PORT SECONDS
 
 POST     204 after SECONDS; `/stats` counts them by their header `webhook-id`
-POST     to `/v1/run/tasks`, as Skyvern: accepts a run; `/callbacks` lists where its webhook is to go, by the run's id
+POST     to `/v1/run/tasks`, as Skyvern: accepts a run; `/callbacks` lists webhook URLs by run id
 GET      `/files/…` a file of FILE_SIZE bytes, after SECONDS
 """
 
@@ -28,12 +28,12 @@ from tests.servers.valkey import free_port
 from tests.support.run_ids import run_id
 
 FILE_SIZE: Final = 20_000
-# The number of the first run that it accepts, behind those that a benchmark posts by itself.
+# The first number for accepted runs; benchmarks post runs with lower numbers.
 FIRST_RUN: Final = 5_000_000
 
 
 class State:
-    """What it has received. `at`: when each delivery came first, by its id."""
+    """The consumer's statistics. `at`: first arrival of each delivery, by id."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -55,7 +55,7 @@ class Server(asyncio.Protocol):
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        """Respond to each request that is complete."""
+        """Respond to each complete request."""
         self._data += data
         while b"\r\n\r\n" in self._data:
             head, _, rest = self._data.partition(b"\r\n\r\n")
@@ -128,7 +128,7 @@ def _response(status: int, body: bytes) -> bytes:
 
 
 class Consumer:
-    """The process, as its user sees it."""
+    """A client of the consumer process."""
 
     def __init__(self, port: int, process: subprocess.Popen[bytes]) -> None:
         self.port = port
@@ -140,7 +140,7 @@ class Consumer:
         return json.loads(get(self.port, path)[1])
 
     def wait_for(self, count: int) -> dict[str, float]:
-        """Wait until that many deliveries have come, and return the statistics. Raises SystemExit when they do not."""
+        """Wait for that many deliveries, and return the statistics. Raises SystemExit on timeout."""
         wait_until(lambda: self.read("/stats")["deliveries"] >= count, lambda: str(self.read("/stats")), 0.1)
         return dict(self.read("/stats"))
 

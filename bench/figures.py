@@ -43,7 +43,7 @@ def compared(
     at_most: float | None = None,
     note: str = "",
 ) -> Figure:
-    """Return a figure beside that of a peer in the same run. The floor, if there is one, is on their ratio."""
+    """Return a figure compared with a peer in the same run. The floor, if any, applies to their ratio."""
     ratio = value / peer
     row = Figure(name, form.format(value) + note, peer=form.format(peer), ratio=f"{ratio:.2f} ×")
     if at_least is not None:

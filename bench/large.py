@@ -1,8 +1,8 @@
 """Lists, searches and the pipeline in a ledger of 1,000,000 runs, beside one of 10,000, on both databases.
 
-The ledgers are filled in SQL (`bench/large_ledger.py`). Then each has a Runhook of its own. Pages are read through the
-JSON API; a page costs the CPU of the receiver and of PostgreSQL, the median of several. For the pipeline the two take
-turns: that number of webhooks is posted flat out, and counted until the last row of a database sink.
+The ledgers are filled in SQL (`bench/large_ledger.py`). Each has a separate Runhook. Pages are read through the JSON
+API; the cost of a page is the median CPU time of the receiver and PostgreSQL. For the pipeline the two take turns:
+webhooks are posted at full speed, and timed until the last row of a database sink.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tests.support.processes import descendants
 
 DATABASES: Final = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
 TIMES: Final = 7
-# Filters of each list: what most rows have, what some have, and what ten rows or none have.
+# Filters of each list that match most rows, some rows, and at most ten rows.
 FILTERS: Final[tuple[dict[str, str], ...]] = (
     {},
     {"source": "main"},
@@ -64,7 +64,7 @@ LISTS: Final = {
 
 
 class Side(NamedTuple):
-    """A ledger of `runs` runs and its Runhook. `server`: that of the ledger, if it has one. `rows`: of the sink."""
+    """A ledger of `runs` runs and its Runhook. `server`: the ledger's server, if any. `rows`: the sink's rows."""
 
     runs: int
     runhook: Runhook
@@ -73,7 +73,7 @@ class Side(NamedTuple):
     headers: dict[str, str]
 
     def page(self, path: str) -> float:
-        """Return the milliseconds of CPU that a page takes. Raises SystemExit when it is refused."""
+        """Return the milliseconds of CPU that a page takes. Raises SystemExit when the request fails."""
         costs = []
         for _ in range(TIMES):
             pids = {self.runhook.pid("serve"), *(descendants(self.server.pid) if self.server else ())}
@@ -85,7 +85,7 @@ class Side(NamedTuple):
         return median(costs)
 
     def pipeline(self, first: int, count: int) -> tuple[float, float]:
-        """Return rows per second, flat out, and microseconds of CPU a row."""
+        """Return rows per second at full speed, and microseconds of CPU per row."""
         requests = webhooks(self.runhook.port, range(first, first + count))
         pids = [*self.runhook.pids(), *([self.server.pid] if self.server else [])]
         before = cpu(pids)
@@ -124,7 +124,7 @@ def side(database: str, servers: Servers, runs: int, first: int) -> Iterator[Sid
 
 
 def pages(few: Side, many: Side, database: str) -> list[Figure]:
-    """Return what pages cost in the larger ledger: the dearest of each list, and each search."""
+    """Return page costs in the larger ledger: the maximum of each list, and each search."""
     found = []
     for name, filters in LISTS.items():
         costs: dict[str, tuple[float, float]] = {}
@@ -149,7 +149,7 @@ def pages(few: Side, many: Side, database: str) -> list[Figure]:
 
 
 def growth(few: Side, many: Side, database: str, first: int, count: int, rounds: int) -> list[Figure]:
-    """Return the pipeline in the larger ledger, of that in the smaller one."""
+    """Return the pipeline's throughput in the larger ledger relative to the smaller one."""
     rates: dict[int, list[float]] = {few.runs: [], many.runs: []}
     costs: dict[int, list[float]] = {few.runs: [], many.runs: []}
     for number in range(rounds):
@@ -172,9 +172,9 @@ def growth(few: Side, many: Side, database: str, first: int, count: int, rounds:
 
 
 def figures(*, tiny: bool = False, runs: int = 1_000_000) -> Iterator[Figure]:
-    """Measure, and yield the figures. `runs`: of the larger ledger."""
+    """Measure, and yield the figures. `runs`: size of the larger ledger."""
     few, many, count, rounds = (200, 2000, 50, 1) if tiny else (10_000, runs, 5000, 5)
-    first = 10_000_000  # the numbers of posted runs are behind those of the ledger
+    first = 10_000_000  # run numbers above those already in the ledger
     for database, name in DATABASES.items():
         with (
             new_servers() as servers,

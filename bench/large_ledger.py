@@ -1,7 +1,7 @@
 """Ledgers of many runs for the benchmarks, filled fast.
 
-The rows are those of `tests/support/listed.py`. They are written in one transaction that nothing has to survive, before
-the indexes are created. A body has some 30 bytes: a larger one is read and written once in a ledger of any size.
+The rows are those of `tests/support/listed.py`. They are written in one unlogged transaction, before the indexes are
+created. A body has about 30 bytes, since the cost of a body does not depend on the size of the ledger.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _FILLING: Final[dict[str, Any]] = {
     "maintenance_work_mem": "512MB",
     "max_wal_size": "8GB",
     "fsync": "off",
-    "wal_level": "minimal",  # what is written to a table that was emptied in the same transaction is then not logged
+    "wal_level": "minimal",  # PostgreSQL then skips the WAL for tables truncated in the same transaction
     "max_wal_senders": "0",
 }
-# MB that SQLite keeps in memory while it fills.
+# SQLite's cache in MB while filling.
 _CACHE: Final = 1000
 _TABLES: Final = (runs, events, deliveries, attempts, submissions, run_texts, to_index)
 
@@ -49,9 +49,9 @@ FROM runs
 def large_ledger(
     database: str, folder: Path, count: int, *, with_words: bool = False
 ) -> Iterator[tuple[Ledger, PostgresProcess | None]]:
-    """Fill a ledger with `count` runs in a new folder. Yields it with its server, if it has one.
+    """Fill a ledger with `count` runs in a new folder. Yields it with its server, if any.
 
-    `with_words`: documents of many words, instead of those that the clock would index.
+    `with_words`: long documents, instead of the ones that the clock would index.
     """
     folder.mkdir(mode=0o755)
     began = time.monotonic()
@@ -80,7 +80,7 @@ def _opened(
 def fill(ledger: Ledger, count: int, texts: Iterable[str] | None = None) -> None:
     """Fill an empty ledger with `count` runs, and let the database collect its statistics.
 
-    `texts`: the runs' documents; those that the clock would index when absent.
+    `texts`: the runs' documents; default: what the clock would index.
     """
     if ledger.dialect == "postgresql":
         ledger.alter(lambda connection: _fill(connection, count, texts))
@@ -94,14 +94,14 @@ def fill(ledger: Ledger, count: int, texts: Iterable[str] | None = None) -> None
         return
     with engine.connect() as connection:
         driver: Any = connection.connection.driver_connection
-        driver.isolation_level = None  # it begins nothing by itself
+        driver.isolation_level = None  # pysqlite must not begin transactions itself
         for setting in ("journal_mode=OFF", "synchronous=OFF", f"cache_size=-{_CACHE * 1000}", "threads=2"):
             driver.execute(f"PRAGMA {setting}").fetchall()
         driver.execute("BEGIN")
         _fill(connection, count, texts)
         driver.execute("COMMIT")
     engine.dispose()
-    ledger.alter(dialect.update_planner_statistics)  # as the clock does it
+    ledger.alter(dialect.update_planner_statistics)  # same as the clock
     ledger.close()
 
 
@@ -135,7 +135,7 @@ def _fill(connection: sa.Connection, count: int, texts: Iterable[str] | None) ->
     else:
         _write(connection, texts)
     words.create_index(connection)
-    # The numbers of changes go on behind those of the runs.
+    # Continue the sequence of changes after the runs' numbers.
     if on_postgresql:
         connection.exec_driver_sql(f"SELECT setval('to_index_seq_seq', {count})")
     else:

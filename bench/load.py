@@ -1,7 +1,7 @@
 """Post HTTP requests over keep-alive connections: as fast as responses come, or at fixed times.
 
-One thread and one epoll. Requests are made and signed before the clock starts, so the client costs the system under
-test little. All times are those of `time.monotonic()`, which the processes of a machine share.
+One thread and one epoll. Requests are built and signed before timing starts, so the client uses little CPU during the
+test. All times are those of `time.monotonic()`, which the processes of a machine share.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from tests.support.run_ids import run_id
 SECRET: Final = "bench-secret"
 WEBHOOKS: Final = "/webhooks/skyvern"
 FLAT_OUT: Final = float("inf")
-# Seconds without any response after which the rest is lost.
+# Seconds without any response before the run fails.
 PATIENCE: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A whole HTTP request as bytes. `key`: what its effect is found by, such as the id of its run."""
+    """A complete HTTP request as bytes. `key`: identifies its effect, such as the run id."""
 
     key: str
     data: bytes
@@ -97,9 +97,9 @@ def webhooks(port: int, numbers: Iterable[int]) -> list[Request]:
 def post(
     port: int, requests: list[Request], rate: float = FLAT_OUT, connections: int = 64, status: int = 202
 ) -> Posted:
-    """Send each request once: one on each idle connection, or `rate` a second. Returns after the last response.
+    """Send each request once: on any idle connection, or at `rate` per second. Returns after the last response.
 
-    Raises SystemExit when a response has another status, or none comes for PATIENCE seconds.
+    Raises SystemExit when a response has another status, or on a timeout of PATIENCE seconds.
     """
     wanted, done = f"HTTP/1.1 {status}".encode(), Posted()
     poll, open_ones = select.epoll(), dict[int, socket.socket]()
@@ -127,7 +127,7 @@ def post(
                 raise SystemExit(f"{len(sent_at)} of {len(requests)} requests have no response after {PATIENCE:.0f} s")
             for handle, _ in poll.poll(0):
                 answer = open_ones[handle].recv(65536)
-                while answer.startswith(wanted) and not _is_whole(answer):  # head and body may come apart
+                while answer.startswith(wanted) and not _is_whole(answer):  # head and body may arrive separately
                     answer += open_ones[handle].recv(65536) or b"\r\n\r\n"
                 if not answer.startswith(wanted):
                     raise SystemExit(f"the response is not {status}: {answer[:300]!r}")

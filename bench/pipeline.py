@@ -1,8 +1,8 @@
-"""From the POST to the committed row, beside apps on task queues: latency, throughput, and CPU of an event alone.
+"""From the POST to the committed row, compared with task queues: latency, throughput, and CPU per event at a low rate.
 
 Each side checks the signature, has the webhook on disk before its 202, and commits one row of the same PostgreSQL
-table. Runhook does more in that time: ledger, deduplication, routing, attempts. The sides run one after the other, in
-alternating rounds, each with new servers; `bench/rows.py` says how a row is noticed.
+table. Runhook does more in that time: ledger, deduplication, routing, attempts. The sides run in alternating rounds,
+each with new servers. `bench/rows.py` detects the rows.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from bench.rows import Rows
 from bench.system import Runhook, Servers, cpu, new_servers
 
 RATE: Final = 100.0
-# Events per second at which each comes alone.
+# Events per second at the low rate: one event at a time.
 ALONE: Final = 10.0
 # Milliseconds of the worker's CPU for such an event, on a machine that takes LOOP seconds for `additions`.
 ALONE_MS, LOOP = 3.5, 1.7
-# As a script has it: with names of a module, which takes twice the time that names of a function do.
+# Module-level code: globals take twice the time of a function's locals.
 ADDITIONS: Final = compile("total = 0\nfor number in range(10_000_000):\n    total += number", "additions", "exec")
-# Seconds between two looks at the table: while latency is measured, and while throughput is.
+# Seconds between polls of the table: for latency, and for throughput.
 FINE, COARSE = 0.001, 0.02
 RUNHOOK: Final = "runhook"
 # Seconds after which no further round begins.
@@ -46,13 +46,14 @@ class Side(Protocol):
         ...
 
     def workers(self) -> list[int]:
-        """Return the processes that take events from the queue to the row."""
+        """Return the processes that turn queued events into rows."""
         ...
 
 
 @dataclass
 class Measured:
-    """Of all rounds of a side: seconds at RATE; rows a second and microseconds of CPU a row, flat out.
+    """All rounds of a side: latencies in seconds at RATE; rows per second and microseconds of CPU per row at full
+    speed.
 
     `alone`: milliseconds of the workers' CPU per event at ALONE. `loops`: seconds of `additions`.
     """
@@ -66,7 +67,7 @@ class Measured:
 
 
 def additions() -> float:
-    """Return the seconds of CPU for a loop of 10,000,000 additions, which says how fast the machine is now."""
+    """Return the CPU seconds of 10,000,000 additions, a measure of the machine's current speed."""
     began = time.process_time()
     exec(ADDITIONS, {})
     return time.process_time() - began

@@ -1,7 +1,7 @@
-"""What Runhook takes while nothing happens, and how long its commands take to start.
+"""Memory and CPU of an idle Runhook, and the start times of its commands.
 
-`runhook dev` has 10 sinks and an embedded Valkey. It is counted once its first work is over. Memory is PSS, where a
-page that n processes share counts 1/n in each. Starts are by the clock, the fastest of several, with compiled modules.
+`runhook dev` has 10 sinks and an embedded Valkey. It is measured once startup work is over. Memory is PSS, where a page
+that n processes share counts 1/n in each. Start times are wall-clock, the fastest of several, with compiled modules.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def memory(pid: int) -> float:
 
 
 def idle(seconds: float, *, wait: bool) -> list[Figure]:
-    """Return memory and CPU of `runhook dev` over `seconds`. `wait`: until its start is over."""
+    """Return memory and CPU of `runhook dev` over `seconds`. `wait`: seconds for its startup."""
     names = [f"s{number}" for number in range(SINKS)]
     config = {
         "sources": {"skyvern": {"secrets": ["${SKYVERN_API_KEY}"]}},
@@ -86,7 +86,7 @@ def first_202(servers: Servers) -> float:
 
 
 def starts(rounds: int) -> list[Figure]:
-    """Return the seconds that commands take to start, beside RQ's and those of a bare Starlette."""
+    """Return the seconds that commands take to start, compared with RQ and a bare Starlette."""
     with new_servers() as servers:
 
         def help_printed(command: list[str]) -> float:

@@ -1,8 +1,8 @@
-"""Notice rows of a PostgreSQL table as they are committed, without a trigger.
+"""Detect committed rows of a PostgreSQL table, without a trigger.
 
 A trigger with NOTIFY takes a lock that is held until the commit is on disk, so commits of several writers follow one
-another instead of sharing a flush. Therefore the table gets a column that counts up, and a connection of this process
-reads the rows behind the last one again and again. A row counts from when another session can see it.
+another instead of sharing a flush. Instead, the table gets a serial column, and a connection polls for rows after the
+last one. A row counts from when another session can see it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import psycopg
 
 from bench.load import PATIENCE
 
-# A transaction with a smaller number may commit later: so far back a gap is still looked at.
+# How far back gaps are checked: a transaction with a smaller number may commit later.
 GAP: Final = 1000
 COLUMN: Final = """
 ALTER TABLE results ADD COLUMN seen bigserial;
@@ -25,7 +25,7 @@ CREATE INDEX results_seen ON results (seen)
 
 
 class Rows:
-    """Looks at a table `results` every `every` seconds in a thread. `at`: when each row was seen, by its run's id."""
+    """Polls a table `results` every `every` seconds in a thread. `at`: when each row was seen, by its run's id."""
 
     def __init__(self, url: str, every: float) -> None:
         self.at: dict[str, float] = {}
@@ -36,7 +36,7 @@ class Rows:
 
     def __enter__(self) -> Self:
         deadline = time.monotonic() + PATIENCE
-        while True:  # a sink makes its table with the first row
+        while True:  # a sink creates its table with the first row
             try:
                 self._connection.execute(COLUMN)
                 break
@@ -53,7 +53,7 @@ class Rows:
         self._connection.close()
 
     def _look(self) -> None:
-        below, beyond = 0, set[int]()  # all numbers up to `below` were seen, and those in `beyond`
+        below, beyond = 0, set[int]()  # seen numbers: all up to `below`, and the set `beyond`
         query = "SELECT seen, run_id FROM results WHERE seen > %s"
         while not self._stop.is_set():
             rows = self._connection.execute(query, (below,)).fetchall()
@@ -69,9 +69,9 @@ class Rows:
             self._stop.wait(self.every)
 
     def wait_for(self, due: Mapping[str, float]) -> dict[str, float]:
-        """Wait until each run in `due` has its row. Returns the seconds that each took, by run id.
+        """Wait until each run in `due` has its row.
 
-        Raises SystemExit when no further row comes for PATIENCE seconds.
+        Returns latencies in seconds, by run id. Raises SystemExit after PATIENCE seconds without a new row.
         """
         while missing := [run_id for run_id in due if run_id not in self.at]:
             self._changed.clear()

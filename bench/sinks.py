@@ -1,6 +1,6 @@
-"""Other work through the whole product, flat out: HTTP consumers, two sinks, S3, and runs that callers submitted.
+"""Full-speed work through all of Runhook: HTTP consumers, two sinks, S3, and submitted runs.
 
-All counts until the last effect at its consumer: a request that arrived, an object that is stored.
+Timing ends with the last effect: a request that arrived, an object that is stored.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FILES: Final = 5
 
 
 def hook(consumer: Consumer) -> dict[str, Any]:
-    """Return a sink `http` that sends one delivery a request, SLOTS at once."""
+    """Return a sink `http` that sends one delivery per request, SLOTS at once."""
     return {"type": "http", "url": f"{consumer.url}/hook", "secret": "s" * 32, "concurrency": SLOTS}
 
 
@@ -47,7 +47,7 @@ def http_one_by_one(servers: Servers, count: int) -> Iterator[Figure]:
 
 
 def two_sinks(servers: Servers, count: int) -> Figure:
-    """Return events per second of which each goes to a table and to a consumer that takes 20 ms."""
+    """Return events per second, each sent to a table and to a consumer that takes 20 ms."""
     with ExitStack() as stack:
         consumer = stack.enter_context(new_consumer(servers.folder, CONSUMER_SECONDS))
         url = servers.database()
@@ -63,7 +63,7 @@ def two_sinks(servers: Servers, count: int) -> Figure:
 
 
 def mirror(servers: Servers, count: int) -> Figure:
-    """Return runs per second whose files are mirrored to S3, each of which has FILES small ones."""
+    """Return mirrored runs per second to S3, each with FILES small files."""
     with ExitStack() as stack:
         server = S3Server(servers.folder / "s3").start()
         stack.callback(server.kill)
@@ -106,7 +106,7 @@ def files(consumer: Consumer, number: int) -> list[dict[str, Any]]:
 
 
 def submitted(servers: Servers, count: int) -> list[Figure]:
-    """Return submits per second, and callbacks per second to the callers of runs that ended."""
+    """Return submits per second, and callbacks per second for finished runs."""
     with ExitStack() as stack:
         consumer = stack.enter_context(new_consumer(servers.folder, CONSUMER_SECONDS))
         runhook = stack.enter_context(

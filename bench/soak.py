@@ -1,10 +1,10 @@
-"""Load Runhook for a long time: what grows that should not, and does each event arrive exactly once?
+"""Load Runhook for a long time: check for leaks, and that each event arrives exactly once.
 
     python -m bench.soak [--minutes 15] [--rate 300]
 
 `serve`, `worker` and `clock` run as in production, on PostgreSQL, with a table, an HTTP consumer and a folder as sinks.
-Every few seconds each process is looked at: private memory, threads, open files. The exit code is 1 when a row or a
-delivery is missing, or was repeated. What grows in the last third of the time is printed.
+Each process is sampled every few seconds: private memory, threads, open files. The exit code is 1 when a row or a
+delivery is missing or repeated. Figures that grow in the last third of the time are printed.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def look(runhook: Runhook) -> dict[str, float]:
 
 
 def growing(found: Sequence[Mapping[str, float]]) -> Iterator[str]:
-    """Yield what was more in the last third of the looks than ever in the second: by a tenth, and by one."""
+    """Yield figures whose maximum in the last third of the samples exceeds the second third's by a tenth and by one."""
     third = len(found) // 3
     for name in dict.fromkeys(name for each in found for name in each):
         values = [each.get(name, 0.0) for each in found]
@@ -54,7 +54,7 @@ def growing(found: Sequence[Mapping[str, float]]) -> Iterator[str]:
 
 
 def soak(minutes: float, rate: float) -> int:
-    """Load it, and print what was found. Return the exit code."""
+    """Load Runhook, print the findings, and return the exit code."""
     with ExitStack() as stack:
         servers = stack.enter_context(new_servers())
         consumer = stack.enter_context(new_consumer(servers.folder, 0.02))

@@ -1,4 +1,4 @@
-"""Start Runhook as in production, with servers of its own, and count the CPU that it uses."""
+"""Start Runhook as in production, with dedicated servers, and count the CPU that it uses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.processes import descendants, launch
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 RUNHOOK: Final = [sys.executable, "-m", "receiver.cli"]
-# PostgreSQL as it comes, with fsync. The helpers of the tests use less.
+# PostgreSQL's defaults, with fsync. The test helpers use weaker settings.
 POSTGRES: Final[dict[str, Any]] = {"shared_buffers": "128MB", "autovacuum": "on", "max_connections": "100"}
 KEY: Final = "bench-skyvern-key"
 
@@ -58,7 +58,7 @@ def new_servers() -> Iterator[Servers]:
 
 @contextlib.contextmanager
 def new_folder() -> Iterator[Path]:
-    """Make a temporary folder that others may enter: PostgreSQL may run as another user."""
+    """Make a temporary folder that other users can enter: PostgreSQL may run as another user."""
     with tempfile.TemporaryDirectory(prefix="runhook-bench-") as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -66,13 +66,13 @@ def new_folder() -> Iterator[Path]:
 
 
 def child(command: Sequence[str], log: Path, environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Start a process that ends with this one. Modules that it compiles are kept."""
+    """Start a process that ends with this one. Its compiled modules are kept."""
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     return launch(command, log, env={**inherited, **environ}, cwd=ROOT)
 
 
 def end(processes: Iterable[subprocess.Popen[bytes]]) -> None:
-    """Stop processes with SIGTERM, and kill what is left of them after a while."""
+    """Stop processes with SIGTERM; kill them after a timeout."""
     several = list(processes)
     for each in several:
         each.send_signal(signal.SIGTERM)
@@ -110,7 +110,7 @@ def get(port: int, path: str, headers: Mapping[str, str] = {}) -> tuple[int, byt
 
 
 def cpu(roots: Iterable[int]) -> float:
-    """Return the seconds of CPU that processes and those below them have used."""
+    """Return the CPU seconds used by processes and their descendants."""
     pids = {pid for root in roots for pid in (root, *descendants(root))}
     used = 0
     for pid in pids:
@@ -121,7 +121,8 @@ def cpu(roots: Iterable[int]) -> float:
 
 
 class Runhook:
-    """`runhook serve`, `worker` and `clock`. `sinks`, `config`: as in the config file; one route sends all to all.
+    """`runhook serve`, `worker` and `clock`. `sinks`, `config`: as in the config file; one route sends every event to
+    every sink.
 
     `ledger`: an SQLAlchemy URL, a new SQLite file when empty. `parts`: which processes run.
     """
@@ -165,7 +166,7 @@ class Runhook:
 
     @contextlib.contextmanager
     def starting(self) -> Iterator[None]:
-        """Start the processes without waiting for them, and end them with the block."""
+        """Start the processes without waiting for them; stop them at the end of the block."""
         for part in self._parts:
             options = ["--port", str(self.port)] if part == "serve" else []
             log = self.folder / f"{part}.log"

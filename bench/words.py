@@ -1,6 +1,6 @@
-"""Made-up documents of runs, as the clock indexes them, and what people might search for in them.
+"""Generated documents of runs, in the form that the clock indexes, and typical searches.
 
-A document has 54 words on average: fifty by Zipf's law of 50,000, and four that no other run has.
+A document has 54 words on average: fifty drawn by Zipf's law from 50,000, and four unique to the run.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def vocabulary() -> list[str]:
 
 
 def documents(count: int) -> Iterator[str]:
-    """Yield the documents of `count` runs, as the column `run_texts.document` has them."""
+    """Yield the documents of `count` runs, as stored in `run_texts.document`."""
     chance, known = random.Random(1), vocabulary()
     weights = list(itertools.accumulate(1 / (place + 1) for place in range(len(known))))
     for _ in range(count):
@@ -31,7 +31,7 @@ def documents(count: int) -> Iterator[str]:
 
 
 def searches() -> dict[str, str]:
-    """Return texts to search for, by what they are. A text that ends with a space ends with a whole word."""
+    """Return search texts by description. A trailing space marks the last word as complete."""
     known = vocabulary()
     often, common, seldom, rare = known[1], known[20], known[300], known[30_000]
     return {

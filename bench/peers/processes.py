@@ -17,7 +17,7 @@ from tests.servers.valkey import free_port
 
 HERE: Final = Path(__file__).resolve().parent
 ENVIRONMENTS: Final = ROOT / ".venv-peers"
-# What each peer needs, and what all do. Runhook and its locks do without these.
+# Packages of each peer, and of all. Runhook's locks do not include them.
 SHARED: Final = ["starlette", "uvicorn", "uvloop", "httptools", "psycopg[binary,pool]", "hiredis"]
 PACKAGES: Final[Mapping[str, list[str]]] = {
     "dramatiq": ["dramatiq[redis]>=2.2"],
@@ -39,12 +39,12 @@ WORKERS: Final[Mapping[str, list[str]]] = {
 
 
 def programs(name: str) -> Path:
-    """Return the folder of a peer's commands. Each has an environment of its own: their needs exclude one another."""
+    """Return the folder of a peer's commands. Each has a separate environment: their requirements conflict."""
     return ENVIRONMENTS / name / "bin"
 
 
 def install(names: Iterable[str]) -> str:
-    """Create the environments of peers that have none, with the newest releases. Returns the versions of the peers."""
+    """Create missing environments with the newest releases. Returns the versions of the peers."""
     found = []
     for name in names:
         folder, done = ENVIRONMENTS / name, ENVIRONMENTS / name / "installed"
@@ -59,7 +59,7 @@ def install(names: Iterable[str]) -> str:
 
 
 class Peer:
-    """The app `name` of `apps/`. `folder`: that of its commands."""
+    """The app `name` of `apps/`. `folder`: of its commands."""
 
     def __init__(self, name: str, servers: Servers, folder: Path | None = None) -> None:
         self.database = servers.database()
@@ -75,7 +75,7 @@ class Peer:
             "PYTHONPATH": str(HERE / "apps"),
             "PATH": f"{folder}:{os.environ['PATH']}",
         }
-        # uvicorn as Runhook has it: uvloop and httptools.
+        # uvicorn as in Runhook: uvloop and httptools.
         web = ["uvicorn", f"{name}_app:app", "--port", str(self.port), "--no-access-log", "--log-level", "error"]
         web += ["--lifespan", "on", "--loop", "uvloop", "--http", "httptools", "--timeout-keep-alive", "300"]
         workers = [line.format(redis=servers.valkey.url).split() for line in WORKERS[name]]

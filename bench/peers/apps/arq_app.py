@@ -20,7 +20,7 @@ async def deliver(_context: dict[str, Any], body: str) -> None:
 
 
 class WorkerSettings:
-    """What the command `arq` reads."""
+    """Settings for the command `arq`."""
 
     functions = (deliver,)
     redis_settings = RedisSettings.from_dsn(REDIS)

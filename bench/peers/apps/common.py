@@ -1,7 +1,7 @@
 """What all peers share: check the signature, respond 202 once the task is on disk, and commit one row.
 
-A peer is as safe as its library can be: Valkey has every task on disk before the response, and a task of a worker that
-died runs again where the library supports that.
+Each peer uses its library's safest settings: Valkey has every task on disk before the response, and tasks of a dead
+worker run again if the library supports it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from starlette.routing import Route
 REDIS = os.environ["PEER_REDIS"]
 DATABASE = os.environ["PEER_DATABASE"]
 SECRET = os.environ["PEER_SECRET"].encode()
-# Connections of a process that commits on an event loop: dramatiq's and Celery's have as many threads.
+# Connections of a process that commits on an event loop; equals the number of threads in dramatiq and Celery.
 CONNECTIONS = 16
 
 INSERT = """INSERT INTO results (run_id, status, output) VALUES (%s, %s, %s)
@@ -62,7 +62,7 @@ def store(body: str) -> None:
 
 async def store_async(body: str) -> None:
     """Commit the row of a run, over a connection of this process's pool."""
-    if not _pools:  # a pool belongs to an event loop, which runs only now
+    if not _pools:  # the pool needs a running event loop
         from psycopg_pool import AsyncConnectionPool
 
         settings = {"autocommit": True}
