@@ -1,11 +1,11 @@
-"""The sink contract: what a sink is given, what it returns, and the three ways in which it can fail.
+"""The sink contract: a sink's input, its result, and its three kinds of errors.
 
     SinkError
     ├── Refused        this delivery will never be accepted: it is dead now
     └── Unavailable    not now: it is tried again, after `retry_after` seconds if given
     any other exception is a bug: recorded with its type, and retried within the sink's budget
 
-This file knows no sink and no transport.
+This file depends on no sink and no transport.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ class SinkError(Exception):
 
 
 class Refused(SinkError):
-    """This delivery will never be accepted as it is."""
+    """This delivery will never be accepted."""
 
 
 class Unavailable(SinkError):
     """The sink can't accept now; it may later.
 
-    `retry_after`: seconds that the sink asked to wait, or None.
-    `dependency`: the sink itself is healthy, but something else that this delivery needs is not (the host of an
-    artifact). Only this delivery waits and spends its attempts; the sink's breaker does not open.
+    `retry_after`: seconds that the sink asked to wait, or None. `dependency`: the sink is healthy, but a server that
+    this delivery needs is not (the host of an artifact). Only this delivery waits and spends its attempts; the sink's
+    breaker does not open.
     """
 
     # Defaults for subclasses whose __init__ does not call this one.
@@ -58,10 +58,10 @@ class Receipt:
 
     `id`: what identifies the result at the sink (row key, object prefix, message timestamp).
     `keys`: what was written (object keys, file paths), in a stable order.
-    `urls`: lasting links by name ("run.json", "recording", "invoice.pdf"), for sinks that wait for this one.
-    `files`: which key holds a file of the run, by its name in the event, where the key does not end in that name.
+    `urls`: permanent links by name ("run.json", "recording", "invoice.pdf"), for sinks that wait for this one.
+    `files`: keys of the run's files by their names in the event, where the key does not end in that name.
     `sizes`: the bytes of each file of the run that was stored, by its name in the event.
-    `note`: something an operator should see, such as an artifact that was over the size cap.
+    `note`: a remark for operators, such as an artifact over the size cap.
     """
 
     id: str
@@ -86,17 +86,15 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One event for one sink, as a sink sees it.
+    """One event for one sink.
 
     `key` is the idempotency key: the same at every attempt and every replay, never shared by two deliveries.
-    `run` is the run after redaction, with the same members whether it came by webhook, poll or import ({} when the body
-    could not be parsed, and then `problem` says why); `body` the bytes that were received (re-serialised only if
-    something in them was redacted); `payload` the body as a webhook has it, for sinks that pass it on: `body` itself
-    unless it came by a poll or an import.
-    `status` is the run's outcome, which can differ from run["status"].
+    `run` is the redacted run, with the same members from a webhook, poll or import ({} when the body could not be
+    parsed; `problem` has the reason); `body` the received bytes (re-serialised only if redacted); `payload` the body in
+    a webhook's form, for sinks that forward it: `body` unless it came by a poll or an import.
+    `status` is the run's outcome; it can differ from run["status"].
     `receipts`: the receipts (`Receipt.to_dict()`) of the sinks that this one waited for, by sink name;
-    None for one that ended dead.
-    `last_attempt`: whether a failure of this attempt makes the delivery dead.
+    None for a dead one. `last_attempt`: whether a failure of this attempt makes the delivery dead.
     """
 
     key: str
@@ -129,8 +127,8 @@ class Artifact:
     """One file of a run.
 
     `kind`: recording, screenshot, download, or Skyvern's own artifact type. `url` may be signed and may have expired.
-    `sha256`: lower-case hex as the sender gave it, or None. `size`: bytes, or None. `unchanged_since`: when the
-    sender made its record of the file, in seconds since the epoch, if it has not changed it since; else None.
+    `sha256`: lower-case hex from the sender, or None. `size`: bytes, or None. `unchanged_since`: when the sender
+    created its record of the file (epoch seconds), if never changed; else None.
     """
 
     kind: str
@@ -146,7 +144,7 @@ class ReadableFile(NamedTuple):
     """A file that a sink stored. `size`: bytes. `version`: identifies these bytes. `encoding`: its content coding, such
     as gzip, or "".
 
-    `chunks`: yields the bytes from a start up to an end. Raises SinkError, also when the file has changed.
+    `chunks`: yields the bytes from start to end. Raises SinkError, also when the file has changed.
     """
 
     size: int
@@ -179,14 +177,14 @@ class Services:
         return ()
 
     def allowed_addresses(self) -> Sequence[str]:
-        """Return hosts and CIDR networks that the operator allows although they are private."""
+        """Return the private hosts and CIDR networks that the operator allows."""
         return ()
 
 
 class SinkOptions(BaseModel):
-    """Base of every sink's options. Unknown keys are an error, so that a typo is found at load."""
+    """Base of every sink's options. Unknown keys are an error, so typos fail at load."""
 
-    # Pydantic builds a model at its first use, and base classes never.
+    # Pydantic builds a model at its first use, and never builds base classes.
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, defer_build=True)
 
     timeout: Seconds = Field(30.0, gt=0, le=3600, description="Time that one send may take: seconds, or such as 30s.")
@@ -198,19 +196,19 @@ O = TypeVar("O", bound=SinkOptions)  # noqa: E741
 class Sink(ABC, Generic[O]):
     """A destination. One instance lives in one worker process and is used by up to `concurrency` threads at once.
 
-    A sink never retries, never sleeps and never logs a payload. The constructor opens nothing that a fork would break:
-    connections are made at the first send.
+    A sink never retries, never sleeps and never logs a payload. The constructor opens no connection: a fork would break
+    it, so the first send connects.
     """
 
     Options: ClassVar[type[SinkOptions]] = SinkOptions
-    # Whether it gets later events of the same result that have more files or fields.
+    # Whether it receives later events that add files or fields to the same result.
     takes_updates: ClassVar[bool] = False
     # Whether `erase` deletes what `send` wrote. `runhook erase` lists the receipts of all other sinks.
     erases: ClassVar[bool] = False
     # Maximum deliveries of one `send_many`; with 1, the caller runs `send` concurrently instead.
     batch_size: ClassVar[int] = 1
-    # Whether its sends share a process with other sinks unless the config says otherwise: they wait for servers,
-    # compute little, and never end the process or change its signals or working directory. Not inherited.
+    # Whether it shares a process with other sinks by default: its sends mostly wait for servers, and never exit or
+    # change signals or the working directory. Not inherited.
     shares_worker: ClassVar[bool] = False
 
     def __init__(self, name: str, options: O, services: Services) -> None:
@@ -233,29 +231,29 @@ class Sink(ABC, Generic[O]):
         return results
 
     def find_file(self, location: str) -> ReadableFile | None:  # noqa: ARG002 - for those that keep files
-        """Return a file that `send` has written, by its key of the receipt.
+        """Return a file that `send` has written, by its key in the receipt.
 
-        None for what is not there, or not this sink's, and for a sink that keeps no files. Raises SinkError.
+        None for a missing or foreign key, or a sink without files. Raises SinkError.
         """
         return None
 
     def erase(self, receipt: Mapping[str, Any]) -> None:
-        """Delete all that a receipt (`Receipt.to_dict()`) names in `keys`; what is missing counts as deleted.
+        """Delete the `keys` of a receipt (`Receipt.to_dict()`); missing ones count as deleted.
 
-        Called only if `erases`. Raises as `send` does; the same call again continues.
+        Called only if `erases`. Raises like `send`; can be repeated.
         """
         raise NotImplementedError
 
     def check(self) -> str:
         """Check that the server is reachable and accepts the credentials, without changing anything.
 
-        Returns a sentence; "" if only a send could tell. Raises as `send` does, within the sink's timeout. `runhook
+        Returns a sentence; "" if only a send could check that. Raises like `send`, within the sink's timeout. `runhook
         doctor` calls it.
         """
         return ""
 
     def close(self) -> None:
-        """Close connections. Called once, when no send is running."""
+        """Close connections. Called once, after all sends."""
 
 
 class BatchSink(Sink[O]):

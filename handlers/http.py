@@ -1,7 +1,7 @@
 """The sink `http`: one request for each delivery, signed as in Standard Webhooks (https://www.standardwebhooks.com).
 
-The URL is the operator's, so it may be private; nothing of a payload becomes part of it. Redirects are not followed,
-also where `success` accepts one: a body and its signature go only where the operator sends them.
+The URL is the operator's, so it may be private; nothing of a payload becomes part of it. Redirects are never followed,
+even if `success` accepts one: body and signature go only to the configured URL.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from handlers.support.guarded_client import ANY_ADDRESS, GuardedClient, Response
 from handlers.support.retry_after import RETRYABLE, retry_after
 from handlers.support.url import split_userinfo
 
-# Bytes of a response body that are read: only the status counts.
+# Maximum bytes read of a response body: only the status counts.
 MAX_ANSWER = 64 * 1024
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -41,14 +41,14 @@ Status = Annotated[int, Field(ge=200, le=599)] | Literal["2xx", "3xx", "4xx", "5
 
 
 class HttpOptions(SinkOptions):
-    """A request to a program of yours, with the event's body as it was received or as a template makes it."""
+    """An HTTP request with the received body, or one from a template."""
 
     url: SecretStr = Field(description="URL to call, http:// or https://. Only its host is ever shown.")
     method: Literal["POST", "PUT", "PATCH"] = Field("POST", description="POST, PUT or PATCH.")
     secret: SecretStr | tuple[SecretStr, ...] | None = Field(
         None,
-        description="Signs the request: whsec_… (base64) or any text. A list, while secrets are rotated: each"
-        " gives a signature, and one that fits is enough.",
+        description="Signs the request: whsec_… (base64) or any text. A list, while secrets are rotated: the request"
+        " gets one signature per secret.",
     )
     headers: dict[str, SecretStr] = Field(default_factory=dict, description="More headers, such as authorization.")
     template: str | None = Field(
@@ -57,8 +57,8 @@ class HttpOptions(SinkOptions):
     success: tuple[Status, ...] = Field(
         ("2xx",),
         min_length=1,
-        description="Status codes and classes that mean accepted, such as [2xx, 302]. A redirect that is listed is"
-        " accepted as it is, and never followed.",
+        description="Status codes and classes that mean accepted, such as [2xx, 302]. A listed redirect counts as"
+        " accepted and is never followed.",
     )
     content_type: str = Field(
         "application/json", pattern=r"^[\x21-\x7e][\x20-\x7e]*$", description="Content type of the body."
@@ -68,12 +68,12 @@ class HttpOptions(SinkOptions):
     )
     key: Path | None = Field(None, description="Key of the client certificate, a PEM file.")
     key_password: SecretStr | None = Field(None, description="Password of the key.")
-    ca: Path | None = Field(None, description="PEM file of the authorities to trust instead of the usual ones.")
+    ca: Path | None = Field(None, description="PEM file of CA certificates to trust instead of the default ones.")
 
     @field_validator("cert", "key", "key_password", "ca", mode="before")
     @classmethod
     def _empty_is_none(cls, value: Any) -> Any:
-        """Take "${CLIENT_CERT:-}" without such a variable as None."""
+        """Convert "" to None, for "${CLIENT_CERT:-}"."""
         return None if value == "" else value
 
     @field_validator("url")
@@ -105,10 +105,10 @@ class HttpOptions(SinkOptions):
             if not _HEADER_NAME.fullmatch(name):
                 raise ValueError(f"{name!r} is not a valid header name")
             if name.lower() in _RESERVED_HEADERS or name.lower().startswith(("webhook-", "runhook-")):
-                raise ValueError(f"{name} is set by Runhook itself; for content-type there is content_type")
+                raise ValueError(f"{name} is set by Runhook itself; for content-type use content_type")
             text = content.get_secret_value()
             if not text.isprintable() or not text.isascii():
-                raise ValueError(f"the value of {name} has characters that a header can't carry")
+                raise ValueError(f"the value of {name} has characters that are invalid in a header")
         return value
 
     @field_validator("template")
@@ -157,7 +157,7 @@ def sign(key: bytes, message_id: str, timestamp: int, body: bytes) -> str:
 
 
 def raise_for_status(host: str, answer: Response, now: float, success: Collection[int | str]) -> None:
-    """Raise Refused or Unavailable unless the status is in `success`. The message shows nothing of the response's body.
+    """Raise Refused or Unavailable unless the status is in `success`. The message omits the response's body.
 
     `now`: epoch seconds. `success`: status codes and classes, such as 302 and "2xx".
     """
@@ -178,7 +178,7 @@ def raise_for_status(host: str, answer: Response, now: float, success: Collectio
         )
     if status < 300:
         raise Refused(f"{host} answered {status}, which is not listed in success")
-    raise Refused(f"{host} answered {status}" + (": it wants no more of these" if status == 410 else ""))
+    raise Refused(f"{host} answered {status}" + (": the endpoint is gone" if status == 410 else ""))
 
 
 class HttpSink(Sink[HttpOptions]):
@@ -194,7 +194,7 @@ class HttpSink(Sink[HttpOptions]):
         self._headers = {name: value.get_secret_value() for name, value in options.headers.items()}
         if basic:
             self._headers.setdefault("authorization", basic)
-        # What a server that repeats its request would show.
+        # Secrets that a server might echo.
         self._secrets = {secret for value in self._headers.values() for secret in credentials(value)}
         self._secrets.update(each.get_secret_value() for each in _as_tuple(options.secret))
         self._headers["content-type"] = options.content_type
@@ -227,7 +227,9 @@ class HttpSink(Sink[HttpOptions]):
             try:
                 json.loads(text)
             except (ValueError, RecursionError):
-                raise Refused("the template gives no JSON for this run; did you write {{ … | tojson }}?") from None
+                raise Refused(
+                    "the template does not produce JSON for this run; did you write {{ … | tojson }}?"
+                ) from None
         return text.encode("utf-8", errors="replace")
 
     def _own_headers(self, delivery: Delivery, timestamp: int, body: bytes) -> dict[str, str]:
@@ -246,7 +248,7 @@ class HttpSink(Sink[HttpOptions]):
         return headers
 
     def _tls(self) -> ssl.SSLContext:
-        """Make the TLS context. Reads its files at the first send: a host that only checks the config may lack them."""
+        """Make the TLS context. Called at the first send: a host that only checks the config may lack its files."""
         options = self.options
         path = options.ca
         try:

@@ -1,8 +1,8 @@
 """The sink `notify`: a short notification by Apprise to Teams, Discord, e-mail, PagerDuty, …
 
-Apprise (https://appriseit.com) is an extra: pip install 'runhook[notify]'. It reports success or failure and seldom a
-reason, so every failure is Unavailable. None of its services takes an idempotency key: an attempt whose answer was lost
-may arrive twice. A URL that has accepted a delivery is left out of its later attempts in this process.
+Apprise (https://appriseit.com) is an extra: pip install 'runhook[notify]'. It seldom reports a reason, so every failure
+is Unavailable. Its services have no idempotency keys: after a lost response, a notification may arrive twice. URLs that
+accepted a delivery are skipped at later attempts in this process.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ _Urls = Annotated[tuple[SecretStr, ...], Field(min_length=1, max_length=20)]
 
 
 class NotifyOptions(SinkOptions):
-    """Where to notify, and with which text."""
+    """The URLs to notify, and the text."""
 
     urls: _Urls = Field(
-        description="Apprise URLs (one, or a list), such as discord://…, msteams://…, mailto://…; each is a secret.",
+        description="One or more Apprise URLs (discord://…, msteams://…, mailto://…); each is a secret.",
     )
     title: str = Field("", description="Template of the title (Jinja, sandboxed). Default: the run's name and outcome.")
     body: str = Field("", description="Template of the body, plain text. Default: reason, duration, steps and links.")
@@ -66,9 +66,7 @@ class NotifyOptions(SinkOptions):
             if _plugin(url.get_secret_value(), 4.0) is None:
                 scheme, mark, _ = url.get_secret_value().partition("://")
                 shown = f"{scheme}://…" if mark and _SCHEME.fullmatch(scheme) else "it"
-                raise ValueError(
-                    f"number {number}: {shown} is not an Apprise URL; https://appriseit.com/services lists them"
-                )
+                raise ValueError(f"number {number}: {shown} is not an Apprise URL; see https://appriseit.com/services")
         return value
 
     @model_validator(mode="after")
@@ -93,7 +91,7 @@ def _escaped(value: Any) -> str:
 
 
 def _inert(text: str) -> str:
-    """Return text of a payload without mentions, and without addresses behind other words or in pictures."""
+    """Return a payload's text without mentions, labelled links and images."""
     return wording.without_links(wording.without_mentions(text))
 
 
@@ -175,7 +173,7 @@ def default_body(delivery: Delivery) -> str:
 
 
 def _notify(url: str, title: str, body: str, kind: Kind, seconds: float) -> str:
-    """Notify one URL within `seconds`. Returns what failed, or ""."""
+    """Notify one URL within `seconds`. Returns the error, or ""."""
     if seconds <= 0:
         return "was not reached in time"
     apprise = _apprise()
@@ -191,7 +189,7 @@ def _notify(url: str, title: str, body: str, kind: Kind, seconds: float) -> str:
     if result:
         return ""
     if result.status == apprise.AppriseResultStatus.TIMEOUT:
-        return "did not answer in time"
+        return "did not respond in time"
     status = next((match[1] for entry in result.logs() if (match := _STATUS.search(str(entry)))), "")
     return f"answered {status}" if status else "did not accept it"
 
@@ -212,12 +210,12 @@ def _plugin(url: str, seconds: float) -> Any:
 def _apprise() -> Any:
     """Import the library at first use: it is an extra, and takes 0.2 s. Raises ValueError without it."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of modules that its plugins import
+        warnings.simplefilter("ignore", DeprecationWarning)  # from imports of its plugins
         try:
             import apprise
         except ImportError:
             raise ValueError("needs the package apprise: pip install 'runhook[notify]'") from None
-        apprise.Apprise.instantiate("json://localhost")  # imports the plugins
+        apprise.Apprise.instantiate("json://localhost")  # import the plugins
     # It logs URLs and texts; what fails is reported by the errors here.
     logging.getLogger("apprise").propagate = False
     logging.getLogger("apprise").addHandler(logging.NullHandler())

@@ -1,4 +1,4 @@
-"""Find sink types by name, and build sinks from their options. Imports a sink's class only when asked for it.
+"""Find sink types by name, and build sinks from their options. Imports a sink's class only on demand.
 
 The built-in types are listed here. Other distributions add theirs by an entry point in the group `runhook.sinks`
 (docs/how-to/writing-a-sink.md), which can't replace a built-in type.
@@ -42,7 +42,7 @@ class UnknownSinkType(KeyError):
 
 
 class BrokenSinkType(ImportError):
-    """The sink type exists but its code can't be used; the message says which entry point, and why."""
+    """The sink type's code can't be used. The message names the entry point and the reason."""
 
 
 def names() -> list[str]:
@@ -52,7 +52,7 @@ def names() -> list[str]:
 
 def sink_type(name: str) -> type[Sink[Any]]:
     """Return the class of the sink type `name`. Raises UnknownSinkType or BrokenSinkType."""
-    if name in BUILT_IN:  # to see what is installed takes a look into each distribution
+    if name in BUILT_IN:  # listing the installed ones reads each distribution
         return _load(EntryPoint(name, BUILT_IN[name], GROUP))
     points = list({point.value: point for point in entry_points(group=GROUP, name=name)}.values())
     if not points:

@@ -1,4 +1,4 @@
-"""Make the row of a delivery. Pure: knows no SQL, and no other event of the run (merge.py)."""
+"""Build the row of a delivery. Pure: no SQL, and no other events of the run (merge.py)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _CONVERT: Mapping[Kind, Callable[[Any], Any]] = {
 class Row(NamedTuple):
     """The row of a delivery. `cells`: values by column; JSON is bytes, numbers are int or Decimal, times are UTC.
 
-    `unconverted`: names of mapped columns whose value did not fit and is null.
+    `unconverted`: mapped columns that are null because their value did not fit.
     """
 
     cells: dict[str, Any]
@@ -37,7 +37,7 @@ class Row(NamedTuple):
 
 
 class Columns:
-    """The standard columns and the operator's own, which win over standard columns of the same name."""
+    """The standard columns and the operator's, which override standard columns of the same name."""
 
     def __init__(self, mapped: Mapping[str, MappedColumn]) -> None:
         taken = {name.lower() for name in mapped}
@@ -61,7 +61,7 @@ class Columns:
             raise Refused("no row can be made of the body: it is nested too deeply") from None
 
     def _map(self, delivery: Delivery, cells: dict[str, Any]) -> tuple[str, ...]:
-        """Add the values of the operator's columns. Returns the names of those whose value did not fit."""
+        """Add the values of the operator's columns. Returns the columns whose value did not fit."""
         unconverted: list[str] = []
         for name, member, path, convert in self._mapped:
             if member == "outcome":
@@ -89,7 +89,7 @@ def _integer(value: Any) -> int | None:
         return None
 
 
-# Standard columns that say what one member of the run says, by that one's name; null where it has another type.
+# Standard columns copied from a member of the run, by member; null for another type.
 _MEMBERS: Final[Mapping[str, str]] = {
     "original_status": "status",
     **{
@@ -120,7 +120,7 @@ def _others(delivery: Delivery, now: datetime) -> dict[str, Any]:
     output, parameters = _output(run), _first(run.get("parameters"), request.get("parameters"))
     workflow_ids = (run.get(name) for name in ("workflow_permanent_id", "workflow_id", "agent_id"))
     return {
-        # A press of Skyvern's Test button can name a run that is there: a test has a row of its own.
+        # Skyvern's Test button can name an existing run, so tests get separate rows.
         "run_id": f"test-{run_id}" if delivery.test else run_id,
         "source": storable(delivery.source),
         "run_type": run_type,
@@ -148,7 +148,7 @@ def _others(delivery: Delivery, now: datetime) -> dict[str, Any]:
 
 
 def _links(delivery: Delivery) -> bytes | None:
-    """Return the links in the receipts of the sinks waited for, by name; of two with one name, the last."""
+    """Return the links from the receipts of the sinks waited for, by name; the last one wins."""
     links: dict[str, str] = {}
     for receipt in delivery.receipts.values():
         links.update((receipt or {}).get("urls") or {})
@@ -169,7 +169,7 @@ def _first(*values_: Any) -> Any:
 
 
 def _first_text(*values_: Any) -> str | None:
-    """Return the first that is text and not empty."""
+    """Return the first non-empty text."""
     for each in values_:
         if each and isinstance(each, str):
             return values.storable(each)

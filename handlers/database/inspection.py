@@ -1,8 +1,8 @@
 """Compare a table with the columns that the sink would write, and create or alter it on request.
 
-A table that is missing is created complete. One that exists is only altered by `runhook sink columns --apply`, except
-for the operator's own columns, which the config asks for: two versions of the product may use it at the same time,
-views and other programs read it, and another user may own it. Standard columns that it lacks are not written.
+A missing table is created with all columns. In an existing one, only the columns from the config are added
+automatically; `runhook sink columns --apply` adds the rest. Two versions of Runhook may use the table, other programs
+read it, and another user may own it. Missing standard columns are not written.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from handlers.database.table import EVENT_KEY, REQUIRED, RUN_KEY, Column
 
 @dataclass(frozen=True, slots=True)
 class Inspected:
-    """What there is of a table. `usable`: the columns that can be written; all of them when there is no table yet.
+    """The state of a table.
 
-    `missing`: those it lacks. `unlike`: "name (TYPE)" of standard columns of other types, which are not written.
-    `unfilled`: the names of others that need a value and have no default, so that rows are refused.
+    `usable`: columns that can be written; all of them before the table exists. `missing`: columns that it lacks.
+    `unlike`: "name (TYPE)" of standard columns with a wrong type, which are not written. `unfilled`: other columns that
+    are NOT NULL without a default, so inserts fail.
     """
 
     exists: bool
@@ -35,7 +36,7 @@ class Inspected:
 
 
 class TableInspection:
-    """One table of the sink `sink`: `all_events` for the one that has a row for each event."""
+    """One table of the sink `sink`. `all_events`: the one with a row for each event."""
 
     def __init__(self, sink: str, table: str, columns: Columns, dialect: str, *, all_events: bool = False) -> None:
         self._sink = sink
@@ -53,30 +54,26 @@ class TableInspection:
         """Read which columns the table has."""
         if not self._whole.postgresql:
             return self._compare(connection)
-        # One process at a time, for CREATE TABLE IF NOT EXISTS fails when two do it at once.
+        # One process at a time: a concurrent CREATE TABLE IF NOT EXISTS fails.
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext(%(name)s))", {"name": self._name})
         return self._compare(connection)
 
     def prepare(self, connection: sa.Connection, create: bool) -> Inspected:
-        """Make the table if it is missing, and add the operator's own columns, if `create` allows that.
+        """Create the table if missing, and add the operator's columns, if `create` allows.
 
-        Raises Unavailable, with what would help, when rows could not be written.
+        Raises Unavailable, with the remedy, when rows can't be written.
         """
         state = self.look(connection)
         if not state.exists:
             if not create:
-                raise Unavailable(f"there is no table {self._name}, and create is false")
+                raise Unavailable(f"the table {self._name} does not exist, and create is false")
             for statement in self.plan(state):
                 connection.exec_driver_sql(statement)
             return state
         if needed := [column.name for column in state.missing if column.name in REQUIRED]:
-            raise Unavailable(
-                f"the table {self._name} lacks the columns {', '.join(needed)}, which every row needs: {self.remedy}"
-            )
+            raise Unavailable(f"the table {self._name} lacks the required columns {', '.join(needed)}: {self.remedy}")
         if unlike := [each for each in state.unlike if each.partition(" ")[0] in REQUIRED]:
-            raise Unavailable(
-                f"the table {self._name} has another type than every row needs in the columns {', '.join(unlike)}"
-            )
+            raise Unavailable(f"the table {self._name} has the wrong type in the required columns {', '.join(unlike)}")
         own = [column for column in state.missing if column in self._columns.own]
         if own and not create:
             names = ", ".join(column.name for column in own)
@@ -87,14 +84,14 @@ class TableInspection:
         return replace(state, usable=(*state.usable, *own), missing=missing)
 
     def plan(self, state: Inspected) -> list[str]:
-        """Return the statements that add what the table lacks."""
+        """Return the statements that add missing columns."""
         if state.exists:
             return [self._whole.add_column(column) for column in state.missing]
         index = [] if self._key == RUN_KEY else [self._whole.create_index("run_id")]
         return [self._whole.create_table(), *index]
 
     def notice(self, state: Inspected) -> str:
-        """Return what an operator should know of the table, or ""."""
+        """Return a warning about the table for operators, or ""."""
         parts = []
         if state.missing:
             names = ", ".join(column.name for column in state.missing)
@@ -105,7 +102,7 @@ class TableInspection:
 
     @property
     def remedy(self) -> str:
-        """The command that shows and adds what is missing."""
+        """The command that shows and adds missing columns."""
         return f"`runhook sink columns {self._sink}` shows the SQL, and adds them with --apply"
 
     def _compare(self, connection: sa.Connection) -> Inspected:

@@ -1,17 +1,16 @@
-"""Merge what several events say of one run into one row, in whatever order they arrive. Pure: knows no SQL.
+"""Merge the events of a run into one row, in any order of arrival. Pure: no SQL.
 
 Events of a run are ordered by (attempt, final or not, modified_at, received_at, event id). Final comes before the time,
 since within one attempt nothing follows a final event, and an interim one with a fast clock must not hide it. An event
 without modified_at counts as modified when it was received.
 
-A row has the newest event's status, attempt, times of arrival and so on. For all other columns (`Column.scope`) a value
-stays until a better one comes in the same scope: within the attempt and status ("result"), the attempt, or the run. The
-better one is the newer, or first the one that has more (`Column.prefers`): a half list of files is completed, and never
-replaces a complete one.
+A row has the newest event's status, attempt, times of arrival and so on. Other columns keep a value until a better one
+comes in the same scope (`Column.scope`): the attempt and status ("result"), the attempt, or the run. The newer value is
+better, except where `Column.prefers` first compares size: a shorter list of files never replaces a longer one.
 
-`join` is commutative, associative and idempotent; so the row is the same in any order, alone or in batches. For that a
-row remembers in `merged_from` which columns are of another event than its newest, and what the other statuses of the
-same attempt had said: that is shown again if their status returns.
+`join` is commutative, associative and idempotent; so the row is the same in any order, with or without batches.
+Therefore `merged_from` records which columns come from an older event, and the values of the attempt's other statuses,
+which return if their status does.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from handlers.database.table import MERGED_FROM, Column
 from handlers.database.values import to_json
 from handlers.support.run_body import FINAL
 
-# Empty, as Skyvern means it, which never replaces what is not: nothing but null in whatever objects and lists.
+# Empty values, which never replace others: objects and lists that contain only nulls.
 _EMPTY: Final = re.compile(rb'(?:[\[\]{},\s]++|null|"(?:[^"\\]++|\\.)*+"\s*+:)*+')
 
 # (attempt, final, modified at, received at, event id)
@@ -41,7 +40,7 @@ _NEVER = datetime.min.replace(tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A column's value: which event said it, and how much it holds (`weight`)."""
+    """A column's value: its event, and its size (`weight`)."""
 
     cell: Any
     weight: int
@@ -49,7 +48,7 @@ class Value:
 
     @property
     def rank(self) -> tuple[int, Order]:
-        """What decides between two values."""
+        """Sort key that decides between two values."""
         return self.weight, self.order
 
 
@@ -58,10 +57,10 @@ Values: TypeAlias = Mapping[str, Value]
 
 @dataclass(frozen=True, slots=True)
 class RunState:
-    """What is known of one run.
+    """The state of one run.
 
-    `newest`: the newest event. `event`: its own columns. `run`, `attempt`: values by column. `results`: values of this
-    attempt, by status.
+    `newest`: the newest event. `event`: that event's columns. `run`, `attempt`: values by column. `results`: values of
+    this attempt, by status.
     """
 
     newest: Order
@@ -78,7 +77,7 @@ class RunState:
 
 
 def order_of(cells: Mapping[str, Any]) -> Order:
-    """Return where the event of `cells` stands among its run's. Rows of an operator's own table may have nulls."""
+    """Return the sort key of the event of `cells` within its run. A table created by the operator may have nulls."""
     received = cells["received_at"] or _NEVER
     return (
         cells["attempt"] or 0,
@@ -90,7 +89,7 @@ def order_of(cells: Mapping[str, Any]) -> Order:
 
 
 def weight_of(column: Column, cell: Any) -> int:
-    """Return how much a cell holds, as `Column.prefers` counts it."""
+    """Return the size of a cell, as `Column.prefers` counts it."""
     if column.prefers == "newest" or not isinstance(cell, bytes):
         return 0
     if column.prefers == "filled":
@@ -103,7 +102,7 @@ def weight_of(column: Column, cell: Any) -> int:
 
 
 def state_of_event(columns: Sequence[Column], cells: Mapping[str, Any]) -> RunState:
-    """Return the state of a run of which one event is known."""
+    """Return the state of a run with one event."""
     order = order_of(cells)
     kept: dict[str, dict[str, Value]] = {"run": {}, "attempt": {}, "result": {}}
     event: dict[str, Any] = {}
@@ -118,7 +117,7 @@ def state_of_event(columns: Sequence[Column], cells: Mapping[str, Any]) -> RunSt
 
 
 def state_of_row(columns: Sequence[Column], cells: Mapping[str, Any]) -> RunState:
-    """Return the state that a row of the table holds."""
+    """Return the state stored in a row."""
     state = state_of_event(columns, {**cells, "status": cells["status"] or ""})
     memory = _memory(cells)
     origins = {name: _order(origin) for name, origin in memory.get("columns", {}).items()}
@@ -141,7 +140,7 @@ def state_of_row(columns: Sequence[Column], cells: Mapping[str, Any]) -> RunStat
 
 
 def join(old: RunState, new: RunState) -> RunState:
-    """Return what is known when both are. Where the same event said both, `new` wins."""
+    """Return the union of two states. For the same event, `new` wins."""
     newest, older = (new, old) if new.newest >= old.newest else (old, new)
     run = _better(old.run, new.run)
     if newest.newest[0] != older.newest[0]:
@@ -164,7 +163,7 @@ def cells_of(columns: Sequence[Column], state: RunState) -> dict[str, Any]:
 
 
 def memory_of(columns: Sequence[Column], state: RunState) -> bytes | None:
-    """Return the value of `merged_from`, or None when there is nothing to remember."""
+    """Return the value of `merged_from`, or None when it would be empty."""
     kinds = {column.name: column.kind for column in columns}
     origins = {name: value.order for name, value in state.visible.items() if value.order != state.newest}
     others = {
@@ -189,7 +188,7 @@ def _better(old: Values, new: Values) -> Values:
 
 
 def _memory(cells: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return what the row remembers: nothing when another program has written a newer event without it since."""
+    """Return the row's `merged_from`; empty when another program has since written a newer event without it."""
     text = cells.get(MERGED_FROM.name)
     if not text:
         return {}

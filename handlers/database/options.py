@@ -50,33 +50,29 @@ def _from_shorthand(value: Any) -> Any:
     return {"path": value} if isinstance(value, (str, list, tuple)) else value
 
 
-# What an operator may write for a column.
+# A column's forms in the config.
 _Column = MappedColumn | str | list[str]
 
 
 class DatabaseOptions(SinkOptions):
     """One row a run, in a table of SQLite or PostgreSQL."""
 
-    url: SecretStr = Field(
-        description="Where the database is: sqlite:///var/results.db or postgresql://user@host/name."
-    )
+    url: SecretStr = Field(description="URL of the database: sqlite:///var/results.db or postgresql://user@host/name.")
     table: str = Field("skyvern_runs", description="The table, on PostgreSQL also schema.table.")
-    create: bool = Field(
-        True, description="Create the table, and columns of your own that it lacks, at the first delivery."
-    )
+    create: bool = Field(True, description="Create the table, and your missing columns, at the first delivery.")
     accept_weaker_durability: bool = Field(
         False,
         description="Write although PostgreSQL may lose what it has confirmed (fsync or full_page_writes off), and"
-        " leave synchronous_commit as the server has it.",
+        " keep the server's synchronous_commit.",
     )
     history: bool = Field(
-        False, description="Also write each event to a second table, named like the first with _history added."
+        False, description="Also write each event to a second table, named like the first plus _history."
     )
     columns: dict[str, Annotated[MappedColumn, BeforeValidator(_from_shorthand, json_schema_input_type=_Column)]] = (
         Field(
             default_factory=dict,
             max_length=MAX_MAPPED,
-            description="Columns of your own: {total: output.total} or {total: {path: output.total, type: number}}.",
+            description="Additional columns: {total: output.total} or {total: {path: output.total, type: number}}.",
         )
     )
 
@@ -114,9 +110,9 @@ class DatabaseOptions(SinkOptions):
             if not _NAME.fullmatch(name):
                 raise ValueError(f"{name!r} is not a valid column name: use at most 63 letters, digits and _")
             if name.lower() in RESERVED:
-                raise ValueError(f"{name} is a column that the table has already; choose another name")
+                raise ValueError(f"{name} is a standard column; choose another name")
         if len({name.lower() for name in value}) < len(value):
-            raise ValueError("two columns differ only in upper and lower case, and databases ignore that")
+            raise ValueError("two columns differ only in case, which databases ignore")
         return value
 
 

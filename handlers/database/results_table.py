@@ -1,4 +1,4 @@
-"""One table, as SQLAlchemy Core statements: read rows and lock them, insert rows, overwrite rows, make the table.
+"""One table, as SQLAlchemy Core statements: read, lock, insert and overwrite rows, create the table.
 
 PostgreSQL takes all rows of a statement as one JSON parameter, since thousands of parameters cost the driver more time
 than the server needs to write the rows. SQLite takes them by `executemany`. This module opens no connection.
@@ -49,7 +49,7 @@ class ResultsTable:
         self.postgresql = dialect == "postgresql"
         types = POSTGRESQL if self.postgresql else SQLITE
         self._dialect: sa.Dialect = (postgresql if self.postgresql else sqlite).dialect()
-        # Rows of other programs may name no source.
+        # Rows of other programs may lack a source.
         defaults = {SOURCE: ""} if SOURCE in key else {}
         self.table = sa.Table(
             bare,
@@ -110,8 +110,8 @@ class ResultsTable:
         connection.execute(self._overwrite, self._parameters(rows))
 
     def complete(self, connection: sa.Connection, rows: Sequence[Cells]) -> None:
-        """Insert or overwrite rows, each with another key. Values of the run stay where the new row has none: a send
-        that began before a run was bound to its submission may end after one that knew it."""
+        """Insert or overwrite rows, each with another key. Nulls keep the run's stored values: an older send, which
+        started before the run was bound to its submission, may end last."""
         connection.execute(self._complete, self._parameters(rows))
 
     def create_table(self) -> str:
@@ -130,11 +130,11 @@ class ResultsTable:
         return f"ALTER TABLE {quoted.format_table(self.table)} ADD COLUMN {quoted.quote(column.name)} {kind}"
 
     def unique_index(self) -> str:
-        """Return the statement that makes the key unique, to show to an operator whose table lacks that."""
+        """Return the statement that makes the key unique, for a message to the operator."""
         return f"CREATE UNIQUE INDEX ON {self.table.fullname} ({', '.join(self.key)})"
 
     def _insert(self) -> tuple[Any, Any]:
-        """Return the INSERT of rows, and the values of a row that conflicts."""
+        """Return the INSERT, and the `excluded` columns for conflicts."""
         names = [column.name for column in self.columns]
         if not self.postgresql:
             rows = sqlite.insert(self._untyped).values({name: sa.bindparam(name) for name in names})
@@ -143,7 +143,7 @@ class ResultsTable:
         return inserted, inserted.excluded
 
     def _records(self, names: Sequence[str]) -> Any:
-        """Return the SELECT that makes rows of the columns `names` of one JSON parameter."""
+        """Return the SELECT that expands one JSON parameter to rows of the columns `names`."""
         kinds = {column.name: column.kind for column in self.columns}
         rows = sa.func.json_to_recordset(sa.cast(sa.bindparam("rows", type_=sa.Text), postgresql.JSON))
         new = rows.table_valued(*(sa.column(name, POSTGRESQL[kinds[name]]) for name in names))
@@ -156,7 +156,7 @@ class ResultsTable:
         return [{name: _for_sqlite(row[name]) for name in names} for row in rows]
 
     def _read(self, column: Column) -> Any:
-        """Return the expression that reads a column. Times are read as text: Python lacks some of PostgreSQL's."""
+        """Return the expression that reads a column. Times are read as text: PostgreSQL's range exceeds Python's."""
         cell = self._untyped.c[column.name]
         if self.postgresql and column.kind == "json":
             return sa.cast(cell, sa.Text)
@@ -166,7 +166,7 @@ class ResultsTable:
 
 
 def _value(kind: str, cell: Any) -> Any:
-    """Convert a value of the table to a cell as `columns.Columns.row` makes it."""
+    """Convert a value of the table to a cell of `columns.Columns.row`."""
     if cell is None:
         return None
     convert = _FROM_TABLE.get(kind)

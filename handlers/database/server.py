@@ -1,11 +1,10 @@
-"""One database: connections, locks, time limits, and a driver's errors as Refused and Unavailable. Knows no table.
+"""One database: connections, locks, time limits; maps driver errors to Refused and Unavailable. Knows no tables.
 
 Its rules:
-- Every wait ends at the deadline: for a connection, a lock, a statement, or a server that was stopped in the middle of
-  an answer.
+- Every wait ends at the deadline: for a connection, a lock, a statement, or a server that stopped during a response.
 - SQLite is written under a file lock acquired before BEGIN IMMEDIATE, since busy_timeout alone gave lock errors with
   several writers. The lock is the database's file name with .lock added; other writers should use it too.
-- What is confirmed is on disk, or the database isn't written, unless the operator accepts a weaker one.
+- Every confirmed write is on disk. A weaker database is not written, unless the operator accepts it.
 - A driver's message may quote the row, and the statement contains it: neither is ever shown.
 """
 
@@ -38,13 +37,13 @@ if TYPE_CHECKING:
 
 # Longest time for connecting, in seconds, even if a send may take longer.
 MAX_CONNECT = 10.0
-# SQLite's least value of `synchronous` at which what is committed is on disk.
+# SQLite's minimum `synchronous` that syncs commits to disk.
 FULL = 2
 
 # SQLSTATE classes caused by the row: wrong data, constraints, sizes, what a trigger raised.
 #
-# All others (connections, rights, missing tables, deadlocks, full disks) pass, or an operator can fix them.
-# Errors of PostgreSQL that need no programmer, by SQLSTATE.
+# All others (connections, permissions, missing tables, deadlocks, full disks) are temporary, or an operator can fix
+# them. Messages by SQLSTATE.
 _WORDS = {
     "23502": "a value is missing in a column that is NOT NULL",
     "23503": "it refers to a row that does not exist",
@@ -59,11 +58,12 @@ log = logging.getLogger("runhook.database")
 
 
 class RowRejected(Exception):
-    """The database refused a row of the batch. Nothing of the batch was written. The message holds no value of it."""
+    """The database refused a row of the batch. Nothing of the batch was written. The message contains none of its
+    values."""
 
 
 class TableMismatch(Unavailable):
-    """The table is not as the statement needs it. It may have been changed since it was checked."""
+    """The table does not fit the statement. It may have changed since the check."""
 
 
 class Database:
@@ -83,7 +83,7 @@ class Database:
         self._accept_weaker = accept_weaker
         self._name = name
         self._logged: tuple[str, ...] = ()
-        # A connection that was idle while its server's host vanished must not cost a send all of its time.
+        # An idle connection to a vanished host must not use up a send's time.
         self._limits = TimeLimits(connect=min(timeout / 2, MAX_CONNECT), peer=max(1.0, min(timeout, 10.0)))
         self._engine: sa.Engine | None = None
         self._opening = threading.Lock()
@@ -95,7 +95,7 @@ class Database:
         """Run a transaction that commits or fails by `deadline` (time.monotonic(), seconds).
 
         Raises Unavailable, TableMismatch (a subclass) or RowRejected. Then nothing was written; or all of it, if the
-        connection was lost at the commit. Unavailable too when it may lose what it confirms and `accept_weaker` is off.
+        connection was lost at the commit. Also Unavailable when commits may be lost and `accept_weaker` is off.
         """
         with self._bounded(deadline):
             if self._lock is None:
@@ -132,13 +132,13 @@ class Database:
             raise self._translated(error) from None
         except psycopg.Error as error:
             raise self._from_postgresql(error) from None
-        except (UnicodeError, OverflowError) as error:  # a driver that can't encode a value
+        except (UnicodeError, OverflowError) as error:  # the driver can't encode a value
             raise RowRejected(type(error).__name__) from None
         finally:
             postgresql.deadline.reset(token)
 
     def close(self) -> None:
-        """Close all connections; one that is in use, or opened by a send that is not over, with its transaction."""
+        """Close all connections; those still in use close after their transaction."""
         with self._opening:
             self._closed = True
             engine, self._engine = self._engine, None
@@ -173,7 +173,7 @@ class Database:
                 raise psycopg.OperationalError(LATE)
             try:
                 connection = BoundedConnection.connect(*arguments, **{**defaults, **options})
-            except psycopg.ProgrammingError as error:  # a parameter of the URL, and not a row
+            except psycopg.ProgrammingError as error:  # a parameter of the URL, not a row
                 raise psycopg.OperationalError(str(error)) from None
             postgresql.require_encoding(connection)
             return connection
@@ -189,13 +189,14 @@ class Database:
         return engine
 
     def _begin(self, session: Session) -> str:
-        """Return the beginning of a transaction in which the server gives up a little before us: it can say why."""
+        """Return the statements that begin a transaction. The server's timeout is shorter than ours, so it reports the
+        cause."""
         left = max(0.0, postgresql.deadline.get() - time.monotonic())
         limits = replace(self._limits, statement=left * 0.9, lock=left * 0.8, idle=min(left, self._limits.idle))
         return postgresql.begin(limits) if self._accept_weaker else session.begin(limits)
 
     def _require_durability(self, session: Session) -> None:
-        """Raises Unavailable when the server may lose what it has confirmed, and the operator has not accepted that."""
+        """Raises Unavailable when the server may lose confirmed commits, and the operator has not accepted that."""
         if session.weaknesses and not self._accept_weaker:
             raise Unavailable(
                 f"PostgreSQL may lose what it has confirmed: {'; '.join(session.weaknesses)}. Or accept that with"
@@ -206,7 +207,7 @@ class Database:
             log.warning("database.weaker sink=%s accepted: %s", self._name, "; ".join(session.weaknesses) or "no more")
 
     def _open_sqlite(self) -> sa.Engine:
-        with suppress(OSError):  # SQLite says what is wrong with the path
+        with suppress(OSError):  # SQLite's message explains the path problem
             make_private_file(Path(self.file))
         engine = sa.create_engine(
             self._url, connect_args={"timeout": self._timeout}, hide_parameters=True, pool_timeout=self._timeout
@@ -237,7 +238,7 @@ class Database:
         words = _one_line(str(cause))
         about_row = ("SQLITE_CONSTRAINT", "SQLITE_MISMATCH", "SQLITE_RANGE", "SQLITE_TOOBIG")
         if name.startswith(about_row) or isinstance(cause, OverflowError):
-            # Its words name the column, and quote no value.
+            # The message names the column and quotes no value.
             return RowRejected(f"SQLite refused the row: {words if name == 'SQLITE_CONSTRAINT_NOTNULL' else name}")
         if name == "SQLITE_ERROR":  # its messages name tables and columns, and quote no values
             return TableMismatch(f"SQLite: {words}")
@@ -275,7 +276,7 @@ class Database:
 
 
 def _close_returned(_connection: Any, record: ConnectionPoolEntry) -> None:
-    """Close a connection that comes back to a closed pool."""
+    """Close a connection returned to a closed pool."""
     record.invalidate()
 
 

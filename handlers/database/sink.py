@@ -1,6 +1,6 @@
-"""The sink `database`: one row for each run, of what all its events say; and a row for each event, if asked for.
+"""The sink `database`: one row for each run, merged from all its events; optionally one for each event.
 
-It decides what goes into one transaction, and finds the delivery that made one fail.
+It forms the transactions, and isolates a delivery that makes one fail.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from handlers.database.results_table import Cells, Key, ResultsTable, by_key
 from handlers.database.server import Database, RowRejected, TableMismatch
 from handlers.support.private_file import folder_for
 
-# Seconds after which a table that lacked columns is looked at again, for they may have been added.
+# Seconds before a table with missing columns is inspected again.
 LOOK_AGAIN: Final = 60.0
 
 Answers = list[Receipt | Exception | None]
@@ -38,7 +38,7 @@ class RowMissing(Unavailable):
 
 @dataclass(frozen=True, slots=True)
 class _Tables:
-    """The tables as they are. `look_again`: monotonic, or None when they are complete."""
+    """The inspected tables. `look_again`: monotonic time, or None when complete."""
 
     runs: ResultsTable
     events: ResultsTable | None
@@ -70,7 +70,7 @@ class DatabaseSink(BatchSink[DatabaseOptions]):
             )
         self._tables: _Tables | None = None
         self._preparing = threading.Lock()
-        self._notice = ""  # of the tables, for the next receipt
+        self._notice = ""  # warnings about the tables, for the next receipt
         self._reported = ""
 
     def send_many(self, deliveries: Sequence[Delivery]) -> list[Receipt | Exception]:
@@ -93,17 +93,17 @@ class DatabaseSink(BatchSink[DatabaseOptions]):
         return answers  # type: ignore[return-value]
 
     def missing_columns(self) -> list[str]:
-        """Return the statements that would add what the tables lack. Raises Unavailable."""
+        """Return the statements that add the missing columns. Raises Unavailable."""
         with self._database.transaction(time.monotonic() + self.options.timeout) as connection:
             return [sql for each in self._inspections for sql in each.plan(each.look(connection))]
 
     def unfilled_columns(self) -> list[str]:
-        """Return the columns that need a value and have neither one of Runhook nor a default. Raises Unavailable."""
+        """Return columns that are NOT NULL without a default and that Runhook does not fill. Raises Unavailable."""
         with self._database.transaction(time.monotonic() + self.options.timeout) as connection:
             return [name for each in self._inspections for name in each.look(connection).unfilled]
 
     def add_columns(self) -> list[str]:
-        """Add what the tables lack; return the statements. Raises Unavailable, and then nothing is changed."""
+        """Add the missing columns; return the statements. Raises Unavailable; then nothing has changed."""
         done: list[str] = []
         with self._database.transaction(time.monotonic() + self.options.timeout) as connection:
             for each in self._inspections:
@@ -133,7 +133,7 @@ class DatabaseSink(BatchSink[DatabaseOptions]):
         self._database.close()
 
     def _write(self, part: list[tuple[int, Row]], answers: Answers, deadline: float) -> None:
-        """Write `part` and set its answers. A part with a bad row is halved until that row is alone."""
+        """Write `part` and set its results. Bisects on a bad row until that row is isolated."""
         try:
             written = self._written([row for _, row in part], deadline)
         except (RowRejected, RowMissing) as error:
@@ -168,7 +168,7 @@ class DatabaseSink(BatchSink[DatabaseOptions]):
         return newest
 
     def _prepare(self, deadline: float) -> _Tables:
-        """Inspect the tables, once if they are complete; create what the option `create` allows."""
+        """Inspect the tables, once if complete; create what `create` allows."""
         tables = self._tables
         if tables is not None and (tables.look_again is None or time.monotonic() < tables.look_again):
             return tables
@@ -181,7 +181,7 @@ class DatabaseSink(BatchSink[DatabaseOptions]):
                 self._tables = self._as_found(states)
             return self._tables
         except RowRejected as error:  # another process is creating the same table
-            raise Unavailable(f"the table {self.options.table} could not be made: {error}") from None
+            raise Unavailable(f"the table {self.options.table} could not be created: {error}") from None
         finally:
             self._preparing.release()
 
@@ -221,7 +221,7 @@ def write_runs(connection: sa.Connection, table: ResultsTable, rows: Sequence[Ce
         by_run.setdefault(table.key_of(row), []).append(row)
     # Sorted, so that concurrent batches lock in the same order and never deadlock.
     by_run = dict(sorted(by_run.items()))
-    # Most runs have one event in a batch, whose cells are the row.
+    # Usually a run has one event in a batch, so its cells are the row.
     states = {key: _fold(table, events) for key, events in by_run.items() if len(events) > 1}
     new_rows = [merge.cells_of(table.columns, states[key]) if key in states else by_run[key][0] for key in by_run]
     inserted = table.insert_new(connection, new_rows)
@@ -233,7 +233,7 @@ def write_runs(connection: sa.Connection, table: ResultsTable, rows: Sequence[Ce
 
 
 def _merge(connection: sa.Connection, table: ResultsTable, new: dict[Key, RunState]) -> dict[Key, merge.Order]:
-    """Merge states of runs with their rows. Returns the newest event of each run."""
+    """Merge the runs' states into their rows. Returns the newest event of each run."""
     newest: dict[Key, merge.Order] = {}
     changed: list[Cells] = []
     for row in table.read(connection, list(new)):

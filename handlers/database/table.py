@@ -1,4 +1,4 @@
-"""The table's standard columns: names, kinds, and what becomes of a value when another event says otherwise. Pure."""
+"""The table's standard columns: names, types, and how values of several events are merged. Pure."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Final, Literal
 # One of text, integer, number, boolean, timestamp and json.
 Kind = str
 
-# For how long a value stays: while its event is the newest, within one attempt and status, within one attempt, always.
+# How long a value is kept: while its event is the newest, per attempt and status, per attempt, always.
 Scope = Literal["event", "result", "attempt", "run"]
 
-# Which of two values in one scope stays: the newest, the newest that is not {} or [], the one with most items.
+# Which of two values in a scope wins: the newest, the newest that is not {} or [], the one with most items.
 Prefers = Literal["newest", "filled", "longest"]
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column. A null never replaces a value in the scope of that value; see merge.py."""
+    """One column. A null never overwrites a value in its scope; see merge.py."""
 
     name: str
     kind: Kind
@@ -25,10 +25,10 @@ class Column:
     prefers: Prefers = "newest"
 
 
-# Holds what merging must remember of earlier events; null as long as all of a row came from one event.
+# Provenance of values from earlier events; null while all values come from one event.
 MERGED_FROM: Final = Column("merged_from", "json")
 
-# A run's id is one only among those of its source; it comes first, so that the key finds a run by its id alone as well.
+# Run ids are unique only within a source. The id comes first, so that the key also serves lookups by id alone.
 SOURCE: Final = "source"
 RUN_KEY: Final = ("run_id", SOURCE)
 EVENT_KEY: Final = ("event_id",)
@@ -74,8 +74,8 @@ STANDARD: Final[tuple[Column, ...]] = (
     MERGED_FROM,
 )
 
-# These identify a row, and tell an older event from a newer one, so every table needs them.
+# Required in every table: they identify a row and order its events.
 REQUIRED: Final = frozenset({*RUN_KEY, "attempt", "status", "retry_pending", "modified_at", "received_at", *EVENT_KEY})
 
-# An operator's column may have the name of any other standard column, and wins.
+# An operator's column overrides any other standard column of its name.
 RESERVED: Final = REQUIRED | {MERGED_FROM.name}

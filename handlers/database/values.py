@@ -1,8 +1,8 @@
 """Convert values of a payload for a database. Pure.
 
 Databases refuse NUL and lone surrogates in text, NaN and Infinity in JSON, integers past 64 bits in integer columns.
-None of these may lose a result: text gets U+FFFD instead, JSON null, and a column that can't hold a value is null,
-while the complete value stays in the JSON of `output`.
+Such values must not lose a result. Text gets U+FFFD and JSON null instead. A column that can't store its value is null;
+the JSON of `output` keeps the complete value.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ INT64 = range(-(2**63), 2**63)
 
 
 class ConversionError(ValueError):
-    """The value can't be held by a column of this type."""
+    """The column's type can't store the value."""
 
 
 def storable(value: str) -> str:
@@ -37,13 +37,13 @@ def storable(value: str) -> str:
 
 
 def to_json(value: Any) -> bytes:
-    """Return compact JSON that any database takes: integers of any length stay, NaN and infinities become null.
+    """Return compact JSON that any database accepts: long integers stay, NaN and infinities become null.
 
-    Raises RecursionError for hundreds of levels.
+    Raises RecursionError when nested hundreds of levels deep.
     """
     try:
         encoded = orjson.dumps(value)
-        # Most have no backslash at all, and a single byte is found much sooner than six.
+        # Most have no backslash; a search for one byte is much faster than for six.
         if b"\\" not in encoded or b"\\u0000" not in encoded:
             return encoded
     except TypeError:  # long integers, lone surrogates, more than 254 levels
@@ -64,7 +64,7 @@ def _clean(value: Any) -> Any:
 
 
 def to_text(value: Any) -> str:
-    """Convert to text: strings as they are, the rest as JSON."""
+    """Convert to text: strings unchanged, the rest as JSON."""
     return storable(value) if isinstance(value, str) else to_json(value).decode()
 
 
@@ -74,7 +74,7 @@ def to_integer(value: Any) -> int:
         return value
     number = to_number(value)
     if number != number.to_integral_value() or not -(2**63) <= number < 2**63:
-        raise ConversionError("no integer of 64 bits")
+        raise ConversionError("not a 64-bit integer")
     return int(number)
 
 
@@ -90,8 +90,8 @@ def to_number(value: Any) -> Decimal:
         number = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
     except InvalidOperation:
         raise ConversionError("no number") from None
-    if not math.isfinite(float(number)):  # more than a double holds, which is what SQLite has
-        raise ConversionError("no number that a column holds")
+    if not math.isfinite(float(number)):  # exceeds a double, SQLite's number type
+        raise ConversionError("not a finite number")
     return number
 
 
@@ -118,7 +118,7 @@ def moment(value: Any) -> datetime | None:
 
 
 def value_at(value: Any, keys: Sequence[str]) -> Any:
-    """Return what is at the path `keys` in `value`; None when there is nothing. Numbers index lists."""
+    """Return the value at the path `keys` in `value`; None if missing. Numbers index lists."""
     for key in keys:
         if isinstance(value, (dict, Mapping)):  # dict first: a test for Mapping is slow
             value = value.get(key)

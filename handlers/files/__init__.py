@@ -2,7 +2,7 @@
 
 sink      the options, and the sink: a mirror whose store is a folder
 store     bytes by key below a folder
-disk      folders one inside the other, and new files, through no symbolic link
+disk      opens folders and writes files without following symbolic links
 """
 
 from handlers.files.sink import FilesOptions, FilesSink

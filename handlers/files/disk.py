@@ -1,4 +1,4 @@
-"""The disk: folders that are opened one inside the other, files that replace others when they are complete, and errors.
+"""The disk: open folders step by step, replace files atomically, and map errors.
 
 Nothing is opened through a symbolic link, so neither a payload nor a link planted below the root leads out of it.
 """
@@ -21,7 +21,7 @@ _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 # The folder below the root in which files are written until they are complete.
 PARTS = ".parts"
-# To read a file. A planted FIFO must not block.
+# Flags for reading. A planted FIFO must not block.
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
@@ -40,9 +40,9 @@ def open_subfolder(folder: int, part: str, *, make: bool) -> int | None:
 
 
 def sweep(parts: int) -> None:
-    """Remove from the open folder `parts` what killed processes have left: the files that no writer has locked."""
+    """Remove unlocked files, left by killed processes, from the open folder `parts`."""
     for name in os.listdir(parts):
-        with suppress(OSError):  # a writer's, or gone already
+        with suppress(OSError):  # in use, or already removed
             descriptor = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parts)
             with os.fdopen(descriptor):
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -51,9 +51,10 @@ def sweep(parts: int) -> None:
 
 @contextmanager
 def new_file(parts: int, folder: int, name: str) -> Iterator[Callable[[bytes], None]]:
-    """Yield a function that writes to a new file in `parts`. When the block ends, it is synced, and `name` in `folder`.
+    """Yield a function that writes to a new file in `parts`. When the block ends, it is synced and renamed to `name` in
+    `folder`.
 
-    When the block raises, the new file is removed.
+    When the block raises, it is removed.
     """
     temporary, file = _make_locked(parts)
     with file:
@@ -82,7 +83,7 @@ def _make_locked(parts: int) -> tuple[str, FileIO]:
         with ExitStack() as stack:
             stack.enter_context(file)
             fcntl.flock(file, fcntl.LOCK_EX)
-            if os.fstat(file.fileno()).st_nlink:  # else a sweep came between
+            if os.fstat(file.fileno()).st_nlink:  # else a sweep removed it before the lock
                 stack.pop_all()
                 return name, file
 

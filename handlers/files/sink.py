@@ -53,7 +53,7 @@ class FilesSink(MirrorSink[FilesOptions]):
         return LocalStore(self._path, self.options.reserve)
 
     def check(self) -> str:
-        """Look at the folder, or at the one in which it would be made, and at the free space of its disk."""
+        """Check the folder, or its nearest existing parent, and the free space of its disk."""
         from handlers.files.store import no_room
 
         try:

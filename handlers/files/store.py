@@ -1,8 +1,8 @@
-"""Bytes by key below a local folder. It knows no run; what is stored under which names is the mirror's decision.
+"""Bytes by key below a local folder. It knows no runs; the mirror chooses contents and names.
 
-A file is written in a hidden folder, synced, moved to its place, and its folder synced. What a killed process has left
-in the hidden folder is removed at the first write of a process, and once an hour. A file that came with a content
-coding (gzip) is kept as it came, with the coding in a hidden file beside it, which a copy of the folder takes along.
+A file is written in a hidden folder, synced, moved to its place, and its folder synced. Leftovers of killed processes
+are removed at the first write of a process, and hourly. A file with a content coding (gzip) is stored encoded, with the
+coding in a hidden file beside it, which copies of the folder include.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from handlers.support.private_file import make_private_folder
 _CHUNK = 1 << 20  # bytes of a file that are read at once
 _CHECK_EVERY = 4 << 20  # bytes written between two checks of the free disk space
 _SWEEP_EVERY = 3600.0  # seconds
-_CODING = re.compile(r"[\w!#$%&'*+.^`|~, -]{0,40}", re.ASCII)  # of a header; longer ones are cut before
+_CODING = re.compile(r"[\w!#$%&'*+.^`|~, -]{0,40}", re.ASCII)  # longer headers are cut earlier
 
 
 def no_room(root: Path, free: int, reserve: int) -> str:
-    """Return that less than the reserve is free on a disk; "" if more is."""
+    """Return a message if less than the reserve is free on a disk; else ""."""
     what = f"the disk that holds {root} has {wording.size(free)} free, less than the reserve of {wording.size(reserve)}"
     return what if free < reserve else ""
 
 
 class LocalStore:
-    """The Store protocol over a local folder. `root` may be a symbolic link; none below it is followed.
+    """The Store protocol over a local folder. `root` may be a symbolic link; links below it are not followed.
 
     `reserve`: bytes of disk space to leave free.
     """
@@ -73,7 +73,7 @@ class LocalStore:
         return digest.hexdigest(), self._encoding(key)
 
     def read(self, key: str, deadline: Deadline) -> Stored | None:
-        """See Store. The version is the SHA-256; None too for a document over MAX_DOCUMENT."""
+        """See Store. The version is the SHA-256; None also for a document over MAX_DOCUMENT."""
         body = bytearray()
         with self._opened_file(key) as file:
             for chunk in _chunks(file, deadline):
@@ -83,7 +83,7 @@ class LocalStore:
             return None if file is None else Stored(bytes(body), hashlib.sha256(body).hexdigest())
 
     def find_file(self, key: str, deadline: Deadline) -> ReadableFile | None:
-        """See Store. The version is made of the file's status in the file system."""
+        """See Store. The version is derived from the file's stat."""
         deadline.remaining()
         with self._opened_file(key) as file:
             if file is None:
@@ -92,7 +92,7 @@ class LocalStore:
         return ReadableFile(size, version, self._encoding(key), lambda *part: self._part(key, version, *part))
 
     def _encoding(self, key: str) -> str:
-        """Return the content coding that is noted beside a file; "" without a valid one."""
+        """Return the content coding recorded beside a file; "" without a valid one."""
         directory, slash, name = key.rpartition("/")
         with self._opened_file(directory + slash + _note_name(name)) as note:
             encoding = note.read(41).decode("ascii", "replace") if note is not None else ""
@@ -114,7 +114,7 @@ class LocalStore:
     def put_stream(self, target: ObjectTarget, incoming: IncomingFile) -> None:
         """See Store. A file that fails in the middle is removed.
 
-        One that the disk has no room for counts against its delivery alone, which is tried again: others fit.
+        Lack of disk space delays only its delivery: smaller files may fit.
         """
         self._write(target, incoming, expected=incoming.expected, streamed=True, encoding=incoming.content_encoding)
 
@@ -131,7 +131,7 @@ class LocalStore:
             return True
 
     def delete(self, keys: Sequence[str], deadline: Deadline) -> None:
-        """See Store. Folders that are empty then are removed, too."""
+        """See Store. Removes empty folders, too."""
         for key in keys:
             deadline.remaining()
             directory, _, name = key.rpartition("/")
@@ -182,9 +182,9 @@ class LocalStore:
         streamed: bool = False,
         encoding: str = "",
     ) -> None:
-        """Replace the file by the chunks, or leave it as it is when iterating them raises.
+        """Replace the file by the chunks; keep the old one when iterating them raises.
 
-        Raises Unavailable when they would leave less than the reserve; `expected`: how many bytes they have.
+        Raises Unavailable when they would use the reserve. `expected`: their size in bytes.
         """
         directory, _, name = target.key.rpartition("/")
         with (
@@ -207,7 +207,7 @@ class LocalStore:
                     if unchecked >= _CHECK_EVERY:
                         unchecked = 0
                         self._check_room(folder, 0, streamed=streamed)
-                # Before the file has its name: a file that is there is not written again, and would lack it for ever.
+                # Before the rename: an existing file is not written again, so it would never get its coding.
                 _note_encoding(parts, folder, name, encoding)
 
     def _check_room(self, folder: int, size: int, *, streamed: bool) -> None:
@@ -248,7 +248,7 @@ class LocalStore:
 
 
 def _note_encoding(parts: int, folder: int, name: str, encoding: str) -> None:
-    """Note beside the file `name` that its bytes have a content coding, or that they have none any more."""
+    """Record the content coding of the file `name` beside it, or remove the record."""
     note = _note_name(name)
     if encoding:
         with new_file(parts, folder, note) as write:
@@ -259,7 +259,7 @@ def _note_encoding(parts: int, folder: int, name: str, encoding: str) -> None:
 
 
 def _note_name(name: str) -> str:
-    """Return the name of the note beside a file. The name of no file of a run begins with a dot."""
+    """Return the name of a file's coding record. Names of stored files never begin with a dot."""
     return f".{name}.encoding"
 
 

@@ -1,7 +1,6 @@
 """Read from a run's body which files belong to it: recordings, screenshots, downloads. Pure.
 
-A body of any shape gives a list, and the same body gives the same names at every attempt. It does not know how files
-are fetched or where they are stored.
+Any body gives a list, with the same names at every attempt. This module neither fetches nor stores files.
 """
 
 from __future__ import annotations
@@ -18,19 +17,19 @@ from handlers.mirror.names import UsedNames, safe_file_name
 from handlers.support.timestamps import epoch
 from handlers.support.url import MAX_URL
 
-# Names in the event's directory that no artifact gets.
+# Reserved names in the event's directory.
 RESERVED = ("run.json", "manifest.json", "latest.json")
 
-# Artifacts of one run that are considered.
+# Maximum artifacts of one run.
 MAX_LISTED = 10_000
 
-# Characters read of a URL: one that long is refused anyway.
+# Maximum characters read of a URL; longer ones are refused.
 _MAX_READ = MAX_URL + 1
 
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _CONTENT_PATH = re.compile(r"/artifacts/([A-Za-z0-9_-]{1,200})/content/?$")
-# Skyvern's name of a stored file: <time>_<artifact id>_<type>.<ending>. A server that stores files on its own disk
-# gives such a path and no URL.
+# Skyvern's name of a stored file: <time>_<artifact id>_<type>.<ending>. A server with local storage gives such a path
+# instead of a URL.
 _STORED_NAME = re.compile(r"_(a_[0-9]{1,40})_[a-z0-9_]+\.[a-z0-9.]{1,16}$")
 _ENDING = re.compile(r"\.([a-z0-9]{1,8})$")
 VIDEO = frozenset({"webm", "mp4", "mov", "mkv"})
@@ -44,8 +43,8 @@ _SIGNING = re.compile(
 def artifacts_of(run: Mapping[str, Any]) -> list[Artifact]:
     """Return the run's files: downloads first, then recordings, then screenshots, in the body's order.
 
-    Names are safe and unique. A file that several fields name is listed once. `url` is as the sender wrote it, "" for
-    null; whether it can be fetched is not checked here.
+    Names are safe and unique. A file that several fields name is listed once. `url` is the sender's, unchecked; "" for
+    null.
     """
     artifacts: list[Artifact] = []
     known: set[tuple[str, str, str]] = set()
@@ -63,10 +62,11 @@ def artifacts_of(run: Mapping[str, Any]) -> list[Artifact]:
 
 
 def with_listed(in_body: Sequence[Artifact], listed: Sequence[Artifact], types: Sequence[str]) -> list[Artifact]:
-    """Return `in_body`, and those of `listed` (from the API) whose type matches one of the globs `types`, each once.
+    """Return `in_body` plus the artifacts of `listed` (from the API) whose type matches a glob of `types`, without
+    duplicates.
 
-    Sizes in the API's list are left out where there is no checksum: Skyvern's record keeps the first size of a log that
-    grows, and the size before compression of a HAR.
+    Listed sizes without a checksum are dropped: Skyvern records a growing log's first size, and a HAR's uncompressed
+    size.
     """
     artifacts = list(in_body)
     taken = UsedNames((*RESERVED, *(artifact.name for artifact in in_body)))
@@ -84,7 +84,7 @@ def with_listed(in_body: Sequence[Artifact], listed: Sequence[Artifact], types: 
 def with_fresh_url(artifact: Artifact, listed: Sequence[Artifact]) -> Artifact | None:
     """Return `artifact` with the newer URL that the same file has in `listed`; its name, checksum and size stay.
 
-    None when no entry is certainly the same file.
+    None when no entry certainly matches.
     """
     other = same_file(artifact, [each for each in listed if each.url])
     if other is None:
@@ -93,9 +93,9 @@ def with_fresh_url(artifact: Artifact, listed: Sequence[Artifact]) -> Artifact |
 
 
 def same_file(artifact: Artifact, listed: Sequence[Artifact]) -> Artifact | None:
-    """Return the entry of `listed` that is the same file as `artifact`; None when none certainly is.
+    """Return the entry of `listed` for the same file; None when none certainly matches.
 
-    A run's only recording is the same one, whatever its URL.
+    A run's only recording always matches.
     """
     tests = (
         lambda other: artifact.artifact_id is not None and other.artifact_id == artifact.artifact_id,
@@ -112,7 +112,7 @@ def same_file(artifact: Artifact, listed: Sequence[Artifact]) -> Artifact | None
 
 
 def url_identity(url: str) -> str:
-    """Return the part of a URL that stays when it is signed again: host, path, and the query without the signature.
+    """Return the stable part of a signed URL: host, path, and the query without the signature.
 
     Returns `url` itself when it can't be parsed.
     """
@@ -125,7 +125,7 @@ def url_identity(url: str) -> str:
 
 
 def is_content_path(url: str) -> bool:
-    """Whether `url` has the path of the API's artifact contents: only there the API key is sent at once."""
+    """Whether `url` has the path of the API's artifact contents, the only one that gets the API key."""
     return bool(_CONTENT_PATH.search(_path(url)))
 
 
@@ -189,7 +189,7 @@ def _id_of(url: str) -> str | None:
 
 
 def _basename(url: str) -> str:
-    """Return the last part of the path; "" when that is the API's `/content`."""
+    """Return the last path segment; "" for the API's `/content`."""
     path = _path(url)
     if _CONTENT_PATH.search(path):
         return ""
@@ -219,26 +219,27 @@ RECORDING = "recording"
 # A recording grows until its run ends, and is written out after the run has its final status. Read in Skyvern 1.0.56
 # (forge/agent.py, forge/sdk/artifact/manager.py, webeye/video_utils.py):
 #
-#     first step            the record is made, with the size of what there is; the same bytes are stored; no checksum
-#     each later step       a longer part is stored; the record stays as it is
+#     first step            the record is created, with the current size; the same bytes are stored; no checksum
+# each later step       a longer part is stored; the record is unchanged
 #     run is final          nothing changes for the moment
 #     it is written out     the record gets its last size, time and ending (.webm may become .mp4); then the file is
-#                           stored under it: until then there is the old part, or nothing (404)
+#                           stored under it: until then, the old part or 404
 #
-# So a part has another size than its record, or a record from before the end of its run that was never changed. Only
-# recordings of browser sessions have a checksum. Of other files the recorded size says nothing: a log grows without it,
-# a HAR is compressed.
+# So a partial file differs in size from its record, or its record predates the run's end and never changed. Only
+# recordings of browser sessions have a checksum. Recorded sizes of other files are unreliable: logs grow, and HARs are
+# compressed.
 
 
 def record_of(artifact: Artifact, listed: Sequence[Artifact]) -> Artifact | None:
-    """Return the entry of `listed` (from the API) that is Skyvern's record of `artifact`; None if none certainly is."""
+    """Return the entry of `listed` (from the API) that is Skyvern's record of `artifact`; None if none certainly
+    matches."""
     return same_file(artifact, [other for other in listed if other.kind == artifact.kind])
 
 
 def completed_by(artifact: Artifact, record: Artifact | None) -> Artifact:
-    """Return `artifact` with the size and SHA-256 that its bytes must have to be complete, as far as known.
+    """Return `artifact` with the size and SHA-256 of the complete file, if known.
 
-    Its URL is the record's: the one in the event may lead to the part under its first ending.
+    Its URL is the record's: the event's may lead to the partial file.
     """
     if record is None:
         return artifact
@@ -252,14 +253,14 @@ def completed_by(artifact: Artifact, record: Artifact | None) -> Artifact:
 
 
 def with_ending_of(artifact: Artifact, record: Artifact | None, taken: Collection[str]) -> Artifact:
-    """Return `artifact` with the ending of its record, for a URL of the API has none. `taken`: names of others."""
+    """Return `artifact` with its record's file extension, which API URLs lack. `taken`: names of other files."""
     ending = record.name.rpartition(".")[2].lower() if record is not None else ""
     name = f"{artifact.name.rpartition('.')[0]}.{ending}"
     return replace(artifact, name=name) if ending in VIDEO and name not in taken else artifact
 
 
 def why_incomplete(record: Artifact | None, run: Mapping[str, Any]) -> str:
-    """Return why a recording cannot be complete yet, whatever its size; "" if it may be complete."""
+    """Return why a recording of any size is incomplete; "" if it may be complete."""
     if record is None or record.sha256 is not None or record.size is None or record.unchanged_since is None:
         return ""
     ended = epoch(run.get("finished_at"))

@@ -1,12 +1,12 @@
 """Fetch one artifact into a store, streamed and verified. A wrong or short file is never stored as complete.
 
-    returns        the store has the file; its size and SHA-256 are known
-    SkipArtifact   the file cannot or must not be fetched: gone, over the cap, a forbidden address
+    returns        the file is stored; its size and SHA-256 are known
+    SkipArtifact   the file is gone, over the cap, or at a forbidden address
     Unavailable    a retry may succeed: the network, a failing server, bytes that don't match
 
-When a URL has expired, the API is asked for fresh ones, once per delivery. A file that may still come, since its run
-has just ended, is retried for a bounded time. A send whose time ends during a transfer fails alone: the sink's breaker
-does not open. This module knows no particular store.
+When a URL has expired, the API is asked for fresh ones, once per delivery. Files of a run that has just ended are
+retried for a bounded time. A send that times out during a transfer fails alone: the sink's breaker does not open. This
+module works with any store.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from handlers.support.deadline import Deadline, DeadlineExceeded
 from handlers.support.guarded_client import Download, GuardedClient
 from handlers.support.retry_after import RETRYABLE, retry_after
 
-# Age of an event up to which Skyvern may still be storing the run's files: it converts a recording for up to 300 s
+# Age of an event in seconds while Skyvern may still be storing files: it converts a recording for up to 300 s
 # (VIDEO_COMPRESSION_TIMEOUT_SECONDS) and waits 30 s for its uploads.
 LOOK_FOR = timedelta(seconds=360)
-# Minimum bytes a second that a host must send on average, once it has been waited for that many seconds.
+# Minimum average bytes per second from a host, and the seconds before it applies.
 LEAST_RATE, LEAST_RATE_AFTER = 4096, 20.0
-LOOK_AGAIN = 20.0  # minimum seconds until such a file is looked for again
+LOOK_AGAIN = 20.0  # minimum seconds before the file is requested again
 
 
 class SkipArtifact(Exception):
-    """This artifact is not stored; the message is the reason that the manifest gives."""
+    """This artifact is not stored. The message is the reason in the manifest."""
 
 
 class OverCap(SkipArtifact):
@@ -45,7 +45,7 @@ class OverCap(SkipArtifact):
 
 
 class _UrlFailed(SkipArtifact):
-    """The URL does not give the file (any more); a fresh one may."""
+    """The URL does not return the file; a new one may."""
 
 
 class NotAsAnnounced(Unavailable):
@@ -56,11 +56,10 @@ class NotAsAnnounced(Unavailable):
 
 
 class IncomingFile:
-    """The byte stream of one artifact, counted, hashed and, at the end, compared with what was announced.
+    """The byte stream of one artifact: counted, hashed, and finally compared with the announced size and checksum.
 
-    Iterating raises SkipArtifact when they are more than `cap`, and, at the end, Unavailable when they are not as
-    announced and whatever `take` raises for their size; so a store that commits only at the end stores nothing wrong.
-    `size` and `sha256` are valid afterwards.
+    Iterating raises SkipArtifact beyond `cap`. At the end it raises Unavailable on a mismatch, and what `take` raises
+    for the size; so a store that commits at the end stores nothing wrong. `size` and `sha256` are valid afterwards.
     """
 
     def __init__(
@@ -96,14 +95,14 @@ class IncomingFile:
         while True:
             self._deadline.remaining()
             began = time.monotonic()
-            with as_dependency_failure():  # not around the yield: what happens to a chunk there is the store's
+            with as_dependency_failure():  # not around the yield, where the store's own errors would be caught
                 chunk = next(chunks, None)
             if chunk is None:
                 break
             waited += time.monotonic() - began
             self.size += len(chunk)
             if waited > min(LEAST_RATE_AFTER, self._deadline.seconds / 2) and self.size < LEAST_RATE * waited:
-                raise Unavailable(f"{self._what} comes at less than {LEAST_RATE:,} bytes a second", dependency=True)
+                raise Unavailable(f"{self._what} arrives at less than {LEAST_RATE:,} bytes a second", dependency=True)
             if self.size > self._cap:
                 raise OverCap(self._cap)
             self._hash.update(chunk)
@@ -114,7 +113,7 @@ class IncomingFile:
             )
         self._compare_size(self.size)
         if self.artifact.sha256 is not None and self.sha256 != self.artifact.sha256:
-            raise NotAsAnnounced(f"{self._what} is not what the sender's SHA-256 says")
+            raise NotAsAnnounced(f"{self._what} does not match the sender's SHA-256")
         self._take(self.size)
 
     def _compare_size(self, size: int | None) -> None:
@@ -128,9 +127,9 @@ class IncomingFile:
 
 
 class ArtifactFetcher:
-    """Fetches the artifacts of one delivery, each of at most `cap` bytes, and all together of at most `total`.
+    """Fetches the artifacts of one delivery: at most `cap` bytes per file, `total` in all.
 
-    Threads may share it.
+    Thread-safe.
     """
 
     def __init__(
@@ -153,9 +152,9 @@ class ArtifactFetcher:
         self._listed: dict[tuple[str, ...], Sequence[Artifact]] = {}
 
     def listed(self, *types: str) -> Sequence[Artifact]:
-        """Return the run's artifacts by the API, asked once; () when the source has no key or the API refuses.
+        """Return the run's artifacts from the API, requested once; () without a key or when the API refuses.
 
-        `types`: Skyvern's types that are needed, for a shorter answer; others may be among it. Raises Unavailable.
+        `types`: Skyvern's types to request; the result may contain others. Raises Unavailable.
         """
         with self._listing:
             known = self._listed.get((), self._listed.get(types))
@@ -169,12 +168,11 @@ class ArtifactFetcher:
             return known
 
     def take(self, size: int, *, announced: bool = False) -> None:
-        """Count `size` bytes of a file, or only check that they are left. Raises SkipArtifact."""
+        """Take `size` bytes from the total, or only check them. Raises SkipArtifact."""
         with self._counting:
             if size > self._left:
                 raise SkipArtifact(
-                    f"larger than what is left of the {self._total:,} bytes that an event's files may have"
-                    " (max_event_bytes)"
+                    f"larger than the rest of the {self._total:,} bytes allowed for an event's files (max_event_bytes)"
                 )
             self._left -= 0 if announced else size
 
@@ -202,18 +200,18 @@ class ArtifactFetcher:
         listed = self.listed(*(["recording"] if artifact.kind == "recording" else []))
         fresh = with_fresh_url(artifact, listed) or self._by_id(artifact)
         if fresh is None:
-            raise SkipArtifact(f"{problem}, and no fresh address for it was given")
+            raise SkipArtifact(f"{problem}, and the API returned no new URL")
         try:
             with self._request(fresh, trusted=True) as incoming:
                 yield incoming
         except _UrlFailed as error:
             self._retry_if_pending(str(error))
-            raise SkipArtifact(f"{error}, also at a fresh address") from None
+            raise SkipArtifact(f"{error}, also at a new URL") from None
 
     def _by_id(self, artifact: Artifact) -> Artifact | None:
-        """Return the artifact at the API's own URL: the API does not list a task_v2's artifacts, yet serves them."""
+        """Return the artifact at its API URL: the API serves a task_v2's artifacts, but does not list them."""
         url = self._services.artifact_url(self._delivery, artifact.artifact_id) if artifact.artifact_id else ""
-        return replace(artifact, url=url) if is_content_path(url) else None  # an id may be anything
+        return replace(artifact, url=url) if is_content_path(url) else None  # ids are untrusted
 
     def _retry_if_pending(self, reason: str) -> None:
         """Raise Unavailable if the run has just ended: Skyvern may send the webhook before the recording is stored."""
@@ -227,7 +225,7 @@ class ArtifactFetcher:
         """Request an artifact at its URL. Raises _UrlFailed where a new URL may help."""
         if not artifact.url.lower().startswith(("http://", "https://")):
             raise _UrlFailed("the sender gave a local path" if artifact.url else "the sender gave no address")
-        # Only artifact URLs are sent the key: a payload must not have us call other parts of the API.
+        # Only artifact URLs get the key: a payload must not trigger other API calls.
         needs_key = trusted or is_content_path(artifact.url)
         headers = self._services.artifact_headers(self._delivery, artifact.url) if needs_key else {}
         with ExitStack() as stack:
@@ -244,7 +242,7 @@ class ArtifactFetcher:
 
 
 def may_look_again(delivery: Delivery) -> bool:
-    """Whether a missing or incomplete file may still come, and an attempt is left to look for it."""
+    """Whether a missing or incomplete file may still arrive before the last attempt."""
     return not delivery.last_attempt and datetime.now(UTC) - delivery.received_at < LOOK_FOR
 
 

@@ -1,11 +1,11 @@
-"""The documents that a mirrored event has beside its files, as values. Pure.
+"""The documents of a mirrored event, as values. Pure.
 
     <prefix><event>/run.json        the event's body, byte for byte
-    <prefix><event>/manifest.json   which files are stored, and where, and which are not; written last, so all is there
+    <prefix><event>/manifest.json   stored files, their places, and skipped files; written last, when all else is stored
     <prefix>latest.json             which event of this prefix is the newest
 
-The events of a run are ordered by (attempt, modified_at), as Skyvern means them, and equal ones by arrival. But one
-with output is never behind one without at the same attempt and status: a cancelled run sends nulls before and after it.
+Events of a run are ordered by (attempt, modified_at), then by arrival. At the same attempt and status, an event with
+output always ranks above one without: a cancelled run sends nulls before and after it.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ VERSION = 2
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A file that is stored. `path`: where, from the event's directory ("../files/…"); "" when it is there under its
-    name. `checked`: its SHA-256 was compared with one that the sender gave; `size_checked`: its size was. `incomplete`:
-    why it may be only a part; "" for a complete file. `source`: its URL without the signature, "" for the event's
-    body. `stored_at`: ISO 8601 in UTC."""
+    """A stored file. `path`: relative to the event's directory ("../files/…"); "" when it is there under its name.
+    `checked`: its SHA-256 matched the sender's; `size_checked`: its size did. `incomplete`: why it may be partial; ""
+    for a complete file. `source`: its URL without the signature, "" for the event's body. `stored_at`: ISO 8601 in
+    UTC."""
 
     name: str
     kind: str
@@ -48,7 +48,7 @@ class StoredFile:
 
 @dataclass(frozen=True, slots=True)
 class SkippedFile:
-    """A file that the event names and that is not stored, and why."""
+    """A file of the event that was not stored, and why."""
 
     name: str
     kind: str
@@ -81,7 +81,7 @@ def stored_files(document: bytes) -> dict[str, StoredFile]:
 
 
 def _event_fields(delivery: Delivery) -> dict[str, Any]:
-    """Return what both documents say of the event. The same at every attempt."""
+    """Return the members of both documents. The same at every attempt."""
     parts: dict[str, Any] = {
         "event_id": delivery.event_id,
         "source": delivery.source,
@@ -102,7 +102,7 @@ Order = tuple[int, float, float, str]
 
 
 def event_order(delivery: Delivery) -> Order:
-    """Return the sort key of the event among those of its run: (attempt, modified_at, received_at, event id)."""
+    """Return the sort key of the event within its run: (attempt, modified_at, received_at, event id)."""
     modified = epoch(delivery.run.get("modified_at")) or 0.0
     return attempt_number(delivery.run.get("attempt")), modified, delivery.received_at.timestamp(), delivery.event_id
 
@@ -122,7 +122,7 @@ def latest_document(delivery: Delivery, directory: str) -> bytes:
 
 
 def replaces_latest(delivery: Delivery, document: bytes) -> bool:
-    """Whether the event is newer than the one that a `latest.json` names; True when that can't be read."""
+    """Whether the event is newer than a `latest.json`'s; True when that is unreadable."""
     theirs, mine = order_in_latest(document), event_order(delivery)
     if theirs is None:
         return True
@@ -138,7 +138,7 @@ def _has_output(run: Mapping[str, Any]) -> bool:
 
 
 def order_in_latest(document: bytes) -> Order | None:
-    """Return the sort key of the event that a `latest.json` names; None, for replace it, when it can't be read."""
+    """Return the sort key of a `latest.json`'s event; None when unreadable, so that it is replaced."""
     try:
         attempt, modified, received, event_id = json.loads(document)["order"]
         return int(attempt), float(modified), float(received), str(event_id)
@@ -147,7 +147,7 @@ def order_in_latest(document: bytes) -> Order | None:
 
 
 def manifest_path(document: bytes) -> str:
-    """Return the path of the manifest that a `latest.json` names, relative to it; "" when it can't be read."""
+    """Return the manifest's path from a `latest.json`, relative to it; "" when unreadable."""
     try:
         path = json.loads(document)["manifest"]
         directory = path.removesuffix("/manifest.json")
@@ -162,7 +162,7 @@ def iso_utc(moment: datetime) -> str:
 
 
 def _stays_in_run(path: str) -> bool:
-    """Whether a file's path leads from its event's directory to a place in the same run's folder."""
+    """Whether a path, relative to the event's directory, stays in the run's folder."""
     parts = path.removeprefix("../").split("/") if path else []
     return all(part == safe_file_name(part) for part in parts)
 

@@ -1,8 +1,8 @@
 """Turn names from a payload into safe parts of a key or path, and into content types. Pure.
 
-The result is always one segment: not empty, no separator, no `.` or `..`, nothing unprintable, and short enough in
-bytes. Letters of any script and the file's ending are left as they are. Content types are a fixed table, so that the
-host's own list does not change what is stored.
+The result is always one segment: not empty, no separator, no `.` or `..`, nothing unprintable, and bounded in bytes.
+Letters of any script and the file's ending are kept. Content types are a fixed table, so results do not depend on the
+host.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from handlers.support.templating import plain
 
-# Longest file name, in bytes: file systems take 255, and a temporary name adds to it.
+# Longest file name, in bytes: file systems allow 255, and temporary names are longer.
 MAX_NAME = 180
 # Longest value in a prefix, in bytes.
 MAX_PART = 120
@@ -22,7 +22,7 @@ MAX_PART = 120
 _SEPARATORS = '/\\:*?"<>|#%^`{}~'
 _UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
 _ENDING = 16
-# Characters read of a name's beginning (and 2 * _ENDING of its end), since a payload's can have millions.
+# Characters read from a name's start (and 2 * _ENDING from its end): a payload's may have millions.
 _READ = 2048
 
 
@@ -46,7 +46,7 @@ def with_suffix(name: str, suffix: str) -> str:
 
 
 def _split(name: str) -> tuple[str, str]:
-    """Return the stem and the ending of a file name; "" for an ending that is too long to be one."""
+    """Return the stem and the ending of a file name; "" for an overlong ending."""
     stem, dot, ending = name.rpartition(".")
     return (stem, dot + ending) if stem and len(ending.encode()) <= _ENDING else (name, "")
 
@@ -72,7 +72,7 @@ def _trim(name: str) -> str:
 def key_part(value: Any) -> str:
     """Return a template's value as one safe part of a prefix.
 
-    A value that had to be changed gets a hash of the original appended, so that `a/b` and `a_b` stay two runs.
+    A changed value gets a hash of the original, so that `a/b` and `a_b` stay distinct.
     """
     text = plain(value)
     name = safe_file_name(text, MAX_PART)
@@ -87,7 +87,7 @@ class UsedNames:
 
     def __init__(self, names: Iterable[str] = ()) -> None:
         self._names = {name.casefold() for name in names}
-        self._numbers: dict[str, int] = {}  # the last number given for a name, for thousands of files may share one
+        self._numbers: dict[str, int] = {}  # last number used per name: thousands of files may share one
 
     def reserve(self, name: str) -> str:
         """Reserve and return `name`, or `name` with the first free number before its ending."""
@@ -163,5 +163,5 @@ def content_type(name: str) -> str:
 
 
 def is_inline_safe(content_type: str) -> bool:
-    """Whether a browser may show it inline. A page or drawing from a payload could run code, so it is downloaded."""
+    """Whether a browser may show it inline. Pages and drawings could run code, so they are downloaded."""
     return content_type.startswith(_INLINE) and "svg" not in content_type

@@ -1,4 +1,4 @@
-"""The options that every mirroring sink has, checked at load. Knows no store."""
+"""The options of all mirroring sinks, checked at load. Knows no store."""
 
 import re
 from typing import Literal
@@ -10,14 +10,14 @@ from handlers.mirror.names import key_part
 from handlers.support import templating
 from handlers.support.duration import Seconds
 
-# Longest rendered prefix, in bytes. S3 takes keys of 1,024; the event's directory and a file name come after it.
+# Longest rendered prefix, in bytes. S3 keys have at most 1,024, including the event's directory and a file name.
 MAX_PREFIX = 600
-# Largest cap on one file, in bytes: what fits one multipart upload.
+# Largest cap on one file, in bytes: the limit of a multipart upload.
 MAX_ARTIFACT = 80 * 1000**3
 
 
 class MirrorOptions(SinkOptions):
-    """What to keep of a run, and under which names."""
+    """Which data of a run to keep, and under which names."""
 
     timeout: Seconds = Field(600.0, gt=0, le=3600, description="Time that one send may take: seconds, or such as 10m.")
     prefix: str = Field(
@@ -26,23 +26,21 @@ class MirrorOptions(SinkOptions):
     )
     artifacts: tuple[str, ...] = Field(
         (),
-        description="Artifact types (globs such as har or screenshot_*) of Skyvern's list to keep besides the files "
-        "that the event itself names. Needs the source's api_key.",
+        description="Artifact types (globs such as har or screenshot_*) to keep besides the event's files. Needs the"
+        " source's api_key.",
     )
     max_artifact_bytes: ByteSize = Field(
-        ByteSize(4 * 1024**3), gt=0, le=MAX_ARTIFACT, description="Size of the largest file that is kept, such as 2GiB."
+        ByteSize(4 * 1024**3), gt=0, le=MAX_ARTIFACT, description="Maximum size of a file, such as 2GiB."
     )
     max_event_bytes: ByteSize = Field(
-        ByteSize(16 * 1024**3), gt=0, description="Bytes of all files of one event that are kept, such as 10GiB."
+        ByteSize(16 * 1024**3), gt=0, description="Maximum size of all files of an event, such as 10GiB."
     )
-    max_artifacts: int = Field(200, ge=0, le=10_000, description="Most files of one event that are kept.")
+    max_artifacts: int = Field(200, ge=0, le=10_000, description="Maximum files of one event.")
     on_missing: Literal["note", "fail"] = Field(
-        "note", description="A file that is gone or must not be fetched: note it in the manifest, or fail the delivery."
+        "note", description="For a file that is gone or forbidden: note it in the manifest, or fail the delivery."
     )
-    parallel: int = Field(8, ge=1, le=64, description="Files of one run that are fetched at the same time.")
-    public_url: str = Field(
-        "", description="URL under which people reach the stored files, such as https://files.example/; for links."
-    )
+    parallel: int = Field(8, ge=1, le=64, description="Files of a run fetched concurrently.")
+    public_url: str = Field("", description="Base URL for links to the stored files, such as https://files.example/.")
 
     @field_validator("prefix")
     @classmethod
@@ -61,9 +59,9 @@ class MirrorOptions(SinkOptions):
 def compile_prefix(source: str) -> templating.Template:
     """Compile a prefix template. Raises ValueError for one that could never be safe."""
     if source.startswith("/"):
-        raise ValueError("a prefix does not begin with /")
+        raise ValueError("a prefix must not begin with /")
     if any(ord(char) < 32 or char in "\\\x7f" for char in source):
-        raise ValueError("a prefix has no backslash and no control character")
+        raise ValueError("a prefix must not contain backslashes or control characters")
     if ".." in re.split(r"/|\{\{.*?\}\}|\{%.*?%\}", source) or "." in re.split(r"/", source):
-        raise ValueError("a prefix has no part that is . or ..")
+        raise ValueError("a prefix must not contain . or .. as a part")
     return templating.compile(source, name="prefix", finalize=key_part, max_length=MAX_PREFIX)

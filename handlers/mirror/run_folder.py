@@ -1,10 +1,9 @@
-"""Where a delivery's event and files are written in a store, and what is stored already.
+"""The layout of a run in a store, and its stored files.
 
     <prefix><event id>/        the event's body and manifest
-    <prefix>files/             the run's files, each under a name that is made of what identifies its bytes
+    <prefix>files/             the run's files, each named by what identifies its bytes
 
-Two events that name one file have one name for it, in whatever order or at once they are sent. The store is listed
-first, so that a stored file is not fetched again.
+All events give the same file the same name. The store is listed first, so that stored files are not fetched again.
 """
 
 from __future__ import annotations
@@ -23,15 +22,15 @@ from handlers.mirror.store import ObjectTarget, Store
 from handlers.support.deadline import Deadline
 from handlers.support.url import without_query
 
-# Artifacts that are written once and never changed: a screenshot's id, or its URL, identifies its bytes.
+# Immutable artifacts: a screenshot's id or URL identifies its bytes.
 _NEVER_CHANGED = "screenshot"
-# The kinds whose names in an event are numbered by their place, which another event may give to another file.
+# Kinds named by position in the event, so that another event may reuse a name for another file.
 _NUMBERED = frozenset({"screenshot", "recording"})
 _DIGITS = 12
 
 
 class RunFolder:
-    """The folder of a delivery's run. `directory`: of the event, relative to `prefix`; `path`: the same, complete."""
+    """The folder of a delivery's run. `directory`: of the event, relative to `prefix`; `path`: with the prefix."""
 
     def __init__(self, store: Store, delivery: Delivery, prefix: str, deadline: Deadline) -> None:
         self.delivery = delivery
@@ -41,12 +40,12 @@ class RunFolder:
         self.path = prefix + self.directory
         self._files = self.path if delivery.test else prefix + _files_directory(prefix, delivery.run_id)
         self._store = store
-        self._sizes: dict[str, int] = {}  # of what is stored, by key
+        self._sizes: dict[str, int] = {}  # of stored objects, by key
         self._manifest = b""
         self._listed: dict[str, StoredFile] = {}  # in this event's manifest, by name
 
     def write_body(self) -> StoredFile:
-        """Look what is stored of the run, and write the event's body."""
+        """List the stored files of the run, and write the event's body."""
         body, target = self.delivery.payload, self.target("run.json", DEFAULT if self.delivery.problem else JSON)
         entry = _entry(
             Artifact("event", "run.json", ""), len(body), hashlib.sha256(body).hexdigest(), target.content_type
@@ -68,7 +67,7 @@ class RunFolder:
         return ObjectTarget(self.path + name, content_type, self.delivery, self.deadline)
 
     def target_of(self, artifact: Artifact, size: int | None, *, incomplete: bool = False) -> ObjectTarget:
-        """Return where a file is written. `size`: in bytes, if known. `incomplete`: it may be only a part."""
+        """Return where a file is written. `size`: in bytes, if known. `incomplete`: it may be partial."""
         key = self._key(artifact, size, incomplete=incomplete)
         return ObjectTarget(key, content_type(artifact.name), self.delivery, self.deadline)
 
@@ -84,7 +83,7 @@ class RunFolder:
     def stored(
         self, artifact: Artifact, target: ObjectTarget, size: int, sha256: str, *, encoding: str = "", why: str = ""
     ) -> StoredFile:
-        """Return the manifest's entry of a file that was written at `target`. `why`: it may be only a part."""
+        """Return the manifest entry of a file written at `target`. `why`: reason if it may be partial."""
         entry = _entry(artifact, size, sha256, target.content_type)
         return replace(entry, path=self._relative(target.key, artifact.name), content_encoding=encoding, incomplete=why)
 
@@ -94,7 +93,7 @@ class RunFolder:
             self._store.put(self.target("manifest.json", JSON), document)
 
     def keys(self, entries: Sequence[StoredFile]) -> dict[str, str]:
-        """Return the keys of the entries by their names, and last that of the manifest."""
+        """Return the entries' keys by name, the manifest's last."""
         return {**{entry.name: self._key_of(entry) for entry in entries}, "manifest.json": self.path + "manifest.json"}
 
     def _list(self, directory: str) -> None:
@@ -102,7 +101,7 @@ class RunFolder:
             self._sizes[directory + name] = size
 
     def _at(self, key: str, artifact: Artifact) -> StoredFile | None:
-        """Return an entry for the object at `key` if it can be shown to be `artifact`."""
+        """Return an entry for the object at `key` if it is provably `artifact`."""
         size = self._sizes.get(key)
         if size is None or artifact.size not in (None, size):
             return None
@@ -152,7 +151,7 @@ class RunFolder:
         return self.path + (entry.path or entry.name)
 
     def _relative(self, key: str, name: str) -> str:
-        """Return a key as a manifest of this event writes it; "" for a file of its own directory under its name."""
+        """Return a key relative to this event; "" for a file in its directory under its name."""
         if key.startswith(self.path):
             own = key.removeprefix(self.path)
             return "" if own == name else own
@@ -160,15 +159,15 @@ class RunFolder:
 
 
 def _files_directory(prefix: str, run_id: str) -> str:
-    """Return where, below the prefix, the files of a run are. A prefix that many runs share has a folder for each."""
+    """Return the folder of a run's files below the prefix. Runs that share a prefix get separate folders."""
     run = key_part(run_id)
     return "files/" if not run or run in prefix.split("/") else f"files/{run}/"
 
 
 def _identity(artifact: Artifact, size: int | None) -> tuple[str, ...]:
-    """Return what identifies the bytes of a file among all files of its run; () when that is not known.
+    """Return what identifies a file's bytes within its run; () when unknown.
 
-    Without a checksum that is its id, or its URL, and its size, since a recording or log grows under one id.
+    Without a checksum: id or URL, and size, since a recording or log grows under one id.
     """
     if artifact.sha256 is not None and artifact.kind == "download":
         return ("sha256", artifact.sha256)
@@ -179,7 +178,7 @@ def _identity(artifact: Artifact, size: int | None) -> tuple[str, ...]:
 
 
 def _may_be(artifact: Artifact, entry: StoredFile) -> bool:
-    """Whether an entry of this event's manifest can be of the file that the event names."""
+    """Whether a manifest entry of this event can describe `artifact`."""
     return entry.kind == artifact.kind and entry.artifact_id in (None, artifact.artifact_id) and not entry.incomplete
 
 

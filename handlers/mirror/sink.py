@@ -1,12 +1,11 @@
 """What the sinks `files` and `s3` share: one delivery written into a store.
 
     <prefix><event id>/run.json, manifest.json      of this event alone
-    <prefix>files/                                  the run's files, each once, however many events name it
+    <prefix>files/                                  the run's files, without duplicates
     <prefix>latest.json                             moves to newer events only
 
-The body goes first, so a missing file never holds back the result. The manifest goes last, so a crash leaves a folder
-without one; the next attempt writes the same names and fetches only what is missing. This module knows neither S3 nor
-disks.
+The body is written first, so a missing file never delays the result. The manifest is last, so after a crash the folder
+lacks it; the next attempt writes the same names and fetches only missing files. This module knows neither S3 nor disks.
 """
 
 from __future__ import annotations
@@ -40,16 +39,16 @@ if TYPE_CHECKING:
     from handlers.mirror.download import ArtifactFetcher
     from handlers.support.guarded_client import GuardedClient
 
-# Ends the folder of a source. No value of a template contains it, so no run of another source can name that folder.
+# Ends a source's folder. Template values never contain it, so other sources can't write there.
 SOURCE_MARK = "~"
-# Attempts to replace `latest.json` before the delivery is put off because other writers are faster.
+# Attempts to replace `latest.json` under contention before the delivery is postponed.
 MAX_SWAPS = 8
 
 O = TypeVar("O", bound=MirrorOptions)  # noqa: E741 - as in the contract
 
 
 class _Opened(NamedTuple):
-    """What a sink needs when it is used."""
+    """A sink's resources, created at first use."""
 
     store: Store
     client: GuardedClient
@@ -57,17 +56,17 @@ class _Opened(NamedTuple):
 
 
 class MirrorSink(Sink[O]):
-    """Stores each event and its run's files. The store and the HTTP client are made at the first use: they are slow to
-    import, and all processes make a sink to check its options."""
+    """Stores each event and its run's files. Store and HTTP client are created at first use: they import slowly, and
+    every process builds sinks to check options."""
 
     takes_updates: ClassVar[bool] = True
     erases: ClassVar[bool] = True
 
     def __init__(self, name: str, options: O, services: Services) -> None:
         super().__init__(name, options, services)
-        # Folders that the template itself names first: all keys are below them, in case a key may write only there.
+        # The template's constant first folders: all keys are below them, for credentials limited to a prefix.
         self._fixed_parts = re.split(r"\{[{%#]", options.prefix)[0].count("/")
-        # Folders of the first source have no mark: they had none while it was the only one.
+        # Folders of the first source have no mark, as when it was the only source.
         self._unmarked = frozenset(services.sources()[:1])
         self._lock = threading.Lock()
         self._opened: _Opened | None = None
@@ -112,14 +111,14 @@ class MirrorSink(Sink[O]):
         return self._receipt(folder, stored, skipped)
 
     def find_file(self, location: str) -> ReadableFile | None:
-        """See Sink. None too for a location outside this store's root."""
+        """See Sink. None also for a location outside this store's root."""
         key = self._key_at(location)
         return self._store.find_file(key, Deadline(self.options.timeout)) if key else None
 
     def erase(self, receipt: Mapping[str, Any]) -> None:
-        """See Sink. Deletes `latest.json` too if it names the event.
+        """See Sink. Also deletes `latest.json` if it names the event.
 
-        Raises Refused, before anything is deleted, for a file outside the folders that the prefix begins with.
+        Raises Refused, before any deletion, for a file outside the prefix's constant folders.
         """
         deadline = Deadline(self.options.timeout)
         fixed = [part.strip() for part in self.options.prefix.split("/")[: self._fixed_parts]]
@@ -152,12 +151,12 @@ class MirrorSink(Sink[O]):
         rendered = template.render(templating.context_of(delivery))
         parts = [part.strip() for part in rendered.split("/") if part.strip()]
         if any(part in (".", "..") or "\\" in part or min(part) < " " for part in parts):
-            raise Refused("the prefix template gives a part that is not a valid name")
+            raise Refused("the prefix template produces an invalid name")
         if self._unmarked and delivery.source not in self._unmarked and "source" not in template.used:
             parts.insert(self._fixed_parts, safe_file_name(delivery.source) + SOURCE_MARK)
         prefix = "".join(part + "/" for part in parts)
         if len(prefix.encode()) > MAX_PREFIX:
-            raise Refused(f"the prefix template gives more than {MAX_PREFIX} bytes")
+            raise Refused(f"the prefix template produces more than {MAX_PREFIX} bytes")
         return prefix
 
     def _artifacts(self, delivery: Delivery, fetcher: ArtifactFetcher) -> tuple[list[Artifact], list[SkippedFile]]:
@@ -184,7 +183,7 @@ class MirrorSink(Sink[O]):
             if self._store.compare_and_swap(target, document, current.version if current else None):
                 return
             deadline.remaining()
-        raise Unavailable("latest.json is being changed by others all the time")
+        raise Unavailable("other writers keep changing latest.json")
 
     def _receipt(self, folder: RunFolder, stored: list[StoredFile], skipped: list[SkippedFile]) -> Receipt:
         keys, base = folder.keys(stored), self.options.public_url

@@ -1,4 +1,4 @@
-"""What a mirror needs of the store that it writes to: keys and bytes. S3 and a local folder implement it."""
+"""The interface of a mirror's store: keys and bytes. S3 and local folders implement it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from handlers.support.deadline import Deadline
 if TYPE_CHECKING:
     from handlers.mirror.download import IncomingFile
 
-# Largest manifest that is read back, in bytes.
+# Maximum size of a manifest read back, in bytes.
 MAX_DOCUMENT = 32 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A document as it was read. `version` identifies exactly these bytes."""
+    """A stored document. `version` identifies exactly these bytes."""
 
     body: bytes
     version: str
@@ -46,7 +46,7 @@ class Store(Protocol):
         ...
 
     def identify(self, key: str, size: int, deadline: Deadline) -> tuple[str, str] | None:
-        """Return SHA-256 (hex) and content coding of the `size` bytes at `key`; None when they cost a transfer."""
+        """Return SHA-256 (hex) and content coding of the `size` bytes at `key`; None when that needs a transfer."""
         ...
 
     def read(self, key: str, deadline: Deadline) -> Stored | None:
@@ -58,19 +58,19 @@ class Store(Protocol):
         ...
 
     def put(self, target: ObjectTarget, body: bytes) -> None:
-        """Write `body`, over whatever is there."""
+        """Write `body`, replacing any object."""
         ...
 
     def put_stream(self, target: ObjectTarget, incoming: IncomingFile) -> None:
-        """Write the bytes of `incoming`. When iterating them raises, the store is left as it was."""
+        """Write the bytes of `incoming`. When iterating them raises, nothing is stored."""
         ...
 
     def compare_and_swap(self, target: ObjectTarget, body: bytes, version: str | None) -> bool:
-        """Write `body` if the stored version is still `version` (None: nothing is stored). False when it is not."""
+        """Write `body` if the stored version is `version` (None: nothing stored). Else return False."""
         ...
 
     def delete(self, keys: Sequence[str], deadline: Deadline) -> None:
-        """Delete these objects, and all versions that the store keeps of them. What is missing counts as deleted."""
+        """Delete these objects with all their versions. Missing ones count as deleted."""
         ...
 
     def close(self) -> None:
@@ -78,9 +78,9 @@ class Store(Protocol):
         ...
 
     def location(self, key: str) -> str:
-        """Return how a receipt names `key`."""
+        """Return the location of `key` for receipts."""
         ...
 
     def url(self, key: str, /) -> str:
-        """Return a lasting link to `key`, or ""."""
+        """Return a permanent link to `key`, or ""."""
         ...

@@ -27,7 +27,7 @@ from handlers.support.url import without_query
 
 @dataclass(frozen=True)
 class Transfer:
-    """Stores the files of one delivery. Threads may share it.
+    """Stores the files of one delivery. Thread-safe.
 
     `names`: the names of all its files. `on_missing`: see MirrorOptions.
     """
@@ -39,8 +39,8 @@ class Transfer:
     on_missing: str
 
     def store(self, artifact: Artifact) -> StoredFile | SkippedFile:
-        """Store one file, or report why it is skipped. Raises Unavailable, and what a bug raises."""
-        with as_dependency_failure():  # not started: the files that took the time decide whose fault it is
+        """Store one file, or report why it is skipped. Raises Unavailable, and unexpected exceptions."""
+        with as_dependency_failure():  # not started: the error comes from the files that took the time
             self.folder.deadline.remaining()
         try:
             return self._recording(artifact) if artifact.kind == RECORDING else self._file(artifact)
@@ -52,7 +52,7 @@ class Transfer:
             return skipped_file(artifact, str(reason))
 
     def _recording(self, artifact: Artifact) -> StoredFile:
-        """Store a recording that is complete by Skyvern's record. At the last attempt, store it as it is."""
+        """Store a recording that is complete by Skyvern's record. At the last attempt, store any."""
         retriable = may_look_again(self.folder.delivery)
         record: Artifact | None = None
         try:
@@ -76,8 +76,8 @@ class Transfer:
             return self._file(replace(artifact, size=None, sha256=None), trusted=trusted, incomplete=str(error))
 
     def _file(self, artifact: Artifact, *, trusted: bool = False, incomplete: str = "") -> StoredFile:
-        """Store one file, unless the store has it. `trusted`: the URL comes from the API. `incomplete`: why the file
-        may be partial, and is stored as such."""
+        """Store one file, unless stored already. `trusted`: the URL comes from the API. `incomplete`: reason to store
+        it as partial."""
         folder = self.folder
         if not incomplete and (stored := folder.find(artifact, artifact.size)) is not None:
             return stored
@@ -108,7 +108,7 @@ def raise_most_severe(errors: Sequence[Exception]) -> None:
     unavailable = [error for error in errors if isinstance(error, Unavailable)]
     if unavailable:
         waits = [error.retry_after for error in unavailable if error.retry_after is not None]
-        # The store's own failure goes first.
+        # The store's failure takes precedence.
         first = next((error for error in unavailable if not error.dependency), unavailable[0])
         more = f" (and of the others {len(unavailable) - 1} failed)" if len(unavailable) > 1 else ""
         raise Unavailable(f"{first}{more}", retry_after=max(waits, default=None), dependency=first.dependency)

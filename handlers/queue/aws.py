@@ -1,7 +1,7 @@
 """SQS and SNS through boto3, ten messages per request.
 
-A FIFO queue or topic gets the delivery's key as its deduplication id: AWS drops the same key for five minutes. Others
-are at least once. This module knows messages, and no delivery or run.
+A FIFO queue or topic gets the delivery's key as its deduplication id: AWS drops duplicates for five minutes. Others are
+at least once. This module knows messages, not deliveries or runs.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from handlers.support.deadline import Deadline
 # Maximum messages of one request.
 BATCH = 10
 
-# Error codes of one message that is itself at fault.
+# Error codes caused by a single message.
 _REFUSED: Final = frozenset({"InvalidParameterValue", "InvalidParameter", "ParameterValueInvalid"})
 
 
 class AwsApi(NamedTuple):
-    """boto3's names for one service's batch request: its method, the keys of its arguments, the right that it needs."""
+    """boto3's names for one service's batch request: method, argument keys, required permission."""
 
     service: str
     method: str
@@ -38,9 +38,9 @@ SNS = AwsApi("SNS", "publish_batch", "TopicArn", "PublishBatchRequestEntries", "
 
 
 class AwsQueue:
-    """A queue of SQS or a topic of SNS. Makes its client at the first message. Safe to use from many threads.
+    """An SQS queue or SNS topic.
 
-    `max_bytes`: of one request, over all its messages. `timeout`: seconds.
+    Creates its client at the first message. Thread-safe. `max_bytes`: of one request. `timeout`: seconds.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class AwsQueue:
         return entry
 
     def _receipt(self, message_id: str, message: QueueMessage) -> Receipt:
-        """Name the message by its key in FIFO, where AWS knows it by that, else by AWS's own id."""
+        """Return the message's id: its key in FIFO, else AWS's id."""
         name = message.key if self._fifo else message_id or message.key
         return Receipt(name, keys=(message_id,) if message_id and name != message_id else (), note=message.note)
 
@@ -111,7 +111,7 @@ class AwsQueue:
             return self._client
 
     def _rejected(self, failed: Mapping[str, Any]) -> SinkError:
-        """Return the error of one message of a request. `failed`: {} when AWS says nothing of it."""
+        """Return the error of one message of a request. `failed`: {} when AWS omits it."""
         code = str(failed.get("Code") or "no reason")
         message = f"{self._api.service} did not take the message ({code[:60] if code.isprintable() else '?'})"
         at_fault = failed.get("SenderFault") and (code in _REFUSED or refusal(code))

@@ -1,9 +1,9 @@
-"""Make the message of a delivery, the same for every kind of queue. Pure; it knows no queue.
+"""Build the message of a delivery, for any kind of queue. Pure.
 
-The body is sent as it was received. Fields beside it let a consumer filter without parsing:
+The received body is sent unchanged. Fields let a consumer filter without parsing:
     key  event_id  source  run_id  run_type  outcome  via  received_at  encoding  test
-`encoding` says how the message holds the body: whole, base64 (not text that the queue takes), or omitted (larger than
-the queue takes; a small object in its place says where the body is stored). Fields without a value are left out.
+`encoding`: whole, base64 (not valid text for the queue), or omitted (too large for the queue; a small object says where
+the body is stored). Empty fields are left out.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ Encoding = Literal["whole", "base64", "omitted"]
 FIELD_MAX = 256
 URLS_MAX = 50
 URL_MAX = 2000
-# SQS and SNS take XML 1.0 text.
+# SQS and SNS accept XML 1.0 text.
 _NOT_TEXT = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _GROUP = re.compile(r"[A-Za-z0-9!-/:-@\[-`{-~]{1,128}")
 
 
 @dataclass(frozen=True, slots=True)
 class QueueMessage:
-    """A message. `group`: the FIFO group, which is the run. `note`: for the receipt, "" when the body is whole."""
+    """A message. `group`: the FIFO group, which is the run. `note`: for the receipt, "" for a complete body."""
 
     key: str
     group: str
@@ -42,12 +42,12 @@ class QueueMessage:
 
 
 def as_bytes(delivery: Delivery) -> QueueMessage:
-    """Return the message for a queue that takes any bytes of any length."""
+    """Return the message for a queue without limits on bytes or length."""
     return QueueMessage(delivery.key, group_of(delivery), _fields(delivery, "whole"), delivery.payload)
 
 
 def as_text(delivery: Delivery, limit: int) -> QueueMessage:
-    """Return the message for a queue that takes XML text of `limit` bytes, fields included; else omit the body."""
+    """Return the message for a queue of XML text, up to `limit` bytes with fields; a larger body is omitted."""
     how: Encoding = "whole" if _is_text(delivery.payload) else "base64"
     body = delivery.payload if how == "whole" else base64.b64encode(delivery.payload)
     fields = _fields(delivery, how)
@@ -63,7 +63,7 @@ def size(message: QueueMessage) -> int:
 
 
 def group_of(delivery: Delivery) -> str:
-    """Return the run's id in characters that a FIFO group may have, else its hash."""
+    """Return the run's id if valid as a FIFO group, else its hash."""
     run = delivery.run_id or delivery.event_id
     return run if _GROUP.fullmatch(run) else hashlib.sha256(run.encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -85,7 +85,7 @@ def _fields(delivery: Delivery, encoding: Encoding) -> dict[str, str]:
 
 
 def _substitute(delivery: Delivery) -> bytes:
-    """Return a small JSON object in place of a body: which run it is, and where its body is stored."""
+    """Return a small JSON object to replace a body: the run, and where its body is stored."""
     links = [(name[:FIELD_MAX], url) for name, url in stored_links(delivery) if len(url) <= URL_MAX]
     substitute = {
         "run_id": delivery.run_id[:FIELD_MAX],

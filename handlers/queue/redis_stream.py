@@ -1,8 +1,8 @@
 """A Redis (or Valkey) stream as the queue: XADD once for each key.
 
-One script atomically writes the entry and a marker with the delivery's key: within `once_for` seconds the same delivery
-is never added again, even if an answer was lost. How durable an accepted entry is depends on that Redis's persistence
-(`appendfsync`). It knows messages, and no delivery or run.
+One script atomically writes the entry and a marker with the delivery's key: within `once_for` seconds a delivery is
+never added twice, even after a lost response. The durability of an accepted entry depends on that Redis's
+`appendfsync`. This module knows messages, not deliveries or runs.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ return id
 
 
 class RedisStream:
-    """A stream as a queue. Connects at the first message. Safe to use from many threads."""
+    """A stream as a queue. Connects at the first message. Thread-safe."""
 
     def __init__(self, url: str, stream: str, max_len: int, once_for: int, timeout: float) -> None:
         self._url = url
@@ -51,7 +51,7 @@ class RedisStream:
         for message in messages:
             fields: list[str | bytes] = [part for pair in message.fields.items() for part in pair]
             fields += ["body", message.body]
-            # The braces keep stream and marker on one node of a cluster.
+            # Braces keep stream and marker on one cluster node.
             marker = f"{{{self._stream}}}:once:{message.key}"
             pipeline.eval(_ADD_ONCE, 2, self._stream, marker, *self._limits, *fields)
         try:
@@ -103,9 +103,9 @@ _MESSAGES: Mapping[str, str] = {
 
 
 def _to_sink_error(error: Exception) -> SinkError:
-    """Return the error for Redis's answer, whose own message may hold what was sent."""
+    """Return the error for a Redis error, without its message, which may quote data."""
     if isinstance(error, redis.TimeoutError):
-        return Unavailable("Redis did not answer in time")
+        return Unavailable("Redis did not respond in time")
     text = str(error)
     kinds = [kind.__name__ for kind in type(error).__mro__]
     for name, meaning in _MESSAGES.items():
@@ -114,5 +114,5 @@ def _to_sink_error(error: Exception) -> SinkError:
     if isinstance(error, redis.ConnectionError):
         return Unavailable("Redis can't be reached")
     if "maximum allowed size" in text or "too big" in text:
-        return Refused("the body is larger than Redis takes")
+        return Refused("the body exceeds Redis's limit")
     return Unavailable(f"Redis refuses ({type(error).__name__})")

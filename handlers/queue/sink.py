@@ -35,40 +35,36 @@ _SQS_HOST = re.compile(r"(?:sqs[.-])?([a-z]{2}(?:-[a-z]+)+-\d)\.")
 
 
 class QueueOptions(SinkOptions):
-    """Which kind of queue (`to`), and where it is."""
+    """The kind of queue (`to`), and its address."""
 
     to: To = Field(description="Kind of queue: redis-stream, sqs or sns.")
     url: SecretStr | None = Field(None, description="redis-stream: redis://, rediss:// or unix:// address.")
     stream: str = Field("runhook:runs", min_length=1, max_length=500, description="redis-stream: name of the stream.")
     max_len: int = Field(
-        0, ge=0, description="redis-stream: about how many entries to keep, oldest go first; 0 keeps all."
+        0, ge=0, description="redis-stream: approximate maximum of entries; the oldest are removed; 0 keeps all."
     )
     once_for: Seconds = Field(
         7 * 86400.0,
         ge=60,
-        description="redis-stream: time in which one delivery is never added twice: seconds, or such as 7d.",
+        description="redis-stream: time in which a delivery is never added twice: seconds, or such as 7d.",
     )
-    queue_url: str | None = Field(
-        None, description="sqs: URL of the queue; in one that ends in .fifo a run's messages keep their order."
-    )
-    topic_arn: str | None = Field(
-        None, description="sns: ARN of the topic; in one that ends in .fifo a run's messages keep their order."
-    )
+    queue_url: str | None = Field(None, description="sqs: URL of the queue; .fifo keeps a run's messages in order.")
+    topic_arn: str | None = Field(None, description="sns: ARN of the topic; .fifo keeps a run's messages in order.")
     region: str | None = Field(None, description="sqs, sns: AWS region, if it is not in the address.")
     endpoint_url: str | None = Field(None, description="sqs, sns: address of a server other than AWS's.")
     max_bytes: int = Field(
         256 * 1024,
         ge=8192,
         le=1024 * 1024,
-        description="sqs, sns: largest message in bytes; for a larger body a short one is sent.",
+        description="sqs, sns: maximum message in bytes; a larger body is replaced by a short one.",
     )
-    access_key_id: SecretStr | None = Field(None, description="sqs, sns: access key; default: AWS's usual places.")
+    access_key_id: SecretStr | None = Field(None, description="sqs, sns: access key; default: AWS's credential chain.")
     secret_access_key: SecretStr | None = Field(None, description="sqs, sns: the access key's secret.")
 
     @field_validator("access_key_id", "secret_access_key", mode="before")
     @classmethod
     def _empty_is_none(cls, value: Any) -> Any:
-        """ "${QUEUE_KEY:-}" where AWS's usual places are meant."""
+        """Convert "" to None, for "${QUEUE_KEY:-}"."""
         return None if value == "" else value
 
     @model_validator(mode="after")
@@ -99,7 +95,7 @@ def _check_redis(options: QueueOptions) -> None:
     if parts.scheme not in ("redis", "rediss", "unix"):
         raise ValueError("url must begin with redis://, rediss:// or unix://")
     if not options.stream.isprintable() or any(mark in options.stream for mark in "{}"):
-        raise ValueError("stream may hold no braces and no control characters")
+        raise ValueError("stream must not contain braces or control characters")
 
 
 def _check_aws(options: QueueOptions) -> None:
@@ -117,7 +113,7 @@ def _check_aws(options: QueueOptions) -> None:
         if not good:
             raise ValueError(f"{name} must be an http(s) address without a user name")
     if (options.access_key_id is None) != (options.secret_access_key is None):
-        raise ValueError("access_key_id and secret_access_key go together")
+        raise ValueError("access_key_id and secret_access_key require each other")
     if options.to == "sqs" and region_of(options) is None:
         raise ValueError("region is needed: it is not in the queue's address")
 
@@ -145,7 +141,7 @@ class QueueSink(BatchSink[QueueOptions]):
         self._backend, self._message = _build_backend(options)
 
     def send_many(self, deliveries: Sequence[Delivery]) -> list[Receipt | Exception]:
-        """Put the messages into the queue, in as few calls as it allows. A receipt's id is the queue's own id."""
+        """Put the messages into the queue, in as few calls as possible. A receipt's id is the queue's id."""
         if not deliveries:
             return []
         return list(self._backend.put([self._message(delivery) for delivery in deliveries]))

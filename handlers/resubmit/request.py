@@ -1,9 +1,8 @@
-"""Build the request that submits a run again: that of the first submission, with changes. Pure.
+"""Build the request that submits a run again: the first submission's, with changes. Pure.
 
-Runhook keeps the request of each submission, redacted: that is what is sent again, to the same path. What is masked in
-it is taken from `run_request`, Skyvern's own echo of it. Of a run without such a request the echo is all there is, and
-it leaves out some fields (seen in the sources of Skyvern 1.0.56); a few of those are in the run's own body. A masked
-value is never sent as if it were the real one.
+Runhook stores each submission's redacted request and sends it again, to the same path. Masked values are taken from
+`run_request`, Skyvern's echo of the request. Without a stored request only the echo is used; it lacks some fields
+(Skyvern 1.0.56), a few of which are in the run's body. A mask is never sent as a value.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ from pydantic import SecretStr
 from handlers.contract import Delivery, Refused
 from handlers.support import templating
 
-# Variables of templates in `changes`: `request` is the first request, `try` the number of the new try.
+# Variables of templates in `changes`: `request` is the first request, `try` the new try's number.
 VARIABLES: Final = templating.VARIABLES | {"request", "try"}
-# What replaces a secret: the first where Runhook has redacted, the second in headers that Skyvern returns.
+# Masks of secrets: Runhook's, and Skyvern's in headers.
 MASKS: Final = ("[redacted]", "***")
-# Fields of a request that `run_request` may lack, and that runs and webhooks have beside it.
+# Request fields that `run_request` may lack, and that runs and webhooks contain.
 FIELDS_BESIDE_REQUEST: Final = ("extra_http_headers", "cdp_connect_headers", "model", "run_with", "ai_fallback")
 
-# Fields of Skyvern's older calls, and what they are called in a `run_request`.
+# Fields of Skyvern's older calls, and their names in a `run_request`.
 _ECHOED_AS: Final = {
     "navigation_goal": "prompt",
     "data": "parameters",
@@ -42,7 +41,7 @@ _OLDER = "/api/"
 
 
 class Request(NamedTuple):
-    """The request to post. `path`: with its query. `headers`: those that belong to the request itself."""
+    """The request to post. `path`: with its query. `headers`: the request's, without transport headers."""
 
     path: str
     fields: dict[str, Any]
@@ -52,15 +51,15 @@ class Request(NamedTuple):
 class Changes:
     """A JSON merge patch (RFC 7386) whose strings may be templates.
 
-    A template's result is parsed if it is JSON, so that "{{ 25 * try }}" is a number. The constructor raises ValueError
-    for a template that can't be used.
+    A result that is JSON is parsed, so "{{ 25 * try }}" gives a number. The constructor raises ValueError for an
+    invalid template.
     """
 
     def __init__(self, patch: Mapping[str, Any]) -> None:
         self._patch = {name: _compiled(value, name, MAX_DEPTH) for name, value in patch.items()}
 
     def apply(self, fields: Mapping[str, Any], context: Mapping[str, Any]) -> dict[str, Any]:
-        """Return `fields` with the changes. Raises Refused when a template can't be filled for this run."""
+        """Return `fields` with the changes. Raises Refused when a template fails for this run."""
         return _merged(fields, self._patch, context)
 
 
@@ -73,7 +72,7 @@ def build_request(
 ) -> Request:
     """Return the request for try `number` of a run. Raises Refused.
 
-    `run`: the answer to a GET of it, from Skyvern. `kept`: the answer to a GET of it with `from=submission`, or None.
+    `run`: Skyvern's response to a GET of it. `kept`: the response to a GET with `from=submission`, or None.
     """
     if kept is not None and isinstance(kept.get("request"), Mapping) and isinstance(kept.get("path"), str):
         path, query, fields = _of_kept(run, kept)
@@ -82,8 +81,7 @@ def build_request(
     fields = changes.apply(fields, {**templating.context_of(delivery), "request": fields, "try": number})
     if masked := sorted(name for name, value in fields.items() if _is_masked(value, name, MAX_DEPTH)):
         raise Refused(
-            f"{', '.join(masked)[:200]}: masked, here and in Skyvern's answer; set it in changes, or null to leave it"
-            " out"
+            f"{', '.join(masked)[:200]}: masked, here and in Skyvern's response; set it in changes, or null to omit it"
         )
     if not path and (fields.get("workflow_id") or fields.get("agent_id")):
         path = "/v1/run/workflows"
@@ -92,15 +90,15 @@ def build_request(
     elif not path:
         raise Refused("the request is unknown: Skyvern returned neither a prompt nor a workflow")
     headers = {}
-    if path != _TASKS and (steps := fields.pop(_STEPS, None)):  # elsewhere it is a header
+    if path != _TASKS and (steps := fields.pop(_STEPS, None)):  # older calls use a header
         headers[_STEPS_HEADER] = str(steps)
     if not all(value.isascii() and value.isprintable() for value in headers.values()):
-        raise Refused("changes: max_steps gives no number")
+        raise Refused("changes: max_steps is not a number")
     return Request(f"{path}?{query}" if query else path, fields, headers)
 
 
 def _of_kept(run: Mapping[str, Any], kept: Mapping[str, Any]) -> tuple[str, str, dict[str, Any]]:
-    """Return path, query and fields of the request that made the run, as it was sent."""
+    """Return path, query and fields of the run's original request."""
     request, echo, headers = kept["request"], run.get("run_request"), kept.get("headers")
     fields = {name: value for name, value in request.items() if value is not None}
     for name, value in fields.items():
@@ -114,7 +112,7 @@ def _of_kept(run: Mapping[str, Any], kept: Mapping[str, Any]) -> tuple[str, str,
 
 
 def _of_echo(run: Mapping[str, Any], delivery: Delivery) -> dict[str, Any]:
-    """Return the fields that Skyvern's answer has of the request, and the run's own body beside it."""
+    """Return the request fields in Skyvern's response, completed from the run's body."""
     asked = run.get("run_request")
     fields = {name: value for name, value in asked.items() if value is not None} if isinstance(asked, Mapping) else {}
     for name in FIELDS_BESIDE_REQUEST:
@@ -138,7 +136,7 @@ def _compiled(value: Any, name: str, levels: int) -> Any:
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError):
-        raise ValueError(f"{name}: no value that JSON has; put it in quotes") from None
+        raise ValueError(f"{name}: not a JSON value; put it in quotes") from None
     return value
 
 
@@ -173,7 +171,7 @@ def _no_constant(text: str) -> Any:
 
 
 def _is_masked(value: Any, name: str, levels: int) -> bool:
-    """Whether `value` contains a secret's mask. Three stars are one in headers only."""
+    """Whether `value` contains a secret's mask. Three stars count only in headers."""
     if isinstance(value, str):
         return value == MASKS[0] or (value == MASKS[1] and "headers" in name)
     if not levels:

@@ -1,8 +1,7 @@
 """The sink `resubmit`: submits a failed run again, through Runhook's own submit API.
 
-It calls the API over HTTP like any other app, so the new try is recorded, labelled, called back and polled as every
-submission is. A run is submitted again at most once, however many events it has and however often a delivery is
-replayed: its id is the Idempotency-Key.
+It calls the API over HTTP like any other app, so the new try is recorded, labelled, called back and polled like any
+submission. A run is submitted again at most once, even with several events or replays: its id is the Idempotency-Key.
 """
 
 from __future__ import annotations
@@ -27,41 +26,38 @@ from handlers.support.resubmit_chain import CHAIN, RETRIED, TRY, next_labels, sk
 from handlers.support.retry_after import retry_after
 
 SCOPES: Final = "submit, read and resubmit"
-# The header that marks an answer as Runhook's. Skyvern itself would lose the labels.
+# The header that marks a Runhook response. Skyvern itself would drop the labels.
 FROM_HEADER: Final = "x-runhook-from"
-# The header with the webhook URL that the first caller gave, which Skyvern does not know.
+# The header with the first caller's webhook URL, which Skyvern does not know.
 WEBHOOK_HEADER: Final = "x-runhook-webhook-url"
-# The header with the run that was submitted, where the one that is asked for is one that Skyvern started for it.
+# The header with the submitted run, if the requested run is Skyvern's retry of it.
 FIRST_HEADER: Final = "x-runhook-submitted-run"
-# The header with the run that Skyvern itself started for the one that is asked for.
+# The header with the run that Skyvern started to retry the requested run.
 RETRIED_BY_HEADER: Final = "x-runhook-retried-by"
-# Bytes of an answer that are read: a run has all of its output beside its request.
+# Maximum bytes read of a response: a run includes its output and its request.
 MAX_ANSWER = 64 * 1024 * 1024
 
-# The 4xx that are not about the request: a key that an operator can fix, too many calls, not yet.
+# 4xx statuses that a retry may resolve: a wrong key, too many calls, not yet.
 _RETRYABLE = frozenset({401, 403, 408, 409, 425, 429})
 
 
 class ResubmitOptions(SinkOptions):
     """Submits a failed run again, with changes, until its chain's budget is spent."""
 
-    base_url: str = Field(description="Where Runhook's own submit API listens, such as http://127.0.0.1:8000.")
+    base_url: str = Field(description="Base URL of Runhook's submit API, such as http://127.0.0.1:8000.")
     key: SecretStr = Field(
-        description="A key of Runhook's (rhk_…) with the scopes submit, read and resubmit, for the source of these"
-        " runs."
+        description="A Runhook key (rhk_…) with the scopes submit, read and resubmit, for the source of these runs."
     )
-    budget: int = Field(
-        2, ge=1, le=20, description="How often a run may be tried again, counted over the whole chain of its tries."
-    )
+    budget: int = Field(2, ge=1, le=20, description="Maximum resubmissions over a run's chain of tries.")
     changes: dict[str, Any] = Field(
         default_factory=dict,
-        description="Changed fields of the request, as a JSON merge patch; texts may be templates:"
-        ' {max_steps: 50, title: "{{ run.title }} again"}. null leaves a field out.',
+        description="Changed fields of the request, as a JSON merge patch; strings may be templates:"
+        ' {max_steps: 50, title: "{{ run.title }} again"}. null omits a field.',
     )
     max_age: Seconds = Field(
         86_400.0,
         gt=0,
-        description="Time after the result came in which the run may be submitted again: seconds, or such as 1d.",
+        description="Maximum age of a result to submit again: seconds, or such as 1d.",
     )
     # Without a url, Skyvern asks a language model for one before it answers a submit.
     timeout: Seconds = Field(90.0, gt=0, le=3600, description="Time that one send may take: seconds, or such as 90s.")
@@ -74,7 +70,7 @@ class ResubmitOptions(SinkOptions):
         except Refused as error:
             raise ValueError(f"{error}; right would be http://127.0.0.1:8000") from None
         if url.query or url.path.rstrip("/").endswith("/v1"):
-            raise ValueError("is where the API begins, without /v1 and without a query: http://127.0.0.1:8000")
+            raise ValueError("must be the API's base URL, without /v1 and query: http://127.0.0.1:8000")
         return str(url).rstrip("/")
 
     @field_validator("key")
@@ -92,13 +88,13 @@ class ResubmitOptions(SinkOptions):
     @classmethod
     def _can_be_made(cls, value: dict[str, Any]) -> dict[str, Any]:
         if "labels" in value:
-            raise ValueError("labels can't be changed: those of the first submission are carried on")
+            raise ValueError("labels can't be changed: they are copied from the first submission")
         Changes(value)
         return {name: _hidden(item) if "headers" in name else item for name, item in value.items()}
 
 
 def _hidden(value: Any) -> Any:
-    """Return `value` with its strings as secrets, since headers carry credentials, and options are printed."""
+    """Return `value` with its strings as secrets, since headers carry credentials and options are printed."""
     if isinstance(value, dict):
         return {name: _hidden(item) for name, item in value.items()}
     if isinstance(value, list):
@@ -120,15 +116,15 @@ class ResubmitSink(Sink[ResubmitOptions]):
         self._client = GuardedClient(ANY_ADDRESS, timeout=options.timeout)
 
     def send(self, delivery: Delivery) -> Receipt:
-        """Submit the delivery's run again. The receipt's id is the new run's; its note says which try that is.
+        """Submit the delivery's run again. The receipt's id is the new run's; its note gives the try's number.
 
-        When the run is not submitted again, the receipt has the old run's id, and the note says why.
+        Without a resubmission, the receipt has the old run's id, and the note the reason.
         """
         deadline = Deadline(self.options.timeout)
         if delivery.test:
             return self._send_test(delivery, deadline)
         if delivery.problem or not delivery.run_id:
-            raise Refused("the run's body is not understood, so nothing is known to submit again")
+            raise Refused("the run's body could not be parsed, so there is no request to submit again")
         note = skip_reason(delivery, self.options.budget, self.options.max_age, datetime.now(UTC))
         if note:
             return Receipt(delivery.run_id, note=note)
@@ -149,17 +145,15 @@ class ResubmitSink(Sink[ResubmitOptions]):
         self._client.close()
 
     def _fetch_run(self, delivery: Delivery, deadline: Deadline) -> tuple[dict[str, Any], str, str]:
-        """Fetch the run from Skyvern: whether it is still a failure, and the request with nothing masked.
+        """Fetch the run from Skyvern: its current status, and its unmasked request.
 
-        Returns it, the id of the run that was submitted (this one, or the first of those that Skyvern itself started
-        again), and the id of the run that Skyvern started for this one, or "".
+        Returns it, the id of the submitted run (this one, or the first of a chain of Skyvern's retries), and the id of
+        Skyvern's retry of this run, or "".
         """
         answer = self._call("GET", f"/v1/runs/{quote(delivery.run_id, safe='')}?from=skyvern", deadline)
         self._raise_for_status(answer)
         if FROM_HEADER not in answer.headers:
-            raise Refused(
-                f"{self._host} is not a submit API of Runhook: labels would be lost, and with them the count of tries"
-            )
+            raise Refused(f"{self._host} is not Runhook's submit API: labels, and so the count of tries, would be lost")
         run = _object(answer)
         webhook = answer.headers.get(WEBHOOK_HEADER)
         if webhook is not None and isinstance(run.get("run_request"), dict):
@@ -168,8 +162,7 @@ class ResubmitSink(Sink[ResubmitOptions]):
         return run, first, unquote(answer.headers.get(RETRIED_BY_HEADER, ""))
 
     def _fetch_request(self, delivery: Delivery, deadline: Deadline) -> dict[str, Any] | None:
-        """Fetch the request that made the run, as Runhook keeps it. None for a run that was not submitted through it,
-        or whose request was not kept."""
+        """Fetch the run's stored request from Runhook. None if not submitted through it, or not stored."""
         answer = self._call("GET", f"/v1/runs/{quote(delivery.run_id, safe='')}?from=submission", deadline)
         if answer.status == 404:
             return None
@@ -185,10 +178,10 @@ class ResubmitSink(Sink[ResubmitOptions]):
         answer = self._call("POST", request.path, deadline, body, headers)
         self._raise_for_status(answer)
         run = _object(answer)
-        run_id = run.get("run_id") or run.get("task_id") or run.get("workflow_run_id")  # the latter of older calls
+        run_id = run.get("run_id") or run.get("task_id") or run.get("workflow_run_id")  # older calls use the second
         link = run.get("app_url")
         if not isinstance(run_id, str) or not run_id:
-            raise Unavailable(f"{self._host} answered without the new run's id")
+            raise Unavailable(f"the response of {self._host} lacks the new run's id")
         note = f"try {number} of {self.options.budget + 1} since {labels[CHAIN]}"
         if "idempotent-replayed" in answer.headers:
             note += ", submitted before"
@@ -197,7 +190,7 @@ class ResubmitSink(Sink[ResubmitOptions]):
         return Receipt(run_id, keys=(submission,) if submission else (), urls=urls, note=note)
 
     def _send_test(self, delivery: Delivery, deadline: Deadline) -> Receipt:
-        """Check that a submit would be authorised, without making a run: the API checks the key before the request."""
+        """Check that a submit would be authorised, without creating a run: the API checks the key first."""
         self._raise_for_status(self._call("GET", "/v1/runs?page_size=1", deadline))
         answer = self._call("POST", "/v1/run/tasks", deadline, b'"runhook-test"')
         if answer.status != 422:
@@ -216,7 +209,7 @@ class ResubmitSink(Sink[ResubmitOptions]):
         )
 
     def _raise_for_status(self, answer: Response) -> None:
-        """Raise Refused or Unavailable, with the answer's detail, unless the call was accepted."""
+        """Raise Refused or Unavailable, with the response's detail, unless the call was accepted."""
         with keep_response(answer.body, "", [self._key]):
             self._check_status(answer)
 
@@ -231,14 +224,14 @@ class ResubmitSink(Sink[ResubmitOptions]):
         if status >= 500 or status in _RETRYABLE:
             raise Unavailable(message, retry_after=retry_after(answer.headers, time.time()))
         if 300 <= status < 400:
-            raise Refused(f"{message}; redirects are not followed: write the last address into base_url")
+            raise Refused(f"{message}; redirects are not followed: set base_url to the final address")
         submission = answer.headers.get("x-runhook-submission-id")
         raise Refused(f"{message} ({submission})" if submission else message)
 
 
 def _object(answer: Response) -> dict[str, Any]:
     if len(answer.body) >= MAX_ANSWER:
-        raise Refused(f"the answer has more than {MAX_ANSWER:,} bytes")
+        raise Refused(f"the response has more than {MAX_ANSWER:,} bytes")
     try:
         value = json.loads(answer.body)
     except (ValueError, RecursionError):

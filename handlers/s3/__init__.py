@@ -1,4 +1,4 @@
-"""The sink `s3`: each event and its run's files as objects of a bucket, at Amazon or anywhere that speaks its protocol.
+"""The sink `s3`: each event and its run's files as objects of a bucket, at Amazon or any server with its API.
 
 options   the sink's options
 sink      the sink: a mirror whose store is a bucket

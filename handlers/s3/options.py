@@ -15,7 +15,7 @@ _UNFIT_FOR_TAG = re.compile(r"[^\w\s+\-=.:/@]")
 
 
 def tag_value(value: Any) -> str:
-    """Return a template's value with characters that S3 does not take in a tag replaced by _."""
+    """Return a template's value with characters that are invalid in S3 tags replaced by _."""
     return _UNFIT_FOR_TAG.sub("_", templating.plain(value).encode(errors="replace").decode())
 
 
@@ -23,14 +23,12 @@ class S3Options(MirrorOptions):
     """Options of an `s3` sink. Empty strings count as absent, so that `${S3_ENDPOINT_URL:-}` works."""
 
     bucket: str = Field(description="Name of the bucket, which must exist.")
-    region: str | None = Field(
-        None, description="Region of the bucket; default: what boto3 finds (AWS_REGION, its files)."
-    )
+    region: str | None = Field(None, description="Region of the bucket; default: boto3's (AWS_REGION, its files).")
     endpoint_url: str | None = Field(
-        None, description="Address of a server with an S3 API, such as http://minio.internal:9000; default: Amazon."
+        None, description="URL of a server with an S3 API, such as http://minio.internal:9000; default: Amazon."
     )
     path_style: bool | None = Field(
-        None, description="Put the bucket in the path, not the host; default: yes where endpoint_url is set."
+        None, description="Put the bucket in the path, not the host; default: yes if endpoint_url is set."
     )
     access_key_id: SecretStr | None = Field(
         None, description="Access key; default: boto3's own chain (environment, files, instance role)."
@@ -40,13 +38,14 @@ class S3Options(MirrorOptions):
     profile: str | None = Field(None, description="Profile of the AWS configuration files.")
     storage_class: str | None = Field(None, description="Storage class of the objects, such as STANDARD_IA.")
     sse: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = Field(None, description="Encryption by the server.")
-    sse_kms_key_id: str | None = Field(None, description="Key for aws:kms; default: the account's own.")
+    sse_kms_key_id: str | None = Field(None, description="Key for aws:kms; default: the account's.")
     tags: dict[str, str] = Field(
         default_factory=dict, max_length=10, description="Tags of each object; the values are templates."
     )
     checksums: bool = Field(
         True,
-        description="Have the server verify and store a SHA-256 of each object; off for servers without checksums.",
+        description="Have the server verify and store a SHA-256 of each object; turn off for servers without"
+        " checksums.",
     )
 
     @model_validator(mode="before")
@@ -75,14 +74,14 @@ class S3Options(MirrorOptions):
     def _tags(cls, value: dict[str, str]) -> dict[str, str]:
         for name, source in value.items():
             if not 0 < len(name) <= 128 or _UNFIT_FOR_TAG.search(name):
-                raise ValueError(f"{name!r} can't be the name of a tag")
+                raise ValueError(f"{name!r} is not a valid tag name")
             templating.compile(source, name=f"tags.{name}", finalize=tag_value)
         return value
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
         if (self.access_key_id is None) != (self.secret_access_key is None):
-            raise ValueError("access_key_id and secret_access_key belong together")
+            raise ValueError("access_key_id and secret_access_key require each other")
         if self.sse_kms_key_id and self.sse not in ("aws:kms", "aws:kms:dsse"):
             raise ValueError("sse_kms_key_id needs sse: aws:kms")
         if self.profile and self.access_key_id:

@@ -1,7 +1,7 @@
-"""Bytes by key in a bucket, through boto3. It knows no run; what is written in which order is the mirror's decision.
+"""Bytes by key in a bucket, through boto3. It knows no runs; the mirror chooses contents and order.
 
-The server checks each object against a SHA-256 as it arrives and stores it (x-amz-checksum-sha256; of the parts in a
-multipart upload). The whole body's is in the object's metadata as `sha256`, where it was known beforehand.
+The server verifies and stores a SHA-256 of each object (x-amz-checksum-sha256; per part in a multipart upload). The
+complete body's digest is in the metadata as `sha256`, if known before the upload.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ from handlers.support import templating
 from handlers.support.aws import call_limits, error_code, make_client, translated_errors
 from handlers.support.deadline import Deadline
 
-# Bytes of the largest body that is written by one request with its SHA-256; longer ones are streamed.
+# Maximum bytes of a body written in one request with its SHA-256; larger ones are streamed.
 SMALL = 1024 * 1024
-# Bytes of a part of a longer body: 10,000 parts, S3's limit, are 80 GB. Parts in memory, of all bodies together.
+# Part size of a larger body: 10,000 parts, S3's limit, are 80 GB. Parts in memory, of all bodies together.
 PART = 8 * 1024 * 1024
 _PARTS_IN_MEMORY = 5
 _THREADS = 4
-# Bytes of an object that are read at once.
+# Bytes per read of an object.
 _CHUNK = 256 << 10
-_DELETED_AT_ONCE = 1000  # the most that S3 takes
+_DELETED_AT_ONCE = 1000  # S3's maximum
 _RIGHTS = "s3:ListBucket, GetObject, PutObject and AbortMultipartUpload are"
 _PRECONDITION_FAILED = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"})
 
 
 class S3Store:
-    """The Store protocol over a bucket. Safe to use from many threads; opens nothing before its first call."""
+    """The Store protocol over a bucket. Thread-safe; opens nothing before its first call."""
 
     def __init__(self, options: S3Options) -> None:
         self._options = options
         self._name = options.bucket
-        self._call_limit = sum(call_limits(options.timeout))  # seconds that one call may take
+        self._call_limit = sum(call_limits(options.timeout))  # maximum seconds of one call
         self._lock = threading.Lock()
         self._made: Any = None
         self._transfers: Any = None
@@ -64,18 +64,18 @@ class S3Store:
             self._transfers = self._made = None
 
     def check(self) -> str:
-        """Ask whether the bucket is there and lets us in. Raises Unavailable."""
+        """Check that the bucket exists and access is allowed. Raises Unavailable."""
         try:
             with self._errors():
                 self.client().head_bucket(Bucket=self._name)
-        except Unavailable as error:  # a HEAD's answer has no body with a code
+        except Unavailable as error:  # a HEAD response has no body with an error code
             words = {"404": "there is no such bucket", "403": "access is denied; s3:ListBucket is needed to ask"}
             code = next((code for code in words if f"answered {code}" in str(error)), "")
             raise (Unavailable(f"bucket {self._name}: {words[code]}") if code else error) from None
         return f"the bucket {self._name} is there, and lets us in"
 
     def list_directory(self, directory: str, deadline: Deadline) -> Mapping[str, int]:
-        """See Store. Reads as many pages as there are."""
+        """See Store. Reads all pages."""
         sizes: dict[str, int] = {}
         deadline.remaining(self._call_limit)
         with self._errors():
@@ -117,7 +117,7 @@ class S3Store:
         )
 
     def _part(self, key: str, version: str, start: int, end: int) -> Iterator[bytes]:
-        """Yield an object's bytes from `start` up to `end`. Raises Unavailable when it is another version by now."""
+        """Yield an object's bytes from `start` to `end`. Raises Unavailable when its version has changed."""
         if start == end:
             return
         with self._errors():
@@ -157,14 +157,14 @@ class S3Store:
             self._transfer_manager().upload(_Body(head, chunks), self._name, target.key, arguments).result()
 
     def _abort_uploads(self, key: str) -> None:
-        """Abort uploads of an object that a killed attempt left: their parts cost money and are not listed."""
+        """Abort uploads left by killed attempts: their parts cost money and are not listed."""
         listing = self.client().list_multipart_uploads(Bucket=self._name, Prefix=key)
         for upload in listing.get("Uploads", ()):
             if upload["Key"] == key:
                 self.client().abort_multipart_upload(Bucket=self._name, Key=key, UploadId=upload["UploadId"])
 
     def compare_and_swap(self, target: ObjectTarget, body: bytes, version: str | None) -> bool:
-        """See Store. Without conditional writes at the server, the version just read has to do."""
+        """See Store. If the server lacks conditional writes, compares with the version just read."""
         condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
         with self._errors():
             try:
@@ -179,7 +179,7 @@ class S3Store:
         return True
 
     def delete(self, keys: Sequence[str], deadline: Deadline) -> None:
-        """See Store. Versions are asked for where the bucket answers that it has kept one."""
+        """See Store. Lists versions if the bucket reports that it keeps them."""
         left = [{"Key": key} for key in keys]
         while left:
             deadline.remaining()
@@ -218,13 +218,13 @@ class S3Store:
         return translated_errors(f"bucket {self._name}", _RIGHTS)
 
     def _read_or_none(self, method: str, key: str, deadline: Deadline) -> dict[str, Any] | None:
-        """Return boto3's answer for the object, or None when it is missing."""
+        """Return boto3's response for the object; None if missing."""
         deadline.remaining(self._call_limit)
         try:
             answer: dict[str, Any] = getattr(self.client(), method)(Bucket=self._name, Key=key)
         except ClientError as error:
             code, status = error_code(error)
-            if status == 404 and code in ("NoSuchKey", "404", "NotFound"):  # the object, not the bucket
+            if status == 404 and code in ("NoSuchKey", "404", "NotFound"):  # the object is missing, not the bucket
                 return None
             raise
         return answer
@@ -265,7 +265,7 @@ class S3Store:
         return self._options.endpoint_url is not None if self._options.path_style is None else self._options.path_style
 
     def client(self) -> Any:
-        """Return boto3's client, made at the first call."""
+        """Return boto3's client, created at the first call."""
         with self._lock:
             if self._made is None:
                 with self._errors():
@@ -273,7 +273,7 @@ class S3Store:
             return self._made
 
     def _transfer_manager(self) -> Any:
-        """Return the transfer manager, which all uploads share, so that their memory is bounded."""
+        """Return the transfer manager, shared by all uploads to bound their memory."""
         from boto3.s3.transfer import TransferConfig, create_transfer_manager
 
         client = self.client()
@@ -288,7 +288,7 @@ class S3Store:
         options = self._options
         config = {
             "max_pool_connections": 100,
-            "request_checksum_calculation": "when_required",  # they are given explicitly with each call
+            "request_checksum_calculation": "when_required",  # passed explicitly with each call
             "response_checksum_validation": "when_required",
             "tcp_keepalive": True,
             "s3": {"addressing_style": "path" if self._path_style else "auto"},
@@ -307,7 +307,7 @@ class S3Store:
 
 
 class _Body:
-    """A body that the transfer manager reads. Errors of reading reach the caller of the upload."""
+    """A body that the transfer manager reads. Read errors reach the caller."""
 
     def __init__(self, head: bytearray, chunks: Iterator[bytes]) -> None:
         self._buffer = head

@@ -1,12 +1,12 @@
 """The sink `slack`: messages by incoming webhook or bot token.
 
 sink             the sink and its options
-client           calls of Slack over HTTP, and its responses as Refused and Unavailable
+client           calls Slack over HTTP; maps responses to Refused and Unavailable
 blocks           a run's result as a message (pure)
 escape           text from a payload escaped for Slack (pure)
-templates        an operator's own words for a message
+templates        an operator's templates for messages
 threads          post each message once, in its thread; count repeated failures
-incidents        which messages belong to one thread, and how often an incident was repeated (pure)
+incidents        the thread of a message, and the count of repeats (pure)
 screenshot       a run's final screenshot, fetched and uploaded
 """
 

@@ -1,7 +1,7 @@
-"""Build a Slack message from a run's result: Block Kit blocks, and the plain text that notifications show. Pure.
+"""Build a Slack message from a run's result: Block Kit blocks, and plain text for notifications. Pure.
 
-Text from a payload is only ever put into a plain_text field, into code, or into a link's label. This file knows neither
-Slack's API nor the template engine.
+Payload text goes only into plain_text fields, code, or link labels. This file uses neither Slack's API nor the template
+engine.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from handlers.support import wording
 
 HEADER_MAX = 150
 SECTION_MAX = 3000
-# Characters of the fallback text; notifications show less.
+# Maximum characters of the fallback text; notifications show fewer.
 TEXT_MAX = 600
 BLOCKS_MAX = 50
 REASON_MAX = 1500
@@ -33,13 +33,13 @@ ALL_LINKS: Final[tuple[LinkTo, ...]] = ("run", "mirrored", "signed")
 
 @dataclass(frozen=True, slots=True)
 class SlackMessage:
-    """A message. `text` is what notifications and old clients show."""
+    """A message. `text`: shown by notifications and old clients."""
 
     text: str
     blocks: list[dict[str, Any]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the arguments that a webhook and chat.postMessage take. Links are not unfolded into previews."""
+        """Return the arguments for a webhook or chat.postMessage. Links get no previews."""
         return {"text": self.text, "blocks": self.blocks, "unfurl_links": False, "unfurl_media": False}
 
 
@@ -54,8 +54,8 @@ def build(
 ) -> SlackMessage:
     """Build the message.
 
-    `title`, `body`: what a sink's templates replace; raw text, and mrkdwn whose values are already escaped.
-    `artifacts`: the run's files with signed links, shown where no sink has stored any.
+    `title` (raw text), `body` (mrkdwn with escaped values): from a sink's templates. `artifacts`: the run's files with
+    signed links, shown if no sink has stored any.
     """
     parts: dict[MessagePart, Iterator[dict[str, Any]]] = {
         "why": _reason_blocks(delivery),
@@ -83,7 +83,7 @@ def run_line(delivery: Delivery) -> str:
 
 
 def fallback_text(delivery: Delivery, title: str) -> str:
-    """Return the message in one line of mrkdwn, for notifications."""
+    """Return the message as one line of mrkdwn, for notifications."""
     line = title or wording.headline(delivery)
     why = " ".join(wording.failure_reason(delivery).split())
     return mrkdwn(f"{line}: {why}" if why else line, TEXT_MAX)
@@ -120,7 +120,7 @@ def _split(text: str) -> list[str]:
 
 
 def _shorten(line: str) -> str:
-    """Cut a line of escaped mrkdwn that is too long, where neither an escape nor a link is open."""
+    """Cut an overlong line of escaped mrkdwn outside of escapes and links."""
     cut = line[: SECTION_MAX // 2]
     cut = cut[: cut.rfind("<")] if cut.rfind("<") > cut.rfind(">") else cut
     amp = cut.rfind("&", len(cut) - 5)
@@ -151,7 +151,7 @@ def _output_blocks(delivery: Delivery) -> Iterator[dict[str, Any]]:
 
 
 def _json(value: object, limit: int) -> str:
-    """Return at least the first `limit` characters of `value` as JSON, without serialising all of it."""
+    """Return at least the first `limit` characters of `value` as JSON, without serialising the rest."""
     text = ""
     try:
         for piece in json.JSONEncoder(ensure_ascii=False, indent=1, default=str).iterencode(value):

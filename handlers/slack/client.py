@@ -1,11 +1,11 @@
 """Call Slack over HTTP, and translate its responses into errors.
 
     accepted      200 "ok" of a webhook, {"ok": true} of the API
-    Unavailable   429 (with Slack's Retry-After), 5xx, timeouts, redirects, garbage, and everything that an operator
-                  can fix without changing the delivery: a revoked webhook or token, a missing scope
-    Refused       Slack read the message and will never take it as it is
+    Unavailable   429 (with Slack's Retry-After), 5xx, timeouts, redirects, garbage, and all that an operator can fix
+                  without changing the delivery: a revoked webhook or token, a missing scope
+    Refused       Slack read the message and will never accept it
 
-This file knows no run and no message layout. No error it raises holds a URL, a token or a text.
+This file knows no runs or message layouts. Its errors contain no URL, token or text.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from handlers.support.excerpt import keep_response
 from handlers.support.guarded_client import GuardedClient
 from handlers.support.retry_after import retry_after
 
-# Bytes of a response; the largest that we ask for is a page of conversations.history with metadata.
+# Maximum bytes of a response; the largest is a page of conversations.history with metadata.
 MAX_RESPONSE = 8 * 1024 * 1024
 
-# Slack understood the request, and the message is at fault. Any other error may pass, so it is retried.
+# Errors caused by the message. Others may be temporary, so they are retried.
 REFUSALS = frozenset(
     """
     invalid_payload invalid_blocks invalid_blocks_format invalid_attachments no_text too_many_attachments
@@ -36,7 +36,7 @@ REFUSALS = frozenset(
     invalid_array_arg invalid_form_data invalid_json json_not_object invalid_post_type missing_post_type
     """.split()  # noqa: SIM905 - a list of words is read more easily without quotes
 )
-# What an operator should do about the most common errors.
+# Remedies for common errors.
 HINTS = {
     "no_service": "the webhook was revoked: make a new one and put it into the config",
     "no_service_id": "the webhook's address is not whole",
@@ -59,7 +59,7 @@ _CODE = re.compile(r"[a-z][a-z0-9_.]{1,60}")
 
 
 class ApiError(Unavailable):
-    """Unavailable with Slack's error code in `code`, for a caller that has an alternative."""
+    """Unavailable with Slack's error code in `code`, for callers with a fallback."""
 
     def __init__(self, message: str, code: str, *, retry_after: float | None = None) -> None:
         super().__init__(message, retry_after=retry_after)
@@ -85,12 +85,12 @@ class Webhook:
             return
         with keep_response(answer.body, self.url):
             if answer.status == 200:
-                raise Unavailable("the webhook answered 200 but not as Slack does; is its address right?")
+                raise Unavailable("the webhook responded 200 but not like Slack; is its address right?")
             raise failure(answer.status, answer.headers, body)
 
 
 def _is_ok(body: str) -> bool:
-    """Whether the body accepts: Slack says `ok`; compatible servers (Rocket.Chat, Zulip) say it in JSON."""
+    """Whether the body means accepted: `ok` from Slack; JSON from compatible servers (Rocket.Chat, Zulip)."""
     answer = _parsed(body)
     accepted = answer.get("ok") is True or answer.get("success") is True or answer.get("result") == "success"
     return accepted or body.lower() == "ok"
@@ -115,9 +115,9 @@ class Api:
     deadline: Deadline
 
     def call(self, method: str, **arguments: Any) -> dict[str, Any]:
-        """Call `method`, such as chat.postMessage. Raises Refused, and Unavailable: ApiError where Slack gave a code.
+        """Call `method`, such as chat.postMessage. Raises Refused or Unavailable (ApiError if Slack gave a code).
 
-        Nested arguments go as JSON; Slack's other methods read only forms.
+        Nested arguments are sent as JSON; methods without them accept only forms.
         """
         if any(isinstance(value, (Mapping, list)) for value in arguments.values()):
             kind, content = "application/json; charset=utf-8", json.dumps(arguments)
@@ -142,27 +142,27 @@ class Api:
         place = self.call("files.getUploadURLExternal", filename=name, length=len(content), alt_txt=alt_text)
         url = str(place.get("upload_url"))
         if urlsplit(url).scheme != urlsplit(self.base_url).scheme:
-            raise Unavailable("Slack wants the file at an address that is not safe")
+            raise Unavailable("Slack returned an unsafe upload address")
         headers = {"content-type": "application/octet-stream"}
         if self.http.request("POST", url, content=content, headers=headers, deadline=self.deadline).status != 200:
-            raise Unavailable("Slack did not take the file")
+            raise Unavailable("Slack did not accept the file")
         files = [{"id": place.get("file_id"), "title": title}]
         self.call("files.completeUploadExternal", files=files, channel_id=channel, thread_ts=thread)
 
 
 def failure(status: int, headers: Mapping[str, str], code: str) -> SinkError:
-    """Return the error that a rejecting answer means. `code`: Slack's error code, or any body."""
+    """Return the error for a rejecting response. `code`: Slack's error code, or any body."""
     wait = retry_after(headers, time.time())
     known = code if _CODE.fullmatch(code) else ""
     message = f"Slack answered {status}" + (f" {known}" if known else "")
     if status == 429 or known in ("ratelimited", "rate_limited"):
         return ApiError(f"{message}: too many messages", known or "ratelimited", retry_after=wait)
     if 300 <= status < 400:
-        return Unavailable(f"{message}: a redirect, which is not followed; is the address right?")
+        return Unavailable(f"{message}: redirects are not followed; is the address right?")
     if status >= 500 or status in (408, 425):
         return Unavailable(message, retry_after=wait)
     if known in REFUSALS or status in (413, 414, 431):
         return Refused(message)
     if status == 200 and not known:
-        return Unavailable("Slack answered 200 but not as its API does; is the address right?")
+        return Unavailable("the response 200 is not from Slack's API; is the address right?")
     return ApiError(f"{message}: {HINTS[known]}" if known in HINTS else message, known)

@@ -1,7 +1,7 @@
-"""Escape text for Slack, so that it makes no mention and no link, and ends no code block. Pure.
+"""Escape text for Slack, so that it creates no mention or link and ends no code block. Pure.
 
-Slack gives three characters a meaning (`&`, `<`, `>`), reads `@here` where parsing is on, and ends code at a backtick.
-Lengths are counted in UTF-16 units, the stricter of the two readings of Slack's limits. It knows no runs or messages.
+Slack interprets three characters (`&`, `<`, `>`), parses `@here` if enabled, and ends code at a backtick. Lengths are
+in UTF-16 units, the stricter reading of Slack's limits.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from handlers.support.wording import WORD_JOINER, safe_url, visible_text
 ELLIPSIS = "…"
 
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "`": "ˋ"}
-_SHOUT = re.compile(r"@(?=here|channel|everyone|group)", re.IGNORECASE)  # a cut may make one of a longer word
+_SHOUT = re.compile(r"@(?=here|channel|everyone|group)", re.IGNORECASE)  # a cut may produce one from a longer word
 
 
 def mrkdwn(text: object, limit: int) -> str:
     """Escape `text` for a mrkdwn field, in at most `limit` units, never cut inside an escape.
 
-    Backticks are replaced, so the result may also be put inside code.
+    Backticks are replaced, so the result is safe inside code.
     """
     return _fit(visible_text(text, limit), limit, _ENTITIES)
 
@@ -27,19 +27,19 @@ def mrkdwn(text: object, limit: int) -> str:
 def plain(text: object, limit: int) -> str:
     """Return `text` for a plain_text field, in one line.
 
-    Angle brackets become look-alikes: they read the same whether or not Slack decodes escapes there, and never mention.
+    Angle brackets become look-alikes, which read the same with or without decoding and never mention.
     """
     return _fit(_one_line(text, limit), limit, {"<": "‹", ">": "›"})
 
 
 def code(text: object, limit: int = 200) -> str:
-    """Return `text` as inline code, or "" when nothing of it is left."""
+    """Return `text` as inline code, or "" if empty."""
     inner = _fit(_one_line(text, limit), limit - 2, _ENTITIES)
     return f"`{inner}`" if inner else ""
 
 
 def code_block(text: object, limit: int) -> str:
-    """Return `text` as a code block of at most `limit` units, or "" when nothing of it is left."""
+    """Return `text` as a code block of at most `limit` units, or "" if empty."""
     inner = _fit(visible_text(text, limit).strip("\n").rstrip(), limit - 8, _ENTITIES)
     return f"```\n{inner}\n```" if inner else ""
 
@@ -61,11 +61,11 @@ def _one_line(text: object, limit: int) -> str:
 
 
 def _fit(text: str, limit: int, replacements: dict[str, str]) -> str:
-    """Return `text` with `replacements` and no @here, cut with an ellipsis before what does not fit."""
+    """Return `text` with `replacements` and no @here, cut at the limit with an ellipsis."""
     text = _SHOUT.sub("@" + WORD_JOINER, text)
     out: list[str] = []
     length = 0
-    # How much of `out` leaves room for the ellipsis.
+    # Length of `out` that leaves room for the ellipsis.
     room_at = 0
     for char in text:
         piece = replacements.get(char, char)

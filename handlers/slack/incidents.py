@@ -1,7 +1,7 @@
-"""Which messages belong to one thread, and how often an incident was repeated. Pure.
+"""The thread of a message, and the count of an incident's repeats.
 
-A topic is what a thread is about: one run, or one incident (the same workflow failing for the same reason). Topics and
-counts are stored in Slack's message metadata: a sink has no ledger, and every process can read them there.
+Pure. A topic is the subject of a thread: one run, or one incident (a workflow failing for the same reason). Topics and
+counts are stored in Slack's message metadata: a sink has no ledger, and all processes can read them there.
 """
 
 from __future__ import annotations
@@ -23,18 +23,19 @@ ThreadBy = Literal["run", "incident", "none"]
 
 MESSAGE_EVENT = "runhook_message"
 COUNT_EVENT = "runhook_tally"
-# Runs that a count names, and deliveries that it remembers by their mark, so that none is counted twice.
+# Maximum runs in a count, and marks of counted deliveries, against double counting.
 RECENT = 10
 REMEMBERED = 60
-# Characters of a run's URL; ten of them, with the rest, are well within Slack's limit of metadata.
+# Maximum characters of a run's URL; ten fit into Slack's metadata limit.
 URL_MAX = 300
-# Seconds; a run's first message is not searched for further back.
+# Maximum age of a run's first message in the search, in seconds.
 RUN_LOOKBACK = 7 * 86400.0
 
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """What a thread is about. `key` names it in metadata; its first message is not older than `since` (epoch, s)."""
+    """The subject of a thread. `key`: its name in metadata. `since`: earliest time of its first message (epoch
+    seconds)."""
 
     kind: Literal["run", "incident"]
     key: str
@@ -42,7 +43,7 @@ class Topic:
 
 
 def topic_of(delivery: Delivery, by: ThreadBy, window: float, now: float) -> Topic | None:
-    """Return the topic of `delivery`, or None when its message belongs to no thread.
+    """Return the topic of `delivery`, or None without a thread.
 
     `window`: seconds that an incident lasts after its first message. `now`: seconds since the epoch.
     """
@@ -65,7 +66,7 @@ def mark(delivery: Delivery) -> str:
 
 
 def workflow_of(delivery: Delivery) -> str:
-    """Return what is run repeatedly: the workflow's id, else a task's URL or title, else the run type."""
+    """Return the id of what runs repeatedly: the workflow's id, else a task's URL or title, else the run type."""
     run = delivery.run
     for name in ("workflow_permanent_id", "workflow_id", "agent_id", "url", "title"):
         value = run.get(name)
@@ -75,7 +76,7 @@ def workflow_of(delivery: Delivery) -> str:
 
 
 def normalized_reason(delivery: Delivery) -> str:
-    """Return the failure reason without what differs from run to run; without a reason, the error codes."""
+    """Return the failure reason without run-specific values; without a reason, the error codes."""
     text = failure_reason(delivery)
     if not text:
         text = " ".join(sorted(code or words for code, words in run_errors(delivery)))
@@ -83,7 +84,7 @@ def normalized_reason(delivery: Delivery) -> str:
 
 
 def message_metadata(delivery: Delivery, topic: Topic | None) -> dict[str, Any]:
-    """Return metadata by which a later attempt, or a later event of the same topic, finds the message."""
+    """Return metadata to find the message at later attempts and events of the topic."""
     payload = {"delivery": mark(delivery), "topic": topic.key if topic else ""}
     return {"event_type": MESSAGE_EVENT, "event_payload": payload}
 
@@ -97,12 +98,12 @@ def payload_of(message: Mapping[str, Any], event_type: str) -> Mapping[str, Any]
     return payload if isinstance(payload, Mapping) else {}
 
 
-# A run that a count names: its id, when its result came, and its URL in Skyvern, "" when that is unsafe or too long.
+# A run in a count: its id, time of its result, and URL in Skyvern ("" if unsafe or too long).
 SeenRun = Mapping[Literal["run", "at", "url"], str]
 
 
 def seen_run(delivery: Delivery) -> SeenRun:
-    """Return the run of a delivery as a count names it."""
+    """Return a delivery's run for a count."""
     url = safe_url(delivery.run.get("app_url"))
     moment = delivery.received_at.astimezone(UTC)
     return {
@@ -114,14 +115,14 @@ def seen_run(delivery: Delivery) -> SeenRun:
 
 @dataclass(frozen=True, slots=True)
 class IncidentCount:
-    """How often an incident was repeated after its first message. `marks`: recently counted deliveries."""
+    """The number of repeats after an incident's first message. `marks`: recently counted deliveries."""
 
     repeats: int = 0
     marks: tuple[str, ...] = ()
     recent: tuple[SeenRun, ...] = ()
 
     def add(self, more: Mapping[str, SeenRun]) -> IncidentCount:
-        """Return this count with the runs of `more` (by mark) that it has not counted yet."""
+        """Return this count plus the uncounted runs of `more` (by mark)."""
         new = {mark_: seen for mark_, seen in more.items() if mark_ not in self.marks}
         if not new:
             return self
@@ -169,7 +170,7 @@ def repeat_reply(count: IncidentCount) -> SlackMessage:
 
 
 def repeat_line(first: SlackMessage, number: int, seconds: float) -> SlackMessage:
-    """Return a webhook's message about a repeated incident. `first`: the message that this run alone would have had."""
+    """Return a webhook's message about a repeated incident. `first`: the message of this run alone."""
     text = f"🔁 {number} times within {format_duration(seconds)}, for the same reason"
     return SlackMessage(f"{text}: {first.text}", [*first.blocks[:2], section(f"*{text}*")])
 

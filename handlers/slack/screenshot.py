@@ -1,7 +1,7 @@
 """Upload a run's final screenshot into the thread under its message.
 
-It is optional: any failure becomes a note on the receipt, since the message is posted already. Like every URL from a
-payload, the screenshot's is fetched by the guarded client.
+It is optional: the message is posted already, so a failure becomes a note on the receipt. Uses the guarded client, as
+for every URL from a payload.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"RIFF")
 
 
 def final_screenshot(artifacts: Sequence[Artifact], run: Mapping[str, Any]) -> Artifact | None:
-    """Return the run's last screenshot: `screenshot_url` if listed, else the first listed, which is the newest."""
+    """Return the run's last screenshot: `screenshot_url` if listed, else the first, which is the newest."""
     shots = [artifact for artifact in artifacts if artifact.kind == "screenshot"]
     last = run.get("screenshot_url")
     same = [shot for shot in shots if isinstance(last, str) and url_identity(shot.url) == url_identity(last)]
@@ -39,7 +39,7 @@ def linked_artifacts(run: Mapping[str, Any]) -> list[Artifact]:
 
 
 class ScreenshotUploader:
-    """Fetches and uploads for one sink. Safe to use from many threads; opens nothing before its first upload."""
+    """Fetches and uploads for one sink. Thread-safe; opens nothing before its first upload."""
 
     def __init__(self, services: Services, timeout: float) -> None:
         self._services = services
@@ -50,7 +50,7 @@ class ScreenshotUploader:
         self._client.close()
 
     def upload(self, api: Api, delivery: Delivery, channel: str, thread: str) -> str:
-        """Upload the run's final screenshot into `thread`. Returns why that failed, or ""; also "" when it has none."""
+        """Upload the run's final screenshot into `thread`. Returns the error; "" on success or without a screenshot."""
         shot = final_screenshot(artifacts_of(delivery.run), delivery.run)
         if shot is None:
             return ""
@@ -77,5 +77,5 @@ def _read(fetcher: ArtifactFetcher, shot: Artifact) -> bytes:
     with fetcher.open(shot) as incoming:
         picture = b"".join(incoming)
     if not picture.startswith(_SIGNATURES):
-        raise SkipArtifact("its address does not give a picture")
+        raise SkipArtifact("its address does not return an image")
     return picture

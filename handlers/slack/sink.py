@@ -1,6 +1,6 @@
 """The sink `slack`: one message for one delivery, by incoming webhook or by bot token.
 
-It decides which calls are made in which order. blocks.py builds the message, client.py translates the responses.
+It chooses the calls and their order. blocks.py builds the message, client.py translates the responses.
 """
 
 from __future__ import annotations
@@ -28,32 +28,32 @@ class SlackOptions(SinkOptions):
     """An incoming webhook (`webhook_url`), or a bot (`token` and `channel`)."""
 
     webhook_url: SecretStr | None = Field(
-        None, description="Address of an incoming webhook, https://hooks.slack.com/services/…"
+        None, description="URL of an incoming webhook, https://hooks.slack.com/services/…"
     )
     token: SecretStr | None = Field(None, description="Bot token (xoxb-…); needs the scope chat:write.")
     channel: str | None = Field(None, min_length=1, description="Channel for the bot: its id (C…) or #name.")
     api_url: str = Field("https://slack.com/api/", description="Base of Slack's Web API.")
-    show: tuple[MessagePart, ...] = Field(ALL_PARTS, description="Parts of a message under its headline.")
+    show: tuple[MessagePart, ...] = Field(ALL_PARTS, description="Sections of a message under its headline.")
     link_to: tuple[LinkTo, ...] = Field(
         ALL_LINKS,
-        description="What to link to: the run in Skyvern, files that a sink named in `after` has kept, and, where none"
-        " are, the sender's own signed links, which expire.",
+        description="Links to show: the run in Skyvern, files stored by sinks in `after`; without any, the sender's"
+        " signed links, which expire.",
     )
 
     templates: dict[When, ShortTemplate] = Field(
-        default_factory=dict, description="Words of your own, by outcome: a body, or {title, body}; Jinja, sandboxed."
+        default_factory=dict, description="Templates by outcome: a body, or {title, body}; Jinja, sandboxed."
     )
     thread: ThreadBy = Field(
         "none",
-        description="run: later messages of a run reply to its first. incident: runs of one workflow that fail for the"
-        " same reason are counted in one reply under the first one's message.",
+        description="run: later messages of a run reply to its first. incident: runs of a workflow that fail for the"
+        " same reason are counted in one reply to the first.",
     )
     screenshot: bool = Field(True, description="With a bot token: add the run's final screenshot (scope files:write).")
     window: Seconds = Field(
         3600.0,
         ge=60,
         le=7 * 86400,
-        description="Time that an incident lasts from its first message: seconds, or such as 1h.",
+        description="Duration of an incident from its first message: seconds, or such as 1h.",
     )
 
     @field_validator("webhook_url")
@@ -76,7 +76,7 @@ class SlackOptions(SinkOptions):
         if self.token is not None and not self.channel:
             raise ValueError("token needs channel: the id (C…) or #name of the channel to post to")
         if self.webhook_url is not None and self.channel is not None:
-            raise ValueError("channel goes with token; a webhook posts to the channel that it was made for")
+            raise ValueError("channel needs token; a webhook always posts to its own channel")
         if self.webhook_url is not None and self.thread == "run":
             raise ValueError("thread: run needs a bot token; a webhook can't reply to a message")
         if self.token is not None and self.thread != "none" and not CHANNEL_ID.fullmatch(self.channel or ""):
@@ -84,12 +84,12 @@ class SlackOptions(SinkOptions):
                 "thread needs the channel's id (C…), which Slack shows at the end of the channel's details"
             )
         if self.token is not None and not self.token.get_secret_value().strip().isprintable():
-            raise ValueError("token has characters that no token has")
+            raise ValueError("token has invalid characters")
         return self
 
 
 def _check_address(url: str, like: str) -> None:
-    """Raise ValueError, without the URL in its message, for a URL that a secret must not be sent to."""
+    """Raise ValueError, which does not quote the URL, for a URL that must not receive a secret."""
     try:
         parts = parse_url(url)
     except Refused:
@@ -98,7 +98,7 @@ def _check_address(url: str, like: str) -> None:
         raise ValueError(f"must be an address like {like}")
     addresses = literal_addresses(parts.host)
     if parts.scheme == "http" and not (addresses and all(address.is_loopback for address in addresses)):
-        raise ValueError(f"must begin with https://, for it carries a secret; it looks like {like}")
+        raise ValueError(f"must begin with https://, because it carries a secret; it looks like {like}")
 
 
 class SlackSink(Sink[SlackOptions]):
@@ -133,7 +133,7 @@ class SlackSink(Sink[SlackOptions]):
         return replace(receipt, note="; ".join(filter(None, (receipt.note, failure))))
 
     def check(self) -> str:
-        """Ask Slack whose the token is. A webhook can't be tried without a message."""
+        """Ask Slack for the token's owner. A webhook can't be tested without posting."""
         if self.options.token is None:
             return ""
         who = self._api().call("auth.test")
@@ -145,7 +145,7 @@ class SlackSink(Sink[SlackOptions]):
         self._http.close()
 
     def _api(self) -> Api:
-        """Return the API for one send, whose time begins now."""
+        """Return the API for one send, and start its deadline."""
         assert self.options.token is not None
         deadline = Deadline(self.options.timeout)
         return Api(self._http, self.options.token.get_secret_value(), self.options.api_url, deadline)

@@ -1,10 +1,10 @@
-"""An operator's own templates for a message, by outcome. It does not depend on Slack's API.
+"""An operator's templates for messages, by outcome. Independent of Slack's API.
 
     templates:
       failed: "{{ run.workflow_title }} broke: {{ reason }}"
       default: {title: "{{ run.run_id }} {{ run.outcome }}", body: "took {{ duration }}"}
 
-A body is mrkdwn. Each value in it is escaped; only `link(url, label)` makes a link of values.
+A body is mrkdwn. Each value in it is escaped; only `link(url, label)` creates links.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ BODY_MAX = 20_000
 
 
 class _Link(str):
-    """mrkdwn made by `link`, not to be escaped again."""
+    """mrkdwn from `link`, not escaped again."""
 
     __slots__ = ()
 
@@ -46,7 +46,7 @@ def _link(url: Any, label: Any) -> _Link:
 
 
 class TemplateOption(BaseModel):
-    """Words of your own; what is left out stays as it is."""
+    """Templates of a message; omitted ones keep the default."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -59,7 +59,7 @@ class TemplateOption(BaseModel):
         return self
 
 
-# A text is the body.
+# A string is the body.
 ShortTemplate = Annotated[
     TemplateOption,
     BeforeValidator(
@@ -70,7 +70,7 @@ Compiled = tuple[templating.Template | None, templating.Template | None]
 
 
 def compile_template(option: TemplateOption) -> Compiled:
-    """Compile the templates of title and body, None for one that is not set. Raises templating.TemplateError."""
+    """Compile the templates of title and body; None if unset. Raises templating.TemplateError."""
     title = body = None
     if option.title:
         title = templating.compile(option.title, name="title", variables=VARIABLES, max_length=TITLE_MAX)
@@ -80,13 +80,13 @@ def compile_template(option: TemplateOption) -> Compiled:
 
 
 class Templates:
-    """A sink's compiled templates. Safe to use from many threads."""
+    """A sink's compiled templates. Thread-safe."""
 
     def __init__(self, options: Mapping[When, TemplateOption]) -> None:
         self._compiled: dict[str, Compiled] = {when: compile_template(option) for when, option in options.items()}
 
     def words(self, delivery: Delivery) -> tuple[str, str]:
-        """Render title and body; "" where the sink has no template. Raises Refused if one can't be filled."""
+        """Render title and body; "" without a template. Raises Refused if rendering fails."""
         title, body = self._compiled.get(_template_key(delivery)) or self._compiled.get("default") or (None, None)
         if title is None and body is None:
             return "", ""

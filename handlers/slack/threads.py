@@ -1,7 +1,7 @@
 """Post each delivery once, in its thread, and count repeated failures.
 
-Slack has no idempotency key. Each message carries its delivery's mark in metadata, and an attempt after the first looks
-for it among the latest messages before it posts. The first message of a thread is found the same way.
+Slack has no idempotency key. Each message has its delivery's mark in metadata; later attempts search the latest
+messages for it before they post. The first message of a thread is found the same way.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from handlers.slack.incidents import (
 )
 from handlers.support.deadline import Deadline
 
-# Messages that are searched, the latest first. Slack gives them in pages, which are much smaller for some apps.
+# Maximum messages searched, newest first. Slack returns pages, which are much smaller for some apps.
 SEARCHED = 200
-# Topics that a process remembers.
+# Maximum cached topics per process.
 KNOWN_MAX = 2000
 NOT_FOUND_ERRORS = frozenset(
     {"message_not_found", "thread_not_found", "cannot_reply_to_message", "cant_update_message"}
@@ -52,7 +52,7 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Thread:
-    """What this process knows of a topic. `root` (first message) and `count_at` (the count) are timestamps, or ""."""
+    """The cached state of a topic. `root` (first message) and `count_at` (the count) are timestamps, or ""."""
 
     root: str = ""
     count_at: str = ""
@@ -60,25 +60,25 @@ class Thread:
     waiting: dict[str, SeenRun] = field(default_factory=dict)
 
 
-# The receipt of a message, and the thread in which a screenshot may follow: "" for one that is not new and complete.
+# The receipt of a message, and the thread for its screenshot: "" unless the message is new and complete.
 Posted: TypeAlias = tuple[Receipt, str]
 
 
 class ThreadPoster:
-    """Posts the messages of one sink to one channel. Threads share it; messages of topics are sent in turn.
+    """Posts the messages of one sink to one channel.
 
-    `channel`: a name, or an id, which it is after the first message.
+    Thread-safe; messages of a topic are serialised. `channel`: a name, or an id; always an id after the first message.
     """
 
     def __init__(self, channel: str) -> None:
         self.channel = channel
         self._known: OrderedDict[str, Thread] = OrderedDict()
         self._turn = threading.Lock()
-        self._guard = threading.Lock()  # of known threads, while others have their turn
+        self._guard = threading.Lock()  # of deliveries waiting for their topic's lock
         self._cannot_read = False
 
     def post(self, api: Api, delivery: Delivery, message: SlackMessage, topic: Topic | None) -> Posted:
-        """Post `message`, or update it if an earlier attempt posted it, or count it. Raises Refused or Unavailable."""
+        """Post, update (after an earlier attempt) or count `message`. Raises Refused or Unavailable."""
         if topic is None:
             oldest = f"{delivery.received_at.timestamp() - 3600:.6f}"
             metadata = message_metadata(delivery, None)
@@ -94,12 +94,12 @@ class ThreadPoster:
                     thread.root = first["ts"] if first else ""
                 return self._post_in(api, delivery, message, topic, thread)
             finally:
-                with self._guard:  # before the next turn, which would count it again
+                with self._guard:  # before the lock is released, to prevent a second count
                     thread.waiting.pop(mark(delivery), None)
 
     @contextmanager
     def _counted(self, topic: Topic, delivery: Delivery) -> Iterator[Thread]:
-        """Let the topic's delivery be counted by each turn until the block ends."""
+        """Let any thread count the topic's delivery until the block ends."""
         with self._guard:
             thread = _remembered(self._known, topic, Thread())
             if topic.kind == "incident":
@@ -128,9 +128,9 @@ class ThreadPoster:
         return posted
 
     def _count(self, api: Api, delivery: Delivery, topic: Topic, thread: Thread) -> Posted:
-        """Count the delivery, and all that wait for their turn, in the one reply under the first message."""
+        """Count the delivery, and all that wait for the lock, in one reply to the first message."""
         if mark(delivery) not in thread.count.marks:
-            # Another process may have counted meanwhile.
+            # Another process may have counted in the meantime.
             at = thread.count_at
             where = {"oldest": at, "latest": at, "inclusive": "true"} if at else {}
             reply = self._find(api, "conversations.replies", COUNT_EVENT, "topic", topic.key, ts=thread.root, **where)
@@ -157,14 +157,14 @@ class ThreadPoster:
         thread.count_at, thread.count = receipt.id, count
 
     def _own(self, api: Api, delivery: Delivery, method: str, **where: Any) -> str:
-        """Return the timestamp of the message that an earlier attempt of the delivery posted, or ""."""
+        """Return the timestamp of the message from an earlier attempt, or ""."""
         if delivery.attempt == 1:
             return ""
         message = self._find(api, method, MESSAGE_EVENT, "delivery", mark(delivery), **where)
         return str(message["ts"]) if message else ""
 
     def _find(self, api: Api, method: str, event: str, name: str, value: str, **where: Any) -> History | None:
-        """Return the latest message whose metadata of `event` has this value. None too if the bot may not read it."""
+        """Return the latest message with this metadata value of `event`. None also if the bot can't read it."""
         if not CHANNEL_ID.fullmatch(self.channel) or self._cannot_read:
             return None
         cursor: dict[str, str] = {}
@@ -207,7 +207,7 @@ class ThreadPoster:
 
 
 def _remembered(cache: OrderedDict[str, T], topic: Topic, new: T) -> T:
-    """Return the cached value of the topic, else `new`. Forgets the topics that were used longest ago."""
+    """Return the topic's cached value, else `new`. Evicts the least recently used topics."""
     value = cache.setdefault(topic.key, new)
     cache.move_to_end(topic.key)
     while len(cache) > KNOWN_MAX:
@@ -217,9 +217,9 @@ def _remembered(cache: OrderedDict[str, T], topic: Topic, new: T) -> T:
 
 @contextmanager
 def _turn(lock: threading.Lock, deadline: Deadline) -> Iterator[None]:
-    """Hold the lock: two sends at once would both find no first message and post one each."""
+    """Hold the lock: concurrent sends would each post a first message."""
     if not lock.acquire(timeout=deadline.remaining()):
-        raise Unavailable("another message of the same thread is still on its way to Slack")
+        raise Unavailable("another message of the same thread is still being sent")
     try:
         yield
     finally:
@@ -228,7 +228,7 @@ def _turn(lock: threading.Lock, deadline: Deadline) -> Iterator[None]:
 
 @dataclass(slots=True)
 class WebhookIncident:
-    """An incident as this process remembers it. `started`: time of its first message, in seconds since the epoch."""
+    """An incident cached by this process. `started`: time of its first message, in epoch seconds."""
 
     started: float = 0.0
     count: int = 0
@@ -237,7 +237,7 @@ class WebhookIncident:
 class WebhookPoster:
     """Posts to a webhook, which can neither reply nor search.
 
-    Repeats of an incident are counted in this process's memory, and posted only at the 10th, 100th, 1000th, …
+    Repeats of an incident are counted in memory, and posted at the 10th, 100th, 1000th, …
     """
 
     def __init__(self) -> None:
@@ -245,7 +245,7 @@ class WebhookPoster:
         self._turn = threading.Lock()
 
     def post(self, hook: Webhook, message: SlackMessage, topic: Topic | None, now: float) -> Receipt:
-        """Post `message`, or count it. Raises Refused or Unavailable; then it was not counted."""
+        """Post or count `message`. Raises Refused or Unavailable; then it is not counted."""
         if topic is None:
             hook.post(message.to_dict())
             return Receipt("webhook")

@@ -1,1 +1,1 @@
-"""What several sinks share: the guarded HTTP client, templates, wording, locks. It knows no sink."""
+"""Code shared by sinks: the guarded HTTP client, templates, wording, locks."""

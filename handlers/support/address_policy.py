@@ -1,6 +1,6 @@
-"""Which network addresses a payload must not reach, which of them the operator allows, and how a name is resolved.
+"""The network addresses that payloads must not reach, the operator's exceptions, and name resolution.
 
-It opens no connection and knows no protocol: guarded_client.py does.
+It opens no connections: guarded_client.py does.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ Resolver = Callable[[str, int, float], Sequence[str]]
 
 _PRIVATE, _RESERVED = "a private address", "a reserved address"
 _METADATA = "a cloud metadata address"
-# What a payload must not reach, and why. The first network that holds an address counts; IPv6 addresses outside
-# 2000::/3 are reserved. Clouds tell their own machines secrets at the metadata addresses.
+# Forbidden networks, with reasons. The first match counts; IPv6 addresses outside 2000::/3 are reserved. Clouds serve
+# secrets at the metadata addresses.
 _DENIED: tuple[tuple[IPNetwork, str], ...] = tuple(
     (ipaddress.ip_network(network), why)
     for network, why in {
@@ -63,10 +63,10 @@ _DENIED: tuple[tuple[IPNetwork, str], ...] = tuple(
     }.items()
 )
 _IPV6_UNICAST = ipaddress.IPv6Network("2000::/3")
-# IPv6 addresses that stand for an IPv4 address: a connection to one is a connection to that address.
+# IPv6 ranges that embed an IPv4 address and connect to it.
 _STANDS_FOR_IPV4 = (
     (ipaddress.IPv6Network("::ffff:0:0/96"), ""),
-    (ipaddress.IPv6Network("64:ff9b::/96"), " (NAT64)"),  # what DNS64 resolves names to
+    (ipaddress.IPv6Network("64:ff9b::/96"), " (NAT64)"),  # used by DNS64
 )
 _ISATAP = frozenset({0x0000_5EFE, 0x0200_5EFE})
 
@@ -74,7 +74,7 @@ _ISATAP = frozenset({0x0000_5EFE, 0x0200_5EFE})
 def why_forbidden(address: IPAddress) -> str:
     """Return why no payload may reach this address ("a loopback address"), or "".
 
-    An address that stands for an IPv4 address is judged as that.
+    An embedded IPv4 address is checked instead.
     """
     if isinstance(address, ipaddress.IPv6Address):
         for network, kind in _STANDS_FOR_IPV4:
@@ -92,9 +92,9 @@ def why_forbidden(address: IPAddress) -> str:
 
 
 def literal_addresses(host: str) -> list[IPAddress]:
-    """Return the addresses that `host` means without a name server; [] for a name that needs one.
+    """Return the addresses of `host` that need no DNS; [] for other names.
 
-    Takes localhost, and an address in any spelling that the system takes (127.1, 0x7f000001, [::1]).
+    Accepts localhost, and any spelling of an address that the system accepts (127.1, 0x7f000001, [::1]).
     """
     text = host.strip("[]").rstrip(".").lower()
     if text == "localhost" or text.endswith(".localhost"):
@@ -110,11 +110,11 @@ def literal_addresses(host: str) -> list[IPAddress]:
 
 
 class AllowedAddresses:
-    """The hosts, addresses and networks that the operator allows although they are private."""
+    """The private hosts, addresses and networks that the operator allows."""
 
     def __init__(self, entries: Sequence[str]) -> None:
         """`entries`: host names ("minio.internal"), addresses, or CIDR networks ("10.1.0.0/16"); a name or address may
-        have a port ("skyvern:8000", "[fd00::1]:8000"), and then only that port is meant.
+        have a port ("skyvern:8000", "[fd00::1]:8000"), to allow only that port.
 
         Raises ValueError for any other entry.
         """
@@ -145,7 +145,7 @@ class AllowedAddresses:
         return why_forbidden(address)
 
 
-# [address]:port, name:port, or a name, an address or a network as it is (an IPv6 address has more than one colon)
+# [address]:port, name:port, or a bare name, address or network (an IPv6 address has several colons)
 _LISTED = re.compile(
     r"\[(?P<inner>[^\]]*)\](?::(?P<port6>\d{1,5}))?|(?P<host>[^:\[\]/]+):(?P<port4>\d{1,5})|(?P<whole>.+)"
 )
@@ -155,7 +155,7 @@ _NUMERIC = re.compile(r"[0-9a-fx]+(\.[0-9a-fx]+){0,3}")
 def resolve(host: str, port: int, seconds: float) -> Sequence[str]:
     """Return the addresses of `host` by the system's resolver. Raises OSError, TimeoutError after `seconds`.
 
-    A look-up that hangs is left behind in its thread.
+    A hung lookup stays in its thread.
     """
 
     def look_up() -> list[str]:
@@ -167,5 +167,5 @@ def resolve(host: str, port: int, seconds: float) -> Sequence[str]:
 
     future = in_thread("resolve", look_up)
     if not wait([future], seconds).done:
-        raise TimeoutError("the look-up took too long")
+        raise TimeoutError("the lookup took too long")
     return list(dict.fromkeys(future.result()))

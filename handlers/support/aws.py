@@ -1,8 +1,8 @@
-"""boto3's clients of S3, SQS and SNS, and their errors as Refused and Unavailable. No message of theirs is passed on:
-some hold keys.
+"""boto3's clients for S3, SQS and SNS; maps their errors to Refused and Unavailable. Their messages are hidden: some
+contain keys.
 
-Nearly every error is Unavailable, also one that only an operator can fix (a wrong key, no such bucket): thousands of
-deliveries must not die because of one misconfiguration. Refused is for what the delivery itself causes.
+Nearly every error is Unavailable, also those that need an operator (a wrong key, no such bucket): a misconfiguration
+must not kill thousands of deliveries. Refused is for errors caused by the delivery.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from handlers.contract import Refused, Unavailable
 from handlers.support.retry_after import retry_after
 
-# By error code, without the prefixes and the suffix Exception of some.
+# By error code, without prefixes and the suffix Exception.
 _REFUSED: Final[Mapping[str, str]] = {
     "KeyTooLongError": "the key is too long",
     "InvalidObjectName": "the server does not take this key",
@@ -59,9 +59,9 @@ _DENIED: Final = frozenset({"AccessDenied", "AuthorizationError"})
 
 
 def call_limits(timeout: float) -> tuple[float, float]:
-    """Return how long one call may connect, and then wait for data, in a send that may take `timeout` seconds.
+    """Return the connect and read timeouts of one call, for a send of `timeout` seconds.
 
-    boto3 cannot limit a whole send, so a call should begin only while more than their sum is left.
+    boto3 cannot limit a whole send, so start a call only with more than their sum left.
     """
     return min(5.0, timeout / 6), min(60.0, timeout / 3)
 
@@ -69,12 +69,12 @@ def call_limits(timeout: float) -> tuple[float, float]:
 def make_client(
     service: str, timeout: float, *, profile: str | None = None, config: Mapping[str, Any], **options: Any
 ) -> Any:
-    """Return boto3's client of a service, which never retries. Raises botocore's errors.
+    """Return boto3's client of a service, without retries.
 
-    `timeout`: seconds of a send; see `call_limits`. `config`: more of botocore's settings. `options`: as boto3's
-    client takes them, or as secrets; those without a value are found by boto3's own chain.
+    Raises botocore's errors. `timeout`: seconds of a send; see `call_limits`. `config`: extra botocore settings.
+    `options`: of boto3's client, may be secrets; empty ones use boto3's defaults.
     """
-    import boto3  # takes 0.1 s: only a process that sends should pay it
+    import boto3  # takes 0.1 s, so only processes that send import it
     from botocore.config import Config
 
     limits = dict(zip(("connect_timeout", "read_timeout"), call_limits(timeout), strict=True))
@@ -84,7 +84,7 @@ def make_client(
         for name, value in options.items()
         if value is not None
     }
-    # A session of its own, since boto3's default one is not thread-safe.
+    # A new session, since boto3's default one is not thread-safe.
     session = boto3.session.Session(profile_name=profile)
     settings = Config(retries=retries, user_agent_extra="runhook", **limits, **config)
     return session.client(service, config=settings, **given)
@@ -98,15 +98,15 @@ def error_code(error: boto.ClientError) -> tuple[str, int]:
 
 
 def refusal(code: str) -> str:
-    """Return why a delivery with this error code will never be accepted, or ""."""
+    """Return why this error code is permanent, or ""."""
     return _REFUSED.get(code, "")
 
 
 @contextmanager
 def translated_errors(where: str, rights: str) -> Iterator[None]:
-    """Raise Refused or Unavailable for errors of a service and the network inside.
+    """Raise Refused or Unavailable for service and network errors inside.
 
-    `where`: what errors begin with, such as "bucket runs". `rights`: what the access key needs.
+    `where`: prefix of messages, such as "bucket runs". `rights`: permissions that the access key needs.
     """
     try:
         yield
@@ -122,14 +122,14 @@ def translated_errors(where: str, rights: str) -> Iterator[None]:
         words = f"access is denied: {rights} needed" if code in _DENIED else words.rstrip()
         raise Unavailable(f"{where}: {words}", retry_after=retry_after(headers, time.time())) from None
     except (boto.NoCredentialsError, boto.PartialCredentialsError, boto.CredentialRetrievalError, boto.ProfileNotFound):
-        raise Unavailable(f"{where}: no credentials were found; set access_key_id, or AWS's own variables") from None
+        raise Unavailable(f"{where}: no credentials found; set access_key_id, or AWS's variables") from None
     except boto.NoRegionError:
-        raise Unavailable(f"{where}: no region is known; set region") from None
+        raise Unavailable(f"{where}: region unknown; set region") from None
     except (boto.ConnectTimeoutError, boto.ReadTimeoutError):
-        raise Unavailable(f"{where}: the server did not answer in time") from None
+        raise Unavailable(f"{where}: the server did not respond in time") from None
     except boto.EndpointConnectionError:
         raise Unavailable(f"{where}: the server can't be reached") from None
     except boto.ParamValidationError:
-        raise Refused(f"{where}: a key or value that it can't take") from None
+        raise Refused(f"{where}: invalid key or value") from None
     except (boto.BotoCoreError, OSError) as error:
         raise Unavailable(f"{where}: {type(error).__name__}") from None

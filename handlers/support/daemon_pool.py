@@ -1,7 +1,7 @@
-"""Work in daemon threads: one that hangs is left behind, never joined, and ends with the process.
+"""Work in daemon threads: hung ones are abandoned, never joined, and end with the process.
 
-`concurrent.futures` joins its threads when the interpreter ends, so one hung send or read would hang the whole worker.
-Callers that wait for a result do so with their own deadline.
+`concurrent.futures` joins its threads at exit, so one hung send or read would hang the worker. Callers wait for results
+with a deadline.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from handlers.support.deadline import Deadline
 
 log = logging.getLogger("runhook.sink")
 
-# Seconds past the deadline in which the work itself may time out, since its error names the cause.
+# Grace seconds after the deadline: the work's own timeout names the cause.
 GRACE = 1.0
 
 T = TypeVar("T")
@@ -27,9 +27,9 @@ R = TypeVar("R")
 
 
 def in_thread(name: str, work: Callable[[], T]) -> Future[T]:
-    """Run `work` in a daemon thread of its own. The future has its result, or whatever it raises."""
+    """Run `work` in a new daemon thread. The future gets its result or exception."""
     future: Future[T] = Future()
-    future.set_running_or_notify_cancel()  # it can't be taken back any more
+    future.set_running_or_notify_cancel()  # no longer cancellable
 
     def run() -> None:
         try:
@@ -42,18 +42,18 @@ def in_thread(name: str, work: Callable[[], T]) -> Future[T]:
 
 
 def _thread_name(name: str) -> str:
-    """Return the name of a new thread: before it, that of whose work it does, as the present thread's name begins."""
+    """Return the name of a new thread, prefixed with the current thread's owner."""
     return f"{threading.current_thread().name.partition(' ')[0]} {name}"
 
 
 class LeftBehind(Exception):
-    """Raised by work whose thread was abandoned meanwhile: the thread ends, for another has its place."""
+    """Raised by work whose thread was abandoned: the thread ends, because another replaced it."""
 
 
 class DaemonPool:
     """At most `size` daemon threads that run submitted work in order.
 
-    Threads start when there is work, so a pool may be made before a fork. Safe to use from many threads.
+    Threads start on demand, so a pool may be created before a fork. Thread-safe.
     """
 
     def __init__(self, size: int, name: str) -> None:
@@ -62,28 +62,29 @@ class DaemonPool:
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._threads = 0
-        self._unfinished = 0  # submitted work that has not returned
-        self.abandoned = 0  # threads left behind that still hang
+        self._unfinished = 0  # submitted, unfinished work
+        self.abandoned = 0  # abandoned threads that still hang
 
     def submit(self, work: Callable[[], None]) -> None:
-        """Run `work` as soon as a thread is free. It should not raise: that would only be logged."""
+        """Run `work` as soon as a thread is free. Its exceptions are only logged."""
         with self._lock:
             self._unfinished += 1
             self._work.put(work)
-            # Not the idle threads: one that has just taken its work would still count as idle.
+            # Don't count idle threads: one that has just taken work still looks idle.
             if self._threads < min(self._size, self._unfinished):
                 name = _thread_name(f"{self._name}-{self._threads + 1}")
-                threading.Thread(target=self._run, name=name, daemon=True).start()  # raises where there are too many
+                # Raises if there are too many threads.
+                threading.Thread(target=self._run, name=name, daemon=True).start()
                 self._threads += 1
 
     def abandon(self) -> None:
-        """Give up on one thread that hangs, and allow another in its place. Its work raises LeftBehind at its end."""
+        """Abandon one hung thread, and allow a replacement. Its work finally raises LeftBehind."""
         with self._lock:
             self.abandoned += 1
             self._threads -= 1
 
     def close(self) -> None:
-        """Let the threads end when their work is done. Waits for none of them."""
+        """Let the threads end when their work is done. Does not wait."""
         with self._lock:
             for _ in range(self._threads):
                 self._work.put(None)
@@ -99,7 +100,7 @@ class DaemonPool:
             except Exception as error:
                 log.error("background.failed thread=%s error=%s", self._name, type(error).__name__)
                 log.debug("background.failed thread=%s in full", self._name, exc_info=True)
-            del work  # it may hold a buffer
+            del work  # it may reference a buffer
             with self._lock:
                 self._unfinished -= 1
                 self.abandoned -= left_behind
@@ -110,7 +111,7 @@ class DaemonPool:
 def run_all(items: Sequence[T], work: Callable[[T], R], threads: int, deadline: Deadline) -> list[R | Exception]:
     """Return what `work` returned or raised for each item, in order.
 
-    Raises Unavailable when an item is not done by the deadline.
+    Raises Unavailable at the deadline.
     """
     results: list[R | Exception | None] = [None] * len(items)
     numbers = iter(range(len(items)))

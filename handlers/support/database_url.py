@@ -1,4 +1,4 @@
-"""Which databases and drivers a ledger or a results table may be on. Connects to nothing, and without SQLAlchemy."""
+"""The supported databases and drivers of ledgers and results tables. Without connections or SQLAlchemy."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from typing import Final
 from urllib.parse import parse_qsl
 
-# As SQLAlchemy reads one (2.0, engine/url.py); with what it takes for a driver, a host, a port and a database.
+# SQLAlchemy's URL pattern (2.0, engine/url.py), with groups for driver, host, port and database.
 _URL: Final = re.compile(
     r"(?P<driver>[\w+]+)://"
     r"(?:[^:/]*(?::[^@]*)?@)?"
@@ -21,9 +21,9 @@ _DRIVERS: Final = {
 
 
 def url_problem(url: str, file: str) -> str:
-    """Return why no database is at `url`, and what would be right, or "". It never holds the URL's secrets.
+    """Return what is wrong with `url`, and an example; "" if valid.
 
-    `file`: the example of a path.
+    Never contains the URL's secrets. `file`: the example's path.
     """
     parts = _URL.match(url)
     right = f"right would be sqlite:///{file} or postgresql://user:password@host/name"
@@ -35,7 +35,7 @@ def url_problem(url: str, file: str) -> str:
         return f"Runhook writes to SQLite and PostgreSQL, not to {kind}; {right}"
     if parts["driver"] not in _DRIVERS[kind]:
         return f"the driver {driver} is not used here; write {kind}:// instead of {parts['driver']}://"
-    if kind == "postgresql":  # SQLAlchemy ends a password at the first @, and takes the rest for a host
+    if kind == "postgresql":  # SQLAlchemy ends a password at the first @ and reads the rest as the host
         if url.partition("?")[0].count("@") > 1:
             return "has several @; in a user or password write @ as %40 and / as %2F"
         return _parameter_problem(parts["query"]) if parts["query"] else ""
@@ -46,13 +46,13 @@ def url_problem(url: str, file: str) -> str:
         )
     if parts["database"] in (None, "", ":memory:"):
         return f"a database in memory would lose everything; give a file: sqlite:///{file}"
-    if parts["database"].startswith("file:") or "mode=" in (parts["query"] or ""):  # its lock would be another file's
+    if parts["database"].startswith("file:") or "mode=" in (parts["query"] or ""):  # its lock file would differ
         return f"names SQLite's file by a URI; give its path: sqlite:///{file}"
     return ""
 
 
 def _parameter_problem(query: str) -> str:
-    from handlers.support.postgresql import parameter_trouble  # takes 0.1 s, and few URLs have parameters
+    from handlers.support.postgresql import parameter_trouble  # the import takes 0.1 s; few URLs have parameters
 
     trouble = parameter_trouble(dict(parse_qsl(query)))
     return trouble and f"{trouble}; after the ? stand libpq's connection parameters, such as ?sslmode=require"

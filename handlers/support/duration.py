@@ -12,7 +12,7 @@ UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def parse_duration(value: object) -> object:
-    """Return the seconds of "90d", "1h", "5m" or "30s". Other types are left to the model. Raises ValueError."""
+    """Return the seconds of "90d", "1h", "5m" or "30s". Other types are returned unchanged. Raises ValueError."""
     if not isinstance(value, str):
         return reject_bool(value)
     match = _DURATION.fullmatch(value.strip())
@@ -22,7 +22,7 @@ def parse_duration(value: object) -> object:
 
 
 def reject_bool(value: object) -> object:
-    """Return `value`, unless it is true or false, which pydantic would take for 1 and 0. Raises ValueError."""
+    """Return `value`. Raises ValueError for booleans, which pydantic would read as 1 and 0."""
     if isinstance(value, bool):
         raise ValueError("must be a number")
     return value

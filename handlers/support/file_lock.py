@@ -1,6 +1,6 @@
 """A mutex between threads and processes, held on a file: flock with a timeout.
 
-It knows no database and no caller: which error a failed lock becomes is the caller's decision.
+The caller translates failures into its errors.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from handlers.support.private_file import make_private_folder
 
-# Seconds between two tries: the first pause, and the longest that it grows to.
+# Seconds between attempts: first and maximum pause.
 _PAUSES = (0.0005, 0.002)
 
 
@@ -24,7 +24,7 @@ class NotLocked(Exception):
 
 
 class FileLock:
-    """The lock at `path`. Its file and folder are made when it is first acquired; the file is open while it is held."""
+    """The lock at `path`. File and folder are created on first use; the file is open while locked."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -44,7 +44,7 @@ class FileLock:
                 try:
                     yield
                 finally:
-                    fcntl.flock(file, fcntl.LOCK_UN)  # a child that was forked meanwhile has the file open, too
+                    fcntl.flock(file, fcntl.LOCK_UN)  # a forked child has the file open, too
             finally:
                 os.close(file)
         finally:
@@ -59,7 +59,7 @@ class FileLock:
 
 
 def is_locked(path: Path) -> bool:
-    """Return whether a process holds the lock of this file: it is taken for a moment. True if that can't be tried."""
+    """Return whether a process holds this file's lock, by trying to take it. True if that is impossible."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:

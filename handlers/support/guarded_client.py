@@ -3,21 +3,20 @@
 Its rules, for the first URL and again for each redirect:
 - http and https only, no user:password in the URL;
 - the name is resolved once, every address is checked, and the connection goes to the checked address itself (TLS and
-  the Host header keep the name), so DNS rebinding between check and connect gains nothing. Odd spellings of an address
-  (decimal, octal, trailing dots, other scripts) need no rule of their own: what they resolve to is checked;
-- only public unicast addresses are called, unless the operator allows the host or its network; an
-  IPv6 address that stands for an IPv4 one is judged as that;
+  the Host header keep the name), so DNS rebinding has no effect. Odd spellings (decimal, octal, trailing dots, other
+  scripts) need no extra rule: the resolved address is checked;
+- only public unicast addresses are called, unless the operator allows the host or its network; an IPv4 address embedded
+  in an IPv6 one is checked instead;
 - request headers (an API key) are sent to the origin of the first URL only;
-- one deadline over everything, also over a body that trickles; no proxy, no netrc, no cookies, no decompression.
+- one deadline for everything, including slow bodies; no proxy, no netrc, no cookies, no decompression.
 
     Refused       the URL is invalid, or its address is forbidden
     Unavailable   the network or the server fails; DeadlineExceeded, a subclass: the deadline is over
 
-A request other than GET is sent once. A GET goes out again, over a new connection, when the server has hung up on a
-kept one and answered nothing. Whether a POST is repeated is for the ledger to decide, which knows each attempt.
+Only a GET is repeated, over a new connection, when the server closed a kept one without a response. Other requests are
+sent once: the ledger decides about retries.
 
-address_policy.py knows which addresses are forbidden, http_connection.py how a request is sent. This module knows no
-sink and no run.
+address_policy.py lists forbidden addresses, http_connection.py sends requests.
 """
 
 from __future__ import annotations
@@ -42,18 +41,18 @@ from handlers.support.deadline import Deadline
 from handlers.support.http_connection import HttpConnection, IdleConnections
 from handlers.support.url import MAX_URL, PORTS
 
-# What a client for an operator's own URL allows: all addresses, private ones too.
+# For an operator's URL: all addresses, also private ones.
 ANY_ADDRESS = ("0.0.0.0/0", "::/0")
 MAX_REDIRECTS = 5
 MAX_HOST = 253
-# What a name server can be asked for: labels of letters, digits, - and _ (other scripts are encoded with these).
+# Valid DNS names: labels of letters, digits, - and _ (other scripts are encoded with these).
 _HOST = re.compile(rb"([A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?")
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A response. Header names are lower-case; `body` is cut at the maximum that the call gave."""
+    """A response. Header names are lower-case; `body` is cut at the call's maximum."""
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -61,7 +60,7 @@ class Response:
 
 
 class Download:
-    """A response whose body is still to be read. Header names are lower-case; `url` is the last one after redirects."""
+    """A response with an unread body. Header names are lower-case; `url` is the last one after redirects."""
 
     def __init__(self, connection: HttpConnection, url: httpx2.URL) -> None:
         self.status = connection.status
@@ -71,7 +70,7 @@ class Download:
 
     @property
     def length(self) -> int | None:
-        """The body's length in bytes as the server announced it, or None."""
+        """The body's announced length in bytes, or None."""
         text = self.headers.get("content-length", "")
         return int(text) if text.isascii() and text.isdigit() else None
 
@@ -82,16 +81,16 @@ class Download:
 
 
 def default_tls() -> ssl.SSLContext:
-    """Return a TLS context that trusts the usual authorities and reads nothing from the environment."""
+    """Return a TLS context with the default CAs, independent of the environment."""
     return httpx2.create_ssl_context(trust_env=False)
 
 
 class GuardedClient:
-    """An HTTP client that reaches public addresses and those that the operator allows. Thread-safe.
+    """An HTTP client for public addresses and those the operator allows. Thread-safe.
 
-    Opens nothing before its first call. `timeout`: maximum seconds of one wait for the network; each call has its own
-    deadline for the whole. `connect_timeout`: maximum seconds for look-up and connecting, `timeout` when absent.
-    `resolver`: replaces the system's. `make_tls`: returns the TLS context, called at the first https call.
+    Opens nothing before its first call. `timeout`: maximum seconds of one network wait; each call also has a deadline.
+    `connect_timeout`: maximum seconds for lookup and connecting, default `timeout`. `resolver`: replaces the system's.
+    `make_tls`: creates the TLS context at the first https call.
     """
 
     def __init__(
@@ -146,8 +145,8 @@ class GuardedClient:
     ) -> Response:
         """Send one request and return the response, whatever its status. Redirects are not followed.
 
-        `url`: as text, or as `parse_url` returned it, for one that is called often. At most `max_answer` bytes of the
-        response body are read. Raises Refused and Unavailable.
+        `url`: a string, or a `parse_url` result for frequent calls. Reads at most `max_answer` bytes of the body.
+        Raises Refused and Unavailable.
         """
         target = url if isinstance(url, httpx2.URL) else parse_url(url)
         with self._exchange(method, target, headers or {}, content, deadline) as connection:
@@ -209,12 +208,12 @@ class GuardedClient:
         for address in self._safe_addresses(host, port, deadline):
             left = min(deadline.remaining(), until - time.monotonic())
             if left <= 0:
-                break  # all addresses together have the time, or a name with many of them would have many times it
+                break  # the timeout covers all addresses of the name together
             try:
                 return self._sockets.connect_tcp(str(address), port, left)
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
                 failure = error
-        raise failure or httpcore2.ConnectTimeout(f"{host} was not connected to in time")
+        raise failure or httpcore2.ConnectTimeout(f"{host}: connecting timed out")
 
     def _safe_addresses(self, host: str, port: int, deadline: Deadline) -> list[IPAddress]:
         """Return the addresses of `host` that may be called. Raises Refused or Unavailable when none may."""
@@ -225,13 +224,13 @@ class GuardedClient:
                 answers = self._resolver(host, port, self._left(deadline))
                 addresses = [ipaddress.ip_address(answer) for answer in answers]
             except TimeoutError:
-                raise Unavailable(f"{host}: its address was not found in time") from None
+                raise Unavailable(f"{host}: the DNS lookup timed out") from None
             except (OSError, ValueError):
                 raise Unavailable(f"{host}: its address was not found") from None
         safe = [address for address in addresses if not self._allowed.check(host, address, port)]
         if addresses and not safe:
             why = self._allowed.check(host, addresses[0], port)
-            raise Refused(f"{host} is {why}; list it under allowed_addresses if that is meant")
+            raise Refused(f"{host} is {why}; if intended, list it under allowed_addresses")
         if not safe:
             raise Unavailable(f"{host}: its address was not found")
         return safe
@@ -259,7 +258,7 @@ def parse_url(text: str, base: httpx2.URL | None = None) -> httpx2.URL:
         raise Refused(f"the address is longer than {MAX_URL} characters")
     try:
         url = httpx2.URL(text) if base is None else base.join(text)
-        _ = url.host, url.netloc.decode("ascii"), url.raw_path  # these fail late on odd input
+        _ = url.host, url.netloc.decode("ascii"), url.raw_path  # httpx accepts these, but they fail later
     except (httpx2.InvalidURL, ValueError, TypeError):
         raise Refused("not an address") from None
     if url.scheme not in ("http", "https"):
@@ -295,11 +294,11 @@ def _origin(url: httpx2.URL) -> tuple[str, str, int]:
 
 @contextmanager
 def translated_errors(host: str) -> Iterator[None]:
-    """Raise Refused or Unavailable for the errors of connections inside."""
+    """Raise Refused or Unavailable for connection errors inside."""
     try:
         yield
     except httpcore2.TimeoutException:
-        raise Unavailable(f"{host} did not answer in time") from None
+        raise Unavailable(f"{host} did not respond in time") from None
     except httpcore2.ConnectError as error:
         raise Unavailable(f"{host}: {_why_not_reached(error)}") from None
     except h11.LocalProtocolError:

@@ -1,14 +1,12 @@
-"""HTTP/1.1 connections to servers: one request after another, each response read as it arrives.
-
-h11 writes requests and parses responses; httpcore2 owns sockets and TLS. This module knows no URL and no address
-policy: guarded_client.py decides where a connection goes and until when.
+"""HTTP/1.1 connections: one request at a time, with streamed responses. h11 writes requests and parses responses;
+httpcore2 owns sockets and TLS. guarded_client.py chooses addresses and deadlines.
 
 A connection is reused only if its last response is complete and nothing follows it: unrequested bytes would be read as
 the response to the next request.
 
     h11.LocalProtocolError     the request is not valid HTTP
     h11.RemoteProtocolError    the response is not valid HTTP, or it is incomplete
-    httpcore2.NetworkError, httpcore2.TimeoutException    as the stream raises them
+    httpcore2.NetworkError, httpcore2.TimeoutException    raised by the stream
 """
 
 from __future__ import annotations
@@ -23,15 +21,15 @@ import httpcore2
 
 from handlers.support.deadline import Deadline
 
-# Bytes of one read: of a head, which is small in most responses, and of a body.
+# Bytes per read: of a head, usually small, and of a body.
 _HEAD_READ: Final = 16 * 1024
 _BODY_READ: Final = 256 * 1024
-# Bytes of one write; the deadline is checked before each.
+# Bytes per write; the deadline is checked before each.
 _WRITE: Final = 256 * 1024
 # Maximum bytes of a head, a chunk's extensions or the trailers; maximum responses with status 1xx before the final one.
 _MAX_HEAD: Final = 100 * 1024
 _MAX_INFORMATIONAL: Final = 16
-# Seconds that an idle connection is kept, which is less than servers do, and the maximum number of idle connections.
+# Seconds that an idle connection is kept (servers keep it longer), and the maximum number of idle connections.
 _KEEP_IDLE: Final = 5.0
 _MAX_IDLE: Final = 256
 
@@ -60,14 +58,14 @@ class HttpConnection:
             for start in range(0, len(data), _WRITE):
                 self._stream.write(bytes(data[start : start + _WRITE]), self._wait())
         except httpcore2.WriteError:
-            self._broken = True  # the server may have responded before it hung up
+            self._broken = True  # the server may have responded before it closed
         for _ in range(_MAX_INFORMATIONAL):
             while (event := self._http.next_event()) is h11.NEED_DATA:
                 self._receive(_HEAD_READ)
             if isinstance(event, h11.Response):
                 self.status = event.status_code
                 self.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in event.headers}
-                # A server that frames its body in two ways may mean another end than h11 does.
+                # With two kinds of framing, the server's end of the body may differ from h11's.
                 self._broken |= "content-length" in self.headers and "transfer-encoding" in self.headers
                 return
             if not isinstance(event, h11.InformationalResponse):
@@ -75,7 +73,7 @@ class HttpConnection:
         raise h11.RemoteProtocolError("no final response")
 
     def chunks(self) -> Iterator[bytes]:
-        """Yield the response's body as it arrives, not decompressed. Each read gives at most one chunk."""
+        """Yield the response's body as it arrives, not decompressed. One chunk per read."""
         pieces: list[bytes] = []
         while True:
             event = self._http.next_event()
@@ -98,7 +96,7 @@ class HttpConnection:
 
     @property
     def stale(self) -> bool:
-        """Whether the server has hung up, or sent unrequested bytes, since the last response."""
+        """Whether the server has closed, or sent unrequested bytes, since the last response."""
         return bool(self._stream.get_extra_info("is_readable"))
 
     def close(self) -> None:
@@ -115,11 +113,11 @@ class HttpConnection:
 
 
 class IdleConnections:
-    """Connections that wait for their next request, by origin: for five seconds, the latest first. Thread-safe."""
+    """Idle connections by origin: kept for five seconds, newest first. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        # Since when, the origin, and the connection; the oldest first.
+        # (idle since, origin, connection), oldest first.
         self._idle: list[tuple[float, Hashable, HttpConnection]] = []
         self._closed = False
 
@@ -150,7 +148,7 @@ class IdleConnections:
             each.close()
 
     def close(self) -> None:
-        """Close all connections, and from now on each one that is given back."""
+        """Close all connections, also those returned later."""
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []

@@ -1,15 +1,14 @@
-"""Connections to PostgreSQL, as the ledger and the sink `database` both need them. Knows no table and no SQLAlchemy.
+"""PostgreSQL connections for the ledger and the sink `database`. Knows no tables or SQLAlchemy.
 
 Its rules:
-- Neither end waits for ever. libpq and the server both give up a peer that takes nothing for `TimeLimits.peer`: a host
-  that vanishes while it is sent a large answer would hold its locks until the server's TCP gives up, which takes 15
-  minutes. What TCP doesn't notice, such as a proxy that holds a connection, the client gives up by time.
-- What is confirmed is on disk, whatever the server's `synchronous_commit` is; `weaknesses` says what a session can't
-  fix.
-- Behind a connection pooler each transaction may have another session, and a pooler refuses or ignores settings at
-  connecting: there limits and `synchronous_commit` are set in each transaction, in one request with its BEGIN.
-- Values over 2 kB are compressed by lz4 where the server has it, its operator has chosen nothing, and the session is
-  not shared by a pooler: PostgreSQL's own method takes four times as long to write them.
+- Neither end waits for ever. libpq and the server drop a peer that accepts nothing for `TimeLimits.peer`: a host that
+  vanishes during a large response would hold its locks until TCP's timeout of 15 minutes. The client's timeouts cover
+  what TCP misses, such as a proxy that holds a connection.
+- Confirmed writes are on disk, whatever the server's `synchronous_commit`; `weaknesses` lists what a session can't fix.
+- Behind a pooler each transaction may get another session, and settings at connecting are refused or ignored: there
+  limits and `synchronous_commit` are set with each BEGIN, in one request.
+- Values over 2 kB are compressed with lz4 if available, unless configured otherwise or behind a pooler: PostgreSQL's
+  default takes four times as long.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ import psycopg
 from psycopg import pq
 from psycopg.conninfo import make_conninfo
 
-LATE: Final = "the server did not answer in time"
+LATE: Final = "the server did not respond in time"
 
-# When the transaction of this context must have ended: time.monotonic(), in seconds.
+# Deadline of this context's transaction: time.monotonic(), in seconds.
 deadline: ContextVar[float] = ContextVar("deadline", default=float("inf"))
 
-# Weakest first. All but `off` mean that the server's own disk has it; the last two, that a standby's has it as well.
+# Weakest first. All but `off` sync the server's disk; the last two also a standby's.
 _COMMIT_LEVELS: Final = ("off", "local", "remote_write", "on", "remote_apply")
 
 # tcp_user_timeout came with version 12, client_connection_check_interval and default_toast_compression with 14.
@@ -49,8 +48,8 @@ SELECT set_config('client_connection_check_interval', %(peer)s, false)
 
 @dataclass(frozen=True, slots=True)
 class TimeLimits:
-    """Seconds: until a connection is there; that a statement may run, and wait for a lock; that a transaction may be
-    idle; that a peer may take nothing; and that an answer may be late beyond `statement`.
+    """Maximum seconds to connect, for a statement, for a lock, for an idle transaction, without progress of a peer, and
+    for a response beyond `statement`.
     """
 
     connect: float = 3.0
@@ -63,9 +62,10 @@ class TimeLimits:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What a server reports. `commit_level`: the value of synchronous_commit that is at least `on`.
+    """The server's settings.
 
-    `pooled`: whether a pooler is in between, so that it may be another session's turn at each transaction.
+    `commit_level`: its synchronous_commit, at least `on`. `pooled`: whether a pooler may change the session at each
+    transaction.
     """
 
     commit_level: str
@@ -77,9 +77,9 @@ class Session:
         return f"{begin(limits)}; SET LOCAL synchronous_commit = {self.commit_level}"
 
     def prepare(self, connection: psycopg.Connection[Any], limits: TimeLimits) -> str:
-        """Set what can be set once and for all, for that saves 60 µs a transaction.
+        """Set limits once per session if possible, which saves 60 µs per transaction.
 
-        Returns how each transaction begins; "" when the driver begins it.
+        Returns the statements that begin each transaction; "" when the driver does.
         """
         if self.pooled:
             return self.begin(limits)
@@ -90,15 +90,14 @@ class Session:
 
 
 class BoundedConnection(psycopg.Connection[Any]):
-    """A connection on which no wait outlasts `deadline`, nor `longest_wait` seconds.
-
-    libpq's own time-outs cover only connecting, and TCP's only a peer whose kernel has gone as well.
+    """A connection whose waits end by `deadline` and within `longest_wait` seconds. libpq's timeouts cover only
+    connecting, and TCP's only a dead kernel.
     """
 
     longest_wait: float = float("inf")
 
     def wait(self, gen: Any, *args: Any, **kwargs: Any) -> Any:
-        """Wait as psycopg does. Raises OperationalError, with the connection closed, when that takes too long."""
+        """Wait like psycopg. On a timeout, close the connection and raise OperationalError."""
         until = min(deadline.get(), time.monotonic() + self.longest_wait)
         return super().wait(gen if until == float("inf") else self._until(gen, until), *args, **kwargs)
 
@@ -108,14 +107,14 @@ class BoundedConnection(psycopg.Connection[Any]):
             while True:
                 ready = yield event
                 if time.monotonic() > until:
-                    self.close()  # in the middle of an answer, so it can't be used again
+                    self.close()  # in the middle of a response, so not reusable
                     raise psycopg.OperationalError(LATE)
                 event = gen.send(ready)
         except StopIteration as done:
             return done.value
 
 
-# Integer parameters that libpq or psycopg checks only when a connection is made; a port for each host.
+# Integer parameters that libpq or psycopg checks only when connecting; one port per host.
 _INTEGERS: Final = (
     *("port", "connect_timeout", "tcp_user_timeout"),
     *("keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count"),
@@ -123,9 +122,8 @@ _INTEGERS: Final = (
 
 
 def parameter_trouble(parameters: Mapping[str, Any]) -> str:
-    """Return which of the connection parameters, by libpq's name, libpq does not know or take; or "".
-
-    It checks most values before it connects, here to a socket that does not exist.
+    """Return the name of an unknown or invalid connection parameter, or "". libpq checks most values before it
+    connects, here to a missing socket.
     """
     for name in _INTEGERS:
         value = str(parameters.get(name, ""))
@@ -142,10 +140,10 @@ def parameter_trouble(parameters: Mapping[str, Any]) -> str:
 
 
 def client_options(limits: TimeLimits) -> dict[str, str]:
-    """Return libpq's parameters by which the client gives up a server that has vanished."""
+    """Return libpq's parameters that detect a vanished server."""
     idle, interval, count = _keepalives(limits)
     return {
-        "connect_timeout": str(max(2, int(limits.connect))),  # libpq takes none under 2 s
+        "connect_timeout": str(max(2, int(limits.connect))),  # libpq's minimum is 2 s
         "keepalives_idle": idle,
         "keepalives_interval": interval,
         "keepalives_count": count,
@@ -154,10 +152,10 @@ def client_options(limits: TimeLimits) -> dict[str, str]:
 
 
 def require_encoding(connection: psycopg.Connection[Any]) -> None:
-    """Close a connection to a database whose texts have no encoding, and raise psycopg.OperationalError.
+    """Close a connection to a database with encoding SQL_ASCII, and raise psycopg.OperationalError.
 
-    That is SQL_ASCII, which `initdb` takes from a system without a locale: texts come as bytes, and characters are cut.
-    What a server or a pooler does not say is taken for right.
+    `initdb` chooses it on a system without a locale; it returns text as bytes and cuts characters. An unreported
+    encoding is accepted.
     """
     if connection.pgconn.parameter_status(b"server_encoding") == b"SQL_ASCII":
         name = connection.info.dbname
@@ -166,16 +164,16 @@ def require_encoding(connection: psycopg.Connection[Any]) -> None:
 
 
 def open_session(connection: psycopg.Connection[Any], limits: TimeLimits) -> Session:
-    """Make the server give up a client that has vanished, and ask it what it promises. Leaves autocommit on.
+    """Make the server drop a vanished client, and read its durability settings. Leaves autocommit on.
 
     Raises psycopg.Error.
     """
     connection.autocommit = True
     idle, interval, count = _keepalives(limits)
     values = {"idle": idle, "interval": interval, "count": count, "peer": str(_ms(limits.peer))}
-    pid = connection.info.backend_pid  # the session's own, or a pooler's invention
+    pid = connection.info.backend_pid  # the session's own, or made up by a pooler
     row = connection.execute(_OPEN, {**values, "pid": pid}, prepare=False).fetchone()
-    # Elsewhere than on Linux a server may refuse this one; the others do without it what they can.
+    # Servers on other systems than Linux may refuse this one; the rest still help.
     with suppress(psycopg.errors.InvalidParameterValue):
         connection.execute(_CHECK_CLIENT, values, prepare=False)
     assert row is not None
@@ -197,7 +195,7 @@ def at_least_on(level: str) -> str:
 
 
 def weaknesses(fsync: str, full_page_writes: str) -> tuple[str, ...]:
-    """Return why a server may lose what it has confirmed, one line each with what would be right."""
+    """Return why a server may lose confirmed writes, one line each with the right setting."""
     problems = []
     if fsync != "on":
         problems.append(f"fsync is {fsync}, so a crash of its machine can lose what was committed: set it to on")
@@ -209,7 +207,7 @@ def weaknesses(fsync: str, full_page_writes: str) -> tuple[str, ...]:
 
 
 def _keepalives(limits: TimeLimits) -> tuple[str, str, str]:
-    """Return after how many seconds of silence the first probe goes, the seconds between two, and how many may fail."""
+    """Return TCP keepalive idle seconds, interval, and maximum failures."""
     interval = max(1, int(limits.peer / 5))
     return str(max(1, int(limits.peer - 3 * interval))), str(interval), "3"
 

@@ -1,4 +1,4 @@
-"""Make files and folders that only their owner may read, whatever the umask. Knows no sink and no ledger."""
+"""Create files and folders that only their owner may read, whatever the umask."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-# Errors of a folder in which this user may only write, and of a file system that syncs no folder.
+# Errors of syncing a write-only folder, and of file systems without folder sync.
 _NOT_SYNCED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EINVAL})
 
 
 def make_private_folder(path: Path, mode: int = 0o700) -> None:
-    """Make the folder `path`, and those around it, for their owner only; one that exists is left. Raises OSError.
+    """Create the folder `path` and its parents for their owner only; existing ones are unchanged.
 
-    `mode`: for folders that others may read.
-
-    The names of those that it makes are on disk then: what is synced in a folder is lost with its name.
+    Raises OSError. `mode`: for folders that others may read. Syncs the names of new folders: a synced file is lost with
+    its folder's name.
     """
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     for folder in reversed(missing):
@@ -31,7 +30,7 @@ def make_private_folder(path: Path, mode: int = 0o700) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Have the names in the folder `path` on disk. Raises OSError."""
+    """Sync the names in the folder `path`. Raises OSError."""
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(handle)
@@ -40,9 +39,9 @@ def sync_folder(path: Path) -> None:
 
 
 def folder_for(path: Path) -> Path:
-    """Return the folder `path` itself, or the nearest one around it that is there, in which it would be made.
+    """Return the folder `path`, or its nearest existing parent.
 
-    Raises PermissionError when that is not a folder, or this user may not write in it.
+    Raises PermissionError when that is not a writable folder.
     """
     there = next(each for each in (path, *path.parents) if each.exists())
     if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
@@ -51,9 +50,9 @@ def folder_for(path: Path) -> Path:
 
 
 def make_private_file(path: Path) -> None:
-    """Make an empty file that only its owner may read and write; one that exists is left. Raises OSError.
+    """Create an empty file that only its owner may read and write; an existing one is unchanged.
 
-    SQLite creates its database with what the umask allows, and gives the files beside it (-wal, -shm) the same mode.
+    Raises OSError. SQLite itself would use the umask, and copies the mode to -wal and -shm.
     """
     make_private_folder(path.parent)
     with suppress(FileExistsError):

@@ -1,7 +1,7 @@
-"""The chain of a run and its resubmissions: how many tries it has, and whether one more is allowed. Pure.
+"""The chain of a run and its resubmissions: the number of tries, and whether one more is allowed. Pure.
 
-A chain is recorded in the labels of its submissions: the first run's id, and the number of the try. A first try has no
-such labels. Whatever is uncertain ends the chain, since every try costs money.
+Labels of the submissions record a chain: the first run's id, and the try's number. A first try has no such labels. Any
+doubt ends the chain, since every try costs money.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ RETRIED: Final = FAILED
 
 
 def try_number(labels: Mapping[str, str]) -> int:
-    """Return which try of its chain a run with these labels was, from 1. Raises Refused for an invalid label."""
+    """Return the number of a run's try from its labels, from 1. Raises Refused for an invalid label."""
     text = labels.get(TRY, "1")
     if not (text.isascii() and text.isdigit() and len(text) <= 4 and int(text) > 0):
         raise Refused(f"the label {TRY} is not a number, so the count of tries is unknown")
@@ -28,8 +28,8 @@ def try_number(labels: Mapping[str, str]) -> int:
 
 
 def next_labels(delivery: Delivery, first: str) -> dict[str, str]:
-    """Return the labels of the next try. Raises Refused. `first`: the run that was submitted, if it is another: the
-    delivery's run is one that Skyvern itself started again for it, and both together are one try."""
+    """Return the labels of the next try. Raises Refused. `first`: the submitted run, if the delivery's run is Skyvern's
+    own retry of it; both count as one try."""
     chain = {CHAIN: delivery.labels.get(CHAIN) or first or delivery.run_id, TRY: str(try_number(delivery.labels) + 1)}
     return {**delivery.labels, **chain}
 

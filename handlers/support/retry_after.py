@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 
-# The 4xx that are about the moment and not about the request.
+# Temporary 4xx statuses.
 RETRYABLE = frozenset({408, 425, 429})
-# Longest wait that a server can impose, in seconds.
+# Maximum wait that a server can impose, in seconds.
 MAX_RETRY_AFTER = 86_400.0
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """Return the seconds that Retry-After asks for, at most a day; None when it is missing or can't be read.
+    """Return the seconds of Retry-After, at most a day; None if missing or invalid.
 
     `headers`: names in lower case. `now`: seconds since the epoch, subtracted from a date unless the server sent its
     own Date.

@@ -1,4 +1,4 @@
-"""What a run's body says of its end, its title, its prompt, its attempt and its output. Pure."""
+"""Read status, title, prompt, attempt and output from a run's body. Pure."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 FINAL: Final = frozenset({"completed", "failed", "terminated", "timed_out", "canceled"})
-# Of those, the ones after which another try may succeed. A cancelled run was stopped by a person.
+# Final statuses after which another try may succeed. A cancelled run was stopped by a person.
 FAILED: Final = frozenset({"failed", "terminated", "timed_out"})
 
 
 def titles(run: Mapping[str, Any]) -> list[str]:
-    """Return the titles in a run's body, the likeliest first: of its workflow, of the run, of the request."""
+    """Return the titles in a run's body, best first: of its workflow, the run, the request."""
     candidates = (run.get("workflow_title"), run.get("title"), _asked(run, "title"))
     return [title for title in candidates if isinstance(title, str)]
 
 
 def prompts(run: Mapping[str, Any]) -> list[str]:
-    """Return the prompts in a run's body, or in the request for a run, the likeliest first."""
+    """Return the prompts in a run's body or request, best first."""
     candidates = (run.get("prompt"), _asked(run, "prompt"), run.get("navigation_goal"))
     return [prompt for prompt in candidates if isinstance(prompt, str)]
 
@@ -35,7 +35,7 @@ def attempt_number(value: Any) -> int:
 
 
 def holds_nothing(value: Any) -> bool:
-    """Whether `value` is null, or nothing but null in whatever objects and lists. One frame a level."""
+    """Whether `value` is null, or only nested nulls. Recurses one frame per level."""
     if isinstance(value, dict):
         value = value.values()
     elif not isinstance(value, list):

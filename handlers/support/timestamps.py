@@ -1,4 +1,4 @@
-"""Times as ISO 8601 text. Skyvern's are UTC, with or without saying so."""
+"""Times as ISO 8601 text. Skyvern's are UTC, with or without an offset."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Take URLs apart: origin, user and password, and a form that may be shown. Pure: no name is resolved.
+"""Parse URLs: origin, user and password, and a form without secrets.
 
-The one place where secrets of addresses are hidden: what prints or logs one calls `hide_password`, and what repeats
-another program's message about one `hide_secrets`.
+Pure: resolves no names. The only code that hides URL secrets: call `hide_password` to print or log a URL, and
+`hide_secrets` for other programs' messages.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 from urllib.parse import SplitResult, unquote, unquote_plus, urlsplit
 
-# Characters of the longest address that anything is fetched from, or posted to.
+# Maximum characters of a URL to fetch or post to.
 MAX_URL = 8192
 # The default port of each scheme.
 PORTS = {"http": 80, "https": 443}
@@ -30,12 +30,12 @@ _SHOWN = frozenset(
     virtual_host virtualhost
     """.split()  # noqa: SIM905 - a list of words is read more easily without quotes
 )
-# Hosts with their ports, several for libpq, and what follows them; also a text's punctuation after that.
+# Hosts with ports (several for libpq), the rest of the URL, and trailing punctuation of a text.
 _HOST = r"(?:\[[^\]@]*\]|[^:/@,\[\]]*)(?::\d*)?"
 _HOSTS = re.compile(rf"{_HOST}(?:,{_HOST})*(?:/.*)?[):,.;\"']*", re.DOTALL)
-# A URL in a text, also in JSON with escaped slashes. A scheme without a limit would make a search of letters quadratic.
+# A URL in a text, also in JSON with escaped slashes. The scheme's length is limited, or the search would be quadratic.
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]{0,40}:(?://|\\/\\/)\S+")
-# A secret among key=value pairs, with the key and what is before the value as one group.
+# A secret among key=value pairs; the group is all before the value.
 _PAIR = re.compile(
     r"""(?ix)
     (\b(?:ssl)?(?:password|passwd|pwd|passfile|key|options|oauth_client_secret|secret|token)\s*=\s*)
@@ -45,7 +45,7 @@ _PAIR = re.compile(
 
 
 class Origin(NamedTuple):
-    """Scheme and host in lower case, and the port, 0 where the scheme has no default."""
+    """Scheme and host in lower case, and the port, 0 if the scheme has no default."""
 
     scheme: str
     host: str
@@ -80,21 +80,21 @@ def origin(url: str) -> Origin | None:
 
 
 def split_userinfo(url: str) -> tuple[str, str]:
-    """Return `url` without user:password and fragment, and the Basic authorization header that they make, or "".
+    """Return `url` without user:password and fragment, and the Basic authorization header for them, or "".
 
     Raises ValueError for an invalid URL.
     """
     parts = urlsplit(url)
     user, mark, host = parts.netloc.rpartition("@")
     if not mark:
-        return url.partition("#")[0], ""  # as it was given: urlsplit drops line ends, which no URL may hold
+        return url.partition("#")[0], ""  # check the original: urlsplit drops line ends, which are invalid in URLs
     bare = parts._replace(netloc=host, fragment="").geturl()
     name, _, password = user.partition(":")
     return bare, "Basic " + base64.b64encode(f"{unquote(name)}:{unquote(password)}".encode()).decode()
 
 
 def without_query(text: str) -> str:
-    """Return `text` without query, fragment and user name, which may be shown: signatures are in the query.
+    """Return `text` without query, fragment and user name: queries contain signatures.
 
     Never raises: an invalid URL is cut at the first ? or #.
     """
@@ -105,10 +105,10 @@ def without_query(text: str) -> str:
 
 
 def hide_password(url: str) -> str:
-    """Return `url`, also one of a database or of Redis, with its password and all other secrets as stars.
+    """Return `url`, also of a database or Redis, with its password and other secrets as stars.
 
-    A connection string of key=value pairs is taken too. Only known parameters of the query that are not secret keep
-    their values. What can't be read is hidden rather than shown. Never raises.
+    Accepts key=value connection strings. Only known, non-secret query parameters keep their values. Unparseable text is
+    hidden. Never raises.
     """
     scheme, mark, rest = url.partition("://")
     if not mark or not re.fullmatch(r"\s*[A-Za-z][A-Za-z0-9+.\-]*", scheme):
@@ -119,7 +119,7 @@ def hide_password(url: str) -> str:
         user, at, host = authority.rpartition("@")
         shown = _hide_user(user, alone=STARS) + at + (host if _HOSTS.fullmatch(host) else _hide_user(host))
         place = shown + slash + path
-    elif "@" in place:  # a password may hold a slash, for SQLAlchemy takes it
+    elif "@" in place:  # SQLAlchemy accepts a slash in a password
         user, at, host = place.rpartition("@")
         place = _hide_user(user) + at + host
     elif "@" in query and not _HOSTS.fullmatch(place):  # and a question mark
@@ -132,7 +132,7 @@ def hide_password(url: str) -> str:
 
 
 def hide_secrets(text: str, *urls: str) -> str:
-    """Return `text`, such as an error's message, without the secrets of `urls` and of any URL in it. Never raises."""
+    """Mask the secrets of `urls`, and of any URL in `text`, such as an error message. Never raises."""
     text = hide_values(text, {each for url in urls for each in _secrets_of(url)})
     text = _URL.sub(lambda found: hide_password(found.group().replace("\\/", "/")), text)
     return _PAIR.sub(rf"\1{STARS}", text)
@@ -147,7 +147,7 @@ def hide_values(text: str, secrets: Iterable[str]) -> str:
 
 
 def _hide_user(user: str, alone: str = "") -> str:
-    """Return user:password with stars, and `alone` for a user without a password, where that may be a secret."""
+    """Return user:password with stars; `alone` for a user without a password, which may be a secret."""
     name, colon, _ = user.partition(":")
     return name + colon + STARS if colon else (alone or name) if name else ""
 
@@ -160,7 +160,7 @@ def _hide_value(parameter: str) -> str:
 
 
 def _secrets_of(url: str) -> set[str]:
-    """Return the password of `url`, and what of its query is not shown, as they are written and as they are meant."""
+    """Return the secrets of `url`, percent-encoded and decoded."""
     _, mark, rest = url.partition("://")
     secrets = {pair.group(2).strip("\"'") for pair in _PAIR.finditer(url)} if not mark else set()
     place, _, query = rest.partition("?")

@@ -1,7 +1,6 @@
 """Describe a run to people: its outcome, its name, why it failed, how long it took. Pure.
 
-What these functions return is raw text from a payload and may hold anything: each sink escapes it for where it goes.
-They know no sink and no markup.
+Results are raw text from a payload and may contain anything: each sink must escape them.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from handlers.support.timestamps import utc
 _URL = re.compile(r"(https?://[^/\s?#'\"]+)[^\s'\"]*", re.IGNORECASE)
 _ID = re.compile(r"\b(?=[\w-]*\d)[\w-]{6,}\b")
 _NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
-# Control characters, lone surrogates, and what reorders or hides text (bidi controls, zero-width marks, tags).
+# Control characters, lone surrogates, and characters that reorder or hide text (bidi controls, zero-width marks, tags).
 INVISIBLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]"
 )
@@ -57,39 +56,38 @@ KINDS = {"task_v1": "task", "task_v2": "task", "task_v3": "task", "workflow_run"
 
 
 def visible_text(text: object, limit: int) -> str:
-    """Return the beginning of `text`, enough to fill `limit` characters, without invisible ones.
+    """Return the first `limit` characters of `text` without invisible ones, or some more.
 
-    Newlines and tabs stay. The rest is not read: a payload can be a hundred megabytes.
+    Newlines and tabs are kept. The rest is not read: a payload can have a hundred megabytes.
     """
     text = str(text)[: limit * 4]
     return INVISIBLE.sub("", text.replace("\r\n", "\n").replace("\r", "\n").replace("\u2028", "\n"))
 
 
 def without_mentions(text: str) -> str:
-    """Return `text` in which no chat service finds a mention.
-
-    An invisible joiner is put after each @ that a name follows, and after each < that would open a mention.
+    """Return `text` without mentions for chat services: an invisible joiner follows each @ before a name, and each <
+    that opens a mention.
     """
     return _MENTION.sub(lambda match: match[0] + WORD_JOINER, text)
 
 
 def without_links(text: str) -> str:
-    """Return `text` in which no chat service finds a link with a text of its own, or a picture.
+    """Return `text` without labelled links and images for chat services.
 
-    An invisible joiner breaks what Markdown ([text](address), ![picture](address), [text]: address) and Slack's and
-    Mattermost's markup (<address|text>) make of them; an address that stands for itself stays one.
+    An invisible joiner breaks Markdown ([text](address), ![picture](address), [text]: address) and the markup of Slack
+    and Mattermost (<address|text>). Bare addresses remain links.
     """
     return _LINK.sub(lambda match: match[0] + WORD_JOINER, text)
 
 
 def without_particulars(text: str) -> str:
-    """Return a failure reason without what differs from run to run: ids, numbers, and the paths of URLs."""
+    """Return a failure reason without run-specific values: ids, numbers, and the paths of URLs."""
     text = _NUMBER.sub("#", _ID.sub("#", _URL.sub(r"\1", text[:4000])))
     return " ".join(text.lower().split())[:500]
 
 
 def size(count: float) -> str:
-    """Return a number of bytes for people, such as 1.5 MiB."""
+    """Format a number of bytes, such as 1.5 MiB."""
     for unit, step in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if count >= step:
             return f"{count / step:.1f} {unit}"
@@ -99,7 +97,7 @@ def size(count: float) -> str:
 def safe_url(url: object) -> str:
     """Return `url`, with characters that markup could interpret percent-encoded, if it is an absolute http(s) URL.
 
-    Returns "" for anything else, also for a URL with a user name, which can make one host look like another.
+    Returns "" for anything else, also for a URL with a user name, which can disguise the host.
     """
     if not isinstance(url, str) or len(url) > URL_MAX or not url.isprintable() or url != url.strip():
         return ""
@@ -113,7 +111,7 @@ def safe_url(url: object) -> str:
 
 
 def outcome_label(delivery: Delivery) -> OutcomeLabel:
-    """Return how the delivery's outcome is shown."""
+    """Return the display style of the delivery's outcome."""
     if delivery.problem:
         return UNREADABLE
     if delivery.run.get("retry_pending") is True:
@@ -124,18 +122,18 @@ def outcome_label(delivery: Delivery) -> OutcomeLabel:
 
 
 def run_name(delivery: Delivery) -> str:
-    """Return what people call the run: its title, else its prompt, else its kind."""
+    """Return the run's display name: its title, else its prompt, else its type."""
     candidates = [*titles(delivery.run), *prompts(delivery.run)]
     names = (" ".join(text[: NAME_MAX * 8].split()) for text in candidates)
     return next((name for name in names if name), run_kind(delivery.run_type).capitalize() or "A run")
 
 
-# The names that `template_context` gives.
+# The names in `template_context`.
 TEMPLATE_VARIABLES = frozenset({"headline", "title", "reason", "duration"})
 
 
 def template_context(delivery: Delivery) -> dict[str, str]:
-    """Return the variables that templates of messages have beside those of `templating.context_of`."""
+    """Return the variables of message templates, in addition to `templating.context_of`."""
     return {
         "headline": headline(delivery),
         "title": run_name(delivery),
@@ -145,7 +143,7 @@ def template_context(delivery: Delivery) -> dict[str, str]:
 
 
 def run_kind(run_type: str) -> str:
-    """Return what people call `run_type`; unknown types keep their name."""
+    """Return the display name of `run_type`; unknown types are unchanged."""
     return KINDS.get(run_type, run_type.replace("_", " "))
 
 
@@ -166,7 +164,7 @@ def failure_reason(delivery: Delivery) -> str:
 
 
 def stored_links(delivery: Delivery) -> list[tuple[str, str]]:
-    """Return (name, URL) of everything that the sinks waited for have stored, in their order."""
+    """Return (name, URL) of everything stored by the sinks in `after`, in their order."""
     names: dict[str, str] = {}
     for receipt in delivery.receipts.values():
         urls = receipt.get("urls") if isinstance(receipt, Mapping) else None
@@ -176,7 +174,7 @@ def stored_links(delivery: Delivery) -> list[tuple[str, str]]:
 
 
 def stored_places(delivery: Delivery) -> list[tuple[str, str]]:
-    """Return (sink, receipt id) of the sinks waited for whose receipts have no link: a folder, a row."""
+    """Return (sink, receipt id) of sinks in `after` whose receipts have no link: a folder, a row."""
     places = []
     for sink, receipt in delivery.receipts.items():
         place = receipt.get("id") if isinstance(receipt, Mapping) and not receipt.get("urls") else None
@@ -187,7 +185,7 @@ def stored_places(delivery: Delivery) -> list[tuple[str, str]]:
 def run_errors(delivery: Delivery) -> list[tuple[str, str]]:
     """Return (code, reasoning) of the run's errors; [] for a run that completed. Either may be "", not both.
 
-    Skyvern sends {"error_code", "reasoning", …}; plain strings are taken too.
+    Skyvern sends {"error_code", "reasoning", …}; plain strings are accepted.
     """
     listed = delivery.run.get("errors")
     if not isinstance(listed, list) or delivery.status == "completed":
@@ -214,26 +212,26 @@ def failure_categories(delivery: Delivery) -> list[str]:
 
 
 def step_count(run: Mapping[str, Any]) -> str:
-    """Return how many steps the run took, or ""."""
+    """Return the number of steps, or ""."""
     count = run.get("step_count")
     return str(count) if isinstance(count, int) and not isinstance(count, bool) and 0 <= count < 10**9 else ""
 
 
 def format_time(value: object) -> str:
-    """Return one of Skyvern's datetimes for people, in UTC; "" for any other value."""
+    """Format one of Skyvern's datetimes in UTC; "" for any other value."""
     at = utc(value)
     return f"{at:%Y-%m-%d %H:%M:%S} UTC" if at else ""
 
 
 def run_duration(run: Mapping[str, Any]) -> str:
-    """Return how long the run was running, or ""."""
+    """Return the run's duration, or ""."""
     started = utc(run.get("started_at")) or utc(run.get("created_at"))
     ended = utc(run.get("finished_at"))
     return format_duration((ended - started).total_seconds()) if started and ended and ended >= started else ""
 
 
 def format_duration(seconds: float) -> str:
-    """Return `seconds` as people say it: 0.4 s, 12 s, 3 min 5 s, 2 h 10 min."""
+    """Format `seconds`: 0.4 s, 12 s, 3 min 5 s, 2 h 10 min."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)

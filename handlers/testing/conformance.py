@@ -1,11 +1,11 @@
-"""The conformance suite that every sink passes, as a pytest class. See docs/how-to/writing-a-sink.md for your own.
+"""The conformance suite that every sink passes, as a pytest class. See docs/how-to/writing-a-sink.md.
 
     class TestMySink(SinkConformance):
         @pytest.fixture
         def target(self, tmp_path):
             return SinkUnderTest(MySink, {"path": str(tmp_path)}, seen=lambda: list(tmp_path.iterdir()))
 
-Needs pytest, so no other module imports it. It knows no sink: what differs between sinks is in `SinkUnderTest`.
+Needs pytest, so no other module imports it. `SinkUnderTest` describes the differences between sinks.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 
-# Services of a host that provides nothing.
+# Services without a source or API key.
 NoServices = Services
 
 
@@ -51,12 +51,11 @@ NoServices = Services
 class SinkUnderTest:
     """A sink class, options for it, and access to the server behind it.
 
-    `options`: options with which it works. `seen()`: everything that has arrived so far, one item for each thing that a
-    person would count: a row, an object, a message.
-    `idempotent`: the same delivery twice leaves one thing. `away`: options for servers that can't accept now, by what
-    is wrong with them ("nothing listens", "never answers"); give these a short `timeout`.
-    `secrets`: strings in the options that must never be shown. `is_marked(item)`: whether an item of `seen()` tells a
-    reader that it is only a test. `overrun`: seconds by which a send may exceed its timeout.
+    `options`: valid options. `seen()`: all results so far, one item per row, object or message. `idempotent`: sending a
+    delivery twice leaves one item. `away`: options for unavailable servers, by problem ("nothing listens", "never
+    answers"); give these a short `timeout`. `secrets`: strings in the options that must never be shown.
+    `is_marked(item)`: whether an item of `seen()` is visibly a test. `overrun`: seconds by which a send may exceed its
+    timeout.
     """
 
     sink: type[Sink[Any]]
@@ -85,7 +84,7 @@ def silent_port() -> Iterator[int]:
 
 
 def _open_files() -> set[str]:
-    """Return what this process holds open; empty where the system has no /proc."""
+    """Return this process's open files; empty without /proc."""
     files = set()
     with contextlib.suppress(OSError):
         for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - Path.iterdir would need the same suppression each
@@ -99,7 +98,7 @@ class SinkConformance:
 
     @pytest.fixture
     def target(self) -> SinkUnderTest:
-        """Return what is tested. Your class overrides it."""
+        """Return the sink under test. Override this."""
         raise NotImplementedError("give your test class a fixture `target` that returns a SinkUnderTest")
 
     @pytest.fixture
@@ -121,13 +120,13 @@ class SinkConformance:
     # Options
 
     def test_an_unknown_option_is_an_error_that_hides_the_values(self, target: SinkUnderTest) -> None:
-        """Check that a misspelt option is found at load, by an error without secrets."""
+        """Check that a misspelt option fails at load, with an error without secrets."""
         with pytest.raises(ValidationError, match="no_such_option") as caught:
             target.sink.Options.model_validate({**target.options, "no_such_option": MARKER})
         self.assert_clean(target, str(caught.value))
 
     def test_every_option_is_described_in_the_schema(self, target: SinkUnderTest) -> None:
-        """Check that editors and the reference can explain each option."""
+        """Check that each option has a description."""
         schema = target.sink.Options.model_json_schema()
         json.dumps(schema)
         bare = [name for name, part in schema["properties"].items() if not part.get("description")]
@@ -168,7 +167,7 @@ class SinkConformance:
     def test_a_delivery_arrives_and_its_receipt_says_where(
         self, target: SinkUnderTest, sink: Sink[Any], caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Check the receipt of one delivery, and that neither it nor the log shows a secret or the payload."""
+        """Check the receipt of one delivery, and that receipt and log show no secret or payload."""
         before = len(target.seen())
         receipt = sink.send(make_delivery())
         assert isinstance(receipt, Receipt)
@@ -234,7 +233,7 @@ class SinkConformance:
         assert len(target.seen()) - before >= len(deliveries)
 
     def test_a_test_delivery_is_marked_as_one(self, target: SinkUnderTest, sink: Sink[Any]) -> None:
-        """Check that readers can tell a delivery of `runhook sink test` from a real one."""
+        """Check that a delivery of `runhook sink test` is visibly a test."""
         before = list(map(repr, target.seen()))
         sink.send(make_delivery())
         real = [item for item in target.seen() if repr(item) not in before]
@@ -249,7 +248,7 @@ class SinkConformance:
     # Batches
 
     def test_batch_is_answered_in_order_despite_a_bad_delivery(self, target: SinkUnderTest, sink: Sink[Any]) -> None:
-        """Check that each delivery of a batch gets its own answer, in the batch's order."""
+        """Check that a batch returns one result per delivery, in order."""
         good = [make_delivery() for _ in range(len(BODIES) + 1)]
         batch = [good[0]]
         for body, following in zip(BODIES.values(), good[1:], strict=True):
@@ -279,7 +278,7 @@ class SinkConformance:
     def test_check_reports_the_server_and_leaves_nothing(
         self, target: SinkUnderTest, sink: Sink[Any], caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Check that `check` describes a server that is there, or returns "", and raises for one that is down."""
+        """Check that `check` describes a running server, or returns "", and raises for one that is down."""
         before = list(map(repr, target.seen()))
         report = sink.check()
         assert isinstance(report, str)
@@ -319,14 +318,14 @@ class SinkConformance:
     # Helpers
 
     def answer(self, sink: Sink[Any], delivery: Delivery) -> Receipt | Exception:
-        """Return what `send` returned or raised."""
+        """Return the result or exception of `send`."""
         try:
             return sink.send(delivery)
         except Exception as error:  # noqa: BLE001 - the tests check its type
             return error
 
     def answer_to_batch(self, sink: Sink[Any], delivery: Delivery) -> Receipt | Exception:
-        """Return what `send_many` answered to a batch of one, or raised."""
+        """Return the result or exception of `send_many` for a batch of one."""
         try:
             (answer,) = sink.send_many([delivery])
         except Exception as error:  # noqa: BLE001 - as above

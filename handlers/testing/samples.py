@@ -1,4 +1,4 @@
-"""Sample deliveries for the tests of sinks, as the receiver makes them."""
+"""Sample deliveries for tests of sinks, in the receiver's form."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from handlers.contract import Delivery
 
-# Text in every sample's output and failure reason, which must appear in no error and no log line.
+# Text in every sample's output and failure reason, which must not appear in errors or logs.
 MARKER = "MARKER-5b1f0c"
 
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
@@ -50,8 +50,8 @@ def sample_run(run_id: str | None = None, **changes: Any) -> dict[str, Any]:
 def read_run(body: bytes) -> tuple[dict[str, Any], str]:
     """Return `Delivery.run` and `Delivery.problem` for a body.
 
-    As in the receiver, strings hold no NUL and no lone surrogates (U+FFFD instead), NaN and infinities are null, and a
-    number that neither an int of 4,300 digits nor a float holds is the string of its digits.
+    As in the receiver, NUL and lone surrogates in strings become U+FFFD, NaN and infinities null, and a number beyond a
+    float or 4,300 digits a string.
     """
     try:
         run = json.loads(
@@ -127,7 +127,7 @@ def _nested(depth: int) -> Any:
     return value
 
 
-# Bodies that have broken some layer of some program. A sink accepts or refuses each, and continues.
+# Bodies that have broken programs. A sink accepts or refuses each, and continues.
 BODIES: Mapping[str, bytes] = {
     "no output": _body(output=None, failure_reason=None),
     "output is a list": _body(output=[{"a": 1}, MARKER]),

@@ -93,7 +93,7 @@ class _Origin:
         elif unsent:
             words = f"can't connect to {self.name}: no connection in time"
         elif isinstance(error, TimeoutError | httpx2.TimeoutException):
-            words = f"{self.name} did not answer in time"
+            words = f"{self.name} did not respond in time"
         elif isinstance(error, _TooLarge):
             words = f"{self.name} answered with more than {error.cap} bytes"
         elif isinstance(error, httpx2.ProtocolError):

@@ -142,5 +142,5 @@ def submit_reply(answer: Answer, secrets: SecretScan, replacing: Mapping[bytes, 
     if isinstance(answer, Answered) and answer.ok and not isinstance(answer.json_outline(), dict):
         return error(502, "Skyvern's answer to the submit was not understood; whether a run exists is not known yet")
     if isinstance(answer, Answered) and answer.status == 408:
-        return error(504, "Skyvern did not answer in time; whether a run exists is not known yet")
+        return error(504, "Skyvern did not respond in time; whether a run exists is not known yet")
     return relay(answer, secrets, replacing=replacing)

@@ -189,7 +189,7 @@ class Results:
             if self._states.stopped:
                 return error(503, "The receiver is being stopped; ask again", retry_after="2")
             return error(
-                504, "No end of the run is known, and Skyvern did not answer in time; ask again", retry_after="5"
+                504, "No end of the run is known, and Skyvern did not respond in time; ask again", retry_after="5"
             )
 
     async def is_known(self, source: Source, run_id: str) -> bool:

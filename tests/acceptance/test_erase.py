@@ -192,7 +192,7 @@ def test_erase_killed_in_the_middle_is_completed_by_the_next(
     # And the same command fails while the server hangs, and then completes it
     refused = it.runhook("erase", "--run", RUN, "--yes", code=1)
     assert "NOT ERASED by bucket" in refused
-    assert "the server did not answer in time" in refused
+    assert "the server did not respond in time" in refused
     server.resume()
     server.client.list_objects_v2(Bucket=bucket)  # it has answered what it got while it hung
     assert "NOT ERASED" not in it.runhook("erase", "--run", RUN, "--yes")

@@ -294,7 +294,7 @@ def test_silence_and_drips_end_with_the_timeout(serve: Serve, sink_to: SinkTo, b
     reason = send(sink_to(server, timeout=0.4))
     done.set()
 
-    assert "did not answer in time" in reason or "not done within" in reason
+    assert "did not respond in time" in reason or "not done within" in reason
 
 
 def test_large_body_is_written_completely(serve: Serve, sink_to: SinkTo) -> None:

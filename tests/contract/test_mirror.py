@@ -66,7 +66,7 @@ def test_a_file_that_is_gone_for_good_is_noted(place: Place, server: ArtifactSer
     assert receipt.note.startswith("1 of 4 files are not kept (127.0.0.1 answered")
     (skipped,) = place.manifest()["skipped"]
     assert skipped["name"] == "invoice.pdf"
-    assert skipped["reason"] == f"127.0.0.1 answered {status}, and no fresh address for it was given"
+    assert skipped["reason"] == f"127.0.0.1 answered {status}, and the API returned no new URL"
     assert "invoice.pdf" not in map(plain, place.tree())
     assert place.one("/recording.webm") == VIDEO
 
@@ -136,7 +136,7 @@ def test_it_is_noted_when_it_does_not_come(place: Place, server: ArtifactServer,
     delivery = make_delivery(sample_run(recording_url=url), received_at=datetime.now(UTC))
     sink.send(replace(delivery, **changes))
     (skipped,) = place.manifest()["skipped"]
-    assert skipped["reason"] == "127.0.0.1 answered 404, also at a fresh address"
+    assert skipped["reason"] == "127.0.0.1 answered 404, also at a new URL"
 
 
 def test_a_private_address_is_not_reached_and_noted(place: Place, server: ArtifactServer) -> None:
@@ -194,7 +194,7 @@ def test_file_over_the_events_total_is_noted(place: Place, server: ArtifactServe
     reasons = {skipped["name"]: skipped["reason"] for skipped in place.manifest()["skipped"]}
     assert kept == ["run.json", "0.pdf", "1.pdf"]
     assert reasons.keys() == {"2.pdf", "3.pdf"}
-    assert all("larger than what is left of the 14,118 bytes" in reason for reason in reasons.values())
+    assert all("larger than the rest of the 14,118 bytes" in reason for reason in reasons.values())
 
 
 def test_a_host_that_drips_is_ended_before_the_timeout(place: Place, server: ArtifactServer) -> None:

@@ -113,7 +113,7 @@ RIGHT: dict[type[Sink[Any]], dict[str, Any]] = {
         (S3Sink, {"bucket": "runs", "access_key_id": "a"}, "belong together"),
         (S3Sink, {"bucket": "runs", "sse": "rot13"}, "AES256"),
         (S3Sink, {"bucket": "runs", "sse_kms_key_id": "k"}, "needs sse: aws:kms"),
-        (S3Sink, {"bucket": "runs", "tags": {"a&b": "x"}}, "can't be the name of a tag"),
+        (S3Sink, {"bucket": "runs", "tags": {"a&b": "x"}}, "is not a valid tag name"),
         (S3Sink, {"bucket": "runs", "tags": {"a": "{{ nope }}"}}, "unknown variable nope"),
         (S3Sink, {"bucket": "runs", "prefix": "../{{ run.run_id }}/"}, "no part that is"),
         (DatabaseSink, {"url": "results.db"}, "not a database URL"),

@@ -139,7 +139,7 @@ def test_table_needs_the_columns_that_order_events(database: ResultsDb) -> None:
     database.execute("INSERT INTO skyvern_runs (run_id, status) VALUES ('tsk_1', 'old'), ('tsk_2', 'old')")
     sink = database.sink()
     with pytest.raises(
-        Unavailable, match=r"lacks the columns source, attempt, .*, which every row needs: `runhook sink col"
+        Unavailable, match=r"lacks the required columns source, attempt, .*: `runhook sink col"
     ):
         sink.send(event("tsk_1", 1))
     database.sink().add_columns()
@@ -156,7 +156,7 @@ def test_table_needs_the_columns_that_order_events(database: ResultsDb) -> None:
 def test_ordering_column_of_another_type_is_a_clear_error(pg: ResultsDb) -> None:
     pg.execute("CREATE TABLE skyvern_runs (run_id TEXT PRIMARY KEY, attempt TEXT)")
     pg.sink().add_columns()
-    with pytest.raises(Unavailable, match=r"has another type than every row needs in the columns attempt \(TEXT\)"):
+    with pytest.raises(Unavailable, match=r"has the wrong type in the required columns attempt \(TEXT\)"):
         pg.sink().send(event("tsk_1", 1))
 
 
@@ -170,7 +170,7 @@ def test_operators_column_wins_over_a_standard_column(database: ResultsDb) -> No
 
 def test_without_create_the_table_and_own_columns_must_exist(database: ResultsDb) -> None:
     sink = database.sink(create=False, columns={"total": "output.invoice.total"})
-    with pytest.raises(Unavailable, match=r"^there is no table skyvern_runs, and create is false$"):
+    with pytest.raises(Unavailable, match=r"^the table skyvern_runs does not exist, and create is false$"):
         sink.send(make_delivery())
     database.sink().add_columns()
     with pytest.raises(Unavailable, match=r"lacks the columns total, and create is false: `runhook sink columns"):

@@ -103,7 +103,7 @@ def test_a_slow_answer_is_given_up_in_time(slack: FakeSlack, webhook: Make, bot:
     slack.fail("chat.postMessage", 200, b"{}", delay=5)
     for sink in (webhook(timeout=0.3), bot(timeout=0.3)):
         watch = Stopwatch()
-        with pytest.raises(Unavailable, match="did not answer in time"):
+        with pytest.raises(Unavailable, match="did not respond in time"):
             sink.send(make_delivery())
         watch.at_most(4.5)
 

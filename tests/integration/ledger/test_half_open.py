@@ -108,7 +108,7 @@ def test_client_with_a_deadline_does_not_retry_a_held_connection(gate: Gate, thr
     gate.catch(b"SELECT 4713", "after")
     # When somebody asks who has less time than a statement, then it hears that the ledger does not answer
     watch = Stopwatch()
-    with pytest.raises(LedgerUnavailable, match="did not answer in time"):
+    with pytest.raises(LedgerUnavailable, match="did not respond in time"):
         ledger.read(lambda it: it.exec_driver_sql("SELECT 4713").scalar(), 0.3)
     watch.at_most(3)
     # And who asks next has the usual time

@@ -238,7 +238,7 @@ async def test_a_hanging_api_ends_in_time(scripted_server: ScriptedServer) -> No
 
     assert isinstance(silent, Unreachable)
     assert silent.ambiguous
-    assert "did not answer in time" in silent.reason
+    assert "did not respond in time" in silent.reason
     await api.aclose()
 
 
@@ -249,7 +249,7 @@ def test_a_trickling_answer_ends_in_time(scripted_server: ScriptedServer) -> Non
     answer = reader.get_run("x")
 
     assert isinstance(answer, Unreachable)
-    assert "did not answer in time" in answer.reason
+    assert "did not respond in time" in answer.reason
     reader.close()
 
 

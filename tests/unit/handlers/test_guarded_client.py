@@ -52,7 +52,7 @@ def test_server_that_drops_packets_is_given_up_in_time(full: int, addresses: int
     client = GuardedClient(["127.0.0.1"], timeout=60, connect_timeout=0.3, resolver=names)
     watch = Stopwatch()
 
-    with pytest.raises(Unavailable, match="did not answer in time"):
+    with pytest.raises(Unavailable, match="did not respond in time"):
         client.request("POST", f"http://many.example:{full}/", content=b"", deadline=Deadline(60))
 
     assert watch.seconds < 30
@@ -226,7 +226,7 @@ def test_the_environment_sets_no_proxy_and_no_password(
 def test_one_silent_wait_is_shorter_than_the_deadline() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         watch = Stopwatch()
-        with pytest.raises(Unavailable, match="did not answer in time"):
+        with pytest.raises(Unavailable, match="did not respond in time"):
             fetch(GuardedClient(["127.0.0.1"], timeout=0.2), f"http://127.0.0.1:{silent.getsockname()[1]}/", seconds=60)
         watch.at_most(10)
 

@@ -38,7 +38,7 @@ def test_the_callers_own_webhook_stands_where_ours_was_sent() -> None:
         (answered(200, b'{"run_id":"tsk_1"}', **{"content-encoding": "gzip"}), 502),
         (Unreachable(False, "x", invalid=True), 400),
         (Unreachable(False, "can't connect"), 503),
-        (Unreachable(True, "x did not answer in time"), 504),
+        (Unreachable(True, "x did not respond in time"), 504),
         (Unreachable(True, "the connection broke"), 502),
     ],
 )

@@ -34,7 +34,7 @@ def test_slow_store_out_of_time_fails_its_delivery_alone(tmp_path: Path) -> None
     with ArtifactServer() as server:
         run = sample_run(downloaded_files=[{"url": server.add("/slow", trickle=stop), "filename": "a.bin"}])
         mirror = SlowSink("slow", FilesOptions(path=tmp_path, timeout=0.8), Loopback())
-        with pytest.raises(Unavailable, match=r"not done within|did not answer in time") as caught:
+        with pytest.raises(Unavailable, match=r"not done within|did not respond in time") as caught:
             mirror.send(make_delivery(run))
         mirror.close()
         stop.set()
