@@ -190,7 +190,7 @@ class StoreSuite:
             (20 << 20, {"short": 100}, "the connection broke"),
             (5_000, {"short": 100, "chunked": True}, "the connection broke"),
             (5_000, {"status": 503, "headers": {"retry-after": "17"}}, "answered 503"),
-            (20 << 20, {"wrong": True}, "is not what the sender's SHA-256 says"),
+            (20 << 20, {"wrong": True}, "does not match the sender's SHA-256"),
             (5_000, {"longer": True}, "bytes, and"),
         ],
         ids=["short", "short-chunked", "503", "wrong", "longer"],
