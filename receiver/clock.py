@@ -22,12 +22,12 @@ from receiver.ledger import (
     Connection,
     Ledger,
     LedgerUnavailable,
-    actions,
     agenda,
     audit,
     clock_correction,
     dialect,
     heartbeats,
+    operations,
     retention,
     words,
 )
@@ -182,13 +182,13 @@ class Clock:
         began, more = time.monotonic(), self._agenda.operations
         while more:
             more = False
-            for each in sorted(self._ledger.read(actions.running), key=lambda it: self._failed.get(it, 0.0)):
+            for each in sorted(self._ledger.read(operations.running), key=lambda it: self._failed.get(it, 0.0)):
                 try:
-                    step = self._ledger.write(partial(actions.step, now=self._ledger.now(), only=each))
+                    due = self._ledger.write(partial(operations.step, operation_id=each, now=self._ledger.now()))
                 except Exception:
                     self._failed[each] = time.monotonic()
                     raise
-                more = more or step.more
+                more = more or due
             more = more and time.monotonic() - began < STEPS
 
     def slow(self) -> None:
@@ -226,7 +226,7 @@ class Clock:
             self._ledger.write(lambda connection: retention.remove_lanes(connection, now - retain))
         before = now - max(retain or 0.0, audit.KEPT_FOR)
         self._ledger.write(lambda connection: audit.remove(connection, before))
-        self._ledger.write(lambda connection: actions.remove(connection, before))
+        self._ledger.write(lambda connection: operations.remove(connection, before))
         self._ledger.write(heartbeats.forget)
         self._ledger.alter(dialect.update_planner_statistics)
 

@@ -27,8 +27,7 @@ from receiver.domain.liveness import DISPATCH, deliver, sink_of
 from receiver.domain.time_limits import LAST_STEPS
 from receiver.domain.trouble import redis_todo
 from receiver.errors import NotStarted, UsageError
-from receiver.ledger import Ledger, LedgerUnavailable
-from receiver.ledger.deliveries import orphans
+from receiver.ledger import Ledger, LedgerUnavailable, stats
 from receiver.ledger.migrate import LedgerAway, ensure_schema
 from receiver.runtime.child import in_child, report_ready
 from receiver.runtime.process import raise_file_limit
@@ -111,8 +110,12 @@ def prepare(settings: Settings, config: Config, patience: float) -> None:
     check(settings, config, patience)
     ledger = Ledger(settings.database_url)
     try:
-        for line in orphans.in_words(ledger.read(lambda connection: orphans.count(connection, config.destinations))):
-            log.warning("worker.orphaned %s", line)
+        for sink, states in stats.orphaned(ledger.read(stats.counts), config.destinations).items():
+            log.warning(
+                "worker.orphaned removed sink %s has pending deliveries: %s; `runhook sink move %s NAME` moves them to "
+                "another sink, `runhook cancel --sink %s` cancels them",
+                *(sink, ", ".join(f"{count} {state}" for state, count in states.items()), sink, sink),
+            )
     except LedgerUnavailable:
         pass  # it was there a moment ago; what needs it reports it
     finally:

@@ -9,7 +9,7 @@ from receiver.api.endpoint import Endpoint
 
 _MODULES: Final = """
     runs events deliveries erasure submissions incidents account artifacts artifact_content tail status operations
-    audit sinks sink_samples routes keys quarantine totals reroutes resubmit
+    audit sinks sink_samples routes keys quarantine totals reroutes
 """
 ENDPOINTS: Final[tuple[Endpoint[Any, Any], ...]] = tuple(
     each

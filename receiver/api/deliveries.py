@@ -6,11 +6,11 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
-from receiver.api.chosen import Chosen, TakenResult, selection_of, take
 from receiver.api.endpoint import call
 from receiver.api.listing import ListEndpoint
 from receiver.api.models import MAX_VALUES, ByDelivery, FilterParameters, Result, Scoped
 from receiver.api.names import only
+from receiver.api.operations import Chosen, TakenResult, selection_of, take
 from receiver.api.rows import AttemptRow, DeliveryRow
 from receiver.api.service import Actor, Service
 from receiver.api.sinks import require_live_sink
@@ -20,7 +20,8 @@ from receiver.errors import Invalid
 from receiver.ledger import Connection
 from receiver.ledger.filters import Filter
 from receiver.ledger.lists import deliveries as lists
-from receiver.ledger.selection import CANCEL, REPLAY, Action
+from receiver.ledger.operations import Operation
+from receiver.ledger.verbs import CANCEL, REPLAY
 
 REPLAYABLE: Final = (
     DeliveryState.DEAD,
@@ -107,19 +108,14 @@ def replay(service: Service, actor: Actor, parameters: ReplayParameters) -> Take
         require_live_sink(service, parameters.sink)
     force = parameters.force or DeliveryState.DELIVERED in parameters.state
     selection = selection_of(parameters, sinks=() if undoes else tuple(service.config.destinations))
-    hint = "" if force else _NOT_REPLAYED
-    return take(service, actor, parameters, Action(REPLAY, selection, force=force, rate=parameters.rate), hint=hint)
+    operation = Operation(REPLAY, selection, force=force, rate=parameters.rate)
+    return take(service, actor, parameters, operation, "" if force else _NOT_REPLAYED)
 
 
 def cancel(service: Service, actor: Actor, selection: DeliverySelection) -> TakenResult:
     """Cancel pending deliveries: held, queued and waiting ones. A delivery that is being sent continues."""
-    return take(
-        service,
-        actor,
-        selection,
-        Action(CANCEL, selection_of(selection)),
-        hint="; only pending deliveries can be cancelled",
-    )
+    operation = Operation(CANCEL, selection_of(selection))
+    return take(service, actor, selection, operation, "; only pending deliveries can be cancelled")
 
 
 GET_DELIVERY: Final = call("GET", "/deliveries/{delivery}", VIEW, get_delivery)

@@ -12,10 +12,10 @@ from pydantic import Field
 
 from receiver.api import cursor
 from receiver.api.audit import ActionOutcome, audited
-from receiver.api.chosen import Guarded
 from receiver.api.endpoint import call
 from receiver.api.events import json_safe
 from receiver.api.models import Moment, MomentParameter, Page, PageParameters, Result, Scoped
+from receiver.api.operations import Guarded
 from receiver.api.service import Actor, Service
 from receiver.config.models import Config
 from receiver.config.settings import Settings

@@ -8,9 +8,9 @@ from typing import Any, Final
 from pydantic import Field
 
 from receiver.api.audit import record_action
-from receiver.api.chosen import TakenResult, begin, begun, preview
 from receiver.api.endpoint import call
 from receiver.api.models import Moment, Page, Result, Scoped
+from receiver.api.operations import TakenResult, begin, preview
 from receiver.api.service import Actor, Service
 from receiver.checks import board
 from receiver.config.models import Config
@@ -22,8 +22,10 @@ from receiver.domain.liveness import deliver
 from receiver.errors import Invalid, NotFound
 from receiver.ledger import Connection, heartbeats, names, stats
 from receiver.ledger.database_clock import database_now
-from receiver.ledger.deliveries import lanes, orphans
-from receiver.ledger.selection import MOVE, MOVE_BACK, Action, Selection
+from receiver.ledger.deliveries import lanes
+from receiver.ledger.operations import Operation
+from receiver.ledger.selection import Selection
+from receiver.ledger.verbs import MOVE, MOVE_BACK
 
 # The type that lists show for the sink of callers' webhooks.
 CALLBACK_TYPE: Final = "callers' webhooks"
@@ -115,7 +117,7 @@ def _rows(connection: Connection, config: Config, source: str) -> list[SinkRow]:
     now, counted = database_now(connection), stats.counts(connection)
     known = {lane.lane: lane for lane in lanes.not_closed(connection)}
     served = {seen.beat.role for seen in board.merged(heartbeats.list_processes(connection)) if seen.alive}
-    due, removed = stats.oldest_due(connection, counted, now), orphans.orphaned(counted, types)
+    due, removed = stats.oldest_due(connection, counted, now), stats.orphaned(counted, types)
     backlog = any(state == "queued" and count >= stats.BACKLOG for (_, state), count in counted.items())
     paces = stats.paces(connection, counted, now) if backlog else {}
     responses = stats.responses(connection, {lane.sink for lane in known.values() if lane.breaker != "closed"})
@@ -241,13 +243,12 @@ def move_sink(service: Service, actor: Actor, parameters: MoveParameters) -> Tak
     """
     _check_move(service.config, parameters)
     giver, taker = (parameters.into, parameters.sink) if parameters.undo else (parameters.sink, parameters.into)
-    action = Action(MOVE_BACK if parameters.undo else MOVE, Selection(sink=giver), taker, force=parameters.delivered)
-    found = service.ledger.read(lambda it: preview(it, action))
-    if not found.count:
+    kind = MOVE_BACK if parameters.undo else MOVE
+    operation = Operation(kind, Selection(sink=giver), taker, force=parameters.delivered)
+    result = service.ledger.read(lambda it: preview(it, operation))
+    if not result.count:
         raise Invalid(f"{giver} has no such deliveries, so there is nothing to move")
-    if parameters.dry_run:
-        return found
-    return begun(service.ledger.write(lambda it: begin(it, actor, action, name="sink.move")))
+    return result if parameters.dry_run else begin(service, actor, operation, name="sink.move")
 
 
 def _check_move(config: Config, parameters: MoveParameters) -> None:

@@ -33,14 +33,14 @@ from receiver.ledger import (
     Connection,
     Ledger,
     LedgerUnavailable,
-    actions,
     audit,
     clock_correction,
     heartbeats,
+    operations,
     redis_losses,
     stats,
 )
-from receiver.ledger.deliveries import lanes, orphans
+from receiver.ledger.deliveries import lanes
 from receiver.ledger.errors import remedy_for
 from receiver.ledger.migrate import schema_trouble
 from receiver.runtime.redis_client import auth_error, connect
@@ -173,12 +173,12 @@ def _ledger(settings: Settings, config: Config | None) -> tuple[LedgerReport, li
             gauges=gauges,
             lanes=shut,
             paused_by={str(it.selection.get("sink")): audit.who(it.actor, it.actor_kind) for it in reversed(pauses)},
-            orphans=orphans.orphaned(gauges.counts, sinks) if sinks is not None else {},
+            orphans=stats.orphaned(gauges.counts, sinks) if sinks is not None else {},
             newest=newest,
             responses=stats.responses(connection, sinks_shut | newest.refused.keys()),
             waiting_runs=stats.waiting_runs(connection, sinks_shut),
             paces=stats.paces(connection, gauges.counts, gauges.read_at),
-            operations=actions.count_running(connection),
+            operations=operations.count_running(connection),
             corrected=clock_correction.last_correction(connection, gauges.read_at - NEWS),
             redis_lost=redis_losses.last_loss(connection, gauges.read_at - NEWS),
             spool_sent={str(it.selection.get("data_id", "")): it.at for it in reversed(sent)},

@@ -12,11 +12,10 @@ from typing import Annotated, Any, Final, NamedTuple
 
 import typer
 
-from receiver.api.chosen import TakenResult
 from receiver.api.deliveries import CANCEL_DELIVERIES, REPLAY_DELIVERIES, DeliverySelection, ReplayParameters
 from receiver.api.endpoint import Endpoint
-from receiver.api.operations import CANCEL_OPERATION, GET_OPERATION, OperationRow
-from receiver.api.resubmit import RESUBMIT_RUNS, ResubmitParameters
+from receiver.api.operations import CANCEL_OPERATION, GET_OPERATION, OperationRow, TakenResult
+from receiver.api.reroutes import RESUBMIT_RUNS, ResubmitParameters
 from receiver.cli.client import Client
 from receiver.cli.completion import completer
 from receiver.cli.options import Yes, check_id, confirm
@@ -25,7 +24,7 @@ from receiver.cli.parameters import check_times, named_options, with_filter
 from receiver.domain.counting import counted
 from receiver.domain.delivery import DeliveryState
 from receiver.errors import NotFound, RunhookError, UsageError
-from receiver.ledger.deliveries.resend import TOGETHER
+from receiver.ledger.verbs import TOGETHER
 
 # Seconds between two looks at an operation, and without progress until a hint is printed.
 _LOOK_EVERY: Final = 0.5

@@ -11,8 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from receiver.api.chosen import Chosen, TakenResult
 from receiver.api.endpoint import Endpoint
+from receiver.api.operations import Chosen, TakenResult
 from receiver.api.service import Actor, Service
 from receiver.console.page import PageRequest, PageValues, Query, filled
 from receiver.errors import Invalid, NotAsExpected

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
-from receiver.ledger import actions
+from receiver.ledger import operations
 from receiver.ledger.deliveries import recovery
 from receiver.ledger.engine import Ledger
 from receiver.ledger.schema import to_index
@@ -42,7 +42,7 @@ UNKNOWN: Final = Agenda(next_change=0.0, operations=True, words=True)
 _TO_INDEX: Final = sa.select(to_index.c.seq).order_by(to_index.c.seq.desc()).limit(1)
 QUERY: Final[Any] = sa.select(
     *(each.scalar_subquery().label(name) for name, each in zip(("due", "lapses"), recovery.NEXT_CHANGES, strict=True)),
-    actions.ONE_RUNNING.scalar_subquery().is_not(None).label("operations"),
+    operations.ONE_RUNNING.scalar_subquery().is_not(None).label("operations"),
     _TO_INDEX.scalar_subquery().is_not(None).label("words"),
 )
 

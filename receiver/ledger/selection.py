@@ -1,6 +1,6 @@
 """What an action on many deliveries takes: by ids, or all that match a filter.
 
-A selection means the same rows when it is counted, shown and moved: see actions.py.
+A selection means the same rows when it is counted, shown and moved: see operations.py.
 """
 
 from __future__ import annotations
@@ -8,21 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Final
+from typing import Any
 
 import sqlalchemy as sa
 
-from receiver.domain.delivery import DeliveryMove, DeliveryState, states_before
 from receiver.ledger.deliveries import same_result
 from receiver.ledger.filters import Filter, begins, of_deliveries, same_run
 from receiver.ledger.schema import deliveries, events, runs
-
-# The kinds of operations. A move gives a sink the deliveries of a removed one, and a move back returns only these; the
-# others change the state of deliveries.
-REPLAY: Final = "replay"
-CANCEL: Final = "cancel"
-MOVE: Final = "move"
-MOVE_BACK: Final = "move_back"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,58 +48,9 @@ class Selection(Filter):
 
     def by_state(self, connection: sa.Connection) -> dict[str, int]:
         """Count its deliveries by state, ignoring the states that it requests."""
-        it = _selected(replace(self, state=())).add_columns(deliveries.c.state).subquery()
+        it = selected(replace(self, state=())).add_columns(deliveries.c.state).subquery()
         counted = connection.execute(sa.select(it.c.state, sa.func.count()).group_by(it.c.state))
         return {state: count for state, count in counted}  # noqa: C416 - rows are not pairs for mypy
-
-
-@dataclass(frozen=True, slots=True)
-class Action:
-    """What to do with a selection. `sink`: the target of a move. `force`: take delivered ones, too.
-
-    `rate`: deliveries a second, 0 for no limit.
-    """
-
-    kind: str
-    selection: Selection
-    sink: str = ""
-    force: bool = False
-    rate: float = 0.0
-
-    @property
-    def states(self) -> list[DeliveryState]:
-        """The states of the deliveries that it selects.
-
-        A replay skips queued deliveries and those being sent. It takes delivered ones only by force, and cancelled ones
-        and those waiting for their next attempt only if that state was requested.
-        """
-        if self.kind in (MOVE, MOVE_BACK):
-            kept = {DeliveryState.SENDING, *(() if self.force else (DeliveryState.DELIVERED,))}
-            return [state for state in DeliveryState if state not in kept]
-        if self.kind == CANCEL:
-            return states_before(DeliveryMove.CANCEL)
-        asked = (state for state in (DeliveryState.WAITING, DeliveryState.CANCELLED) if state in self.selection.state)
-        return [DeliveryState.DEAD, *([DeliveryState.DELIVERED] if self.force else []), *asked]
-
-    def taken(self) -> sa.Select[Any]:
-        """Select its deliveries."""
-        return _selected(self.selection).where(deliveries.c.state.in_([state.value for state in self.states]))
-
-    def count(self, connection: sa.Connection) -> int:
-        """Count what it would select now."""
-        return connection.execute(sa.select(sa.func.count()).select_from(self.taken().subquery())).scalar_one()
-
-    def by_sink(self, connection: sa.Connection) -> dict[str, int]:
-        """Count by sink what it would select now."""
-        it = self.taken().with_only_columns(deliveries.c.sink).subquery()
-        return {row[0]: row[1] for row in connection.execute(sa.select(it.c.sink, sa.func.count()).group_by(it.c.sink))}
-
-    def examples(self, connection: sa.Connection, limit: int) -> list[dict[str, Any]]:
-        """Return the first deliveries that it would select now."""
-        it = deliveries.c
-        names = (it.id, it.source, it.run_id, it.sink, it.state, it.reason)
-        query = self.taken().with_only_columns(*names).order_by(it.id)
-        return [dict(row._mapping) for row in connection.execute(query.limit(limit))]
 
 
 def _named_ids(selection: Selection) -> sa.CompoundSelect[Any]:
@@ -134,7 +77,7 @@ def _ids_of_events(beginnings: Iterable[str]) -> sa.Select[Any]:
     return sa.select(it.c.id).select_from(its).where(_begin(event.c.id, beginnings))
 
 
-def _selected(selection: Selection) -> sa.Select[Any]:
+def selected(selection: Selection) -> sa.Select[Any]:
     """Select the ids of the deliveries of a selection, whether or not an operation takes them."""
     it = deliveries.c
     found = sa.select(it.id).where(*of_deliveries(selection))

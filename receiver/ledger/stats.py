@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 import sqlalchemy as sa
 
-from receiver.domain.delivery import DeliveryState
+from receiver.domain.delivery import ENDED, DeliveryState
 from receiver.domain.event import ERASED, UNEVALUATED
 from receiver.ledger import timeouts, watches
 from receiver.ledger.database_clock import database_now
@@ -59,20 +59,29 @@ class Gauges:
     read_at: float = field(default=0.0, compare=False)
 
 
-def counts(
-    connection: sa.Connection, besides: Collection[str] = (), most: int = COUNT_LIMIT
-) -> dict[tuple[str, str], int]:
-    """Count the deliveries of each sink, `besides` those, in each of the states COUNTED, up to `most`."""
+def counts(connection: sa.Connection, most: int = COUNT_LIMIT) -> dict[tuple[str, str], int]:
+    """Count the deliveries of each sink in each of the states COUNTED, up to `most`."""
     it = deliveries.c
     some = sa.select(it.sink).where(in_state(DeliveryState.SENDING)).limit(most).subquery()
     counted = connection.execute(sa.select(some.c.sink, sa.func.count()).group_by(some.c.sink))
-    found = {(sink, str(DeliveryState.SENDING)): count for sink, count in counted if sink not in besides}
+    found = {(sink, str(DeliveryState.SENDING)): count for sink, count in counted}
     for sink, state in _by_sink(connection):
-        if sink not in besides:
-            # In the order of the index: else PostgreSQL may gather all of its entries before it counts the first.
-            rows = sa.select(it.due_at).where(in_state(state), it.sink == sink).order_by(it.due_at).limit(most)
-            count = connection.execute(sa.select(sa.func.count()).select_from(rows.subquery())).scalar_one()
-            found[sink, str(state)] = count
+        # In the order of the index: else PostgreSQL may gather all of its entries before it counts the first.
+        rows = sa.select(it.due_at).where(in_state(state), it.sink == sink).order_by(it.due_at).limit(most)
+        count = connection.execute(sa.select(sa.func.count()).select_from(rows.subquery())).scalar_one()
+        found[sink, str(state)] = count
+    return found
+
+
+def orphaned(counts: Mapping[tuple[str, str], int], sinks: Collection[str]) -> dict[str, dict[str, int]]:
+    """Return by sink and state the pending deliveries of removed sinks, which no worker sends. `sinks`: in the config.
+
+    Dead ones do not count: they are listed as dead letters.
+    """
+    found: dict[str, dict[str, int]] = {}
+    for (sink, state), count in sorted(counts.items()):
+        if sink not in sinks and DeliveryState(state) not in ENDED:
+            found.setdefault(sink, {})[str(state)] = count
     return found
 
 

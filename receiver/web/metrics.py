@@ -29,8 +29,7 @@ from receiver.domain import liveness
 from receiver.domain.deduplication import Disposition
 from receiver.domain.liveness import SeenProcess
 from receiver.ledger import Ledger, LedgerUnavailable, words
-from receiver.ledger.deliveries import orphans
-from receiver.ledger.stats import COUNT_LIMIT, COUNTED, Gauges, read
+from receiver.ledger.stats import COUNT_LIMIT, COUNTED, Gauges, orphaned, read
 from receiver.runtime.redis_client import connect_async
 from receiver.telemetry import workers
 from receiver.telemetry.receiver import ReceiverSamples, cumulative, family, histogram
@@ -89,15 +88,15 @@ class PolledMetrics(Collector):
         ]
 
     def _of_ledger(self, gauges: Gauges) -> list[Any]:
-        lost = orphans.orphaned(gauges.counts, self._sinks).values()
-        orphaned = sum(sum(states.values()) for states in lost)
+        lost = orphaned(gauges.counts, self._sinks).values()
+        count = sum(sum(states.values()) for states in lost)
         cancelled = {each.operation: each.times for each in gauges.cancelled}
         behind = gauges.search.behind(gauges.read_at)
         of_words = "For how long the oldest change of a run has waited to be indexed for searches."
         of_changes = f"Changes of runs that are not indexed for searches yet, up to {words.COUNT_LIMIT}."
         newest = ("last_event_timestamp_seconds", "", "When the ledger recorded its newest event.", gauges.newest_event)
         return [
-            ("deliveries_orphaned", "", "Pending deliveries of sinks that are not in the config.", orphaned),
+            ("deliveries_orphaned", "", "Pending deliveries of sinks that are not in the config.", count),
             ("ledger_cancelled", "operation", "Cancellations in a row, for time, of an operation.", cancelled),
             ("search_behind_seconds", "", of_words, behind),
             ("search_unindexed", "", of_changes, gauges.search.unindexed),

@@ -18,13 +18,15 @@ from receiver.config.settings import Settings
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.new_event import NewDelivery
-from receiver.ledger import Ledger, LedgerUnavailable, actions, audit
+from receiver.ledger import Ledger, LedgerUnavailable, audit, operations
 from receiver.ledger.audit import AuditActor
 from receiver.ledger.deliveries import lanes, recovery
 from receiver.ledger.filters import Filter
+from receiver.ledger.operations import Operation
 from receiver.ledger.schema import audit as audit_table
-from receiver.ledger.schema import deliveries, operations, runs, submissions
-from receiver.ledger.selection import Action, Selection
+from receiver.ledger.schema import deliveries, runs, submissions
+from receiver.ledger.schema import operations as operation_rows
+from receiver.ledger.selection import Selection
 from receiver.ledger.words import Coverage, coverage
 from tests.servers.gate import Gate
 from tests.servers.postgres import PostgresProcess
@@ -158,7 +160,9 @@ def test_jump_of_the_time_lapses_no_claim_at_first(clock: Clock, ledger: Ledger,
 def test_replay_is_done_step_by_step(clock: Clock, ledger: Ledger) -> None:
     record(ledger, new_event("tsk_1", "ops"))
     settle(ledger, claim(ledger, "ops"), DeliveryMove.DIE)
-    ledger.write(lambda connection: actions.create(connection, "op_1", Action("replay", Selection()), time.time()))
+    ledger.write(
+        lambda connection: operations.create(connection, "op_1", Operation("replay", Selection()), time.time())
+    )
 
     clock.tick()
 
@@ -175,30 +179,30 @@ def test_forgotten_held_delivery_is_released(clock: Clock, ledger: Ledger) -> No
 
 def test_tick_makes_the_steps_that_it_has_time_for(clock: Clock, ledger: Ledger, later: Later) -> None:
     # Given an operation of several steps
-    count = 2 * actions.STEP.moves + 5
+    count = 2 * operations.STEP.moves + 5
     fill(ledger, count, "ops", "dead", events=count)
 
     def begin(name: str, rate: float = 0.0) -> None:
-        ledger.write(lambda it: actions.create(it, name, Action("replay", Selection(), rate=rate), time.time()))
+        ledger.write(lambda it: operations.create(it, name, Operation("replay", Selection(), rate=rate), time.time()))
 
     begin("op_1")
     # When the clock has no time, a tick makes one step; and all of them when it has
     later.step = 1.0
     clock.operations()
-    assert Counter(states(ledger).values())["queued"] <= actions.STEP.moves
-    done = ledger.read(lambda it: actions.get(it, "op_1"))
+    assert Counter(states(ledger).values())["queued"] <= operations.STEP.moves
+    done = ledger.read(lambda it: operations.get(it, "op_1"))
     assert done is not None
-    assert done.done == actions.STEP.moves
+    assert done.done == operations.STEP.moves
     later.step = 0.0
     clock.operations()
-    finished = ledger.read(lambda it: actions.get(it, "op_1"))
+    finished = ledger.read(lambda it: operations.get(it, "op_1"))
     assert finished is not None
     assert (finished.state, finished.done) == ("done", count)
     # And what has a rate gets no more than that
     settle(ledger, claim(ledger, "ops", limit=count, now=time.time() + 1), DeliveryMove.DIE)
     begin("op_2", rate=0.001)
     clock.operations()
-    slow = ledger.read(lambda it: actions.get(it, "op_2"))
+    slow = ledger.read(lambda it: operations.get(it, "op_2"))
     assert slow is not None
     assert (slow.state, slow.done) == ("running", 1)
 
@@ -208,13 +212,13 @@ def test_failing_operation_stops_no_other(clock: Clock, ledger: Ledger) -> None:
     record(ledger, new_event("tsk_1", "ops"))
     settle(ledger, claim(ledger, "ops"), DeliveryMove.DIE)
     for name in ("op_1", "op_2"):
-        ledger.write(lambda it: actions.create(it, name, Action("replay", Selection()), time.time()))  # noqa: B023
-    broken = sa.update(operations).where(operations.c.id == "op_1").values(selection="not JSON")
+        ledger.write(lambda it: operations.create(it, name, Operation("replay", Selection()), time.time()))  # noqa: B023
+    broken = sa.update(operation_rows).where(operation_rows.c.id == "op_1").values(selection="not JSON")
     ledger.write(lambda connection: connection.execute(broken))
     # When the clock ticks, then the other one is done, and the first stays
     for _ in range(2):
         clock.tick()
-    found = ledger.read(lambda it: it.execute(sa.select(operations.c.id, operations.c.state)).all())
+    found = ledger.read(lambda it: it.execute(sa.select(operation_rows.c.id, operation_rows.c.state)).all())
     assert dict(map(tuple, found)) == {"op_1": "running", "op_2": "done"}
 
 
@@ -223,7 +227,9 @@ def test_check_with_a_bug_stops_no_other_and_is_logged_once(
 ) -> None:
     record(ledger, new_event("tsk_1", "ops"))
     settle(ledger, claim(ledger, "ops"), DeliveryMove.DIE)
-    ledger.write(lambda connection: actions.create(connection, "op_1", Action("replay", Selection()), time.time()))
+    ledger.write(
+        lambda connection: operations.create(connection, "op_1", Operation("replay", Selection()), time.time())
+    )
 
     def due() -> None:
         raise KeyError("payload")

@@ -13,13 +13,14 @@ import sqlalchemy as sa
 
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
-from receiver.ledger import Ledger, actions, agenda, retention, stats
-from receiver.ledger.actions import StepBounds
+from receiver.ledger import Ledger, agenda, operations, retention, stats
 from receiver.ledger.deliveries import attempts, claims, lanes, recovery
 from receiver.ledger.deliveries.claimed import Claimed
 from receiver.ledger.deliveries.fair_queue import ManyLanes, Rotation
-from receiver.ledger.schema import operations, runs, submissions
-from receiver.ledger.selection import Action, Selection
+from receiver.ledger.operations import Operation, StepBounds
+from receiver.ledger.schema import operations as operation_rows
+from receiver.ledger.schema import runs, submissions
+from receiver.ledger.selection import Selection
 from tests.support.ledger import NOW, every_lane, result_of
 from tests.support.rows import run_row, submission_row
 
@@ -216,9 +217,11 @@ def make(ledger: Ledger, count: int) -> None:
         for name, until in (("away", NOW), ("shut", NOW + 1000), (f"{CALLBACK} https://h000060", NOW)):
             lane = Lane(name, name.split()[0], breaker="open", failures=5, until=until, opened_at=1)
             ledger.write(lambda connection, lane=lane: lanes.put(connection, lane, NOW))  # type: ignore[misc]
-        ledger.write(lambda connection: actions.create(connection, "op", Action("replay", Selection(sink="dead")), NOW))
+        ledger.write(
+            lambda connection: operations.create(connection, "op", Operation("replay", Selection(sink="dead")), NOW)
+        )
         nobody = Selection(sink="nobody").to_json()
-        ledger.write(lambda it: it.execute(sa.update(operations).values(state="running", selection=nobody)))
+        ledger.write(lambda it: it.execute(sa.update(operation_rows).values(state="running", selection=nobody)))
 
 
 def _claim(sink: str, limit: int, **options: Any) -> Callable[[sa.Connection], list[Claimed]]:
@@ -277,12 +280,11 @@ OPERATIONS: Final[dict[str, Callable[[sa.Connection], object]]] = {
     "remove old submissions, whose runs have events": lambda it: retention.remove_submissions(it, NOW + 99_999),
     "remove old rows of runs, which have events": lambda it: retention.remove_idle_runs(it, NOW + 99_999),
     "remove old lanes": lambda connection: retention.remove_lanes(connection, NOW + 99_999),
-    "a step of a replay that finds none": lambda connection: actions.step(
-        connection, NOW, StepBounds(rows=200, seconds=0)
+    "a step of a replay that finds none": lambda connection: operations.step(
+        connection, "op", NOW, StepBounds(rows=200, seconds=0)
     ),
     "metrics": lambda connection: stats.read(connection, 200),
     "what has an end by time": lambda connection: recovery.any_expired(connection, "away", 500, NOW),
     "end by time": lambda connection: recovery.expire(connection, "away", 500, NOW),
     "what has an end by time in many lanes": lambda connection: recovery.any_expired(connection, CALLBACK, 500, NOW),
-    "orphans": lambda connection: stats.counts(connection, _CONFIGURED, 200),
 }

@@ -20,16 +20,18 @@ from receiver.domain.delivery import DeliveryMove
 from receiver.domain.signature import sign
 from receiver.domain.submission import NewSubmission, SubmissionMove
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
-from receiver.ledger import Ledger, account, actions, api_keys, audit
+from receiver.ledger import Ledger, account, api_keys, audit, operations, verbs
 from receiver.ledger.account import AgentChange
 from receiver.ledger.api_keys import Key
 from receiver.ledger.audit import AuditActor
-from receiver.ledger.deliveries import attempts, resend
+from receiver.ledger.deliveries import attempts
 from receiver.ledger.deliveries.attempts import AttemptResult
+from receiver.ledger.operations import Operation
 from receiver.ledger.schema import deliveries, events
-from receiver.ledger.selection import CANCEL, REPLAY, Action, Selection
+from receiver.ledger.selection import Selection
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
+from receiver.ledger.verbs import CANCEL, REPLAY
 from tests.support.ledger import claim, new_event, record
 from tests.support.paths import ROOT
 from tests.support.words import index
@@ -129,7 +131,7 @@ def _deliver(ledger: Ledger, archive: Path, now: float, text: str) -> None:
     _settle(ledger, "chat", 1, later, now, text or "the workspace answered 503", due_at=now + 90)
     claim(ledger, "chat", limit=1, now=now)
     query = sa.select(deliveries.c.id).where(deliveries.c.sink == "crm").limit(1)
-    ledger.write(lambda it: resend.cancel(it, it.execute(query).scalars().all(), text or "by ana", now))
+    ledger.write(lambda it: verbs.cancel(it, it.execute(query).scalars().all(), text or "by ana", now))
 
 
 def _settle(
@@ -223,9 +225,9 @@ def _operate(ledger: Ledger, data: Path, now: float, text: str) -> None:
     ledger.write(lambda it: audit.record(it, who, "replay", chosen, 12, detail=text))
     ledger.write(lambda it: audit.record(it, who, "sink.test", {"sink": "chat"}, 1, outcome=audit.FAILED, detail=text))
     for kind in (REPLAY, CANCEL):
-        action = Action(kind, Selection(sink="crm"), force=True)
+        action = Operation(kind, Selection(sink="crm"), force=True)
         ledger.write(
-            lambda it, action=action: actions.create(  # type: ignore[misc]
+            lambda it, action=action: operations.create(  # type: ignore[misc]
                 it, f"op_{os.urandom(4).hex()}", action, now, actor=who.name
             )
         )

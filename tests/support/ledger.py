@@ -22,12 +22,13 @@ from receiver.domain.event import Event, event_id
 from receiver.domain.new_event import NewDelivery, NewEvent
 from receiver.domain.parsed_event import ParsedEvent
 from receiver.domain.run import RunKey, parse
-from receiver.ledger import Connection, Ledger, actions, schema
+from receiver.ledger import Connection, Ledger, operations, schema
 from receiver.ledger.deliveries import attempts, claims, lanes
 from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.deliveries.claimed import Claimed, load_bodies
 from receiver.ledger.deliveries.creation import ClaimAtOnce
 from receiver.ledger.migrate import ensure_schema
+from receiver.ledger.operations import STEP, StepBounds
 from receiver.ledger.recording import load, write
 from receiver.ledger.schema import events as tables
 from receiver.ledger.schema import lanes as lane_rows
@@ -126,9 +127,17 @@ def hand_back(ledger: Ledger, claimed: Sequence[Claimed], owner: str = "w", now:
     ledger.write(lambda connection: attempts.settle(connection, owner, [], now, claimed))
 
 
+def step_operations(ledger: Ledger, now: float, bounds: StepBounds = STEP) -> bool:
+    """Make the next step of each running operation. Returns whether one of them has another step due."""
+    due = False
+    for name in ledger.read(operations.running):
+        due |= ledger.write(functools.partial(operations.step, operation_id=name, now=now, bounds=bounds))
+    return due
+
+
 def work_off(ledger: Ledger) -> None:
     """Make the steps of all operations that the clock would make."""
-    while ledger.write(lambda it: actions.step(it, time.time())).more:
+    while step_operations(ledger, time.time()):
         pass
 
 

@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
 
-from receiver.api.chosen import TakenResult
 from receiver.api.deliveries import (
     CANCEL_DELIVERIES,
     GET_DELIVERY,
@@ -20,8 +19,9 @@ from receiver.api.deliveries import (
 )
 from receiver.api.endpoint import Endpoint
 from receiver.api.events import LIST_EVENTS
+from receiver.api.operations import TakenResult
 from receiver.api.outline import outline
-from receiver.api.resubmit import RESUBMIT_RUNS
+from receiver.api.reroutes import RESUBMIT_RUNS
 from receiver.api.rows import DeliveryRow
 from receiver.api.service import Service
 from receiver.api.timeline import behind

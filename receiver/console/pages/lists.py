@@ -14,7 +14,7 @@ from receiver.api.endpoint import Endpoint
 from receiver.api.models import Filtered
 from receiver.api.operations import CANCEL_OPERATION, GET_OPERATION, LIST_OPERATIONS, OperationParameters
 from receiver.api.outline import outline
-from receiver.api.resubmit import RESUBMIT_RUNS
+from receiver.api.reroutes import RESUBMIT_RUNS
 from receiver.api.runs import LIST_RUNS
 from receiver.api.status import status_of
 from receiver.api.submissions import GET_SUBMISSION, LIST_MISSING, LIST_SUBMISSIONS

@@ -7,9 +7,9 @@ from contextlib import nullcontext, suppress
 from typing import Final
 
 from receiver.api.audit import LIST_AUDIT
-from receiver.api.chosen import TakenResult
 from receiver.api.deliveries import LIST_ATTEMPTS
 from receiver.api.models import Page
+from receiver.api.operations import TakenResult
 from receiver.api.rows import AttemptRow
 from receiver.api.sink_samples import TEST_SINK, SinkTestResult
 from receiver.api.sinks import GET_SINK, LIST_SINKS, MOVE_SINK, PAUSE_SINK, RESUME_SINK, ResumeResult, SinkRow

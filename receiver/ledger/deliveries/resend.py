@@ -1,26 +1,20 @@
-"""Resend and cancel deliveries for operators and callers.
-
-A resent delivery keeps its idempotency key. A run's newest event can be sent to its caller once more."""
+"""Send a run's newest event to its caller once more, and show what came of it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, Final
 
 import sqlalchemy as sa
 
-from receiver.domain.delivery import DeliveryMove, DeliveryState, state_after, states_before
+from receiver.domain.delivery import DeliveryState
 from receiver.ledger import dialect
-from receiver.ledger.deliveries import creation, links
+from receiver.ledger.deliveries import creation
 from receiver.ledger.deliveries.creation import AddedDelivery
 from receiver.ledger.runs import RunStatus
 from receiver.ledger.schema import attempts, deliveries
-
-# The start of the reason of deliveries cancelled by id, and of those cancelled by filter, which are replayed together.
-ALONE: Final = "cancelled by an operator"
-TOGETHER: Final = "cancelled by an operator, with"
+from receiver.ledger.verbs import queue_again
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,26 +30,6 @@ class DeliveryStatus:
     note: str = ""
     started_at: float = 0.0
     ended_at: float = 0.0
-
-
-def queue_again(connection: sa.Connection, condition: sa.ColumnElement[bool], now: float) -> Sequence[Any]:
-    """Queue the deliveries that meet the condition and have ended or wait for their next attempt.
-
-    Ended ones get all attempts again, waiting ones keep their count. A cancelled one is held while a sink that it waits
-    for is pending. Returns the sink, lane and event of each.
-    """
-    it = deliveries.c
-    fresh = {"spent": 0, "tried_at": None, "reason": ""}
-    moved: dict[DeliveryMove, Sequence[Any]] = {}
-    for move in (DeliveryMove.REPLAY, DeliveryMove.DUE, DeliveryMove.RESTORE):
-        moved[move] = connection.execute(
-            sa.update(deliveries)
-            .where(condition, it.state.in_(states_before(move)))
-            .values(state=state_after(move), due_at=now, updated_at=now, **({} if move is DeliveryMove.DUE else fresh))
-            .returning(it.sink, it.lane, it.event_id)
-        ).all()
-    links.release_held(connection, {row.event_id for row in moved[DeliveryMove.RESTORE]}, now)
-    return [row for rows in moved.values() for row in rows]
 
 
 def resend(
@@ -107,16 +81,3 @@ def target_of(connection: sa.Connection, delivery: str) -> tuple[str, str]:
     query = sa.select(deliveries.c.target, deliveries.c.target_key).where(deliveries.c.id == delivery)
     row = connection.execute(query).first()
     return (row.target, row.target_key) if row is not None else ("", "")
-
-
-def cancel(connection: sa.Connection, ids: Sequence[str], reason: str, now: float) -> list[str]:
-    """Cancel these deliveries, except those being sent or ended. Returns the ids of cancelled ones."""
-    changed = (
-        sa.update(deliveries)
-        .where(deliveries.c.id.in_(ids), deliveries.c.state.in_(states_before(DeliveryMove.CANCEL)))
-        .values(state=state_after(DeliveryMove.CANCEL), reason=reason, updated_at=now)
-        .returning(deliveries.c.id, deliveries.c.event_id)
-    )
-    rows = connection.execute(changed).all()
-    links.release_held(connection, {row.event_id for row in rows}, now)
-    return [row.id for row in rows]

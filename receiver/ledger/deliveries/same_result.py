@@ -58,6 +58,14 @@ def existing_deliveries(
     return [OfResult(*row) for query in queries for row in connection.execute(query)]
 
 
+def events_of(connection: sa.Connection, event_ids: Collection[str]) -> set[str]:
+    """Return these events, and all others with the same results."""
+    asked, other = events.alias("asked"), events.alias("other")
+    query = sa.select(other.c.id).join_from(asked, other, same(other, asked))
+    mine = dialect.among(asked.c.id, sorted(set(event_ids)))
+    return {*event_ids, *connection.scalars(query.where(mine, asked.c.run_id != ""))}
+
+
 def newest_updates(connection: sa.Connection, event_ids: Collection[str]) -> dict[str, str]:
     """Return by event the last later update of its result, if any."""
     asked, later = events.alias("asked"), events.alias("later")

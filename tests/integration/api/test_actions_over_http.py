@@ -9,9 +9,8 @@ import httpx2
 import pytest
 
 from receiver.domain.delivery import DeliveryMove
-from receiver.ledger import actions
 from tests.servers.submitting import Submitting
-from tests.support.ledger import claim, new_event, record, settle, states
+from tests.support.ledger import claim, new_event, record, settle, states, step_operations
 
 OPERATOR = ("view", "operate")
 
@@ -54,7 +53,7 @@ def test_all_that_were_counted_are_replayed_and_no_others(dead: Submitting) -> N
     # And with the new one all three are sent again, by the clock
     begun = post(dead, "/deliveries/replay", key, expect=3)
     assert begun.status_code == 200, begun.text
-    dead.ledger.write(lambda it: actions.step(it, time.time()))
+    step_operations(dead.ledger, time.time())
     assert set(states(dead.ledger).values()) == {"queued"}
     told = get(dead, f"/operations/{begun.json()['operation']['id']}", key)
     assert (told["state"], told["done"], told["source"], told["actor"]) == ("done", 3, "skyvern", "app")

@@ -12,8 +12,7 @@ import pytest
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import delivery_id
 from receiver.errors import Conflict, Forbidden, RunhookError, UsageError
-from receiver.ledger import audit
-from receiver.ledger.deliveries import resend
+from receiver.ledger import audit, verbs
 from receiver.ledger.schema import deliveries
 from tests.servers.submitting import Submitting
 from tests.support.command import Runhook, run_command
@@ -137,7 +136,7 @@ def test_remote_erase_needs_its_own_scope(
         runhook("erase", "--run", "tsk_1", "--yes")
     monkeypatch.setenv("RUNHOOK_KEY", api_server.key("view", "erase", source="*"))
     # And if one run is refused, none is erased
-    api_server.ledger.write(lambda it: resend.queue_again(it, deliveries.c.run_id == "tsk_2", time.time()))
+    api_server.ledger.write(lambda it: verbs.queue_again(it, deliveries.c.run_id == "tsk_2", time.time()))
     with pytest.raises(Conflict, match="tsk_2: deliveries to callback are pending"):
         runhook("erase", "--run", "tsk_1", "--run", "tsk_2", "--yes")
     assert "1 event, 0 requests in quarantine" in runhook("erase", "--run", "tsk_1", "--yes")

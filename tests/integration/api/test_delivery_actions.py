@@ -14,10 +14,10 @@ from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import short_id
 from receiver.domain.new_event import NewEvent
 from receiver.errors import Conflict, Forbidden, Invalid, NotAsExpected, NotFound, RequestError
-from receiver.ledger import Ledger, actions
+from receiver.ledger import Ledger, operations
 from tests.support import api
 from tests.support.api import actor, call, done
-from tests.support.ledger import claim, new_event, record, settle, states
+from tests.support.ledger import claim, new_event, record, settle, states, step_operations
 
 
 @pytest.fixture
@@ -36,8 +36,8 @@ def service(ledger: Ledger, tmp_path: Path) -> Service:
 
 def work_off(it: Service) -> None:
     """What the clock does."""
-    while it.ledger.read(actions.count_running):
-        it.ledger.write(lambda connection: actions.step(connection, time.time()))
+    while it.ledger.read(operations.count_running):
+        step_operations(it.ledger, time.time())
 
 
 def in_state(it: Service, *wanted: str) -> set[str]:

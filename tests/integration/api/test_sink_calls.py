@@ -12,11 +12,11 @@ import pytest
 from receiver.api.service import Service
 from receiver.domain.breaker import Lane
 from receiver.errors import Busy, Forbidden, Invalid, NotFound
-from receiver.ledger import Connection, Ledger, actions
+from receiver.ledger import Connection, Ledger
 from receiver.ledger.deliveries import lanes
 from tests.support import api
 from tests.support.api import actor, call, done
-from tests.support.ledger import new_event, record, states
+from tests.support.ledger import new_event, record, states, step_operations
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def test_a_move_is_an_operation_that_the_clock_completes(ledger: Ledger, tmp_pat
     begun = call(service, "move_sink", **wanted)["operation"]
 
     assert (begun["kind"], begun["state"], begun["done"], begun["total"]) == ("move", "running", 500, 501)
-    ledger.write(lambda it: actions.step(it, ledger.now()))
+    step_operations(ledger, ledger.now())
     assert call(service, "get_operation", id=begun["id"])["state"] == "done"
     assert set(states(ledger)) == {f"tsk_{number}:ops" for number in range(501)}
     assert done(service) == [("sink.move", "ada", 501, "done")]

@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from receiver.cli.client import LocalClient
 from receiver.config.settings import Settings
 from receiver.domain.delivery import DeliveryMove
-from receiver.ledger import Ledger, actions
+from receiver.ledger import Ledger, operations
 from receiver.mcp.tools import RESULT_BYTES, bounded, instructions, tools
 from tests.servers.skyvern import SkyvernSimulator
 from tests.servers.submitting import Submitting
@@ -144,12 +144,12 @@ async def test_a_replay_by_filter_is_counted_first(local: Callable[..., Client],
     settle(book, claim(book, "ops"), DeliveryMove.DIE)
     async with local("operate") as client:
         preview = said(await client.call_tool("replay", {"sink": "ops", "dry_run": True}))["result"]
-        assert (preview["count"], book.read(actions.list_operations)) == (3, [])
+        assert (preview["count"], book.read(operations.list_operations)) == (3, [])
         wanted = {"sink": "ops", "until": preview["until"]}
         assert "expect" in await refusal(client, "replay", wanted)
         assert "not_as_expected: " in await refusal(client, "replay", {**wanted, "expect": 2})
         made = said(await client.call_tool("replay", {**wanted, "expect": 3}))["result"]
-        assert [each.id for each in book.read(actions.list_operations)] == [made["operation"]["id"]]
+        assert [each.id for each in book.read(operations.list_operations)] == [made["operation"]["id"]]
 
 
 async def test_a_wait_ends_in_time_and_goes_on_when_it_is_asked_again(

@@ -13,11 +13,10 @@ import pytest
 from receiver.domain.delivery import DeliveryMove
 from receiver.errors import Invalid, RunhookError, UsageError
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
-from receiver.ledger import Ledger, audit
-from receiver.ledger import actions as ledger_actions
+from receiver.ledger import Ledger, audit, operations
 from tests.support import queries
 from tests.support.command import Runhook
-from tests.support.ledger import claim, new_event, record, settle, states
+from tests.support.ledger import claim, new_event, record, settle, states, step_operations
 
 CONFIG: dict[str, Any] = {
     "sources": {"skyvern": {"secrets": ["s"], "api_key": "k"}},
@@ -85,7 +84,7 @@ def test_a_replay_leaves_what_nobody_would_send_and_says_so(runhook: Runhook, bo
 
     assert "skipped: 1 delivery of removed sinks" in said
     assert "1 delivery to replay" in said
-    book.write(lambda it: ledger_actions.step(it, time.time()))
+    step_operations(book, time.time())
     assert (states(book)["tsk_1:old"], states(book)["tsk_3:new"]) == ("dead", "queued")
     gone = r"old: it is no longer in the config, .* `runhook sink move old NAME`.*--sink old`"
     for command in (["replay", "--sink", "old"], *(["sink", each, "old"] for each in ("resume", "pause"))):
@@ -112,9 +111,9 @@ def test_a_replay_of_nothing_makes_no_operation_and_says_why(runhook: Runhook, b
     assert runhook("replay", "--sink", "new", "--dry-run").startswith(
         "0 deliveries to replay\nnothing to replay: 1 delivered (use"
     )
-    assert book.read(ledger_actions.list_operations) == []
+    assert book.read(operations.list_operations) == []
     runhook("replay", "--sink", "new", "--force")
-    assert [each.total for each in book.read(ledger_actions.list_operations)] == [1]
+    assert [each.total for each in book.read(operations.list_operations)] == [1]
 
 
 @pytest.mark.parametrize(
@@ -203,5 +202,5 @@ def test_what_waits_is_tried_now(runhook: Runhook, book: Ledger) -> None:
 
     runhook("replay", delivery["id"], "--state", "waiting")
 
-    book.write(lambda it: ledger_actions.step(it, time.time()))
+    step_operations(book, time.time())
     assert states(book)["tsk_3:new"] == "queued"

@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from receiver.ledger import actions, audit
+from receiver.ledger import audit, operations
 from receiver.ledger.audit import AuditActor
-from receiver.ledger.selection import REPLAY, Action, Selection
+from receiver.ledger.operations import Operation
+from receiver.ledger.selection import Selection
+from receiver.ledger.verbs import REPLAY
 from tests.servers.submitting import Submitting
 from tests.support.api import done
 from tests.support.console import Browser, forms
@@ -21,7 +23,7 @@ def begun(server: Submitting, number: int, **selection: object) -> str:
     record(server.ledger, new_event(f"tsk_{number}", "results", source="skyvern"), now=time.time() - 60)
     server.ledger.write(lambda it: it.exec_driver_sql("UPDATE deliveries SET state = 'dead'"))
     name, wanted = f"op_{number:016}", Selection(**selection)  # type: ignore[arg-type]
-    server.ledger.write(lambda it: actions.create(it, name, Action(REPLAY, wanted), time.time(), actor="cron"))
+    server.ledger.write(lambda it: operations.create(it, name, Operation(REPLAY, wanted), time.time(), actor="cron"))
     return name
 
 
@@ -64,7 +66,7 @@ def test_operations_are_not_everybodys(operated: Submitting, as_person: AsPerson
     assert name not in bo.get("/operations").text
     assert bo.get(f"/operations/{name}").status_code == 404
     assert bo.act("cancel_operation", id=name, sure="yes").status_code == 404
-    found = operated.ledger.read(lambda it: actions.get(it, name))
+    found = operated.ledger.read(lambda it: operations.get(it, name))
     assert found
     assert found.state == "running"
 

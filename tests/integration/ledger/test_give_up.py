@@ -16,13 +16,14 @@ from receiver.delivery.settlement import Settlement
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import ENDED, DeliveryState
 from receiver.domain.new_event import NewDelivery
-from receiver.ledger import Ledger, actions
+from receiver.ledger import Ledger, operations
 from receiver.ledger.deliveries import claims, lanes, recovery
 from receiver.ledger.deliveries.fair_queue import ManyLanes, Rotation
+from receiver.ledger.operations import Operation
 from receiver.ledger.schema import attempts
-from receiver.ledger.selection import Action, Selection
+from receiver.ledger.selection import Selection
 from tests.support import queries
-from tests.support.ledger import NOW, every_lane, new_event, record, states
+from tests.support.ledger import NOW, every_lane, new_event, record, states, step_operations
 
 pytestmark = pytest.mark.long
 
@@ -120,8 +121,8 @@ def test_a_replay_of_what_was_given_up_starts_anew(callbacks: World, ledger: Led
     assert set(states(ledger).values()) == {"dead"}
 
     began = callbacks.now
-    ledger.write(lambda it: actions.create(it, "op_1", Action("replay", Selection()), began))
-    ledger.write(lambda it: actions.step(it, began))
+    ledger.write(lambda it: operations.create(it, "op_1", Operation("replay", Selection()), began))
+    step_operations(ledger, began)
     callbacks.live(began + 4 * HOUR)
     assert states(ledger) == {"tsk_1:callback": "waiting"}
 

@@ -35,13 +35,13 @@ from receiver.ledger import (
     Ledger,
     OutcomeUnknown,
     account,
-    actions,
     api_keys,
     audit,
     clock_correction,
     console_sessions,
     copying,
     heartbeats,
+    operations,
     polls,
     redis_losses,
     retention,
@@ -55,10 +55,11 @@ from receiver.ledger.audit import AuditActor
 from receiver.ledger.console_sessions import ConsoleSession
 from receiver.ledger.deliveries import claims, lanes, recovery, resend
 from receiver.ledger.deliveries.creation import AddedDelivery
+from receiver.ledger.operations import Operation
 from receiver.ledger.recording import load, write
 from receiver.ledger.reroutes import EventNote
 from receiver.ledger.runs import RunStatus, run_statuses
-from receiver.ledger.selection import Action, Selection
+from receiver.ledger.selection import Selection
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
 from receiver.ledger.watches import ActiveRun
@@ -192,12 +193,12 @@ def settle_accepted(ledger: Ledger, found: Any) -> Any:
 
 def replay(ledger: Ledger) -> None:
     dead(ledger)
-    ledger.write(lambda it: actions.create(it, "op_1", Action("replay", Selection()), NOW + 10))
+    ledger.write(lambda it: operations.create(it, "op_1", Operation("replay", Selection()), NOW + 10))
 
 
 def begin_replay(connection: Connection) -> None:
-    made = actions.create(connection, "op_1", Action("replay", Selection()), NOW + 10)
-    actions.step_once(connection, made, NOW + 10)
+    made = operations.create(connection, "op_1", Operation("replay", Selection()), NOW + 10)
+    operations.take_step(connection, made, NOW + 10)
 
 
 def added(ledger: Ledger, _: Any) -> int:
@@ -222,9 +223,10 @@ def noted_again(ledger: Ledger, _: Any) -> int:
 
 def undo(ledger: Ledger) -> None:
     run_and_deliveries(ledger)
-    ledger.write(lambda it: actions.step_once(it, actions.create(it, "op_0", Action("cancel", Selection()), NOW), NOW))
-    cancelled = Action("replay", Selection(state=("cancelled",)))
-    ledger.write(lambda it: actions.create(it, "op_1", cancelled, NOW + 10))
+    cancel = Operation("cancel", Selection())
+    ledger.write(lambda it: operations.take_step(it, operations.create(it, "op_0", cancel, NOW), NOW))
+    cancelled = Operation("replay", Selection(state=("cancelled",)))
+    ledger.write(lambda it: operations.create(it, "op_1", cancelled, NOW + 10))
 
 
 def the_result(ledger: Ledger) -> RunStatus:
@@ -301,16 +303,16 @@ WRITERS: dict[str, Writer] = {
     "a rerouted event": Writer("reroutes.add", added, run_and_deliveries),
     "a result given to a sink": Writer("reroutes.add", given, run_and_deliveries),
     "the note of an event": Writer("reroutes.put_notes", noted_again, with_note),
-    "cancelled deliveries replayed": Writer("actions.step", plain(actions.step, NOW + 11, only="op_1"), undo, "rest"),
+    "cancelled deliveries replayed": Writer("operations.step", plain(operations.step, "op_1", NOW + 11), undo, "rest"),
     "a webhook sent again": Writer(
         "resend.resend",
         lambda it, run: it.write(lambda c: resend.resend(c, run, "ops", "everything", "ops", OLD, "", "")),
         the_result,
     ),
     # Operations and other actions with a line in the audit
-    "an operation": Writer("actions.create actions.step_once audit.record", noted(begin_replay), dead, "unknown"),
-    "an operation cancelled": Writer("actions.cancel", noted(actions.cancel, "op_1", NOW), replay, "unknown"),
-    "a step": Writer("actions.step", plain(actions.step, NOW + 11, only="op_1"), replay, "rest"),
+    "an operation": Writer("operations.create operations.take_step audit.record", noted(begin_replay), dead, "unknown"),
+    "an operation cancelled": Writer("operations.cancel", noted(operations.cancel, "op_1", NOW), replay, "unknown"),
+    "a step": Writer("operations.step", plain(operations.step, "op_1", NOW + 11), replay, "rest"),
     "an action begun": Writer(
         "audit.record", plain(audit.record, ME, "sink.test", {}, 0, outcome=audit.BEGUN), value="unknown"
     ),
@@ -358,9 +360,9 @@ WRITERS: dict[str, Writer] = {
         "rest",
     ),
     "old operations": Writer(
-        "actions.remove",
-        plain(actions.remove, OLD),
-        lambda it: it.write(lambda c: actions.create(c, "op_1", Action("replay", Selection()), NOW)),
+        "operations.remove",
+        plain(operations.remove, OLD),
+        lambda it: it.write(lambda c: operations.create(c, "op_1", Operation("replay", Selection()), NOW)),
         "rest",
     ),
     "a heartbeat": Writer("heartbeats.put", plain(heartbeats.put, BEAT)),
@@ -423,7 +425,7 @@ ELSEWHERE = {
     *("write.write", "load.load", "load.lock", "load.erased", "binding.bind", "polls.after_events", "claims.claim"),
 }
 # Read and lock only, though they share statements with writers.
-READERS = {"actions.get", "polls.of_runs", "submissions.get", "submissions.list_submissions"}
+READERS = {"operations.get", "polls.of_runs", "submissions.get", "submissions.list_submissions"}
 
 
 @contextmanager

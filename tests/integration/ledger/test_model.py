@@ -15,8 +15,8 @@ from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import delivery_id
 from receiver.domain.new_event import NewDelivery
 from receiver.domain.time_limits import CLAIM
-from receiver.ledger import Ledger
-from receiver.ledger.deliveries import attempts, claims, recovery, resend
+from receiver.ledger import Ledger, verbs
+from receiver.ledger.deliveries import attempts, claims, recovery
 from receiver.ledger.deliveries.claimed import Claimed
 from receiver.ledger.deliveries.creation import ClaimAtOnce
 from receiver.ledger.schema import attempts as attempt_rows
@@ -178,7 +178,7 @@ class Deliveries(RuleBasedStateMachine):
     def cancel(self, data: st.DataObject) -> None:
         ids = self.some_ids(data)
         wanted = {key for key in ids if self.model[key].state in ("held", "queued", "waiting")}
-        assert set(self.ledger.write(lambda it: resend.cancel(it, ids, "by hand", self.now))) == wanted
+        assert set(self.ledger.write(lambda it: verbs.cancel(it, ids, "by hand", self.now))) == wanted
         for key in wanted:
             self.model[key].leave("cancelled")
         self.release({self.model[key].event for key in wanted})
@@ -186,7 +186,7 @@ class Deliveries(RuleBasedStateMachine):
     @rule(data=st.data())
     def replay(self, data: st.DataObject) -> None:
         ids = self.some_ids(data)
-        self.ledger.write(lambda it: resend.queue_again(it, deliveries.c.id.in_(ids), self.now))
+        self.ledger.write(lambda it: verbs.queue_again(it, deliveries.c.id.in_(ids), self.now))
         for key in ids:
             it = self.model[key]
             if it.state in ("dead", "delivered"):

@@ -13,12 +13,13 @@ from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import ERASED
 from receiver.domain.submission import NewSubmission, SubmissionMove
 from receiver.errors import Conflict
-from receiver.ledger import Connection, Ledger, actions, reroutes, retention, stats
-from receiver.ledger.deliveries import creation, recovery, resend
+from receiver.ledger import Connection, Ledger, operations, reroutes, retention, stats, verbs
+from receiver.ledger.deliveries import creation, recovery
 from receiver.ledger.deliveries.creation import AddedDelivery
+from receiver.ledger.operations import Operation
 from receiver.ledger.recording import binding
 from receiver.ledger.schema import deliveries, events, polls, run_texts, runs, submissions
-from receiver.ledger.selection import Action, Selection
+from receiver.ledger.selection import Selection
 from receiver.ledger.submissions import lifecycle, records
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
 from tests.support import queries
@@ -43,8 +44,8 @@ def remove(connection: Connection) -> int:
 
 
 def replay(connection: Connection) -> None:
-    actions.create(connection, "op_1", Action("replay", Selection()), LATER)
-    assert actions.step(connection, LATER).sinks == ["ops"]
+    operations.create(connection, "op_1", Operation("replay", Selection()), LATER)
+    operations.step(connection, "op_1", LATER)
 
 
 def give(connection: Connection) -> bool:
@@ -248,7 +249,7 @@ def test_run_with_pending_deliveries_is_not_erased(ledger: Ledger) -> None:
     assert all("`runhook cancel tsk_1`" in str(each) for each in refusals)
     assert event_body(ledger, EVENT)
     # And once it is cancelled, the run is erased
-    ledger.write(lambda connection: resend.cancel(connection, list(delivery_ids(connection)), "no", LATER))
+    ledger.write(lambda connection: verbs.cancel(connection, list(delivery_ids(connection)), "no", LATER))
     assert ledger.write(erase) == 1
     assert event_body(ledger, EVENT) == b""
     assert ledger.read(lambda connection: stats.newest(connection, 0.0)).troubled == 0, "an erased event is no trouble"

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import pytest
 
 from receiver.domain.delivery import DeliveryMove
-from receiver.ledger import Connection, Ledger, actions, reroutes
-from receiver.ledger.actions import StepBounds
+from receiver.ledger import Connection, Ledger, operations, reroutes
 from receiver.ledger.deliveries.creation import AddedDelivery
-from receiver.ledger.selection import Action, Selection
-from tests.support.ledger import NOW, beside, claim, new_event, record, record_in, settle, states
+from receiver.ledger.operations import Operation, StepBounds
+from receiver.ledger.selection import Selection
+from tests.support.ledger import NOW, beside, claim, new_event, record, record_in, settle, states, step_operations
 
 LATER = NOW + 60
 FIRST = new_event("tsk_1", "old")
@@ -23,9 +23,9 @@ Step = Callable[[Connection], object]
 
 
 def move(connection: Connection, kind: str = "move", old: str = "old", new: str = "new") -> int:
-    moved = actions.create(connection, f"op_{kind}", Action(kind, Selection(sink=old), new), LATER)
+    moved = operations.create(connection, f"op_{kind}", Operation(kind, Selection(sink=old), new), LATER)
     while moved.state == "running":
-        moved = actions.step_once(connection, moved, LATER)
+        moved = operations.take_step(connection, moved, LATER)
     return moved.done
 
 
@@ -95,10 +95,10 @@ def test_an_update_follows_its_result_to_the_other_sink(told: Ledger) -> None:
     record(told, new_event("tsk_2", "old"))
     told.write(lambda it: it.exec_driver_sql("UPDATE events SET repeat_of = id"))
     record(told, UPDATE._replace(event=new_event("tsk_1", note="again").event))
-    told.write(lambda it: actions.create(it, "op_1", Action("move", Selection(sink="old"), "new"), LATER))
+    told.write(lambda it: operations.create(it, "op_1", Operation("move", Selection(sink="old"), "new"), LATER))
     # When it is moved
-    while told.read(actions.count_running):
-        told.write(lambda it: actions.step(it, LATER, StepBounds(1)))
+    while told.read(operations.count_running):
+        step_operations(told, LATER, StepBounds(1))
     # Then all of it is
     assert of_new(told) == 3
     # And all of it is given back, but for what was delivered

@@ -13,10 +13,11 @@ from receiver.clock import Clock
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.new_event import NewDelivery
-from receiver.ledger import Ledger, actions
+from receiver.ledger import Ledger, operations
 from receiver.ledger.deliveries import lanes
 from receiver.ledger.deliveries.lanes import PROBE_LEASE
-from receiver.ledger.selection import Action, Selection
+from receiver.ledger.operations import Operation
+from receiver.ledger.selection import Selection
 from tests.support import queries
 from tests.support.ledger import claim, new_event, record, settle, states
 
@@ -36,14 +37,14 @@ def test_three_clocks_neither_double_work_nor_deadlock(ledger: Ledger, caplog: p
     held = [new_event(f"held_{n}", NewDelivery("late", "r", after=("results",))) for n in range(100)]
     record(ledger, *held, now=long_ago)
     chosen = Selection(state=("dead",))
-    ledger.write(lambda connection: actions.create(connection, "op_1", Action("replay", chosen, rate=100.0), now))
+    ledger.write(lambda connection: operations.create(connection, "op_1", Operation("replay", chosen, rate=100.0), now))
 
     # When three clocks look at it at the same time, again and again
     def run() -> None:
         url = ledger.url.render_as_string(hide_password=False)
         clock = Clock(Ledger(url), ["ops", "mail", "results", "late"], retain=None)
         try:
-            while ledger.read(actions.count_running):
+            while ledger.read(operations.count_running):
                 clock.tick()
                 assert time.time() < now + 30
         finally:
@@ -68,7 +69,7 @@ def test_three_clocks_neither_double_work_nor_deadlock(ledger: Ledger, caplog: p
     }
     lapsed = claim(ledger, "ops", limit=100, now=now + 1000)
     assert {each.spent for each in lapsed} == {0}  # the first lapse spends nothing
-    operation = ledger.read(lambda connection: actions.get(connection, "op_1"))
+    operation = ledger.read(lambda connection: operations.get(connection, "op_1"))
     assert operation is not None
     assert (operation.state, operation.done, operation.total) == ("done", 100, 100)
 

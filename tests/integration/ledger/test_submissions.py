@@ -20,9 +20,10 @@ from receiver.ledger import Ledger, api_keys, polls, totals
 from receiver.ledger.api_keys import Key, by_hashes
 from receiver.ledger.lists.submissions import list_submissions
 from receiver.ledger.migrate import ensure_schema
+from receiver.ledger.operations import Operation
 from receiver.ledger.recording import binding
 from receiver.ledger.schema import runs
-from receiver.ledger.selection import Action, Selection
+from receiver.ledger.selection import Selection
 from receiver.ledger.submissions import lifecycle, records
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
 from tests.support import queries
@@ -128,7 +129,7 @@ def test_a_label_selects_its_run_in_any_order(ledger: Ledger, order: str) -> Non
     for number, value in enumerate(VALUES):
         wanted = Selection(labels={"kunde": value})
         assert [_run_ids(ledger, each, wanted) for each in lists] == [[f"tsk_{number}"]] * 3, value
-        actions = (Action("replay", wanted), Action("cancel", wanted), Action("backfill", wanted, "db"))
+        actions = (Operation("replay", wanted), Operation("cancel", wanted), Operation("backfill", wanted, "db"))
         assert [ledger.read(each.count) for each in actions] == [1] * 3, value
         assert _count_runs(ledger, wanted) == 1, value
 

@@ -13,14 +13,15 @@ import sqlalchemy as sa
 
 from handlers.support import timestamps
 from receiver.domain.delivery import DeliveryMove
-from receiver.ledger import Ledger, actions, totals
+from receiver.ledger import Ledger, operations, totals
 from receiver.ledger.deliveries import recovery
 from receiver.ledger.filters import Filter
+from receiver.ledger.operations import Operation
 from receiver.ledger.schema import deliveries, events, runs
-from receiver.ledger.selection import Action, Selection
+from receiver.ledger.selection import Selection
 from receiver.ledger.totals import DELIVERY_DIMENSIONS, RUN_DIMENSIONS, Span
 from tests.servers.postgres import PostgresProcess
-from tests.support.ledger import claim, new_event, record, settle, with_tables
+from tests.support.ledger import claim, new_event, record, settle, step_operations, with_tables
 from tests.support.rows import delivery_row, event_row, run_row
 
 HOUR = 3600.0
@@ -187,9 +188,11 @@ def test_a_replay_has_no_age(ledger: Ledger) -> None:
     for run_id in ("once", "dead"):
         selection = Selection(run_id=run_id)
         ledger.write(
-            lambda it, s=selection: actions.create(it, f"op_{s.run_id}", Action("replay", s, force=True), NOW + 90)
+            lambda it, s=selection: operations.create(
+                it, f"op_{s.run_id}", Operation("replay", s, force=True), NOW + 90
+            )
         )  # type: ignore[misc]
-    ledger.write(lambda it: actions.step(it, NOW + 90))
+    step_operations(ledger, NOW + 90)
     settle(ledger, claim(ledger, "ops", now=NOW + 90), DeliveryMove.ACCEPT, now=NOW + 90)
     # Then these two have no age any more
     assert before == {"ops": [6.0, 65.0]}

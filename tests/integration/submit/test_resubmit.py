@@ -17,12 +17,14 @@ from handlers.resubmit import ResubmitOptions, ResubmitSink
 from handlers.testing.conformance import NoServices
 from receiver.config.destinations import RetryPolicy
 from receiver.delivery.runner import SinkRunner
-from receiver.ledger import Ledger, actions
-from receiver.ledger.selection import Action, Selection
+from receiver.ledger import Ledger, operations
+from receiver.ledger.operations import Operation
+from receiver.ledger.selection import Selection
 from simulator.faults import Fault
 from tests.servers.skyvern import SkyvernSimulator
 from tests.servers.submitting import Submitting
 from tests.support import queries
+from tests.support.ledger import step_operations
 from tests.support.runners import run_out
 from tests.support.waiting import eventually
 
@@ -58,8 +60,10 @@ def deliveries(rig: Submitting, state: str = "delivered") -> list[dict[str, Any]
 
 def replay(rig: Submitting) -> None:
     now = time.time()
-    rig.ledger.write(lambda c: actions.create(c, "op_1", Action("replay", Selection(sink="again"), force=True), now))
-    rig.ledger.write(lambda c: actions.step(c, now))
+    rig.ledger.write(
+        lambda c: operations.create(c, "op_1", Operation("replay", Selection(sink="again"), force=True), now)
+    )
+    step_operations(rig.ledger, now)
 
 
 @pytest.mark.parametrize(("public", "budget"), [(True, 2), (False, 1)], ids=["by webhook", "by polling"])

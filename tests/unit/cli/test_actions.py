@@ -4,9 +4,8 @@ from typing import Any, cast
 
 import pytest
 
-from receiver.api.chosen import TakenResult
 from receiver.api.deliveries import REPLAY_DELIVERIES
-from receiver.api.operations import OperationRow
+from receiver.api.operations import OperationRow, TakenResult
 from receiver.cli.actions import How, act
 from receiver.cli.client import Client
 from receiver.errors import RunhookError

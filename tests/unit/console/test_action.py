@@ -4,9 +4,9 @@ from typing import Any, cast
 
 import pytest
 
-from receiver.api.chosen import Chosen, TakenResult
 from receiver.api.endpoint import Endpoint
 from receiver.api.models import Parameters, Result, parse_moment
+from receiver.api.operations import Chosen, TakenResult
 from receiver.api.service import Actor, Service
 from receiver.console.action import ConsoleAction, Done, Question, perform
 from receiver.domain.api_key import OPERATE, VIEW
