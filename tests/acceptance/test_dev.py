@@ -19,7 +19,7 @@ from receiver.ledger import Ledger
 from receiver.ledger.migrate import HEAD
 from tests.servers.dev import CONFIG, Dev, a_run
 from tests.servers.valkey import free_port
-from tests.support.button import press
+from tests.support.events import press
 from tests.support.ledger import with_tables
 from tests.support.paths import ROOT
 from tests.support.processes import alive, descendants

@@ -16,7 +16,7 @@ from tests.servers.deployment import Deployment
 from tests.servers.http import Reply, ScriptedServer
 from tests.servers.receiver import body
 from tests.servers.seaweedfs import S3Server
-from tests.support.s3_objects import options_for
+from tests.support.mirror import options_for
 from tests.support.waiting import eventually
 
 SECRET = "Jane-Q-Doe-4711"

@@ -16,7 +16,7 @@ from tests.servers.receiver import Load, ReceiverProcess, body
 from tests.servers.valkey import ValkeyProcess, free_port
 from tests.support.inbox import all_arrive, ids_in_inbox
 from tests.support.ledger import new_event, record, with_tables
-from tests.support.strace import slow_disk, strace
+from tests.support.open_files import slow_disk, strace
 from tests.support.waiting import eventually
 
 CALLS = "read,recvfrom,recvmsg,write,writev,sendto,sendmsg,pwrite64,fsync,fdatasync"

@@ -19,7 +19,7 @@ import httpx2
 import pytest
 
 from tests.servers.valkey import free_port
-from tests.support.dockerfile import context, stages, variables
+from tests.support.deploy_files import context, stages, variables
 from tests.support.paths import ROOT
 from tests.support.processes import launch
 from tests.support.waiting import eventually

@@ -17,7 +17,7 @@ from receiver.domain.liveness import ProcessBeat
 from tests.servers.deployment import Deployment
 from tests.servers.receiver import body
 from tests.servers.valkey import ValkeyProcess
-from tests.support import logfmt
+from tests.support.formats import parse_log_line
 from tests.support.processes import state_and_parent
 from tests.support.waiting import eventually
 
@@ -120,7 +120,7 @@ def test_status_names_what_stops_and_shows_the_rest(
     eventually(lambda: all_ready(it) == (200, set()) and "ingest.redis_back" in it.log)
     # And every line of every log can be taken apart; those for people, at the start and at the end, begin with our name
     lines = [line for log in (it.log, it.log_of("worker"), it.log_of("clock")) for line in log.splitlines()]
-    events = [logfmt.parsed(line) for line in lines if not line.startswith("runhook: ")]
+    events = [parse_log_line(line) for line in lines if not line.startswith("runhook: ")]
     started = {fields["part"] for event, fields in events if event == "part.started"}
     assert started == {"receiver", "dispatch", "deliver:results", "clock"}
     assert {"part.stopped", "ingest.redis_away", "ingest.redis_back"} <= {event for event, _ in events}

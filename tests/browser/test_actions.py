@@ -15,7 +15,7 @@ from tests.servers.console import SKYVERN_KEY, ConsoleDeployment, console_deploy
 from tests.support import demo_runs
 from tests.support.browser_pages import Visitor, visitor
 from tests.support.console import Browser as Client
-from tests.support.console_pages import crawl
+from tests.support.console import crawl
 
 pytestmark = pytest.mark.long
 

@@ -9,7 +9,7 @@ from receiver.console.catalogue import PAGES
 from tests.servers.console import ConsoleDeployment
 from tests.support.browser_pages import visitor
 from tests.support.console import Browser as Client
-from tests.support.console_pages import crawl, kind_of
+from tests.support.console import crawl, kind_of
 
 pytestmark = pytest.mark.long
 

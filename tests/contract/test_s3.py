@@ -30,14 +30,22 @@ from handlers.testing.conformance import (
 from tests.servers import warm_python
 from tests.servers.artifacts import ArtifactServer
 from tests.servers.seaweedfs import S3Server
-from tests.support.mirror import PDF, VIDEO, Loopback, Place, entry, files_of, full_run, plain, sha
-from tests.support.s3_objects import (
+from tests.support.mirror import (
+    PDF,
+    VIDEO,
+    Loopback,
     Objects,
     ObservedS3Sink,
+    Place,
     calls_of,
+    entry,
     events_of,
+    files_of,
+    full_run,
     not_implemented,
     options_for,
+    plain,
+    sha,
     without_condition,
 )
 from tests.support.store_suite import StoreSuite

@@ -12,7 +12,7 @@ import pytest
 from receiver.dispatch.dispatcher import Dispatcher
 from receiver.ledger import Ledger
 from tests.servers.postgres import PostgresProcess
-from tests.support.labels import make_dispatcher
+from tests.support.dispatching import make_labelled_dispatcher
 from tests.support.ledger import with_tables
 
 
@@ -60,6 +60,6 @@ def postgres_ledger(postgres: PostgresProcess, _spare_ledgers: dict[str, str]) -
 @pytest.fixture
 def dispatcher(ledger: Ledger, redis_url: str) -> Iterator[Dispatcher]:
     """A dispatcher whose routes tell of labels."""
-    it = make_dispatcher(ledger, redis_url)
+    it = make_labelled_dispatcher(ledger, redis_url)
     yield it
     it.close()

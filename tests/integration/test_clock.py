@@ -32,8 +32,7 @@ from tests.servers.gate import Gate
 from tests.servers.postgres import PostgresProcess
 from tests.support import queries
 from tests.support.backlog import fill
-from tests.support.ledger import claim, new_event, record, settle, states, with_tables
-from tests.support.rows import run_row, submission_row
+from tests.support.ledger import claim, new_event, record, run_row, settle, states, submission_row, with_tables
 from tests.support.waiting import eventually
 
 

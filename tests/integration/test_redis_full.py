@@ -22,10 +22,9 @@ from tests.servers.valkey import ValkeyProcess
 from tests.support import queries
 from tests.support.dispatching import make_dispatcher
 from tests.support.events import body, event
-from tests.support.inbox import append
+from tests.support.inbox import Stop, append
 from tests.support.ledger import with_tables
 from tests.support.waiting import PATIENCE
-from tests.support.wakeups import Stop
 
 KEYS = EntryKeys({"skyvern": ["secret"]})
 

@@ -14,7 +14,7 @@ import pytest
 from receiver.domain import deduplication
 from receiver.ledger import Ledger, polls
 from tests.support import roads
-from tests.support.account import AGAIN, EARLY, NOW, ORDERS, WEBHOOK, Account, run_of
+from tests.support.roads import AGAIN, EARLY, NOW, ORDERS, WEBHOOK, Account, run_of
 
 pytestmark = pytest.mark.long
 

@@ -15,9 +15,9 @@ import pytest
 from handlers.contract import Receipt
 from receiver.ledger import Ledger
 from tests.support import roads
-from tests.support.account import AGAIN, EARLY, NOW, ORDERS, WEBHOOK, Account, Road, run_of
 from tests.support.ledger import with_tables
 from tests.support.results_db import ResultsDb
+from tests.support.roads import AGAIN, EARLY, NOW, ORDERS, WEBHOOK, Account, Road, run_of
 
 pytestmark = pytest.mark.long
 

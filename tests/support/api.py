@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
+import httpx2
+
 from receiver.api.catalogue import ENDPOINTS
 from receiver.api.endpoint import Endpoint
 from receiver.api.service import Actor, Service
@@ -12,6 +14,8 @@ from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.domain.api_key import OPERATE, VIEW
 from receiver.ledger import Ledger, audit
+from tests.servers.submitting import Submitting
+from tests.support.waiting import PATIENCE
 
 BY_NAME: dict[str, Endpoint[Any, Any]] = {each.name: each for each in ENDPOINTS}
 
@@ -55,3 +59,20 @@ def done(it: HasLedger) -> list[tuple[str, str, int, str]]:
     """What the audit has: action, actor, on how many, outcome; the oldest first."""
     found = it.ledger.read(lambda connection: audit.list_actions(connection, limit=500))
     return [(row.action, row.actor, row.count, row.outcome) for row in reversed(found)]
+
+
+# What the Skyvern behind a receiver answers to whatever is passed on.
+SKYVERNS = b'{"from":"skyvern"}'
+
+
+def get(server: Submitting, path: str, key: str = "", **headers: str) -> httpx2.Response:
+    headers |= {"authorization": f"Bearer {key}"} if key else {}
+    with httpx2.Client(base_url=server.url, trust_env=False, timeout=PATIENCE) as client:
+        return client.get(f"/api/v1{path}", headers=headers)
+
+
+def problem(answer: httpx2.Response) -> dict[str, Any]:
+    assert answer.headers["content-type"] == "application/problem+json"
+    said: dict[str, Any] = answer.json()
+    assert said["status"] == answer.status_code
+    return said

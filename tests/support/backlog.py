@@ -21,8 +21,7 @@ from receiver.ledger.operations import Operation, StepBounds
 from receiver.ledger.schema import operations as operation_rows
 from receiver.ledger.schema import runs, submissions
 from receiver.ledger.selection import Selection
-from tests.support.ledger import NOW, every_lane, result_of
-from tests.support.rows import run_row, submission_row
+from tests.support.ledger import NOW, every_lane, result_of, run_row, submission_row
 
 OPS, CALLBACK = "ops", "callback"
 

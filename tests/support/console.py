@@ -1,15 +1,19 @@
-"""A browser without JavaScript: what its forms send, with its cookies."""
+"""A browser without JavaScript, and all pages of a console with their forms."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from html import unescape
 from html.parser import HTMLParser
+from typing import NamedTuple
 
 import httpx2
 from starlette.requests import Request
+from starlette.routing import compile_path
 
+from receiver.console.catalogue import PAGES
 from receiver.console.sign_in import COOKIE
 from tests.support.waiting import PATIENCE
 
@@ -165,3 +169,45 @@ class Browser:
         found = re.search(r'name="form_token" value="([0-9a-f]+)"', self.get("/runs").text)
         assert found
         return found[1]
+
+
+class Form(NamedTuple):
+    """A form that does something. `action`: the name of what it does; `fields`: as the page has them."""
+
+    action: str
+    fields: list[tuple[str, str]]
+
+
+def crawl(browser: Browser, most: int = 160) -> dict[str, str]:
+    """Return the pages to which something leads, by path: one with each path of the catalogue, and further ones."""
+    found: dict[str, str] = {}
+    paths = [f"/console{each.path}" for each in PAGES if "{" not in each.path]
+    while paths and len(found) < most:
+        path = paths.pop(0)
+        if path in found:
+            continue
+        answer = browser.session.get(path)
+        if answer.status_code != 200 or not answer.headers["content-type"].startswith("text/html"):
+            continue
+        found[path] = answer.text
+        links = re.findall(r'href="(/console/[^"]*)"', answer.text)
+        further = [unescape(each).partition("#")[0] for each in links if "/static/" not in each]
+        # What only a page of one kind leads to comes first: each kind is then among them.
+        seen = {kind_of(each) for each in found}
+        paths = [*(each for each in further if kind_of(each) not in seen), *paths, *further]
+    return found
+
+
+def kind_of(path: str) -> str:
+    """Return the path of the catalogue that this one is of; "" for none."""
+    plain = path.partition("?")[0].removeprefix("/console")
+    return next((each.path for each in PAGES if compile_path(each.path)[0].match(plain)), "")
+
+
+def forms_in(html: str) -> list[Form]:
+    """Return the forms of a page that do something."""
+    found = []
+    for name, content in re.findall(r'<form[^>]* action="/console/do/(\w+)"[^>]*>(.*?)</form>', html, re.DOTALL):
+        fields = re.findall(r'<input type="hidden" name="([^"]*)" value="([^"]*)"', content)
+        found.append(Form(name, [(unescape(field), unescape(value)) for field, value in fields]))
+    return found

@@ -1,5 +1,4 @@
-"""A deployment in which everything has happened: runs of every status, deliveries in each state, files, submissions,
-quarantine, keys, operations, audit. Its texts may be hostile."""
+"""Runs of every kind for a console, and runs whose files a sink has stored."""
 
 from __future__ import annotations
 
@@ -32,9 +31,8 @@ from receiver.ledger.selection import Selection
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
 from receiver.ledger.verbs import CANCEL, REPLAY
-from tests.support.ledger import claim, new_event, record
+from tests.support.ledger import claim, index_words, new_event, record, settle
 from tests.support.paths import ROOT
-from tests.support.words import index
 
 RECORDING = ROOT / "tests" / "support" / "data" / "recording.webm"
 MASTER = "a-master-secret-of-the-tests"
@@ -93,7 +91,7 @@ def fill(ledger: Ledger, data: Path, archive: Path, text: str = "", mark: str = 
     _account(ledger, now, text)
     _operate(ledger, data, now, text)
     _place_in_time(ledger, now)
-    index(ledger)
+    index_words(ledger)
 
 
 def _record(ledger: Ledger, at: float, run_id: str, *sinks: str, **body: Any) -> None:
@@ -234,3 +232,45 @@ def _operate(ledger: Ledger, data: Path, now: float, text: str) -> None:
     body = json.dumps({"run_id": text or "tsk_7", "status": text or "failed", "title": text}).encode()
     refused = QuarantinedRequest.of("skyvern", sign(body, "a wrong secret"), body, text or "Skyvern/1.0", now)
     Quarantine(data / "quarantine", 100, 1 << 20).add(refused, body)
+
+
+SIGNED = "?X-Amz-Signature=s3cr3t"
+PNG = bytes.fromhex(
+    "89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c4890000000d49444154789c63f8cfc0f01f0005000201"
+    "5fd2a4b40000000049454e44ae426082"
+)
+FILES: dict[str, bytes] = {
+    "invoice.pdf": b"%PDF-1.4 not much",
+    "page.html": b"<script>alert(1)</script>",
+    "notes.txt": b"<script>alert(1)</script> in a text",
+    "recording.webm": bytes(range(256)) * 4000,
+    "screenshot-1.png": PNG,
+    "screenshot-2.png": PNG,
+}
+
+
+def run_with_files(**more: Any) -> dict[str, Any]:
+    """What a body says of these files."""
+    downloads = [
+        {"url": f"https://files.test/{name}{SIGNED}", "filename": name}
+        for name in ("invoice.pdf", "page.html", "notes.txt")
+    ]
+    return {
+        "downloaded_files": downloads,
+        "recording_url": f"https://files.test/recording.webm{SIGNED}",
+        "screenshot_urls": [f"https://files.test/{n}.png{SIGNED}" for n in (1, 2)],
+        **more,
+    }
+
+
+def store_files(ledger: Ledger, folder: Path, run_id: str, sink: str, **body: Any) -> Path:
+    """Record a run whose files a sink of the type `files` has stored below `folder`; return where."""
+    record(ledger, new_event(run_id, sink, **run_with_files(**body)))
+    place = folder / "files"
+    place.mkdir(parents=True, exist_ok=True)
+    for name, content in FILES.items():
+        (place / name).write_bytes(content)
+    keys = [str(place / name) for name in FILES]
+    sizes = {name: len(content) for name, content in FILES.items()}
+    settle(ledger, claim(ledger, sink), DeliveryMove.ACCEPT, receipt={"id": str(folder), "keys": keys, "sizes": sizes})
+    return place

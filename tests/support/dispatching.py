@@ -14,6 +14,7 @@ from receiver.domain.redaction import Redactor
 from receiver.domain.run import Run
 from receiver.inbox.reader import InboxReader
 from receiver.ledger import Ledger
+from receiver.routing.route import RouteConfig
 from receiver.routing.router import Router
 from receiver.telemetry.workers import WorkerCounter
 
@@ -41,3 +42,15 @@ def dispatch(
     """Record events. Returns the sinks to wake."""
     recorder = it.recorder if isinstance(it, Dispatcher) else it
     return recorder.record(recorder.parse(accepted, parsed, details))
+
+
+LABEL_ROUTES = [
+    RouteConfig(name="everything", to=["results"]),
+    RouteConfig(name="billing", when={"labels.team": "billing"}, to=["billing"]),
+]
+
+
+def make_labelled_dispatcher(ledger: Ledger, redis_url: str, name: str = "d1") -> Dispatcher:
+    """Return a dispatcher by these routes; closing it closes the ledger."""
+    connection = redis.Redis.from_url(redis_url, socket_timeout=10)
+    return make_dispatcher(ledger, Router(LABEL_ROUTES), Redactor([]), InboxReader(connection, name), connection)

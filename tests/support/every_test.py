@@ -18,7 +18,7 @@ from sqlalchemy.engine import Dialect, Engine
 
 from receiver.api import call_pool
 from receiver.ledger import Ledger
-from tests.support import sqlite_connections
+from tests.support.open_files import tracked_sqlite
 from tests.support.paths import ROOT
 from tests.support.waiting import PATIENCE
 
@@ -79,7 +79,7 @@ def _statements_are_compiled_once() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def _connections_to_sqlite_are_closed() -> Iterator[None]:
     """Else it is told whose they are, by the test in which they are found, or at the end."""
-    with sqlite_connections.tracked():
+    with tracked_sqlite():
         yield
         gc.collect()
 

@@ -1,22 +1,29 @@
-"""What stands in the inbox and in a spool."""
+"""The inbox and the spool as tests read and fill them, and a worker of one queue."""
 
 from __future__ import annotations
 
 import asyncio
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import redis
 
 from receiver.domain.event import Event, event_id
 from receiver.domain.frame import FRAME, EntryKeys, read_frame
+from receiver.domain.time_limits import JOB_TIMEOUT
 from receiver.inbox import STREAM
 from receiver.inbox.reader import Entry, InboxReader
 from receiver.inbox.recovery import InboxRecovery
 from receiver.inbox.writer import InboxWriter
 from receiver.ingest.spool import Spool
+from receiver.runtime.stop import StopRequests
+from receiver.wakeups import worker
 from tests.servers.receiver import ReceiverProcess
 from tests.servers.valkey import ValkeyProcess
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 KEYS = EntryKeys({"skyvern": ["secret"]})
 
@@ -75,3 +82,60 @@ def all_arrive(server: ValkeyProcess, acked: list[str]) -> None:
         return True
 
     eventually(arrived)
+
+
+def event(number: int, size: int = 0) -> Event:
+    body = (b"body %d" % number).ljust(size, b"x")
+    return Event(event_id("skyvern", body), "skyvern", body, 1700000000.25 + number, submission_id=f"sub_{number}")
+
+
+def events(start: int, stop: int) -> list[Event]:
+    return [event(number) for number in range(start, stop)]
+
+
+def open_spool(path: Path, max_bytes: int = 1 << 30, reserve_bytes: int = 0) -> Spool:
+    spool = Spool(path / "spool", max_bytes, reserve_bytes)
+    spool.open()
+    return spool
+
+
+QUEUE = "deliver:ops"
+
+
+class Stop(StopRequests):
+    """A stop that the work asks for."""
+
+    def ask(self) -> None:
+        self()
+
+
+def serve_queue(
+    url: str,
+    work: Callable[[Stop], None],
+    *,
+    name: str = "w",
+    seconds: float = PATIENCE,
+    job_timeout: int = JOB_TIMEOUT,
+) -> None:
+    """Run a worker until its work asks it to stop; fail when it does not within `seconds`."""
+    stop, late = Stop(), threading.Event()
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def give_up() -> None:
+        late.set()
+        stop.ask()
+        signal.raise_signal(signal.SIGTERM)
+
+    timer = threading.Timer(seconds, give_up)
+    timer.start()
+    try:
+        worker.serve(QUEUE, url, name, lambda: work(stop), stop, job_timeout)
+    finally:
+        timer.cancel()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert not late.is_set(), f"the worker did not end within {seconds} s"
+
+
+def queued(client: redis.Redis) -> int:
+    return int(client.llen(f"rq:queue:{QUEUE}"))

@@ -21,8 +21,9 @@ from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import Event, event_id
 from receiver.domain.new_event import NewDelivery, NewEvent
 from receiver.domain.parsed_event import ParsedEvent
+from receiver.domain.redaction import Redactor
 from receiver.domain.run import RunKey, parse
-from receiver.ledger import Connection, Ledger, operations, schema
+from receiver.ledger import Connection, Ledger, operations, schema, words
 from receiver.ledger.deliveries import attempts, claims, lanes
 from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.deliveries.claimed import Claimed, load_bodies
@@ -32,6 +33,7 @@ from receiver.ledger.operations import STEP, StepBounds
 from receiver.ledger.recording import load, write
 from receiver.ledger.schema import events as tables
 from receiver.ledger.schema import lanes as lane_rows
+from receiver.ledger.schema import runs, to_index
 from tests.support import queries
 from tests.support.waiting import eventually
 
@@ -196,3 +198,64 @@ def polls_due(ledger: Ledger) -> dict[str, float]:
     """When each run, or submission without one, is polled next."""
     query = sa.select(schema.polls.c.run_id, schema.polls.c.due_at)
     return {row.run_id: row.due_at for row in ledger.read(lambda it: it.execute(query).all())}
+
+
+Row = dict[str, Any]
+
+
+def run_row(source: str, run_id: str, at: float, **fields: Any) -> Row:
+    """Return a run that changed last `at`."""
+    return {"source": source, "run_id": run_id, "events": 1, "first_seen_at": at, "updated_at": at, **fields}
+
+
+def event_row(event_id: str, source: str, run_id: str, at: float, **fields: Any) -> Row:
+    """Return an event that was recorded `at`."""
+    texts = dict.fromkeys(("run_type", "status", "outcome", "statement", "extent", "problem", "submission_id"), "")
+    flags = {"retry_pending": False, "final": True, "output_null": False, "unrouted": False}
+    times = {"received_at": at, "recorded_at": at}
+    more = {"id": event_id, "source": source, "run_id": run_id, "via": "webhook", "attempt": 1, "disposition": "new"}
+    return {**texts, **flags, **times, **more, "body": b"{}", **fields}
+
+
+def delivery_row(delivery_id: str, event: Row, sink: str, at: float, **fields: Any) -> Row:
+    """Return a delivery of an event, made `at`."""
+    of_event = {"event_id": event["id"], "source": event["source"], "run_id": event["run_id"]}
+    times = {"due_at": 0.0, "created_at": at, "updated_at": at}
+    return {"id": delivery_id, **of_event, "sink": sink, "lane": sink, "reason": "", **times, **fields}
+
+
+def submission_row(submission_id: str, source: str, at: float, **fields: Any) -> Row:
+    """Return an accepted submission, made `at`."""
+    of_call = {"key_id": "key", "call": "tasks", "request_hash": "h", "state": "accepted"}
+    return {"id": submission_id, "source": source, **of_call, "created_at": at, "updated_at": at, **fields}
+
+
+def poll_row(source: str, run_id: str, at: float, due_at: float, **fields: Any) -> Row:
+    """Return the poll of a run, or of a submission without one, made `at`."""
+    times = {"due_at": due_at, "planned_at": due_at, "created_at": at, "updated_at": at}
+    return {"source": source, "run_id": run_id, **times, **fields}
+
+
+def attempt_row(delivery_id: str, number: int, **fields: Any) -> Row:
+    """Return a refused attempt."""
+    ended = {"outcome": "refused", "reason": "no", "started_at": 1.0, "ended_at": 2.0, "worker": "w"}
+    return {"delivery_id": delivery_id, "number": number, **ended, **fields}
+
+
+NO_REDACTION = Redactor([])
+
+
+def index_words(ledger: Ledger, redactor: Redactor = NO_REDACTION, batch: int = words.BATCH) -> int:
+    """Index all changes, `batch` at a time. Returns how many there were."""
+    count = 0
+    while some := ledger.write(lambda connection: words.index(connection, redactor, batch)):
+        count += some
+    return count
+
+
+def queue_all_words(ledger: Ledger) -> None:
+    """Queue all runs in the order of their changes, where rows were written past the code that records."""
+    order = runs.c.updated_at, runs.c.source, runs.c.run_id
+    query = sa.select(runs.c.source, runs.c.run_id, runs.c.updated_at).order_by(*order)
+    into = sa.insert(to_index).from_select(["source", "run_id", "queued_at"], query)
+    ledger.write(lambda connection: connection.execute(into))

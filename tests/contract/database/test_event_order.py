@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from handlers.contract import Delivery, Receipt
 from handlers.database import DatabaseSink
+from tests.support.events import run_events
 from tests.support.results_db import ResultsDb, event
-from tests.support.run_events import run_events
 
 
 def test_newer_event_replaces_the_row_and_older_does_not(database: ResultsDb) -> None:

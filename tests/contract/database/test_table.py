@@ -138,9 +138,7 @@ def test_table_needs_the_columns_that_order_events(database: ResultsDb) -> None:
     database.execute("CREATE TABLE skyvern_runs (run_id VARCHAR(200), mine INTEGER DEFAULT 7, status TEXT)")
     database.execute("INSERT INTO skyvern_runs (run_id, status) VALUES ('tsk_1', 'old'), ('tsk_2', 'old')")
     sink = database.sink()
-    with pytest.raises(
-        Unavailable, match=r"lacks the required columns source, attempt, .*: `runhook sink col"
-    ):
+    with pytest.raises(Unavailable, match=r"lacks the required columns source, attempt, .*: `runhook sink col"):
         sink.send(event("tsk_1", 1))
     database.sink().add_columns()
     database.execute("UPDATE skyvern_runs SET source = 'skyvern'")

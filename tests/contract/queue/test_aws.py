@@ -23,7 +23,7 @@ from handlers.testing.conformance import (
     silent_port,
 )
 from tests.servers.http import Reply, ScriptedServer
-from tests.support.queue_sink import KEY_ID, REGION, SECRET, make
+from tests.support.sinks import KEY_ID, REGION, SECRET, make_queue_sink
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def topic_of(topic: str, queue: str) -> str:
 
 def test_message_holds_the_body_and_attributes(name: str) -> None:
     delivery = make_delivery(sample_run("wr_1", status="completed"))
-    receipt = make(to="sqs", queue_url=queue_of(name)).send(delivery)
+    receipt = make_queue_sink(to="sqs", queue_url=queue_of(name)).send(delivery)
     (message,) = waiting(name)
     assert message == {
         "body": delivery.body.decode(), "group": None, "once": None, "key": delivery.key, "event_id": delivery.event_id,
@@ -116,7 +116,7 @@ def test_message_holds_the_body_and_attributes(name: str) -> None:
 
 
 def test_fifo_queue_keeps_order_and_drops_duplicates(name: str) -> None:
-    sink = make(to="sqs", queue_url=queue_of(f"{name}.fifo"))
+    sink = make_queue_sink(to="sqs", queue_url=queue_of(f"{name}.fifo"))
     deliveries = [make_delivery(sample_run("wr_1")) for _ in range(3)]
     for delivery in [*deliveries, *deliveries]:
         sink.send(delivery)
@@ -126,7 +126,7 @@ def test_fifo_queue_keeps_order_and_drops_duplicates(name: str) -> None:
 
 
 def test_a_fifo_topic_gets_the_same_ids(name: str) -> None:
-    sink = make(to="sns", topic_arn=topic_of(f"{name}.fifo", f"{name}.fifo"))
+    sink = make_queue_sink(to="sns", topic_arn=topic_of(f"{name}.fifo", f"{name}.fifo"))
     delivery = make_delivery(sample_run("wr_1"))
     sink.send(delivery)
     sink.send(delivery)
@@ -135,7 +135,7 @@ def test_a_fifo_topic_gets_the_same_ids(name: str) -> None:
 
 
 def test_a_batch_of_any_size_goes_in_calls_that_fit(name: str) -> None:
-    sink = make(to="sqs", queue_url=queue_of(name))
+    sink = make_queue_sink(to="sqs", queue_url=queue_of(name))
     deliveries = [make_delivery(sample_run(output="x" * (index % 5) * 50_000)) for index in range(37)]
     answers = sink.send_many(deliveries)
     assert all(isinstance(answer, Receipt) for answer in answers)
@@ -145,9 +145,9 @@ def test_a_batch_of_any_size_goes_in_calls_that_fit(name: str) -> None:
 def test_a_queue_that_is_not_there_is_unavailable(name: str) -> None:
     gone = f"https://sqs.{REGION}.amazonaws.com/123456789012/gone"
     with pytest.raises(Unavailable, match="no such queue"):
-        make(to="sqs", queue_url=gone).send(make_delivery())
+        make_queue_sink(to="sqs", queue_url=gone).send(make_delivery())
     with pytest.raises(Unavailable, match="no such topic"):
-        make(to="sns", topic_arn=f"arn:aws:sns:{REGION}:123456789012:gone").send(make_delivery())
+        make_queue_sink(to="sns", topic_arn=f"arn:aws:sns:{REGION}:123456789012:gone").send(make_delivery())
 
 
 def error(code: str) -> bytes:
@@ -181,7 +181,7 @@ def test_response_of_aws_decides_and_is_requested_once(
 ) -> None:
     with ScriptedServer() as server:
         server.script = [Reply(status, {"content-type": "application/x-amz-json-1.0"}, body)]
-        sink = make(
+        sink = make_queue_sink(
             to="sqs", queue_url=f"https://sqs.{REGION}.amazonaws.com/1/runs", access_key_id="AK",
             secret_access_key=SECRET, endpoint_url=server.url,
         )  # fmt: skip
@@ -199,7 +199,7 @@ def test_no_request_begins_that_may_end_too_late() -> None:
         server.default = Reply(
             200, {"content-type": "application/x-amz-json-1.0"}, json.dumps({"Successful": sent}).encode(), delay=1.2
         )
-        sink = make(
+        sink = make_queue_sink(
             to="sqs", queue_url=f"https://sqs.{REGION}.amazonaws.com/1/runs", access_key_id="AK",
             secret_access_key=SECRET, endpoint_url=server.url, timeout=4,
         )  # fmt: skip

@@ -11,7 +11,7 @@ from handlers.contract import Receipt, Unavailable
 from handlers.queue import QueueSink
 from handlers.testing.conformance import BODIES, SinkConformance, SinkUnderTest, closed_port, make_delivery, silent_port
 from tests.servers.valkey import ValkeyProcess
-from tests.support.queue_sink import SECRET, make
+from tests.support.sinks import SECRET, make_queue_sink
 
 
 class TestRedisStream(SinkConformance):
@@ -38,7 +38,7 @@ class TestRedisStream(SinkConformance):
 def test_stream_entry_holds_the_body_and_fields(redis_url: str) -> None:
     body = BODIES["NUL"]
     delivery = make_delivery(body=body)
-    receipt = make(to="redis-stream", url=redis_url, stream="runs").send(delivery)
+    receipt = make_queue_sink(to="redis-stream", url=redis_url, stream="runs").send(delivery)
     client = redis.Redis.from_url(redis_url)
     ((entry, fields),) = client.xrange("runs")
     assert fields.pop(b"body") == body
@@ -53,7 +53,7 @@ def test_stream_entry_holds_the_body_and_fields(redis_url: str) -> None:
 
 def test_a_storm_of_tries_adds_each_delivery_once(redis_url: str) -> None:
     deliveries = [make_delivery() for _ in range(40)]
-    sinks = [make(to="redis-stream", url=redis_url, stream="runs") for _ in range(3)]
+    sinks = [make_queue_sink(to="redis-stream", url=redis_url, stream="runs") for _ in range(3)]
     with ThreadPoolExecutor(8) as pool:
         tries = [(sink, delivery) for sink in sinks for delivery in deliveries]
         answers = list(pool.map(lambda one: (one[1].key, one[0].send(one[1]).id), tries))
@@ -65,7 +65,7 @@ def test_a_storm_of_tries_adds_each_delivery_once(redis_url: str) -> None:
 
 
 def test_the_stream_keeps_about_as_many_as_wanted(redis_url: str) -> None:
-    sink = make(to="redis-stream", url=redis_url, stream="runs", max_len=100)
+    sink = make_queue_sink(to="redis-stream", url=redis_url, stream="runs", max_len=100)
     for _ in range(5):
         sink.send_many([make_delivery() for _ in range(100)])
     with redis.Redis.from_url(redis_url) as client:
@@ -75,14 +75,14 @@ def test_the_stream_keeps_about_as_many_as_wanted(redis_url: str) -> None:
 
 def test_a_marker_lives_as_long_as_it_was_told(redis_url: str) -> None:
     delivery = make_delivery()
-    make(to="redis-stream", url=redis_url, stream="runs", once_for=60).send(delivery)
+    make_queue_sink(to="redis-stream", url=redis_url, stream="runs", once_for=60).send(delivery)
     with redis.Redis.from_url(redis_url) as client:
         assert 50 < client.ttl(f"{{runs}}:once:{delivery.key}") <= 60
 
 
 def test_kill_9_of_redis_between_two_tries_adds_nothing_twice(valkey_factory: Callable[..., ValkeyProcess]) -> None:
     server = valkey_factory()
-    sink = make(to="redis-stream", url=server.url, stream="runs")
+    sink = make_queue_sink(to="redis-stream", url=server.url, stream="runs")
     deliveries = [make_delivery() for _ in range(20)]
     first = sink.send_many(deliveries)
     server.restart()
@@ -108,9 +108,9 @@ def test_redis_says_no_in_many_ways_and_all_are_unavailable(valkey_factory: Call
         ({"url": f"redis://{host}/9999"}, "Redis refuses"),
     ]:
         with pytest.raises(Unavailable, match=words) as caught:
-            make(to="redis-stream", **options).send(make_delivery())
+            make_queue_sink(to="redis-stream", **options).send(make_delivery())
         assert SECRET not in str(caught.value)
     client.config_set("maxmemory", "100kb")
     with pytest.raises(Unavailable, match="no memory left"):
-        make(to="redis-stream", url=server.url).send(make_delivery())
+        make_queue_sink(to="redis-stream", url=server.url).send(make_delivery())
     client.close()

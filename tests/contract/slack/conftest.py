@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.servers.slack import TOKEN, FakeSlack
-from tests.support.slack_sink import Host, Make, made, make
+from tests.support.sinks import Host, Make, made, make
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ import pytest
 from handlers.contract import Refused, Unavailable
 from handlers.testing.conformance import make_delivery
 from tests.servers.slack import HOOK, FakeSlack
-from tests.support.slack_sink import Make
+from tests.support.sinks import Make
 from tests.support.waiting import Stopwatch
 
 

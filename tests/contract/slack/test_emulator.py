@@ -11,7 +11,7 @@ from handlers.slack import SlackSink
 from handlers.testing.conformance import NoServices, make_delivery, sample_run
 from tests.servers.http import Reply, ScriptedServer
 from tests.servers.slack_emulator import EmulatedSlack
-from tests.support.slack_sink import failing, make, now
+from tests.support.sinks import failing, make, now
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"picture" * 1000
 

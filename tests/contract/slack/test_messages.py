@@ -7,7 +7,7 @@ import pytest
 from handlers.contract import Refused, Unavailable
 from handlers.testing.conformance import make_delivery, sample_run
 from tests.servers.slack import FakeSlack
-from tests.support.slack_sink import Make, now
+from tests.support.sinks import Make, now
 
 # What is posted
 

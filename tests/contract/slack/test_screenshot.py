@@ -9,7 +9,7 @@ import pytest
 from handlers.contract import Delivery
 from handlers.testing.conformance import make_delivery, sample_run
 from tests.servers.slack import TOKEN, FakeSlack
-from tests.support.slack_sink import Make, make, now
+from tests.support.sinks import Make, make, now
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"picture" * 1000
 

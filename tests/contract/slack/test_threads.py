@@ -10,7 +10,7 @@ import pytest
 from handlers.contract import Receipt, Unavailable
 from handlers.testing.conformance import make_delivery, sample_run
 from tests.servers.slack import HOOK, FakeSlack
-from tests.support.slack_sink import Make, failing, now
+from tests.support.sinks import Make, failing, now
 from tests.support.waiting import Stopwatch
 
 

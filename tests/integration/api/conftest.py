@@ -11,7 +11,7 @@ import pytest
 
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.submitting import Submitting
-from tests.support.api_calls import SKYVERNS
+from tests.support.api import SKYVERNS
 
 
 @pytest.fixture

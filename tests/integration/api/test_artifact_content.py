@@ -15,9 +15,9 @@ from receiver.api import artifact_content, skyvern_files
 from receiver.api.call_pool import THREADS
 from tests.servers.artifacts import ArtifactServer
 from tests.servers.submitting import Submitting
-from tests.support.api_calls import get, problem
+from tests.support.api import get, problem
+from tests.support.demo_runs import FILES, store_files
 from tests.support.ledger import new_event, record
-from tests.support.stored_files import FILES, store_files
 
 VIDEO = FILES["recording.webm"]
 

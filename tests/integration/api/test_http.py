@@ -8,7 +8,7 @@ import pytest
 
 from receiver.ledger import api_keys
 from tests.servers.submitting import Submitting
-from tests.support.api_calls import SKYVERNS, get, problem
+from tests.support.api import SKYVERNS, get, problem
 from tests.support.ledger import new_event, record
 
 

@@ -21,7 +21,7 @@ from receiver.ledger import api_keys
 from receiver.ledger.schema import events
 from tests.servers.http import ScriptedServer
 from tests.servers.submitting import Submitting
-from tests.support.api_calls import get, problem
+from tests.support.api import get, problem
 from tests.support.ledger import new_event, record
 from tests.support.waiting import PATIENCE, eventually
 

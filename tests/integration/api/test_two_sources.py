@@ -27,8 +27,7 @@ from receiver.ledger.account import AgentChange
 from receiver.ledger.schema import metadata, polls, submissions
 from tests.support import api
 from tests.support.api import actor, call, done
-from tests.support.ledger import claim, new_event, record, settle, with_tables
-from tests.support.rows import poll_row
+from tests.support.ledger import claim, new_event, poll_row, record, settle, with_tables
 
 # The other source's name, which each of its rows has.
 RIVAL = "rival"

@@ -20,8 +20,8 @@ from tests.servers.artifacts import ArtifactServer
 from tests.servers.skyvern import KEY
 from tests.servers.submitting import Submitting
 from tests.support.command import Said
+from tests.support.demo_runs import FILES, store_files
 from tests.support.ledger import new_event, record
-from tests.support.stored_files import FILES, store_files
 
 
 @pytest.fixture

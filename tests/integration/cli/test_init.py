@@ -24,7 +24,7 @@ from tests.servers.http import Reply, ScriptedServer
 from tests.servers.skyvern import KEY, SkyvernSimulator
 from tests.support.command import call_command
 from tests.support.paths import ROOT
-from tests.support.terminal import Terminal
+from tests.support.processes import Terminal
 
 FILES = {"runhook.yaml", ".env", "runhook.schema.json"}
 VALUES = {

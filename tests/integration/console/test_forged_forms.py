@@ -15,8 +15,7 @@ from receiver.console.catalogue import ACTIONS
 from receiver.ingest.quarantine import Quarantine
 from receiver.ledger.schema import audit, deliveries, keys, lanes, operations
 from tests.servers.console import ConsoleDeployment
-from tests.support.console import Browser
-from tests.support.console_pages import Form, crawl, forms_in
+from tests.support.console import Browser, Form, crawl, forms_in
 
 pytestmark = pytest.mark.long
 

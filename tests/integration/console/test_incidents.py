@@ -13,8 +13,7 @@ from receiver.ledger.audit import AuditActor
 from receiver.ledger.schema import deliveries, polls
 from tests.servers.submitting import Submitting
 from tests.support.console import Browser
-from tests.support.ledger import new_event, record, work_off
-from tests.support.rows import poll_row
+from tests.support.ledger import new_event, poll_row, record, work_off
 
 
 def test_an_incident_leads_to_its_runs(browser: Browser, console_server: Submitting) -> None:

@@ -15,8 +15,8 @@ import pytest
 from receiver.domain.delivery import DeliveryMove
 from tests.servers.submitting import Submitting
 from tests.support.console import Browser
+from tests.support.demo_runs import FILES, store_files
 from tests.support.ledger import claim, new_event, record, settle, states
-from tests.support.stored_files import FILES, store_files
 
 AsPerson = Callable[[str], Browser]
 

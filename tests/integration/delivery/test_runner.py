@@ -31,7 +31,7 @@ from tests.servers.valkey import ValkeyProcess
 from tests.support import queries
 from tests.support.ledger import claim, every_lane, new_event, record, with_tables
 from tests.support.mirror import Loopback
-from tests.support.scripted_sink import BatchSink, ScriptedSink, accept, rows
+from tests.support.runners import BatchSink, ScriptedSink, accept, rows
 from tests.support.waiting import PATIENCE, Stopwatch, eventually
 
 Start = Callable[..., SinkRunner]

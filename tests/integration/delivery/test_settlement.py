@@ -22,7 +22,7 @@ from receiver.ledger.deliveries import lanes
 from receiver.telemetry import workers
 from receiver.telemetry.workers import WorkerCounter
 from tests.support.ledger import beside, claim, every_lane, new_event, record
-from tests.support.scripted_sink import rows
+from tests.support.runners import rows
 
 
 def keeps_itself() -> dict[str, Any]:

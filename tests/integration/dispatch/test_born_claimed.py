@@ -26,20 +26,22 @@ from receiver.ledger.submissions import lifecycle
 from receiver.routing.route import RouteConfig, ToSink
 from tests.servers.gate import Gate, Mode
 from tests.servers.postgres import PostgresProcess
-from tests.support.button import press
 from tests.support.dispatching import dispatch
-from tests.support.events import count_parses
+from tests.support.events import count_parses, press
 from tests.support.ledger import claim, hand_back, with_tables
 from tests.support.runners import (
     EVERYTHING,
+    BatchSink,
+    ScriptedSink,
     Taking,
+    accept,
     all_delivered,
     assert_sent_once_each,
     end,
     events,
     make_recorder,
+    rows,
 )
-from tests.support.scripted_sink import BatchSink, ScriptedSink, accept, rows
 from tests.support.waiting import eventually
 
 SUBMITTED = "sub_" + 32 * "a"

@@ -33,9 +33,8 @@ from receiver.wakeups import flag_key
 from tests.servers.gate import Gate
 from tests.servers.postgres import PostgresProcess
 from tests.support import queries
-from tests.support.button import RUN_IDS, press
 from tests.support.dispatching import dispatch, make_dispatcher
-from tests.support.events import body, count_parses, event
+from tests.support.events import RUN_IDS, body, count_parses, event, press
 from tests.support.inbox import append, taken_again
 from tests.support.ledger import event_body, with_tables
 

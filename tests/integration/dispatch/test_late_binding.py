@@ -23,13 +23,12 @@ from receiver.ledger.schema import runs
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import OutcomeRecorded, SubmitOutcome
 from receiver.routing.router import Router
-from tests.support.dispatching import dispatch
+from tests.support.dispatching import LABEL_ROUTES, dispatch, make_labelled_dispatcher
 from tests.support.events import body, event
-from tests.support.labels import ROUTES, make_dispatcher
 from tests.support.ledger import new_event, polls_due, states, wait_until_blocked
 
 ALL_TOLD = {"tsk_1:results": "queued", "tsk_1:billing": "queued", "tsk_1:callback": "queued"}
-TELL = LateBinding(lambda: Router(ROUTES), Redactor([])).route_again
+TELL = LateBinding(lambda: Router(LABEL_ROUTES), Redactor([])).route_again
 OUTCOME = SubmitOutcome(SubmissionMove.ACCEPT, "tsk_1", "task_v1", 200, b"{}", due_at=time.time() + 600)
 
 
@@ -190,7 +189,7 @@ def test_concurrent_responses_and_webhooks_deliver_once(postgres_ledger: Ledger,
             )
 
     def webhooks(name: str) -> None:
-        it, chance = make_dispatcher(ledger, redis_url, name), order(name)
+        it, chance = make_labelled_dispatcher(ledger, redis_url, name), order(name)
         while chance:
             batch, chance = chance[: 1 + chance[0] % 3], chance[1 + chance[0] % 3 :]
             tokens = [f"sub_{number}" if number % 3 else "" for number in batch]

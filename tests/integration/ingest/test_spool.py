@@ -21,8 +21,8 @@ from receiver.domain.event import Event, event_id
 from receiver.domain.frame import frame_of
 from receiver.errors import NotStarted
 from receiver.ingest.spool import Spool, SpoolFull, usage
+from tests.support.inbox import event, events, open_spool
 from tests.support.paths import ROOT
-from tests.support.spool import event, events, open_spool
 from tests.support.waiting import eventually
 
 
@@ -111,7 +111,7 @@ def test_an_empty_spool_gives_its_disk_back(spool: Spool, tmp_path: Path) -> Non
 
 def test_nothing_that_was_appended_is_lost_by_kill_9(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from tests.support.spool import open_spool, events\n"
+        "import sys; from pathlib import Path; from tests.support.inbox import open_spool, events\n"
         "spool = open_spool(Path(sys.argv[1]))\n"
         "for n in range(10**6): spool.append(events(n * 5, n * 5 + 5)); print(n * 5 + 5, flush=True)"
     )
@@ -295,7 +295,7 @@ def test_drain_keeps_events_that_replace_a_damaged_file(tmp_path: Path) -> None:
 def append_elsewhere(path: Path, count: int) -> None:
     """Append events in another process."""
     code = (
-        "import sys; from pathlib import Path; from tests.support.spool import open_spool, events\n"
+        "import sys; from pathlib import Path; from tests.support.inbox import open_spool, events\n"
         "open_spool(Path(sys.argv[1])).append(events(100, 100 + int(sys.argv[2])))"
     )
     subprocess.run([sys.executable, "-c", code, str(path), str(count)], cwd=ROOT, check=True)

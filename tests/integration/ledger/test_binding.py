@@ -15,9 +15,8 @@ from receiver.domain.submission import NewSubmission, SubmissionMove, Submission
 from receiver.ledger import Ledger, polls, runs
 from receiver.ledger.submissions import lifecycle, records
 from tests.support import queries
-from tests.support.button import press
 from tests.support.dispatching import dispatch
-from tests.support.events import body, event
+from tests.support.events import body, event, press
 from tests.support.ledger import polls_due
 
 CALLER = "https://app.example/hooks/runs?x=1"

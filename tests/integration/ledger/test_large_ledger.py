@@ -12,8 +12,7 @@ from bench import large_ledger
 from receiver.ledger import Connection, Ledger, words
 from receiver.ledger.schema import metadata
 from tests.support import listed
-from tests.support.ledger import with_tables
-from tests.support.words import index, queue_all
+from tests.support.ledger import index_words, queue_all_words, with_tables
 
 pytestmark = pytest.mark.long
 COUNT = 6000  # more documents than a search reads by itself
@@ -48,8 +47,8 @@ def grown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
     """A ledger on SQLite whose indexes grew as the rows came, and whose clock has indexed the words."""
     it = with_tables(Ledger(f"sqlite:///{tmp_path_factory.mktemp('grown') / 'ledger.db'}"))
     listed.fill(it, COUNT, hashed=True)
-    queue_all(it)
-    index(it)
+    queue_all_words(it)
+    index_words(it)
     yield it
     it.close()
 

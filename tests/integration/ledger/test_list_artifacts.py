@@ -22,8 +22,7 @@ from receiver.ledger.lists.bodies import read_body
 from receiver.ledger.lists.deliveries import list_attempts, list_deliveries
 from receiver.ledger.lists.paging import Key, KeysetList, Page, Walk
 from receiver.ledger.schema import deliveries, events, polls, runs, submissions
-from tests.support.ledger import claim, new_event, record, settle
-from tests.support.rows import poll_row, run_row
+from tests.support.ledger import claim, new_event, poll_row, record, run_row, settle
 
 REDACTOR = Redactor(["**.password"])
 TOKEN = "sub_" + "ab" * 16

@@ -26,9 +26,19 @@ from receiver.ledger.lists.runs import list_runs
 from receiver.ledger.lists.submissions import list_submissions
 from receiver.ledger.schema import attempts, deliveries, events, runs, submissions
 from tests.servers.postgres import PostgresProcess
-from tests.support.ledger import NOW, new_event, record, with_tables
-from tests.support.rows import attempt_row, delivery_row, event_row, run_row, submission_row
-from tests.support.words import index, queue_all
+from tests.support.ledger import (
+    NOW,
+    attempt_row,
+    delivery_row,
+    event_row,
+    index_words,
+    new_event,
+    queue_all_words,
+    record,
+    run_row,
+    submission_row,
+    with_tables,
+)
 
 SOURCES = ["a", "b", "a.b"]
 RUN_IDS = ["tsk_1", "tsk_10", "tsk_11", "TSK_1", "wr_2", "wr_%", "wr__3", "tsk_é"]
@@ -126,8 +136,8 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             connection.execute(sa.insert(table), rows[table.name])
 
     ledger.write(fill)
-    queue_all(ledger)
-    index(ledger)
+    queue_all_words(ledger)
+    index_words(ledger)
     yield World(ledger, rows)
     ledger.close()
 

@@ -18,7 +18,7 @@ from receiver.ledger.schema import metadata
 from tests.support.dispatching import dispatch
 from tests.support.events import body, event
 from tests.support.ledger import NOW, new_event, record, result_of, with_tables
-from tests.support.plans import asked_of, plans_of, plans_of_work
+from tests.support.queries import asked_of, plans_of, plans_of_work
 from tests.support.runners import make_recorder
 
 

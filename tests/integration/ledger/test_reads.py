@@ -17,7 +17,7 @@ from receiver.ledger import Connection, Ledger
 from receiver.ledger.database_clock import DatabaseClock, database_now
 from tests.servers.valkey import free_port
 from tests.support.ledger import new_event, record, with_tables
-from tests.support.scripted_sink import rows
+from tests.support.runners import rows
 
 
 def test_single_query_begins_no_transaction(postgres_ledger: Ledger) -> None:

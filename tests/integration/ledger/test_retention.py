@@ -23,9 +23,23 @@ from receiver.ledger.selection import Selection
 from receiver.ledger.submissions import lifecycle, records
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
 from tests.support import queries
-from tests.support.ledger import NOW, beside, claim, event_body, lock_runs, new_event, record, settle, states
-from tests.support.rows import event_row, poll_row, run_row, submission_row
-from tests.support.words import index, queue_all
+from tests.support.ledger import (
+    NOW,
+    beside,
+    claim,
+    event_body,
+    event_row,
+    index_words,
+    lock_runs,
+    new_event,
+    poll_row,
+    queue_all_words,
+    record,
+    run_row,
+    settle,
+    states,
+    submission_row,
+)
 
 LATER = NOW + 1000
 EVENT = new_event("tsk_1", "ops").event.id
@@ -152,8 +166,8 @@ def test_old_rows_of_runs_without_events_are_removed(ledger: Ledger) -> None:
     put(ledger, polls, *(poll_row("skyvern", run_id, NOW, LATER) for run_id in ("tsk_polled", "tsk_of_submission")))
     record(ledger, new_event("tsk_event"), new_event("tsk_left"))
     # And one that lost its events, with its words
-    queue_all(ledger)
-    index(ledger)
+    queue_all_words(ledger)
+    index_words(ledger)
     ledger.write(lambda it: it.execute(sa.delete(events).where(events.c.run_id == "tsk_left")))
     # Then only those that nothing needs are removed
     assert remove_runs(ledger) == sorted([*(str(each["run_id"]) for each in kept), "tsk_event"])

@@ -21,8 +21,17 @@ from receiver.ledger.schema import deliveries, events, runs
 from receiver.ledger.selection import Selection
 from receiver.ledger.totals import DELIVERY_DIMENSIONS, RUN_DIMENSIONS, Span
 from tests.servers.postgres import PostgresProcess
-from tests.support.ledger import claim, new_event, record, settle, step_operations, with_tables
-from tests.support.rows import delivery_row, event_row, run_row
+from tests.support.ledger import (
+    claim,
+    delivery_row,
+    event_row,
+    new_event,
+    record,
+    run_row,
+    settle,
+    step_operations,
+    with_tables,
+)
 
 HOUR = 3600.0
 NOW = 1_700_000_000.0

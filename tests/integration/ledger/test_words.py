@@ -17,8 +17,7 @@ from receiver.ledger import Ledger, reroutes, retention, words
 from receiver.ledger.filters import Filter, of_runs
 from receiver.ledger.schema import run_texts, runs
 from receiver.ledger.words import BOUNDS, Bounds, Coverage, coverage
-from tests.support.ledger import NOW, beside, new_event, record
-from tests.support.words import index
+from tests.support.ledger import NOW, beside, index_words, new_event, record
 
 WORDS = [
     *("login", "timeout", "captcha", "page", "invoice", "inv-17", "inv-18", "2026-11-25"),
@@ -72,7 +71,7 @@ def test_search_finds_what_a_look_at_every_run_finds(ledger: Ledger, newest: int
         record(ledger, *batch, now=now)
         changed = [run_id for run_id in changed if run_id not in {item.run.run_id for item in batch}]
         changed += sorted(item.run.run_id for item in batch)
-        index(ledger, batch=50)
+        index_words(ledger, batch=50)
     # When it is searched, page by page
     for text in (*SEARCHES, "turn3", "turn"):
         query = parse_query(text)
@@ -87,13 +86,13 @@ def test_search_finds_what_a_look_at_every_run_finds(ledger: Ledger, newest: int
 
 def test_page_names_a_next_one_only_if_there_is_more(ledger: Ledger) -> None:
     record(ledger, *(new_event(f"r{n}", title="same") for n in range(4)))
-    index(ledger)
+    index_words(ledger)
     assert list(pages(ledger, "same", 2)) == [["r3", "r2"], ["r1", "r0"]]
 
 
 def test_few_runs_are_found_at_once(ledger: Ledger) -> None:
     record(ledger, *(new_event(f"r{n}", title="same") for n in range(5)))
-    index(ledger)
+    index_words(ledger)
 
     def few(limit: int) -> list[RunKey] | None:
         return ledger.read(lambda connection: words.find_all(connection, parse_query("same"), limit))
@@ -114,7 +113,7 @@ def test_newest_changes_are_indexed_first(ledger: Ledger) -> None:
     assert found(ledger, "same") == wanted[:10]
     assert ledger.read(coverage) == Coverage(26, NOW)
     # And after the others, each run once, under its newest change
-    assert index(ledger) == 26
+    assert index_words(ledger) == 26
     assert found(ledger, "same") == wanted
     assert ledger.read(coverage) == Coverage()
 
@@ -122,10 +121,10 @@ def test_newest_changes_are_indexed_first(ledger: Ledger) -> None:
 def test_number_of_a_change_is_never_given_again(ledger: Ledger) -> None:
     # Given that the outbox was emptied
     record(ledger, new_event("first", title="same"), now=NOW)
-    index(ledger)
+    index_words(ledger)
     # When another run changes
     record(ledger, new_event("second", title="same"), now=NOW + 1)
-    index(ledger)
+    index_words(ledger)
     # Then it stands before the first
     assert found(ledger, "same") == ["second", "first"]
 
@@ -140,7 +139,7 @@ def test_several_clocks_index_each_run_once(ledger: Ledger) -> None:
     def clock() -> None:
         own = Ledger(url)
         while own.read(coverage).unindexed or len(found(own, "anew", 500)) < 50:
-            index(own, batch=8)
+            index_words(own, batch=8)
             assert time.monotonic() < until
         own.close()
 
@@ -162,7 +161,7 @@ def test_retention_removes_the_words(ledger: Ledger) -> None:
     # Given an old run and a new one that share a word
     record(ledger, new_event("old", title="same private"), now=NOW)
     record(ledger, new_event("new", title="same public"), now=NOW + 100)
-    index(ledger)
+    index_words(ledger)
     # When the old one is past its retention
     ledger.write(lambda connection: retention.remove(connection, NOW + 50))
     # Then it is not found, and what only it said is nowhere
@@ -176,7 +175,7 @@ def test_retention_removes_the_words(ledger: Ledger) -> None:
 def test_removed_run_is_not_indexed(ledger: Ledger) -> None:
     record(ledger, new_event("old", title="private"), now=NOW)
     ledger.write(lambda connection: retention.remove(connection, NOW + 50))
-    index(ledger)
+    index_words(ledger)
     rows = sa.select(sa.func.count()).select_from(run_texts)
     assert ledger.read(lambda connection: connection.execute(rows).scalar_one()) == 0
     assert ledger.read(coverage) == Coverage()
@@ -198,10 +197,10 @@ def test_run_removed_while_it_is_indexed_leaves_no_word(ledger: Ledger) -> None:
 def test_late_completion_is_indexed_again(ledger: Ledger) -> None:
     event = new_event("r1", title="early")
     record(ledger, event)
-    index(ledger)
+    index_words(ledger)
     completed = Run(title="completed late")
     ledger.write(lambda it: reroutes.put_status(it, ("skyvern", "r1"), event.event.id, completed, NOW + 1))
-    assert index(ledger) == 1
+    assert index_words(ledger) == 1
     assert found(ledger, "completed late") == ["r1"]
     assert found(ledger, "early") == []
     check_index(ledger)
@@ -211,7 +210,7 @@ def test_redacted_values_are_never_found(ledger: Ledger) -> None:
     # Given a body that was recorded before its field was to be masked, and one after
     record(ledger, new_event("before", output={"user": "ada", "password": "hunter2"}))
     record(ledger, new_event("after", output={"user": "ada", "password": MASK}), now=NOW + 1)
-    index(ledger, Redactor(["**.password"]))
+    index_words(ledger, Redactor(["**.password"]))
     assert found(ledger, "ada") == ["after", "before"]
     assert found(ledger, "hunter2") == found(ledger, "redacted") == []
 
@@ -219,7 +218,7 @@ def test_redacted_values_are_never_found(ledger: Ledger) -> None:
 def test_beginning_of_a_large_body_is_indexed(ledger: Ledger) -> None:
     record(ledger, new_event("large", title="title", output=["first", *(f"word{n}" for n in range(40_000)), "last"]))
     record(ledger, new_event("huge_first", junk="x" * words.BODY, output="lost", title="other"), now=NOW + 1)
-    index(ledger)
+    index_words(ledger)
     assert found(ledger, "first title") == ["large"]
     assert found(ledger, "last") == []
     assert found(ledger, "other") == ["huge_first"]

@@ -21,9 +21,8 @@ from receiver.submit.limits import SubmitLimits
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import Simulate, SkyvernSimulator
 from tests.servers.submitting import Make, Submitting
-from tests.support.dispatching import dispatch
+from tests.support.dispatching import LABEL_ROUTES, dispatch, make_labelled_dispatcher
 from tests.support.events import body, event
-from tests.support.labels import ROUTES, make_dispatcher
 from tests.support.ledger import states
 from tests.support.waiting import PATIENCE, Stopwatch, eventually
 
@@ -139,14 +138,14 @@ WEBHOOK = event(body("tsk_1", **TIMES))
 def rig(submitting: Callable[..., Submitting], scripted_server: ScriptedServer) -> Submitting:
     """A receiver without workers, with the routes of the dispatcher."""
     sinks = {name: {"type": "http", "url": "https://app.example"} for name in ("results", "billing")}
-    routes = [each.model_dump(exclude_unset=True) for each in ROUTES]
+    routes = [each.model_dump(exclude_unset=True) for each in LABEL_ROUTES]
     limits = SubmitLimits(searching=0.0)
     return submitting(scripted_server.url, dispatching=False, sinks=sinks, routes=routes, limits=limits)
 
 
 @pytest.fixture
 def dispatcher(rig: Submitting, redis_url: str) -> Iterator[Dispatcher]:
-    it = make_dispatcher(Ledger(rig.settings.database_url), redis_url)
+    it = make_labelled_dispatcher(Ledger(rig.settings.database_url), redis_url)
     yield it
     it.close()
 

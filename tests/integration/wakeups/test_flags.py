@@ -12,7 +12,7 @@ import redis.asyncio
 from receiver import wakeups
 from receiver.runtime import redis_client
 from receiver.wakeups import flag_key
-from tests.support.wakeups import QUEUE, Stop, queued, serve
+from tests.support.inbox import QUEUE, Stop, queued, serve_queue
 
 # --- Waking
 
@@ -82,7 +82,7 @@ def test_work_that_comes_while_a_job_ends_is_done(redis_url: str, client: redis.
             stop.ask()
 
     one_more()
-    serve(redis_url, body)
+    serve_queue(redis_url, body)
     assert sum(taken) == 2
 
 
@@ -108,7 +108,7 @@ def test_no_wake_up_is_lost_between_a_busy_producer_and_a_worker(redis_url: str,
     producer = threading.Thread(target=produce)
     producer.start()
     # When nothing looks once a second, then the worker still sees every piece
-    serve(redis_url, body)
+    serve_queue(redis_url, body)
     producer.join()
     assert taken == pieces
 

@@ -26,8 +26,8 @@ from rq.webhook import Webhook
 from receiver import wakeups
 from receiver.wakeups import flag_key, worker
 from tests.servers.valkey import ValkeyProcess
+from tests.support.inbox import QUEUE, Stop, queued, serve_queue
 from tests.support.waiting import Stopwatch, eventually
-from tests.support.wakeups import QUEUE, Stop, queued, serve
 
 LANE = f"rq:queue:{QUEUE}:intermediate"
 
@@ -62,7 +62,7 @@ def test_job_leaves_no_trace(redis_url: str, client: redis.Redis) -> None:
             stop.ask()
 
     wakeups.wake(client, QUEUE)
-    serve(redis_url, Jobs(then))
+    serve_queue(redis_url, Jobs(then))
     assert leftovers(client) == set()
 
 
@@ -77,7 +77,7 @@ def test_failed_job_costs_one_line_and_the_next_runs(
             stop.ask()
 
     wakeups.wake(client, QUEUE)
-    serve(redis_url, Jobs(then))
+    serve_queue(redis_url, Jobs(then))
     (line,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
     assert "ValueError at test_worker.py:" in line
     assert "payload" not in caplog.text
@@ -93,7 +93,7 @@ def test_job_that_outlives_its_timeout_is_cut_off(
             time.sleep(60)
 
     wakeups.wake(client, QUEUE)
-    serve(redis_url, Jobs(then), job_timeout=1)
+    serve_queue(redis_url, Jobs(then), job_timeout=1)
     assert "cut off" in caplog.text
     assert client.exists(flag_key(QUEUE)) == 0
 
@@ -105,7 +105,7 @@ def test_stop_in_a_job_leaves_the_next_job_queued(redis_url: str, client: redis.
             wakeups.finish(client, QUEUE, lambda: True)
 
     wakeups.wake(client, QUEUE)
-    serve(redis_url, Jobs(then))
+    serve_queue(redis_url, Jobs(then))
     assert queued(client) == 1
     assert client.llen(LANE) == 0
 
@@ -120,7 +120,7 @@ def test_signal_ends_the_wait_for_a_job_at_once(redis_url: str, client: redis.Re
 
     thread = threading.Thread(target=terminate)
     thread.start()
-    serve(redis_url, lambda _: None)
+    serve_queue(redis_url, lambda _: None)
     signalled[0].at_most(worker.WAIT - 1)
     thread.join()
     assert client.smembers(f"rq:workers:{QUEUE}") == set()
@@ -137,14 +137,14 @@ def test_nobody_can_command_a_worker_by_pub_sub(redis_url: str, client: redis.Re
             stop.ask()
 
     wakeups.wake(client, QUEUE)
-    serve(redis_url, Jobs(then))
+    serve_queue(redis_url, Jobs(then))
     assert listeners == [[(b"rq:pubsub:w.1", 0)]]
 
 
 def test_nobody_can_suspend_a_worker(redis_url: str, client: redis.Redis) -> None:
     suspend(client)
     wakeups.wake(client, QUEUE)
-    serve(redis_url, Jobs(lambda call, stop: stop.ask() if call == 2 else None))
+    serve_queue(redis_url, Jobs(lambda call, stop: stop.ask() if call == 2 else None))
 
 
 def test_rq_sees_the_worker_and_its_queue(redis_url: str, client: redis.Redis) -> None:
@@ -158,7 +158,7 @@ def test_rq_sees_the_worker_and_its_queue(redis_url: str, client: redis.Redis) -
             stop.ask()
 
     wakeups.wake(client, QUEUE)
-    serve(redis_url, Jobs(then))
+    serve_queue(redis_url, Jobs(then))
     assert seen == [("w.1", [QUEUE], "busy")]
 
 
@@ -167,7 +167,7 @@ def test_what_a_killed_worker_had_taken_holds_up_nothing(redis_url: str, client:
     wakeups.wake(client, QUEUE)
     client.lmove(f"rq:queue:{QUEUE}", LANE, "LEFT", "RIGHT")
     # When the next worker starts
-    serve(
+    serve_queue(
         redis_url,
         Jobs(lambda call, stop: wakeups.finish(client, QUEUE, lambda: call == 1) and None if call == 1 else stop.ask()),
     )
@@ -257,7 +257,7 @@ def test_a_forged_job_runs_no_code_and_the_worker_goes_on(
     client.rename("strangers", f"rq:queue:{QUEUE}")
     client.lmove("ours", f"rq:queue:{QUEUE}", "LEFT", "RIGHT")
     # When the worker takes them all
-    serve(redis_url, lambda stop: stop.ask() if queued(client) == 0 else None)
+    serve_queue(redis_url, lambda stop: stop.ask() if queued(client) == 0 else None)
     # Then ours ran, and no foreign code did
     assert not mark.exists()
 
@@ -275,7 +275,7 @@ def test_a_webhook_in_a_record_is_never_called(redis_url: str, client: redis.Red
             Queue(QUEUE, connection=client, serializer="json").enqueue(
                 "receiver.wakeups.work", webhooks=[Webhook(f"http://127.0.0.1:{port}/", "finished", timeout=1)]
             )
-            serve(redis_url, Jobs(lambda call, stop: stop.ask() if call == 2 else None))
+            serve_queue(redis_url, Jobs(lambda call, stop: stop.ask() if call == 2 else None))
             await asyncio.sleep(0.05)
 
     asyncio.run(go())
@@ -305,7 +305,7 @@ def test_worker_continues_after_redis_was_killed(valkey_factory: Callable[..., V
 
     wakeups.wake(client, QUEUE)
     watch = Stopwatch()
-    serve(server.url, Jobs(then))
+    serve_queue(server.url, Jobs(then))
     restart.join()
     # Then the same process works again soon after its return
     watch.at_most(15)
@@ -323,10 +323,10 @@ def test_work_is_done_while_redis_is_full(
             client.config_set("maxmemory", "0")
             stop.ask()
 
-    serve(server.url, Jobs(then))
+    serve_queue(server.url, Jobs(then))
     assert caplog.text.count("Redis can't be used now (OutOfMemoryError)") == 1
 
 
 def test_work_is_done_while_a_key_of_rq_has_another_type(redis_url: str, client: redis.Redis) -> None:
     client.set(f"rq:queue:{QUEUE}", "not a list")
-    serve(redis_url, Jobs(lambda call, stop: stop.ask() if call == 2 else None))
+    serve_queue(redis_url, Jobs(lambda call, stop: stop.ask() if call == 2 else None))

@@ -11,8 +11,8 @@ import pytest
 from receiver.config.json_schema import json_schema
 from receiver.config.settings import Settings
 from receiver.config.yaml_file import read
-from tests.support.button import press
-from tests.support.json_schema import mismatches
+from tests.support.events import press
+from tests.support.formats import mismatches
 from tests.support.paths import ROOT
 from tests.unit.cli.conftest import Runhook
 

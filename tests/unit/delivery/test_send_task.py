@@ -15,8 +15,7 @@ from receiver.config.destinations import RetryPolicy
 from receiver.delivery import send_task
 from receiver.domain.run import parse
 from receiver.ledger.deliveries.claimed import Claimed
-from tests.support.button import press
-from tests.support.events import count_parses
+from tests.support.events import count_parses, press
 
 CLAIMED = Claimed(
     *("dlv_1", "evt_1", "ops", "ops", "all", 1, 0, False, "skyvern", "tsk_1", "completed", "webhook", "", 1.0, {}, ()),

@@ -19,10 +19,9 @@ import yaml
 from receiver.config.settings import Settings
 from receiver.web.server import LEAVE_WITHIN, STOP_TIMEOUT
 from tests.support.command import call_command
-from tests.support.commands import default
-from tests.support.dockerfile import context, stages, variables
+from tests.support.deploy_files import context, default, stages, variables
 from tests.support.paths import ROOT
-from tests.support.terminal import Terminal
+from tests.support.processes import Terminal
 
 COMPOSE = ROOT / "compose.yaml"
 SKYVERN = ROOT / "deploy" / "compose.skyvern.yaml"

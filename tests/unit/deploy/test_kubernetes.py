@@ -11,7 +11,7 @@ import yaml
 from receiver.config.settings import Settings
 from receiver.web.server import LEAVE_WITHIN, STOP_TIMEOUT
 from tests.support.command import call_command
-from tests.support.commands import default, parse
+from tests.support.deploy_files import default, parse
 from tests.support.paths import ROOT
 
 FOLDER = ROOT / "deploy" / "kubernetes"

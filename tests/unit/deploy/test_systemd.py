@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from receiver.web.server import LEAVE_WITHIN, STOP_TIMEOUT
-from tests.support.commands import default, parse
+from tests.support.deploy_files import default, parse
 from tests.support.paths import ROOT
 
 UNITS = sorted((ROOT / "deploy" / "systemd").glob("*.service"))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic_core import from_json
 
 from receiver.domain.run import FINAL, MAX_DEPTH, Run, parse, storable
-from tests.support.button import press
+from tests.support.events import press
 
 R = "\N{REPLACEMENT CHARACTER}"
 

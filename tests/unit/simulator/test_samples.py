@@ -13,7 +13,7 @@ from receiver.domain.run import parse
 from receiver.domain.shape import completed
 from simulator import keys, samples, test_button
 from simulator.bodies import dumps
-from tests.support.button import press
+from tests.support.events import press
 from tests.support.paths import ROOT
 
 NOW = 1_790_000_000.25

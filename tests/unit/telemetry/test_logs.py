@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from receiver.telemetry.logs import Fields, Formatter, quoted, say, set_up
-from tests.support.logfmt import parsed
+from tests.support.formats import parse_log_line
 
 
 def line_of(
@@ -51,11 +51,11 @@ def line_of(
 def test_a_message_becomes_an_event_and_fields(
     message: str, arguments: tuple[Any, ...], event: str | None, fields: dict[str, str]
 ) -> None:
-    assert parsed(line_of(message, *arguments)) == (event, fields)
+    assert parse_log_line(line_of(message, *arguments)) == (event, fields)
 
 
 def test_a_line_of_a_library_is_a_message() -> None:
-    assert parsed(line_of("a.b c=%s", "d", name="uvicorn.error")) == (None, {"msg": "a.b c=d"})
+    assert parse_log_line(line_of("a.b c=%s", "d", name="uvicorn.error")) == (None, {"msg": "a.b c=d"})
 
 
 def test_a_traceback_is_a_field_of_the_same_line() -> None:
@@ -64,7 +64,7 @@ def test_a_traceback_is_a_field_of_the_same_line() -> None:
     except ValueError:
         line = line_of("ingest.bug", exc_info=sys.exc_info())
 
-    event, fields = parsed(line)
+    event, fields = parse_log_line(line)
     assert event == "ingest.bug"
     assert fields["traceback"].startswith("Traceback (most recent call last):\n")
     assert fields["traceback"].endswith('ValueError: "quoted"\nand more')
@@ -126,7 +126,7 @@ def test_json_lines_are_one_line_of_ascii(text: str) -> None:
 @given(st.text())
 def test_whatever_a_value_holds_stays_in_its_field(text: str) -> None:
     assert "\n" not in (line := line_of("a.b c=%s d=%s", text, "after"))
-    assert parsed(line)[1]["d"] == "after"
+    assert parse_log_line(line)[1]["d"] == "after"
 
 
 @given(st.text(alphabet=st.characters(categories=["L", "N", "P", "S"], include_characters=" ")))

@@ -18,8 +18,8 @@ from handlers.database.columns import Columns
 from handlers.database.merge import RunState
 from handlers.database.options import MappedColumn
 from handlers.testing.conformance import make_delivery, sample_run
+from tests.support.events import run_events
 from tests.support.results_db import event
-from tests.support.run_events import run_events
 
 COLUMNS = Columns({"n": MappedColumn(path="output.n", type="number")})
 NOW = datetime(2026, 3, 2, tzinfo=UTC)

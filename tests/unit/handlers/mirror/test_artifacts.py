@@ -12,7 +12,7 @@ from handlers.contract import Artifact
 from handlers.mirror.artifacts import artifacts_of, is_content_path, url_identity, with_fresh_url, with_listed
 from handlers.mirror.names import MAX_NAME, MAX_PART, key_part
 from handlers.support.url import MAX_URL
-from tests.support.names import JSON, TEXT, is_safe
+from tests.support.formats import JSON, TEXT, is_safe
 
 API = "https://api.example/v1/artifacts"
 SHA = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"

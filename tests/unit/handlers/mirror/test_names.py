@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 
 from handlers.mirror.names import MAX_NAME, MAX_PART, UsedNames, key_part, safe_file_name
-from tests.support.names import JSON, TEXT, is_safe
+from tests.support.formats import JSON, TEXT, is_safe
 
 
 @given(TEXT)

@@ -1,13 +1,15 @@
-"""Read the Dockerfile as its build does: stages, instructions, and the files that .dockerignore lets in."""
+"""Read the Dockerfile as its build does, and command lines of Runhook without running them."""
 
 from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
 
+from receiver.cli.commands import load
 from tests.support.paths import ROOT
 
 
@@ -46,3 +48,16 @@ def context() -> list[Path]:
     files = [file for path in allowed for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()]
     relative = [file.relative_to(ROOT) for file in files]
     return [path for path in relative if not any(fnmatch(part, name) for part in path.parts for name in ignored)]
+
+
+def parse(arguments: Sequence[str]) -> None:
+    """Parse `runhook ARGUMENTS`. Fails with click's error if the command or an option is unknown."""
+    name, *options = arguments
+    command = load(name)
+    command.make_context(name, options)
+
+
+def default(name: str, option: str) -> float:
+    """Return the default of a numeric option."""
+    command = load(name)
+    return float(next(each.default for each in command.params if each.name == option))

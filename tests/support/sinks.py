@@ -1,4 +1,4 @@
-"""Slack sinks for tests, and deliveries that they post."""
+"""Sinks of Slack and of queues for tests."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from handlers.contract import Artifact, Delivery
+from handlers.queue import QueueOptions, QueueSink
 from handlers.slack import SlackOptions, SlackSink
 from handlers.testing.conformance import (
     NoServices,
@@ -53,3 +54,12 @@ def failing(**changes: Any) -> Delivery:
     """One more failing run of one workflow, for one reason."""
     run = sample_run(**{"workflow_id": "wpid_1", "failure_reason": "No login form", "created_at": None, **changes})
     return now(make_delivery(run))
+
+
+SECRET = "hush-hush-secret"
+KEY_ID = "AKIDOFTHEQUEUE5E1F"
+REGION = "eu-west-1"
+
+
+def make_queue_sink(**options: Any) -> QueueSink:
+    return QueueSink("pull", QueueOptions.model_validate({"timeout": 5, **options}), NoServices())
