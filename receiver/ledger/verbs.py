@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import sqlalchemy as sa
 
@@ -17,9 +17,28 @@ from receiver.domain.event import delivery_id
 from receiver.ledger import dialect
 from receiver.ledger.deliveries import lanes, links, same_result
 from receiver.ledger.schema import deliveries
+from receiver.ledger.selection import Selection
 
-if TYPE_CHECKING:
-    from receiver.ledger.operations import Operation
+
+class OperationView(Protocol):
+    """What a verb reads of an operation."""
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+
+    @property
+    def selection(self) -> Selection:
+        """Which deliveries it takes."""
+
+    @property
+    def sink(self) -> str:
+        """The target of a move."""
+
+    @property
+    def force(self) -> bool:
+        """Whether it takes delivered ones, too."""
+
 
 REPLAY: Final = "replay"
 CANCEL: Final = "cancel"
@@ -64,33 +83,33 @@ def cancel(connection: sa.Connection, ids: Sequence[str], reason: str, now: floa
     return [row.id for row in rows]
 
 
-def _replayable(operation: Operation) -> list[DeliveryState]:
+def _replayable(operation: OperationView) -> list[DeliveryState]:
     """Not queued ones and those being sent. Delivered ones only by force; waiting and cancelled ones only if that state
     was requested."""
     requested = (each for each in (DeliveryState.WAITING, DeliveryState.CANCELLED) if each in operation.selection.state)
     return [DeliveryState.DEAD, *([DeliveryState.DELIVERED] if operation.force else []), *requested]
 
 
-def _replay(connection: sa.Connection, operation: Operation, ids: Sequence[str], now: float) -> int:
-    unchanged = sa.and_(deliveries.c.id.in_(ids), deliveries.c.state.in_(operation.states))
+def _replay(connection: sa.Connection, operation: OperationView, ids: Sequence[str], now: float) -> int:
+    unchanged = sa.and_(deliveries.c.id.in_(ids), deliveries.c.state.in_(_replayable(operation)))
     queued = queue_again(connection, unchanged, now)
     lanes.probe_at_once(connection, {row.lane for row in queued}, now)
     return len(queued)
 
 
-def _cancel(connection: sa.Connection, operation: Operation, ids: Sequence[str], now: float) -> int:
+def _cancel(connection: sa.Connection, operation: OperationView, ids: Sequence[str], now: float) -> int:
     # The reason lets an operator restore all matches of a filter together.
     reason = f"{ALONE} ({operation.id})" if operation.selection.has_ids else f"{TOGETHER} {operation.id}"
     return len(cancel(connection, ids, reason, now))
 
 
-def _movable(operation: Operation) -> list[DeliveryState]:
+def _movable(operation: OperationView) -> list[DeliveryState]:
     kept = {DeliveryState.SENDING, *(() if operation.force else (DeliveryState.DELIVERED,))}
     return [state for state in DeliveryState if state not in kept]
 
 
 def _move(
-    connection: sa.Connection, operation: Operation, ids: Sequence[str], now: float, *, back: bool = False
+    connection: sa.Connection, operation: OperationView, ids: Sequence[str], now: float, *, back: bool = False
 ) -> int:
     """Give deliveries of a removed sink to another one. Ended ones keep their state, the others start over.
 
@@ -111,7 +130,7 @@ def _move(
     mine = sa.and_(dialect.among(it.id, [row.id for row in rows if row.event_id not in blocked]), it.sink == old)
     moved = 0
     for ended in (False, True):
-        states = [state.value for state in operation.states if (state in ENDED) is ended]
+        states = [state.value for state in _movable(operation) if (state in ENDED) is ended]
         fresh: dict[str, Any] = {} if ended else {"due_at": now, "spent": 0, "tried_at": None}
         changed = sa.update(deliveries).where(mine, it.state.in_(states))
         moved += connection.execute(changed.values(sink=new, lane=new, updated_at=now, **fresh)).rowcount
@@ -137,8 +156,8 @@ class Verb(NamedTuple):
     """`takes`: the states of the deliveries that an operation selects. `apply`: changes these deliveries, and returns
     how many were changed."""
 
-    takes: Callable[[Operation], list[DeliveryState]]
-    apply: Callable[[sa.Connection, Operation, Sequence[str], float], int]
+    takes: Callable[[OperationView], list[DeliveryState]]
+    apply: Callable[[sa.Connection, OperationView, Sequence[str], float], int]
 
 
 VERBS: Final[Mapping[str, Verb]] = {

@@ -145,7 +145,7 @@ def test_what_is_masked_where_it_is_told_is_never_sent(api: FakeSubmitApi, sink_
     delivery = make_delivery()
 
     with pytest.raises(
-        Refused, match="cdp_connect_headers: masked, here and in Skyvern's answer; set it in changes, or null"
+        Refused, match="cdp_connect_headers: masked, here and in Skyvern's response; set it in changes, or null"
     ):
         sink_at(api.url).send(delivery)
     assert api.made == {}
@@ -202,7 +202,7 @@ def test_masked_fields_come_from_skyvern_or_are_refused(api: FakeSubmitApi, sink
     assert api.submitted["parameters"] == {"user": "me", "password": "real"}
 
     api.kept = {"path": "/v1/run/agents", "request": {**request, "extra_http_headers": {"authorization": MASK}}}
-    with pytest.raises(Refused, match="extra_http_headers: masked, here and in Skyvern's answer"):
+    with pytest.raises(Refused, match="extra_http_headers: masked, here and in Skyvern's response"):
         sink_at(api.url).send(delivery)
 
 
@@ -301,7 +301,7 @@ def test_two_events_of_one_run_make_one_new_run(api: FakeSubmitApi, sink_at: Mak
 
 def test_server_other_than_runhook_gets_no_submission(api: FakeSubmitApi, sink_at: MakeSink) -> None:
     api.script = [Reply(200, body=json.dumps({"status": "failed", "run_request": ASKED}).encode())]
-    with pytest.raises(Refused, match="not a submit API of Runhook"):
+    with pytest.raises(Refused, match="not Runhook's submit API"):
         sink_at(api.url).send(make_delivery())
     assert api.made == {}
 
@@ -346,7 +346,7 @@ def test_an_answer_means_one_of_three_things(
 def test_an_answer_without_a_run_id_is_tried_again(api: FakeSubmitApi, sink_at: MakeSink) -> None:
     look = Reply(200, {"x-runhook-from": "skyvern"}, json.dumps({"status": "failed", "run_request": ASKED}).encode())
     api.script = [look, Reply(200, body=b"{}")]
-    with pytest.raises(Unavailable, match="without the new run's id"):
+    with pytest.raises(Unavailable, match="lacks the new run's id"):
         sink_at(api.url).send(make_delivery())
 
 

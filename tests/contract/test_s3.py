@@ -339,7 +339,7 @@ def answered(code: str, status: int, **headers: str) -> ClientError:
         (answered("BadDigest", 400), Unavailable, "the server answered 400 BadDigest"),
         (answered("KeyTooLongError", 400), Refused, "the key is too long"),
         (EndpointConnectionError(endpoint_url="http://x"), Unavailable, "the server can't be reached"),
-        (NoCredentialsError(), Unavailable, "no credentials were found"),
+        (NoCredentialsError(), Unavailable, "no credentials found"),
         (ConnectionResetError(), Unavailable, "ConnectionResetError"),
     ],
 )

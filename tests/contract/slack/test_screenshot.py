@@ -55,9 +55,9 @@ def test_a_mirrored_screenshot_serves_when_the_senders_is_gone(slack: FakeSlack,
     ("pages", "fault", "words"),
     [
         ({}, None, "answered 404"),
-        ({"/s.png": b"<html>sign in</html>"}, None, "does not give a picture"),
+        ({"/s.png": b"<html>sign in</html>"}, None, "does not return an image"),
         ({"/s.png": PNG}, ("files.getUploadURLExternal", 200, b'{"ok":false,"error":"missing_scope"}'), "lacks a"),
-        ({"/s.png": PNG}, ("/upload/", 500, b"no"), "did not take the file"),
+        ({"/s.png": PNG}, ("/upload/", 500, b"no"), "did not accept the file"),
         ({"/s.png": PNG}, ("files.completeUploadExternal", 429, b""), "too many messages"),
     ],
 )
@@ -93,4 +93,4 @@ def test_upload_address_without_tls_is_not_used(slack: FakeSlack, bot: Make) -> 
     slack.pages = {"/s.png": PNG}
     answer = {"ok": True, "file_id": "F1", "upload_url": "ftp://files.example/x"}
     slack.fail("files.getUploadURLExternal", 200, json.dumps(answer).encode())
-    assert "not safe" in bot().send(photographed(slack, "/s.png")).note
+    assert "unsafe upload address" in bot().send(photographed(slack, "/s.png")).note
