@@ -306,7 +306,7 @@ def test_a_variable_cannot_change_the_structure(file: Path) -> None:
         ('["${KEY}"]', '["${EMPTY:-}", " "]', "2: sources.skyvern.secrets: has no key in it"),
         ('["${KEY}"]', "[k], api_base: ftp://x", "2: sources.skyvern.api_base: must begin with http:// or https://"),
         ("url: ", "table: x, table: ", "4: sinks.results.table: written twice (first in line 4)"),
-        ('url: "sqlite:///var/results.db", ', "", "4: sinks.results.url: is missing: Where the database is"),
+        ('url: "sqlite:///var/results.db", ', "", "4: sinks.results.url: is missing: URL of the database"),
         (TABLE, "concurrency: many", "4: sinks.results.concurrency: must be a whole number"),
         (TABLE, "concurrency: 257", "4: sinks.results.concurrency: must be at most 256"),
         (TABLE, "rate: 10 per second", "4: sinks.results.rate: must be a rate such as 10/s"),
