@@ -16,7 +16,9 @@ import sqlalchemy as sa
 from sqlalchemy.schema import CreateIndex, DropIndex
 
 from bench.words import documents
-from receiver.ledger import Ledger, dialect, words
+from receiver.ledger import Ledger
+from receiver.ledger.database import dialect
+from receiver.ledger.lists import words
 from receiver.ledger.schema import attempts, deliveries, events, run_texts, runs, submissions, to_index
 from tests.servers.postgres import PostgresProcess
 from tests.support.ledger import with_tables

@@ -18,20 +18,11 @@ from receiver.delivery import backoff
 from receiver.domain import poll_schedule
 from receiver.domain.redaction import Redactor
 from receiver.errors import error_location
-from receiver.ledger import (
-    Connection,
-    Ledger,
-    LedgerUnavailable,
-    agenda,
-    audit,
-    clock_correction,
-    dialect,
-    heartbeats,
-    operations,
-    retention,
-    words,
-)
+from receiver.ledger import Connection, Ledger, LedgerUnavailable, agenda, heartbeats, operations, retention
+from receiver.ledger.access import audit
+from receiver.ledger.database import clock_correction, dialect
 from receiver.ledger.deliveries import lanes, recovery
+from receiver.ledger.lists import words
 from receiver.ledger.migrate import await_schema
 from receiver.reconcile import poller
 from receiver.reconcile.poller import Reconciler

@@ -131,7 +131,7 @@ def compile(  # noqa: A001 - always called as templating.compile
     `finalize` turns each printed value into text. Raises TemplateError.
     """
     if len(source) > MAX_SOURCE:
-        raise TemplateError(f"{name}: a template may have at most {MAX_SOURCE:,} characters, this one has {len(source):,}")
+        raise TemplateError(f"{name}: at most {MAX_SOURCE:,} characters in a template, not {len(source):,}")
     import jinja2
     from jinja2 import meta
 

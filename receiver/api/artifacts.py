@@ -20,10 +20,10 @@ from receiver.api.service import Actor, Service
 from receiver.domain.api_key import VIEW
 from receiver.domain.redaction import Redactor
 from receiver.ledger import Connection
-from receiver.ledger.filters import Filter
 from receiver.ledger.lists import runs
 from receiver.ledger.lists.bodies import read_body
 from receiver.ledger.lists.deliveries import receipts_of
+from receiver.ledger.lists.filters import Filter
 from receiver.ledger.lists.paging import Key, Row
 from receiver.ledger.lists.paging import Page as Found
 

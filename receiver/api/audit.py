@@ -16,8 +16,9 @@ from receiver.api.names import unknown
 from receiver.api.service import Actor, Service
 from receiver.domain.api_key import VIEW
 from receiver.errors import RunhookError
-from receiver.ledger import Connection, Ledger, audit
-from receiver.ledger.audit import AuditActor, AuditedAction
+from receiver.ledger import Connection, Ledger
+from receiver.ledger.access import audit
+from receiver.ledger.access.audit import AuditActor, AuditedAction
 
 # The names of actions. The ledger may have others, of another version.
 _ACTIONS: Final = """

@@ -18,8 +18,8 @@ from receiver.domain.api_key import OPERATE, VIEW
 from receiver.domain.delivery import DeliveryState
 from receiver.errors import Invalid
 from receiver.ledger import Connection
-from receiver.ledger.filters import Filter
 from receiver.ledger.lists import deliveries as lists
+from receiver.ledger.lists.filters import Filter
 from receiver.ledger.operations import Operation
 from receiver.ledger.verbs import CANCEL, REPLAY
 

@@ -29,12 +29,13 @@ from receiver.domain.api_key import ERASE
 from receiver.domain.callback import CALLBACK
 from receiver.domain.run import RunKey
 from receiver.errors import error_location
-from receiver.ledger import Connection, audit, retention
-from receiver.ledger.database_clock import database_now
-from receiver.ledger.dialect import json_text
-from receiver.ledger.filters import Filter
+from receiver.ledger import Connection, retention
+from receiver.ledger.access import audit
+from receiver.ledger.database.database_clock import database_now
+from receiver.ledger.database.dialect import json_text
 from receiver.ledger.lists import submissions
 from receiver.ledger.lists.deliveries import list_attempts
+from receiver.ledger.lists.filters import Filter
 
 # Attempts of a run that are read: all of them.
 _ALL: Final = 1 << 20

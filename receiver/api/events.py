@@ -27,9 +27,9 @@ from receiver.errors import NotFound, TooLarge
 from receiver.inbox import state as inbox
 from receiver.ingest import spool
 from receiver.ingest.quarantine import Quarantine
-from receiver.ledger.filters import Filter, id_trouble
 from receiver.ledger.lists import events as lists
 from receiver.ledger.lists.bodies import EventBody, read_body
+from receiver.ledger.lists.filters import Filter, id_trouble
 from receiver.runtime.redis_client import connect
 
 # Bytes of the largest body that is shown as a value, and of the largest that is returned.

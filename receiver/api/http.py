@@ -35,8 +35,8 @@ from receiver.api.tail_stream import TailStreams
 from receiver.domain.api_key import VIEW
 from receiver.errors import Busy, Invalid, NoKey, NotAllowed, NotFound, RequestError, TooLarge, TooMany
 from receiver.ledger import Ledger, LedgerDataError, LedgerUnavailable, OutcomeUnknown
-from receiver.ledger.api_keys import Key
-from receiver.ledger.async_ledger import AsyncLedger, limit_waits
+from receiver.ledger.access.api_keys import Key
+from receiver.ledger.database.async_ledger import AsyncLedger, limit_waits
 from receiver.runtime.redis_client import connect
 from receiver.runtime.throttle import TokenBucket
 from receiver.web.component import Context, WebComponent, pass_on

@@ -16,8 +16,8 @@ from receiver.api.models import Filtered, Moment, Result
 from receiver.api.service import Actor, Service
 from receiver.api.totals import bucketed_span
 from receiver.domain.api_key import VIEW
-from receiver.ledger import incidents
-from receiver.ledger.incidents import FailedRun
+from receiver.ledger.lists import incidents
+from receiver.ledger.lists.incidents import FailedRun
 from receiver.ledger.totals import Span
 
 # Periods of the trend: of the time before, and as many of the requested time.

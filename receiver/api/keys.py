@@ -21,9 +21,10 @@ from receiver.config.skyvern_key import missing_api_key
 from receiver.domain import api_key
 from receiver.domain.api_key import OPERATE, VIEW
 from receiver.errors import ConfigError, Conflict, Forbidden, Invalid, NotFound
-from receiver.ledger import Connection, api_keys
-from receiver.ledger.api_keys import Key
-from receiver.ledger.database_clock import database_now
+from receiver.ledger import Connection
+from receiver.ledger.access import api_keys
+from receiver.ledger.access.api_keys import Key
+from receiver.ledger.database.database_clock import database_now
 from receiver.web.keys import USUAL_RATE
 
 LONGEST_NAME: Final = 100

@@ -12,7 +12,7 @@ from receiver.api.names import check_names
 from receiver.api.service import Actor, Service
 from receiver.domain.api_key import VIEW
 from receiver.ledger import Connection
-from receiver.ledger.filters import Filter
+from receiver.ledger.lists.filters import Filter
 
 F = TypeVar("F", bound=FilterParameters)
 T = TypeVar("T", bound=Result)

@@ -25,7 +25,7 @@ from handlers.support import timestamps
 from handlers.support.duration import parse_duration
 from receiver.domain.delivery import DeliveryState
 from receiver.errors import Invalid
-from receiver.ledger.filters import LIMIT, Filter
+from receiver.ledger.lists.filters import LIMIT, Filter
 
 T = TypeVar("T")
 

@@ -9,8 +9,9 @@ from receiver.api.service import Actor, Service
 from receiver.domain.attention import ACTIVE
 from receiver.domain.run import FINAL
 from receiver.errors import Invalid, NotFound, RunhookError, suggest
-from receiver.ledger import Connection, names
-from receiver.ledger.filters import FULL_ID, Filter
+from receiver.ledger import Connection
+from receiver.ledger.lists import names
+from receiver.ledger.lists.filters import FULL_ID, Filter
 
 if TYPE_CHECKING:
     from receiver.config.models import Config

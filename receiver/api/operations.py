@@ -34,8 +34,8 @@ from receiver.api.service import Actor, Service
 from receiver.domain.api_key import OPERATE, VIEW
 from receiver.errors import Conflict, Invalid, NotFound
 from receiver.ledger import Connection, operations
-from receiver.ledger.database_clock import database_now
-from receiver.ledger.filters import FULL_ID, VISIBLE, id_trouble
+from receiver.ledger.database.database_clock import database_now
+from receiver.ledger.lists.filters import FULL_ID, VISIBLE, id_trouble
 from receiver.ledger.operations import Operation
 from receiver.ledger.selection import Selection
 

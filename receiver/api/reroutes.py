@@ -23,7 +23,7 @@ from receiver.domain.api_key import OPERATE
 from receiver.domain.callback import CALLBACK
 from receiver.domain.event import UNEVALUATED
 from receiver.errors import Invalid, NotAsExpected, NotFound
-from receiver.ledger import audit
+from receiver.ledger.access import audit
 from receiver.ledger.selection import Selection
 
 if TYPE_CHECKING:

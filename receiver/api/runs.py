@@ -20,12 +20,12 @@ from receiver.domain.durations import ago
 from receiver.errors import Invalid, NotFound
 from receiver.ledger import Connection
 from receiver.ledger.deliveries import lanes
-from receiver.ledger.filters import Filter
 from receiver.ledger.lists import deliveries as delivery_lists
 from receiver.ledger.lists import events as event_lists
 from receiver.ledger.lists import runs as lists
 from receiver.ledger.lists import submissions as submission_lists
-from receiver.ledger.words import COUNT_LIMIT, coverage
+from receiver.ledger.lists.filters import Filter
+from receiver.ledger.lists.words import COUNT_LIMIT, coverage
 
 M = TypeVar("M", bound=Result)
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from receiver.api.models import Scoped
     from receiver.config.models import Config
     from receiver.config.settings import Settings
-    from receiver.ledger.api_keys import Key
+    from receiver.ledger.access.api_keys import Key
 
 S = TypeVar("S", bound="Scoped")
 

@@ -24,7 +24,7 @@ from receiver.domain.callback import CALLBACK
 from receiver.domain.event import delivery_id, event_id
 from receiver.domain.run import parse
 from receiver.errors import Invalid, error_location
-from receiver.ledger import audit
+from receiver.ledger.access import audit
 
 # What the audit calls the test of a sink.
 TEST: Final = "sink.test"

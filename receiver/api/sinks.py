@@ -20,9 +20,10 @@ from receiver.domain.breaker import Lane
 from receiver.domain.callback import CALLBACK
 from receiver.domain.liveness import deliver
 from receiver.errors import Invalid, NotFound
-from receiver.ledger import Connection, heartbeats, names, stats
-from receiver.ledger.database_clock import database_now
+from receiver.ledger import Connection, heartbeats, stats
+from receiver.ledger.database.database_clock import database_now
 from receiver.ledger.deliveries import lanes
+from receiver.ledger.lists import names
 from receiver.ledger.operations import Operation
 from receiver.ledger.selection import Selection
 from receiver.ledger.verbs import MOVE, MOVE_BACK

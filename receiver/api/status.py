@@ -21,7 +21,7 @@ from receiver.domain.api_key import OPERATE, VIEW
 from receiver.domain.breaker import Lane
 from receiver.domain.liveness import SeenProcess
 from receiver.errors import Busy
-from receiver.ledger import words
+from receiver.ledger.lists import words
 from receiver.ledger.stats import NEWEST
 
 # Seconds after which the findings so far are returned: less than the time limit of a call.

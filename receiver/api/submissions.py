@@ -16,9 +16,10 @@ from receiver.api.service import Actor, Service
 from receiver.api.timeline import TimelineEntry, submission_timeline
 from receiver.domain.api_key import VIEW
 from receiver.domain.submission import SubmissionState
-from receiver.ledger import Connection, api_keys
-from receiver.ledger.filters import Filter
+from receiver.ledger import Connection
+from receiver.ledger.access import api_keys
 from receiver.ledger.lists import missing, runs, submissions
+from receiver.ledger.lists.filters import Filter
 
 
 class SubmissionsParameters(FilterParameters):

@@ -23,8 +23,9 @@ from receiver.api.service import Actor, Service
 from receiver.domain.api_key import VIEW
 from receiver.domain.redaction import Redactor
 from receiver.errors import ConfigError
-from receiver.ledger import Connection, tail
-from receiver.ledger.tail import Position, Tail
+from receiver.ledger import Connection
+from receiver.ledger.lists import tail
+from receiver.ledger.lists.tail import Position, Tail
 
 # Maximum events of one read, and reads of one call.
 PAGE: Final = 500

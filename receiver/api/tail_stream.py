@@ -21,10 +21,11 @@ from starlette.responses import Response
 from receiver.api.service import Actor, Service
 from receiver.api.tail import TAIL, TailEvent, TailParameters, encode, follow, start
 from receiver.errors import Busy
-from receiver.ledger import Connection, LedgerUnavailable, api_keys
-from receiver.ledger.api_keys import Key
-from receiver.ledger.async_ledger import AsyncLedger, limit_waits
-from receiver.ledger.tail import Position, Tail
+from receiver.ledger import Connection, LedgerUnavailable
+from receiver.ledger.access import api_keys
+from receiver.ledger.access.api_keys import Key
+from receiver.ledger.database.async_ledger import AsyncLedger, limit_waits
+from receiver.ledger.lists.tail import Position, Tail
 from receiver.web.limits import TooManyWaiters, WaiterLimit
 from receiver.web.responses import SSE_HEADERS, SSE_KEEP_ALIVE, StreamedResponse, sse_event, sse_keep_alive, sse_retry
 

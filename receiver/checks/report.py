@@ -10,7 +10,7 @@ from receiver.config.settings import Settings
 from receiver.domain.breaker import Lane
 from receiver.domain.liveness import SeenProcess, expected
 from receiver.inbox.state import InboxState
-from receiver.ledger.clock_correction import Corrected
+from receiver.ledger.database.clock_correction import Corrected
 from receiver.ledger.stats import DeliveryPace, Gauges, Newest
 
 # Seconds for which a mistake of a sender counts as news.

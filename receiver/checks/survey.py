@@ -29,19 +29,11 @@ from receiver.inbox.state import examine
 from receiver.ingest import redis_settings
 from receiver.ingest.quarantine import Quarantine
 from receiver.ingest.spool import usage
-from receiver.ledger import (
-    Connection,
-    Ledger,
-    LedgerUnavailable,
-    audit,
-    clock_correction,
-    heartbeats,
-    operations,
-    redis_losses,
-    stats,
-)
+from receiver.ledger import Connection, Ledger, LedgerUnavailable, heartbeats, operations, stats
+from receiver.ledger.access import audit, redis_losses
+from receiver.ledger.database import clock_correction
+from receiver.ledger.database.errors import remedy_for
 from receiver.ledger.deliveries import lanes
-from receiver.ledger.errors import remedy_for
 from receiver.ledger.migrate import schema_trouble
 from receiver.runtime.redis_client import auth_error, connect
 

@@ -31,9 +31,9 @@ from receiver.inbox.set_aside import SetAsideEntry, drop_all, drop_set_aside, fi
 from receiver.inbox.writer import InboxUnavailable, InboxWriter, append_each
 from receiver.ingest import redis_settings
 from receiver.ingest.spool import Spool, list_events
-from receiver.ledger import audit
-from receiver.ledger.audit import AuditActor
-from receiver.ledger.filters import LIMIT
+from receiver.ledger.access import audit
+from receiver.ledger.access.audit import AuditActor
+from receiver.ledger.lists.filters import LIMIT
 from receiver.runtime.redis_client import connect, unusable
 
 app = new_app()

@@ -16,8 +16,8 @@ from receiver.cli.profiles import here_only
 from receiver.config.settings import Settings
 from receiver.errors import ConfigError, NotStarted, RunhookError, UsageError
 from receiver.ledger import Ledger
-from receiver.ledger.copying import copy, count
-from receiver.ledger.errors import LedgerDataError, LedgerUnavailable
+from receiver.ledger.database.copying import copy, count
+from receiver.ledger.database.errors import LedgerDataError, LedgerUnavailable
 from receiver.ledger.migrate import ensure_schema, unusable
 
 app = new_app()

@@ -13,7 +13,7 @@ from handlers.support.url import hide_password
 from receiver.config.settings import Settings
 from receiver.errors import NotStarted
 from receiver.ledger import Ledger, LedgerUnavailable
-from receiver.ledger.errors import with_remedy
+from receiver.ledger.database.errors import with_remedy
 from receiver.ledger.migrate import ensure_schema, is_missing, require_durability, schema_trouble, unusable
 
 if TYPE_CHECKING:

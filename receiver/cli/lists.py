@@ -42,8 +42,8 @@ from receiver.domain.delivery import DeliveryState
 from receiver.domain.durations import after
 from receiver.domain.event import short_id
 from receiver.errors import UsageError
-from receiver.ledger import audit as audit_log
-from receiver.ledger.filters import LIMIT
+from receiver.ledger.access import audit as audit_log
+from receiver.ledger.lists.filters import LIMIT
 
 Row = Mapping[str, Any]
 

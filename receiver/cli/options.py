@@ -149,7 +149,7 @@ def parse_pairs(option: str, pairs: Sequence[str] | None) -> dict[str, str]:
 
 def check_id(identifier: str) -> None:
     """Raise UsageError if `identifier` is not a valid id, or is cut too short."""
-    from receiver.ledger.filters import id_trouble
+    from receiver.ledger.lists.filters import id_trouble
 
     if trouble := id_trouble(identifier):
         shown = clean(identifier, 60)

@@ -23,7 +23,8 @@ from receiver.cli.profiles import here_only
 from receiver.domain.counting import counted
 from receiver.domain.durations import ago
 from receiver.errors import ConfigError, UsageError
-from receiver.ledger import Connection, Ledger, audit, redis_losses
+from receiver.ledger import Connection, Ledger
+from receiver.ledger.access import audit, redis_losses
 from receiver.reconcile.importer import ImportReport, find_missing
 from receiver.reconcile.poller import build
 from receiver.reconcile.source import PolledSource

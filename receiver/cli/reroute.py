@@ -17,7 +17,7 @@ from receiver.cli.output import Form, clean, parse_columns, print_rows, progress
 from receiver.cli.parameters import check_times, given_options, named_options, with_filter
 from receiver.domain.counting import counted
 from receiver.errors import UsageError
-from receiver.ledger.filters import LIMIT
+from receiver.ledger.lists.filters import LIMIT
 
 
 @with_filter(RerouteParameters, without=("into", "ignore_routes", "dry_run", "after"))

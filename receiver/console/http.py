@@ -42,7 +42,7 @@ from receiver.console.sign_in_pages import SignInPages
 from receiver.console.wording import place_of
 from receiver.errors import Busy, ConfigError, Invalid, NotFound, RequestError
 from receiver.ledger import Ledger, LedgerDataError, LedgerUnavailable, OutcomeUnknown
-from receiver.ledger.async_ledger import AsyncLedger, limit_waits
+from receiver.ledger.database.async_ledger import AsyncLedger, limit_waits
 from receiver.runtime.throttle import TokenBucket
 from receiver.web.component import Context, WebComponent
 from receiver.web.responses import address_of

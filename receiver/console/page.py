@@ -12,7 +12,7 @@ from receiver.api import cursor
 from receiver.api.endpoint import Endpoint, P, R
 from receiver.api.models import Page
 from receiver.api.service import Actor, Service
-from receiver.ledger.filters import LIMIT
+from receiver.ledger.lists.filters import LIMIT
 
 # Where the console is.
 PATH: Final = "/console"

@@ -23,9 +23,10 @@ from receiver.console.page import PATH
 from receiver.console.passwords import ADMIN, Person, hash_password, is_password
 from receiver.domain.network import network_of
 from receiver.errors import Forbidden, TooMany
-from receiver.ledger import LedgerUnavailable, console_sessions
-from receiver.ledger.async_ledger import AsyncLedger
-from receiver.ledger.console_sessions import ConsoleSession
+from receiver.ledger import LedgerUnavailable
+from receiver.ledger.access import console_sessions
+from receiver.ledger.access.console_sessions import ConsoleSession
+from receiver.ledger.database.async_ledger import AsyncLedger
 from receiver.runtime.throttle import TokenBucket
 from receiver.web.responses import address_of
 

@@ -21,8 +21,9 @@ from receiver.domain import callback, signature
 from receiver.domain.api_key import derive, digest
 from receiver.domain.callback_url import mask_bytes
 from receiver.domain.submission import Submission
-from receiver.ledger import Connection, Ledger, LedgerUnavailable, api_keys
-from receiver.ledger.api_keys import Key
+from receiver.ledger import Connection, Ledger, LedgerUnavailable
+from receiver.ledger.access import api_keys
+from receiver.ledger.access.api_keys import Key
 from receiver.ledger.deliveries import resend
 from receiver.ledger.submissions import records
 

@@ -24,9 +24,9 @@ from receiver.domain.breaker import Observation
 from receiver.domain.callback_url import mask_bytes
 from receiver.domain.delivery import DeliveryMove, gave_up
 from receiver.domain.redaction import Redactor
+from receiver.ledger.database.dialect import storable
 from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.deliveries.claimed import Claimed
-from receiver.ledger.dialect import storable
 
 _AVAILABLE = Observation(True)
 _NO_REDACTION = Redactor([])

@@ -23,7 +23,8 @@ from receiver.domain.liveness import DISPATCH, deliver
 from receiver.inbox.reader import Entry, InboxReader
 from receiver.inbox.recovery import KILLS, InboxRecovery, Taken
 from receiver.inbox.set_aside import has_set_aside, put_back, set_aside
-from receiver.ledger import Ledger, LedgerUnavailable, redis_losses
+from receiver.ledger import Ledger, LedgerUnavailable
+from receiver.ledger.access import redis_losses
 from receiver.runtime.outage import Pause
 from receiver.runtime.redis_client import connect
 from receiver.runtime.throttle import TokenBucket

@@ -18,7 +18,7 @@ from receiver.dispatch.missing import missing, note_of
 from receiver.domain.event import UNEVALUATED
 from receiver.ledger import Connection, Ledger, reroutes
 from receiver.ledger.deliveries.creation import AddedDelivery
-from receiver.ledger.filters import Filter
+from receiver.ledger.lists.filters import Filter
 from receiver.ledger.reroutes import EventNote, OldEvent, ResultKey
 from receiver.routing.route import RouteConfig
 from receiver.routing.router import Router

@@ -6,7 +6,7 @@ times are seconds since the epoch.
 
 from sqlalchemy import Connection
 
-from receiver.ledger.engine import Ledger
-from receiver.ledger.errors import LedgerDataError, LedgerNotDurable, LedgerUnavailable, OutcomeUnknown
+from receiver.ledger.database.engine import Ledger
+from receiver.ledger.database.errors import LedgerDataError, LedgerNotDurable, LedgerUnavailable, OutcomeUnknown
 
 __all__ = ["Connection", "Ledger", "LedgerDataError", "LedgerNotDurable", "LedgerUnavailable", "OutcomeUnknown"]

@@ -9,8 +9,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from receiver.ledger import many_rows
-from receiver.ledger.dialect import storable
+from receiver.ledger.database import many_rows
+from receiver.ledger.database.dialect import storable
 from receiver.ledger.schema import agent_changes, agents
 
 

@@ -11,8 +11,8 @@ from typing import Any, Final, NamedTuple
 import sqlalchemy as sa
 
 from receiver.ledger import operations
+from receiver.ledger.database.engine import Ledger
 from receiver.ledger.deliveries import recovery
-from receiver.ledger.engine import Ledger
 from receiver.ledger.schema import to_index
 
 

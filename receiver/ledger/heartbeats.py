@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from receiver.domain.liveness import FORGET_AFTER, ProcessBeat, SeenProcess
-from receiver.ledger.dialect import now
-from receiver.ledger.many_rows import insert_statement, or_update
+from receiver.ledger.database.dialect import now
+from receiver.ledger.database.many_rows import insert_statement, or_update
 from receiver.ledger.schema import heartbeats
 
 

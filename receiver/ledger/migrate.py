@@ -16,9 +16,9 @@ from sqlalchemy import exc as sa_exc
 
 from receiver.domain.trouble import Trouble
 from receiver.errors import NotStarted
-from receiver.ledger import dialect
-from receiver.ledger.engine import Ledger
-from receiver.ledger.errors import LedgerUnavailable, remedy_for, with_remedy
+from receiver.ledger.database import dialect
+from receiver.ledger.database.engine import Ledger
+from receiver.ledger.database.errors import LedgerUnavailable, remedy_for, with_remedy
 
 # The newest revision in migrations/versions; a test compares the two.
 HEAD = "v12"

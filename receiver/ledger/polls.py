@@ -17,8 +17,8 @@ from receiver.domain.history import RunHistory
 from receiver.domain.new_event import NewEvent
 from receiver.domain.parsed_event import ParsedEvent
 from receiver.domain.run import RunKey
-from receiver.ledger import dialect, many_rows
-from receiver.ledger.filters import same_run
+from receiver.ledger.database import dialect, many_rows
+from receiver.ledger.lists.filters import same_run
 from receiver.ledger.runs import final_runs
 from receiver.ledger.schema import polls, runs, submissions
 from receiver.ledger.submissions.records import change

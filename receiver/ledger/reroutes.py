@@ -16,11 +16,12 @@ import sqlalchemy as sa
 from receiver.domain.delivery import DeliveryState
 from receiver.domain.event import Via
 from receiver.domain.run import Run, RunKey
-from receiver.ledger import dialect, many_rows, words
+from receiver.ledger.database import dialect, many_rows
+from receiver.ledger.database.engine import Ledger
 from receiver.ledger.deliveries import creation, links, same_result
 from receiver.ledger.deliveries.creation import AddedDelivery
-from receiver.ledger.engine import Ledger
-from receiver.ledger.filters import Filter, of_events
+from receiver.ledger.lists import words
+from receiver.ledger.lists.filters import Filter, of_events
 from receiver.ledger.runs import update_run
 from receiver.ledger.schema import deliveries, events, runs
 from receiver.ledger.selection import of_named_events

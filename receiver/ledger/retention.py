@@ -13,9 +13,10 @@ from receiver.domain.event import ERASED
 from receiver.domain.run import RunKey
 from receiver.domain.submission import OPEN
 from receiver.errors import Conflict
-from receiver.ledger import dialect, words
+from receiver.ledger.database import dialect
 from receiver.ledger.deliveries.fair_queue import ONE_OF_MANY
-from receiver.ledger.filters import same_run
+from receiver.ledger.lists import words
+from receiver.ledger.lists.filters import same_run
 from receiver.ledger.recording.load import lock
 from receiver.ledger.recording.write import NO_STATUS
 from receiver.ledger.schema import attempts, deliveries, events, lanes, polls, runs, submissions, to_index

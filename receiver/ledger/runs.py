@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 
 from receiver.domain.run import RunKey
-from receiver.ledger import dialect
+from receiver.ledger.database import dialect
 from receiver.ledger.schema import events, runs, submissions
 
 T = TypeVar("T")

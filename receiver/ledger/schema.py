@@ -379,7 +379,7 @@ console_sessions = Table(
 )
 
 
-# --- The search index of runs: see domain/words.py and ledger/words.py.
+# --- The search index of runs: see domain/words.py and ledger/lists/words.py.
 
 # Changes of runs that are not indexed yet: an outbox. Recording adds a row; the clock indexes the run and deletes it.
 # SQLite must never reuse a number, so its column is AUTOINCREMENT.
@@ -393,7 +393,7 @@ to_index = Table(
     sqlite_autoincrement=True,
 )
 
-# The text of each run. Its index is the FTS5 table `words`, or a column of PostgreSQL: see ledger/words.py.
+# The text of each run. Its index is the FTS5 table `words`, or a column of PostgreSQL: see ledger/lists/words.py.
 run_texts = Table(
     "run_texts",
     metadata,

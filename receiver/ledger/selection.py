@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from receiver.ledger.deliveries import same_result
-from receiver.ledger.filters import Filter, begins, of_deliveries, same_run
+from receiver.ledger.lists.filters import Filter, begins, of_deliveries, same_run
 from receiver.ledger.schema import deliveries, events, runs
 
 

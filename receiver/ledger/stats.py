@@ -16,16 +16,17 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import ENDED, DeliveryState
 from receiver.domain.event import ERASED, UNEVALUATED
-from receiver.ledger import timeouts, watches
-from receiver.ledger.database_clock import database_now
+from receiver.ledger import watches
+from receiver.ledger.database import timeouts
+from receiver.ledger.database.database_clock import database_now
+from receiver.ledger.database.dialect import contains_exactly, each_value
+from receiver.ledger.database.timeouts import Cancelled
 from receiver.ledger.deliveries import lanes
 from receiver.ledger.deliveries.lanes import WorstLane
-from receiver.ledger.dialect import contains_exactly, each_value
-from receiver.ledger.filters import in_states
+from receiver.ledger.lists.filters import in_states
+from receiver.ledger.lists.words import Coverage, coverage
 from receiver.ledger.schema import attempts, deliveries, events, in_state
-from receiver.ledger.timeouts import Cancelled
 from receiver.ledger.watches import Watch
-from receiver.ledger.words import Coverage, coverage
 
 # Delivered and cancelled ones are left out: there may be millions, and they need no action.
 COUNTED = (DeliveryState.HELD, DeliveryState.QUEUED, DeliveryState.SENDING, DeliveryState.WAITING, DeliveryState.DEAD)

@@ -15,8 +15,8 @@ import sqlalchemy as sa
 
 from receiver.domain.deduplication import CANCELED
 from receiver.domain.delivery import DeliveryState
-from receiver.ledger.dialect import bucket_of
-from receiver.ledger.filters import Condition, Filter, in_states, of_deliveries, of_runs, same_run
+from receiver.ledger.database.dialect import bucket_of
+from receiver.ledger.lists.filters import Condition, Filter, in_states, of_deliveries, of_runs, same_run
 from receiver.ledger.schema import deliveries, events, runs
 
 # Deliveries whose age is looked at.

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import ENDED, DeliveryMove, DeliveryState, state_after, states_before
 from receiver.domain.event import delivery_id
-from receiver.ledger import dialect
+from receiver.ledger.database import dialect
 from receiver.ledger.deliveries import lanes, links, same_result
 from receiver.ledger.schema import deliveries
 from receiver.ledger.selection import Selection

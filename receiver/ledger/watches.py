@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from receiver.ledger import dialect, many_rows
+from receiver.ledger.database import dialect, many_rows
 from receiver.ledger.schema import active_runs, watches
 
 # Seconds for which a walk is leased; it renews that with every page.

@@ -30,8 +30,8 @@ from receiver.domain.redaction import Redactor
 from receiver.domain.run import RunKey
 from receiver.errors import ConfigError
 from receiver.ledger import Ledger, LedgerDataError, LedgerUnavailable
-from receiver.ledger.api_keys import Key
-from receiver.ledger.async_ledger import AsyncLedger, limit_waits
+from receiver.ledger.access.api_keys import Key
+from receiver.ledger.database.async_ledger import AsyncLedger, limit_waits
 from receiver.runtime.redis_client import connect
 from receiver.runtime.throttle import TokenBucket
 from receiver.skyvern.client import SkyvernAPI

@@ -9,8 +9,8 @@ from contextlib import suppress
 
 from receiver.domain.callback_url import mask_bytes, tokens_in
 from receiver.ledger import LedgerUnavailable
-from receiver.ledger.api_keys import Key
-from receiver.ledger.async_ledger import AsyncLedger
+from receiver.ledger.access.api_keys import Key
+from receiver.ledger.database.async_ledger import AsyncLedger
 from receiver.ledger.submissions.records import addresses
 from receiver.web.work import off_loop
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from receiver.domain.submission import Submission, SubmissionState
-from receiver.ledger.async_ledger import AsyncLedger
+from receiver.ledger.database.async_ledger import AsyncLedger
 from receiver.ledger.submissions import lifecycle
 from receiver.skyvern.responses import Answer, Rejected, submitted
 from receiver.submit import labels

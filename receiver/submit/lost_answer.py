@@ -12,7 +12,7 @@ from receiver.domain.redaction import Redactor
 from receiver.domain.run import parse
 from receiver.domain.submission import OPEN, Submission
 from receiver.ledger import LedgerDataError, LedgerUnavailable, polls
-from receiver.ledger.async_ledger import AsyncLedger
+from receiver.ledger.database.async_ledger import AsyncLedger
 from receiver.ledger.submissions import lifecycle, records
 from receiver.skyvern.responses import Answered
 from receiver.submit.endpoints import short_answer

@@ -13,7 +13,7 @@ from receiver.domain.api_key import RESUBMIT
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import prompt_of, storable, title_of
 from receiver.domain.submission import NewSubmission
-from receiver.ledger.api_keys import Key
+from receiver.ledger.access.api_keys import Key
 from receiver.skyvern import requests
 from receiver.skyvern.requests import ApiCall
 from receiver.submit import idempotency, labels

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 
 from receiver.domain import callback_url
-from receiver.ledger.async_ledger import AsyncLedger
+from receiver.ledger.database.async_ledger import AsyncLedger
 from receiver.skyvern.client import BrokenOff, Streamed
 from receiver.skyvern.responses import Answer, Answered, Unreachable
 from receiver.submit.callback_mask import mask_callbacks

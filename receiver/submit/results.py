@@ -17,7 +17,7 @@ from urllib.parse import quote
 from receiver.domain.run import Run, RunKey, parse_outline
 from receiver.domain.webhook_grace import may_be_removed
 from receiver.ledger import LedgerDataError, LedgerUnavailable, polls, runs
-from receiver.ledger.async_ledger import AsyncLedger
+from receiver.ledger.database.async_ledger import AsyncLedger
 from receiver.ledger.runs import RunResult
 from receiver.ledger.submissions.records import webhook_of
 from receiver.skyvern.responses import Answer, Answered, Unreachable, expires_at

@@ -18,7 +18,7 @@ from receiver.domain.callback import CALLBACK, ROUTE, lane_of
 from receiver.domain.delivery import DeliveryState
 from receiver.domain.run import RunKey, parse_outline
 from receiver.ledger import LedgerUnavailable, runs
-from receiver.ledger.async_ledger import AsyncLedger
+from receiver.ledger.database.async_ledger import AsyncLedger
 from receiver.ledger.deliveries import resend
 from receiver.ledger.deliveries.resend import DeliveryStatus
 from receiver.ledger.runs import RunResult

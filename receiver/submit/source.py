@@ -15,7 +15,7 @@ from handlers.support.address_policy import AllowedAddresses, literal_addresses
 from handlers.support.guarded_client import parse_url
 from handlers.support.url import MAX_URL, PORTS, split_userinfo
 from receiver.domain.agent_url import where
-from receiver.ledger.api_keys import Key
+from receiver.ledger.access.api_keys import Key
 from receiver.skyvern.client import SkyvernAPI
 from receiver.submit.replies import NO_SECRETS, SecretScan
 from receiver.web.responses import Refusal, error

@@ -16,7 +16,7 @@ from receiver.domain.poll_schedule import first_poll
 from receiver.domain.redaction import Redactor
 from receiver.domain.submission import Submission, SubmissionMove
 from receiver.ledger import LedgerDataError, LedgerUnavailable
-from receiver.ledger.async_ledger import AsyncLedger
+from receiver.ledger.database.async_ledger import AsyncLedger
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import SubmitOutcome, WhenLate
 from receiver.runtime.background import awaited

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from receiver.domain.run import RunKey
 from receiver.ledger import Connection, LedgerUnavailable, polls
-from receiver.ledger.async_ledger import AsyncLedger
+from receiver.ledger.database.async_ledger import AsyncLedger
 from receiver.ledger.polls import Poll
 from receiver.ledger.runs import RunStatus, run_statuses
 from receiver.skyvern.responses import Answered

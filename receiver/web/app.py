@@ -30,7 +30,7 @@ from receiver.ingest.held_bodies import HeldBodies
 from receiver.ingest.poll_hints import PollHintWriter
 from receiver.ingest.quarantine import Quarantine, QuarantineWriter
 from receiver.ingest.spool import Spool, SpoolFull, spool_trouble
-from receiver.ledger.async_ledger import WAIT
+from receiver.ledger.database.async_ledger import WAIT
 from receiver.runtime.background import Background
 from receiver.telemetry.receiver import ReceiverMetrics
 from receiver.web.component import Context, OperatorAccess, WebComponent, is_admin

@@ -16,7 +16,7 @@ from receiver.config.settings import Settings
 from receiver.errors import NoKey, NotFound
 from receiver.ingest.group_commit import GroupCommit
 from receiver.ingest.held_bodies import HeldBodies
-from receiver.ledger.async_ledger import WAIT
+from receiver.ledger.database.async_ledger import WAIT
 from receiver.runtime.background import Background
 from receiver.telemetry.receiver import ReceiverMetrics
 

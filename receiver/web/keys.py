@@ -15,9 +15,10 @@ import redis
 
 from receiver.config.fields import parse_rate
 from receiver.domain import api_key
-from receiver.ledger import LedgerDataError, LedgerUnavailable, api_keys
-from receiver.ledger.api_keys import Key
-from receiver.ledger.async_ledger import AsyncLedger
+from receiver.ledger import LedgerDataError, LedgerUnavailable
+from receiver.ledger.access import api_keys
+from receiver.ledger.access.api_keys import Key
+from receiver.ledger.database.async_ledger import AsyncLedger
 from receiver.runtime.background import Background
 from receiver.runtime.throttle import RateLimits, TokenBucket
 from receiver.web.responses import Refusal, Reply, error

@@ -28,7 +28,8 @@ from receiver.checks import board
 from receiver.domain import liveness
 from receiver.domain.deduplication import Disposition
 from receiver.domain.liveness import SeenProcess
-from receiver.ledger import Ledger, LedgerUnavailable, words
+from receiver.ledger import Ledger, LedgerUnavailable
+from receiver.ledger.lists import words
 from receiver.ledger.stats import COUNT_LIMIT, COUNTED, Gauges, orphaned, read
 from receiver.runtime.redis_client import connect_async
 from receiver.telemetry import workers

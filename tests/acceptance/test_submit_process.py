@@ -17,8 +17,8 @@ import httpx2
 import pytest
 
 from receiver.domain import api_key
-from receiver.ledger import api_keys
-from receiver.ledger.api_keys import Key
+from receiver.ledger.access import api_keys
+from receiver.ledger.access.api_keys import Key
 from tests.servers.deployment import Deployment
 from tests.servers.gate import Gate
 from tests.servers.postgres import PostgresProcess

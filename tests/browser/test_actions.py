@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import Browser, Locator
 
 from receiver.console.catalogue import ACTIONS
-from receiver.ledger import audit
+from receiver.ledger.access import audit
 from simulator.api import create_app
 from simulator.options import Options
 from simulator.server import Serving

@@ -65,8 +65,8 @@ SAFEGUARDS: Final[dict[str, dict[str, object]]] = {
     "peer-limits": {"handlers.support.postgresql:begin": "BEGIN"},
     # Each host tells what is due by its own clock.
     "database-clock": {
-        "receiver.ledger.database_clock:DatabaseClock.now": lambda _: time.time(),
-        "receiver.ledger.database_clock:database_now": lambda _: time.time(),
+        "receiver.ledger.database.database_clock:DatabaseClock.now": lambda _: time.time(),
+        "receiver.ledger.database.database_clock:database_now": lambda _: time.time(),
     },
     # A connection to Redis that was reset is not seen to be lost, and what that ends is not begun again.
     "reset-recovery": {

@@ -18,16 +18,17 @@ from receiver.config.settings import Settings
 from receiver.domain.breaker import Lane
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.new_event import NewDelivery
-from receiver.ledger import Ledger, LedgerUnavailable, audit, operations
-from receiver.ledger.audit import AuditActor
+from receiver.ledger import Ledger, LedgerUnavailable, operations
+from receiver.ledger.access import audit
+from receiver.ledger.access.audit import AuditActor
 from receiver.ledger.deliveries import lanes, recovery
-from receiver.ledger.filters import Filter
+from receiver.ledger.lists.filters import Filter
+from receiver.ledger.lists.words import Coverage, coverage
 from receiver.ledger.operations import Operation
 from receiver.ledger.schema import audit as audit_table
 from receiver.ledger.schema import deliveries, runs, submissions
 from receiver.ledger.schema import operations as operation_rows
 from receiver.ledger.selection import Selection
-from receiver.ledger.words import Coverage, coverage
 from tests.servers.gate import Gate
 from tests.servers.postgres import PostgresProcess
 from tests.support import queries

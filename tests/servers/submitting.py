@@ -30,8 +30,9 @@ from receiver.dispatch import dispatcher
 from receiver.dispatch.dispatcher import Dispatcher
 from receiver.domain import api_key
 from receiver.domain.callback import CALLBACK
-from receiver.ledger import Ledger, api_keys
-from receiver.ledger.api_keys import Key
+from receiver.ledger import Ledger
+from receiver.ledger.access import api_keys
+from receiver.ledger.access.api_keys import Key
 from receiver.ledger.schema import submissions
 from receiver.reconcile import poller
 from receiver.reconcile.poller import Reconciler

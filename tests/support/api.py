@@ -13,7 +13,8 @@ from receiver.api.service import Actor, Service
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.domain.api_key import OPERATE, VIEW
-from receiver.ledger import Ledger, audit
+from receiver.ledger import Ledger
+from receiver.ledger.access import audit
 from tests.servers.submitting import Submitting
 from tests.support.waiting import PATIENCE
 

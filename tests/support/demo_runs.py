@@ -19,10 +19,11 @@ from receiver.domain.delivery import DeliveryMove
 from receiver.domain.signature import sign
 from receiver.domain.submission import NewSubmission, SubmissionMove
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
-from receiver.ledger import Ledger, account, api_keys, audit, operations, verbs
+from receiver.ledger import Ledger, account, operations, verbs
+from receiver.ledger.access import api_keys, audit
+from receiver.ledger.access.api_keys import Key
+from receiver.ledger.access.audit import AuditActor
 from receiver.ledger.account import AgentChange
-from receiver.ledger.api_keys import Key
-from receiver.ledger.audit import AuditActor
 from receiver.ledger.deliveries import attempts
 from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.operations import Operation

@@ -23,11 +23,12 @@ from receiver.domain.new_event import NewDelivery, NewEvent
 from receiver.domain.parsed_event import ParsedEvent
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import RunKey, parse
-from receiver.ledger import Connection, Ledger, operations, schema, words
+from receiver.ledger import Connection, Ledger, operations, schema
 from receiver.ledger.deliveries import attempts, claims, lanes
 from receiver.ledger.deliveries.attempts import AttemptResult
 from receiver.ledger.deliveries.claimed import Claimed, load_bodies
 from receiver.ledger.deliveries.creation import ClaimAtOnce
+from receiver.ledger.lists import words
 from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.operations import STEP, StepBounds
 from receiver.ledger.recording import load, write

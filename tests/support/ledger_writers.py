@@ -12,7 +12,7 @@ from tests.support.paths import ROOT
 WRITES = {"write", "write_patiently", "alter"}
 LEDGERS = ("ledger", "target")
 STATEMENTS = {"insert", "update", "delete"}
-MANY_ROWS = "receiver.ledger.many_rows"
+MANY_ROWS = "receiver.ledger.database.many_rows"
 
 Definition = tuple[str, str]  # module, name
 

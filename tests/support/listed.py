@@ -10,8 +10,8 @@ import sqlalchemy as sa
 
 from receiver.domain.event import event_id
 from receiver.ledger import Ledger
-from receiver.ledger.filters import Filter
 from receiver.ledger.lists import deliveries, events, runs, submissions
+from receiver.ledger.lists.filters import Filter
 from receiver.ledger.lists.paging import Key, KeysetList, Page
 from tests.support import run_ids
 from tests.support.ledger import NOW

@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from sqlalchemy import event as sa_event
 
 from receiver.ledger import Connection, Ledger
-from receiver.ledger.filters import Filter
 from receiver.ledger.lists import deliveries, events, runs
+from receiver.ledger.lists.filters import Filter
 from receiver.ledger.lists.paging import Key, Page, Row
 
 __all__ = ["Filter"]

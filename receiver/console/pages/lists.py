@@ -24,7 +24,7 @@ from receiver.console.filters import list_page
 from receiver.console.page import SHARE, ConsolePage, PageLink, PageRequest, PageValues
 from receiver.console.pages.deliveries import resubmits
 from receiver.domain.counting import counted
-from receiver.ledger import async_ledger
+from receiver.ledger.database import async_ledger
 from receiver.submit.request_record import CALL
 
 # Members of an operation's selection that find its deliveries also when it is done, and how the list calls them.

@@ -24,7 +24,7 @@ from receiver.domain.callback import CALLBACK
 from receiver.domain.delivery import DeliveryState
 from receiver.domain.durations import ago
 from receiver.domain.liveness import STUCK_AFTER
-from receiver.ledger import async_ledger
+from receiver.ledger.database import async_ledger
 from receiver.ledger.stats import COUNT_LIMIT
 
 # Runs, missing results and reasons on the page.

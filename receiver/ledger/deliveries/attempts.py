@@ -14,7 +14,7 @@ import orjson
 import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove, DeliveryState, after
-from receiver.ledger import dialect, many_rows
+from receiver.ledger.database import dialect, many_rows
 from receiver.ledger.deliveries import links
 from receiver.ledger.deliveries.claimed import UNCLAIMED, Claimed
 from receiver.ledger.schema import attempts, deliveries

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from receiver.domain.delivery import DeliveryState
 from receiver.domain.run import Run
 from receiver.domain.time_limits import START_WITHIN
-from receiver.ledger import dialect
+from receiver.ledger.database import dialect
 from receiver.ledger.deliveries import links
 from receiver.ledger.schema import deliveries, events, in_state, runs
 

@@ -28,7 +28,7 @@ import sqlalchemy as sa
 from receiver.domain.breaker import shut_since
 from receiver.domain.delivery import DeliveryMove, DeliveryState, state_after
 from receiver.domain.time_limits import CLAIM
-from receiver.ledger import dialect
+from receiver.ledger.database import dialect
 from receiver.ledger.deliveries import fair_queue, lanes
 from receiver.ledger.deliveries.claimed import Claimed, columns, delivery_columns, to_claimed
 from receiver.ledger.deliveries.fair_queue import ManyLanes

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove, DeliveryState, state_after
 from receiver.domain.event import delivery_id
-from receiver.ledger import many_rows
+from receiver.ledger.database import many_rows
 from receiver.ledger.deliveries import same_result
 from receiver.ledger.deliveries.claimed import UNCLAIMED
 from receiver.ledger.schema import deliveries, events

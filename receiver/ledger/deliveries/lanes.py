@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 import sqlalchemy as sa
 
 from receiver.domain.breaker import Lane, shut_since
-from receiver.ledger import dialect, many_rows
+from receiver.ledger.database import dialect, many_rows
 from receiver.ledger.schema import lanes
 
 # Seconds after which another worker may probe, if the first one vanished.

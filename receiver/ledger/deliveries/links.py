@@ -14,7 +14,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from receiver.domain.delivery import ENDED, DeliveryMove, DeliveryState, state_after
-from receiver.ledger import dialect
+from receiver.ledger.database import dialect
 from receiver.ledger.deliveries.same_result import same
 from receiver.ledger.schema import attempts, deliveries, events, in_state
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryMove, DeliveryState, gave_up, state_after
-from receiver.ledger import dialect
+from receiver.ledger.database import dialect
 from receiver.ledger.deliveries import fair_queue, lanes, links
 from receiver.ledger.deliveries.attempts import AttemptResult, record
 from receiver.ledger.deliveries.claimed import SENDING, UNCLAIMED

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryState
-from receiver.ledger import dialect
+from receiver.ledger.database import dialect
 from receiver.ledger.deliveries import creation
 from receiver.ledger.deliveries.creation import AddedDelivery
 from receiver.ledger.runs import RunStatus

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from receiver.ledger import dialect
+from receiver.ledger.database import dialect
 from receiver.ledger.schema import deliveries, events, runs
 
 

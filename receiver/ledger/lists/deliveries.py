@@ -10,8 +10,8 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from receiver.domain.delivery import DeliveryState
-from receiver.ledger import dialect
-from receiver.ledger.filters import Condition, Filter, has, in_states, of_deliveries
+from receiver.ledger.database import dialect
+from receiver.ledger.lists.filters import Condition, Filter, has, in_states, of_deliveries
 from receiver.ledger.lists.paging import SCAN, Key, KeysetList, Page, Row, Walk, page_of
 from receiver.ledger.schema import attempts, deliveries, events
 

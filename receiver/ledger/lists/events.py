@@ -6,7 +6,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from receiver.ledger.filters import Filter, of_events
+from receiver.ledger.lists.filters import Filter, of_events
 from receiver.ledger.lists.paging import SCAN, Key, KeysetList, Page, page_of, walk_of
 from receiver.ledger.schema import events
 

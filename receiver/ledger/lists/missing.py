@@ -10,10 +10,10 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from receiver.ledger import dialect
-from receiver.ledger.database_clock import database_now
-from receiver.ledger.dialect import each_value
-from receiver.ledger.filters import Condition, Filter, has, of_runs, of_submissions, same_run
+from receiver.ledger.database import dialect
+from receiver.ledger.database.database_clock import database_now
+from receiver.ledger.database.dialect import each_value
+from receiver.ledger.lists.filters import Condition, Filter, has, of_runs, of_submissions, same_run
 from receiver.ledger.lists.paging import SCAN, Key, KeysetList, Page, Row, Walk, page_of
 from receiver.ledger.schema import polls, runs, submissions
 

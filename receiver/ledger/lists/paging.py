@@ -14,10 +14,10 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from receiver.ledger.dialect import among, row_by_row, use_indexes
-from receiver.ledger.filters import Condition, Filter, begins, text_query, unsuccessful
+from receiver.ledger.database.dialect import among, row_by_row, use_indexes
+from receiver.ledger.lists.filters import Condition, Filter, begins, text_query, unsuccessful
+from receiver.ledger.lists.words import find_all
 from receiver.ledger.schema import deliveries, events, runs
-from receiver.ledger.words import find_all
 
 # A place in a list: the values of its key. They sort as the list does, backwards.
 Key = tuple[Any, ...]

@@ -10,11 +10,11 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from receiver.domain.run import RunKey
-from receiver.ledger import dialect
-from receiver.ledger.filters import Condition, Filter, of_runs, text_query
+from receiver.ledger.database import dialect
+from receiver.ledger.lists.filters import Condition, Filter, of_runs, text_query
 from receiver.ledger.lists.paging import SCAN, Key, KeysetList, Page, Row, page_of, walk_of
+from receiver.ledger.lists.words import Match, find
 from receiver.ledger.schema import deliveries, runs
-from receiver.ledger.words import Match, find
 
 LISTING: Final = KeysetList(tuple(runs.c), (runs.c.updated_at, runs.c.run_id, runs.c.source))
 # Of the others nothing is known but that Skyvern is to be asked for them.

@@ -8,8 +8,9 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from receiver.ledger import dialect, polls
-from receiver.ledger.filters import Filter, of_submissions
+from receiver.ledger import polls
+from receiver.ledger.database import dialect
+from receiver.ledger.lists.filters import Filter, of_submissions
 from receiver.ledger.lists.paging import SCAN, Key, KeysetList, Page, Walk, page_of
 from receiver.ledger.schema import runs, submissions
 

@@ -18,8 +18,8 @@ from receiver.domain import callback_url
 from receiver.domain.parsed_event import ParsedEvent
 from receiver.domain.run import RunKey
 from receiver.domain.submission import Submission, SubmissionMove, SubmissionState, states_before
-from receiver.ledger import dialect
-from receiver.ledger.dialect import json_text
+from receiver.ledger.database import dialect
+from receiver.ledger.database.dialect import json_text
 from receiver.ledger.runs import run_value, update_run
 from receiver.ledger.schema import runs, submissions
 from receiver.ledger.submissions.records import change, from_row, named_by

@@ -19,9 +19,9 @@ from receiver.domain.history import NO_HISTORY, RunHistory
 from receiver.domain.parsed_event import ParsedEvent, completion_of_text
 from receiver.domain.run import RunKey, parse
 from receiver.domain.submission import Submission
-from receiver.ledger import dialect, many_rows
+from receiver.ledger.database import dialect, many_rows
+from receiver.ledger.database.errors import Outdated
 from receiver.ledger.deliveries import lanes
-from receiver.ledger.errors import Outdated
 from receiver.ledger.recording import binding
 from receiver.ledger.recording.binding import Reported
 from receiver.ledger.schema import deliveries, events, runs

@@ -12,11 +12,12 @@ import sqlalchemy as sa
 from receiver.domain.event import Event
 from receiver.domain.new_event import NewEvent
 from receiver.domain.run import Run, RunKey
-from receiver.ledger import many_rows, words
+from receiver.ledger.database import many_rows
+from receiver.ledger.database.errors import Outdated
+from receiver.ledger.database.many_rows import Insert
 from receiver.ledger.deliveries import creation, links
 from receiver.ledger.deliveries.creation import AddedDelivery, ClaimAtOnce
-from receiver.ledger.errors import Outdated
-from receiver.ledger.many_rows import Insert
+from receiver.ledger.lists import words
 from receiver.ledger.schema import deliveries, events, runs
 
 

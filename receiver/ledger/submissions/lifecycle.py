@@ -23,8 +23,10 @@ from receiver.domain.submission import (
     states_after,
     states_before,
 )
-from receiver.ledger import api_keys, dialect, many_rows, polls
-from receiver.ledger.errors import LedgerUnavailable, Outdated
+from receiver.ledger import polls
+from receiver.ledger.access import api_keys
+from receiver.ledger.database import dialect, many_rows
+from receiver.ledger.database.errors import LedgerUnavailable, Outdated
 from receiver.ledger.recording.load import lock
 from receiver.ledger.runs import update_run
 from receiver.ledger.schema import runs, submissions

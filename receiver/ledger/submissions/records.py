@@ -17,8 +17,9 @@ from handlers.support.resubmit_chain import CHAIN
 from receiver.domain.api_key import RESUBMIT
 from receiver.domain.run import RunKey
 from receiver.domain.submission import OPEN, Submission, SubmissionState
-from receiver.ledger import api_keys, dialect
-from receiver.ledger.api_keys import Key
+from receiver.ledger.access import api_keys
+from receiver.ledger.access.api_keys import Key
+from receiver.ledger.database import dialect
 from receiver.ledger.schema import polls, runs, submissions
 
 

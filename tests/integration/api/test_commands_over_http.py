@@ -12,7 +12,8 @@ import pytest
 from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import delivery_id
 from receiver.errors import Conflict, Forbidden, RunhookError, UsageError
-from receiver.ledger import audit, verbs
+from receiver.ledger import verbs
+from receiver.ledger.access import audit
 from receiver.ledger.schema import deliveries
 from tests.servers.submitting import Submitting
 from tests.support.command import Runhook, run_command

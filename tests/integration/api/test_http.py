@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from receiver.ledger import api_keys
+from receiver.ledger.access import api_keys
 from tests.servers.submitting import Submitting
 from tests.support.api import SKYVERNS, get, problem
 from tests.support.ledger import new_event, record

@@ -15,7 +15,8 @@ from receiver.api.service import Actor, Service
 from receiver.domain import api_key
 from receiver.domain.api_key import OPERATE, VIEW
 from receiver.errors import Conflict, Forbidden, Invalid, NotFound, RequestError
-from receiver.ledger import Ledger, api_keys
+from receiver.ledger import Ledger
+from receiver.ledger.access import api_keys
 from tests.support import api
 from tests.support.api import actor, call, done
 from tests.support.ledger import with_tables

@@ -25,8 +25,9 @@ from receiver.api.http import api
 from receiver.config.loader import load
 from receiver.config.settings import Settings
 from receiver.domain import api_key
-from receiver.ledger import Ledger, api_keys
-from receiver.ledger.api_keys import Key
+from receiver.ledger import Ledger
+from receiver.ledger.access import api_keys
+from receiver.ledger.access.api_keys import Key
 from receiver.web.app import create_app
 from receiver.web.component import ADMIN
 from receiver.web.health import health

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from receiver.api import tail_stream
 from receiver.api.tail import PAGE
-from receiver.ledger import api_keys
+from receiver.ledger.access import api_keys
 from receiver.ledger.schema import events
 from tests.servers.http import ScriptedServer
 from tests.servers.submitting import Submitting

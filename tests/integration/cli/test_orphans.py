@@ -13,7 +13,8 @@ import pytest
 from receiver.domain.delivery import DeliveryMove
 from receiver.errors import Invalid, RunhookError, UsageError
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
-from receiver.ledger import Ledger, audit, operations
+from receiver.ledger import Ledger, operations
+from receiver.ledger.access import audit
 from tests.support import queries
 from tests.support.command import Runhook
 from tests.support.ledger import claim, new_event, record, settle, states, step_operations

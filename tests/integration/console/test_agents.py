@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from receiver.ledger import account, audit, watches
+from receiver.ledger import account, watches
+from receiver.ledger.access import audit
 from receiver.ledger.account import AgentChange
 from tests.servers.skyvern import SkyvernSimulator
 from tests.servers.submitting import Submitting

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import sqlalchemy as sa
 
-from receiver.ledger import audit, redis_losses
-from receiver.ledger.audit import AuditActor
+from receiver.ledger.access import audit, redis_losses
+from receiver.ledger.access.audit import AuditActor
 from receiver.ledger.schema import deliveries, polls
 from tests.servers.submitting import Submitting
 from tests.support.console import Browser

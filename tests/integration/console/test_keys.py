@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from receiver.ledger import api_keys, audit
+from receiver.ledger.access import api_keys, audit
 from tests.servers.submitting import Submitting
 from tests.support.console import HOSTILE, Browser, tags
 

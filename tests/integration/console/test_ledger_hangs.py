@@ -10,7 +10,7 @@ from receiver.config.console import ConsoleConfig
 from receiver.console.passwords import people_of
 from receiver.console.sign_in import SignIn
 from receiver.ledger import Ledger, LedgerUnavailable
-from receiver.ledger.async_ledger import WAIT, AsyncLedger
+from receiver.ledger.database.async_ledger import WAIT, AsyncLedger
 from tests.servers.postgres import PostgresProcess
 from tests.servers.submitting import Make
 from tests.support.console import Browser, request_with

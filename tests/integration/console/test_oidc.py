@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from receiver.console import oidc, sign_in
-from receiver.ledger import audit
+from receiver.ledger.access import audit
 from receiver.ledger.schema import console_sessions
 from tests.servers.issuer import CLIENT, SECRET, Issuer
 from tests.servers.submitting import Submitting

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from receiver.ledger import audit, operations
-from receiver.ledger.audit import AuditActor
+from receiver.ledger import operations
+from receiver.ledger.access import audit
+from receiver.ledger.access.audit import AuditActor
 from receiver.ledger.operations import Operation
 from receiver.ledger.selection import Selection
 from receiver.ledger.verbs import REPLAY

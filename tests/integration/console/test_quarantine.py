@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
-from receiver.ledger import audit
+from receiver.ledger.access import audit
 from tests.servers.submitting import Submitting
 from tests.support.console import HOSTILE, Browser, tags
 

@@ -11,8 +11,9 @@ from receiver.config.console import ConsoleConfig
 from receiver.console import sign_in
 from receiver.console.passwords import people_of
 from receiver.console.sign_in import SignIn
-from receiver.ledger import Ledger, console_sessions
-from receiver.ledger.async_ledger import AsyncLedger
+from receiver.ledger import Ledger
+from receiver.ledger.access import console_sessions
+from receiver.ledger.database.async_ledger import AsyncLedger
 from receiver.ledger.schema import console_sessions as rows
 from tests.servers.submitting import Submitting
 from tests.support.console import PASSWORD, Browser, request_with

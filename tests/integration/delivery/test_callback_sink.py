@@ -26,7 +26,8 @@ from receiver.domain.callback import key_in
 from receiver.domain.redaction import Redactor
 from receiver.domain.signature import verify
 from receiver.domain.submission import NewSubmission
-from receiver.ledger import Connection, Ledger, api_keys
+from receiver.ledger import Connection, Ledger
+from receiver.ledger.access import api_keys
 from receiver.ledger.deliveries import lanes
 from receiver.ledger.deliveries.fair_queue import ManyLanes, Rotation
 from receiver.ledger.submissions import lifecycle

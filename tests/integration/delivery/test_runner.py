@@ -21,7 +21,7 @@ from receiver.delivery.runner import SinkRunner
 from receiver.domain import breaker
 from receiver.domain.new_event import NewDelivery
 from receiver.ledger import Ledger, LedgerUnavailable
-from receiver.ledger.database_clock import DatabaseClock
+from receiver.ledger.database.database_clock import DatabaseClock
 from receiver.ledger.deliveries import claims, lanes, recovery
 from receiver.runtime.throttle import SharedRate
 from tests.servers.gate import Gate

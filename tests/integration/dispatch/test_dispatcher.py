@@ -22,7 +22,8 @@ from receiver.domain.redaction import Redactor
 from receiver.domain.run import parse
 from receiver.inbox import ASIDE, GROUP, STREAM
 from receiver.inbox.reader import InboxReader
-from receiver.ledger import Ledger, LedgerDataError, audit, heartbeats, redis_losses, retention, runs
+from receiver.ledger import Ledger, LedgerDataError, heartbeats, retention, runs
+from receiver.ledger.access import audit, redis_losses
 from receiver.ledger.deliveries import claims
 from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.recording import write

@@ -21,7 +21,8 @@ from receiver.domain.poll_schedule import AFTER_CANCEL, AFTER_RESTART
 from receiver.domain.redaction import Redactor
 from receiver.domain.submission import NewSubmission, SubmissionMove
 from receiver.inbox.reader import InboxReader
-from receiver.ledger import Connection, Ledger, api_keys
+from receiver.ledger import Connection, Ledger
+from receiver.ledger.access import api_keys
 from receiver.ledger.schema import deliveries, events, polls, runs, submissions
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import SubmitOutcome

@@ -14,7 +14,8 @@ import redis
 from receiver.checks.board import directory_id
 from receiver.inbox import STREAM
 from receiver.inbox.reader import InboxReader
-from receiver.ledger import Ledger, audit
+from receiver.ledger import Ledger
+from receiver.ledger.access import audit
 from tests.servers.receiver import Load, ReceiverProcess, body
 from tests.servers.valkey import ValkeyProcess, free_port
 from tests.support.command import call_command

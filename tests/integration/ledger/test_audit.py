@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from receiver.ledger import Connection, Ledger, audit
-from receiver.ledger.audit import AuditActor
+from receiver.ledger import Connection, Ledger
+from receiver.ledger.access import audit
+from receiver.ledger.access.audit import AuditActor
 from receiver.ledger.deliveries import lanes
 from tests.support.ledger import every_lane
 

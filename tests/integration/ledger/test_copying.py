@@ -12,8 +12,9 @@ import pytest
 import sqlalchemy as sa
 
 from receiver.domain.liveness import ProcessBeat
-from receiver.ledger import Ledger, heartbeats, schema, words
-from receiver.ledger.copying import TABLES
+from receiver.ledger import Ledger, heartbeats, schema
+from receiver.ledger.database.copying import TABLES
+from receiver.ledger.lists import words
 from receiver.runtime.process import process_space
 from tests.support.command import call_command
 from tests.support.ledger import new_event, record, with_tables

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from receiver.ledger import Connection, Ledger, LedgerDataError, dialect, many_rows
+from receiver.ledger import Connection, Ledger, LedgerDataError
+from receiver.ledger.database import dialect, many_rows
 
 TEXTS = ["", "NULL", "null", 'a "quoted" one', "back\\slash\\", "{1,2}", ",", " around ", "größe \u2028\n\t", "%s"]
 

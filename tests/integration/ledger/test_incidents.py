@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from receiver.ledger import Ledger, incidents, retention
-from receiver.ledger.filters import Filter
+from receiver.ledger import Ledger, retention
+from receiver.ledger.lists import incidents
+from receiver.ledger.lists.filters import Filter
 from receiver.ledger.totals import Span
 from tests.support.ledger import new_event, record
 

@@ -9,7 +9,8 @@ import pytest
 import sqlalchemy as sa
 
 from bench import large_ledger
-from receiver.ledger import Connection, Ledger, words
+from receiver.ledger import Connection, Ledger
+from receiver.ledger.lists import words
 from receiver.ledger.schema import metadata
 from tests.support import listed
 from tests.support.ledger import index_words, queue_all_words, with_tables

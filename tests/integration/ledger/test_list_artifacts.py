@@ -15,11 +15,11 @@ from receiver.domain.delivery import DeliveryMove
 from receiver.domain.event import delivery_id
 from receiver.domain.redaction import Redactor
 from receiver.ledger import Ledger
-from receiver.ledger.database_clock import database_now
-from receiver.ledger.filters import Filter
+from receiver.ledger.database.database_clock import database_now
 from receiver.ledger.lists import missing
 from receiver.ledger.lists.bodies import read_body
 from receiver.ledger.lists.deliveries import list_attempts, list_deliveries
+from receiver.ledger.lists.filters import Filter
 from receiver.ledger.lists.paging import Key, KeysetList, Page, Walk
 from receiver.ledger.schema import deliveries, events, polls, runs, submissions
 from tests.support.ledger import claim, new_event, poll_row, record, run_row, settle

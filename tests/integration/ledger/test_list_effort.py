@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from receiver.ledger import Ledger
-from receiver.ledger.filters import Filter
+from receiver.ledger.lists.filters import Filter
 from receiver.ledger.lists.paging import Key
 from tests.support.backlog import analyze, effort
 from tests.support.ledger import NOW

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 from receiver.domain.words import document, parse_query
 from receiver.ledger import Ledger
-from receiver.ledger.dialect import json_text
-from receiver.ledger.filters import FULL_ID, Filter, of_deliveries, of_events
+from receiver.ledger.database.dialect import json_text
 from receiver.ledger.lists import paging
 from receiver.ledger.lists.deliveries import list_attempts, list_deliveries
 from receiver.ledger.lists.events import list_events
+from receiver.ledger.lists.filters import FULL_ID, Filter, of_deliveries, of_events
 from receiver.ledger.lists.runs import list_runs
 from receiver.ledger.lists.submissions import list_submissions
 from receiver.ledger.schema import attempts, deliveries, events, runs, submissions

@@ -35,26 +35,22 @@ from receiver.ledger import (
     Ledger,
     OutcomeUnknown,
     account,
-    api_keys,
-    audit,
-    clock_correction,
-    console_sessions,
-    copying,
     heartbeats,
     operations,
     polls,
-    redis_losses,
     retention,
     schema,
     watches,
-    words,
 )
+from receiver.ledger.access import api_keys, audit, console_sessions, redis_losses
+from receiver.ledger.access.api_keys import Key
+from receiver.ledger.access.audit import AuditActor
+from receiver.ledger.access.console_sessions import ConsoleSession
 from receiver.ledger.account import AgentChange
-from receiver.ledger.api_keys import Key
-from receiver.ledger.audit import AuditActor
-from receiver.ledger.console_sessions import ConsoleSession
+from receiver.ledger.database import clock_correction, copying
 from receiver.ledger.deliveries import claims, lanes, recovery, resend
 from receiver.ledger.deliveries.creation import AddedDelivery
+from receiver.ledger.lists import words
 from receiver.ledger.operations import Operation
 from receiver.ledger.recording import load, write
 from receiver.ledger.reroutes import EventNote

@@ -23,7 +23,7 @@ from tests.support.ledger import with_tables
 
 def test_revisions_make_the_declared_tables(ledger: Ledger) -> None:
     def compare(_object: object, name: str, _kind: str, reflected: bool, _declared: object) -> bool:
-        return not (reflected and name.startswith(("words", "ix_run_texts_words")))  # see ledger/words.py
+        return not (reflected and name.startswith(("words", "ix_run_texts_words")))  # see ledger/lists/words.py
 
     # SQLite writes defaults as text.
     options = {"compare_server_default": ledger.dialect == "postgresql", "include_object": compare}

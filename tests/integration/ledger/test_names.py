@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from receiver.ledger import Connection, Ledger, names
+from receiver.ledger import Connection, Ledger
+from receiver.ledger.lists import names
 from tests.support.backlog import analyze, effort
 from tests.support.listed import RARE, fill
 

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from receiver.ledger import Connection, Ledger, dialect
+from receiver.ledger import Connection, Ledger
+from receiver.ledger.database import dialect
 from receiver.ledger.deliveries import same_result
-from receiver.ledger.filters import Filter
 from receiver.ledger.lists import events as event_lists
 from receiver.ledger.lists import runs as run_lists
+from receiver.ledger.lists.filters import Filter
 from receiver.ledger.runs import final_runs, run_statuses
 from receiver.ledger.schema import deliveries, events
 from tests.support.backlog import analyze, effort

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from psycopg.pq import TransactionStatus
 
 from receiver.ledger import Connection, Ledger
-from receiver.ledger.database_clock import DatabaseClock, database_now
+from receiver.ledger.database.database_clock import DatabaseClock, database_now
 from tests.servers.valkey import free_port
 from tests.support.ledger import new_event, record, with_tables
 from tests.support.runners import rows

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from receiver.domain.liveness import DISPATCH, ProcessBeat
-from receiver.ledger import Ledger, audit, heartbeats, redis_losses
-from receiver.ledger.audit import AuditActor
+from receiver.ledger import Ledger, heartbeats
+from receiver.ledger.access import audit, redis_losses
+from receiver.ledger.access.audit import AuditActor
 from tests.support.ledger import NOW, new_event, record
 
 

@@ -16,8 +16,9 @@ from receiver.domain import api_key
 from receiver.domain.delivery import DeliveryMove, IllegalMove
 from receiver.domain.submission import NewSubmission, Submission, SubmissionMove
 from receiver.errors import ConfigError, UsageError
-from receiver.ledger import Ledger, api_keys, polls, totals
-from receiver.ledger.api_keys import Key, by_hashes
+from receiver.ledger import Ledger, polls, totals
+from receiver.ledger.access import api_keys
+from receiver.ledger.access.api_keys import Key, by_hashes
 from receiver.ledger.lists.submissions import list_submissions
 from receiver.ledger.migrate import ensure_schema
 from receiver.ledger.operations import Operation

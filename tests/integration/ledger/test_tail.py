@@ -12,10 +12,11 @@ import sqlalchemy as sa
 
 from receiver.domain.new_event import NewDelivery
 from receiver.domain.redaction import Redactor
-from receiver.ledger import Ledger, tail
-from receiver.ledger.filters import Filter
+from receiver.ledger import Ledger
+from receiver.ledger.lists import tail
+from receiver.ledger.lists.filters import Filter
+from receiver.ledger.lists.tail import PATIENCE, Position, Tail
 from receiver.ledger.schema import events
-from receiver.ledger.tail import PATIENCE, Position, Tail
 from tests.support.ledger import NOW, new_event, record
 
 

@@ -11,9 +11,10 @@ import sqlalchemy as sa
 from prometheus_client import CollectorRegistry, generate_latest
 
 from handlers.support.postgresql import TimeLimits
-from receiver.ledger import Ledger, LedgerUnavailable, stats, timeouts
+from receiver.ledger import Ledger, LedgerUnavailable, stats
+from receiver.ledger.database import timeouts
+from receiver.ledger.database.timeouts import SERIES
 from receiver.ledger.deliveries import claims
-from receiver.ledger.timeouts import SERIES
 from receiver.web.metrics import PolledMetrics
 from tests.support.ledger import NOW
 

@@ -15,7 +15,7 @@ from handlers.support import timestamps
 from receiver.domain.delivery import DeliveryMove
 from receiver.ledger import Ledger, operations, totals
 from receiver.ledger.deliveries import recovery
-from receiver.ledger.filters import Filter
+from receiver.ledger.lists.filters import Filter
 from receiver.ledger.operations import Operation
 from receiver.ledger.schema import deliveries, events, runs
 from receiver.ledger.selection import Selection

@@ -13,10 +13,11 @@ import sqlalchemy as sa
 from receiver.domain.redaction import MASK, Redactor
 from receiver.domain.run import Run, RunKey
 from receiver.domain.words import document, parse_query
-from receiver.ledger import Ledger, reroutes, retention, words
-from receiver.ledger.filters import Filter, of_runs
+from receiver.ledger import Ledger, reroutes, retention
+from receiver.ledger.lists import words
+from receiver.ledger.lists.filters import Filter, of_runs
+from receiver.ledger.lists.words import BOUNDS, Bounds, Coverage, coverage
 from receiver.ledger.schema import run_texts, runs
-from receiver.ledger.words import BOUNDS, Bounds, Coverage, coverage
 from tests.support.ledger import NOW, beside, index_words, new_event, record
 
 WORDS = [

@@ -16,7 +16,8 @@ import pytest
 
 from receiver.dispatch.dispatcher import Dispatcher
 from receiver.domain.api_key import digest
-from receiver.ledger import Ledger, api_keys
+from receiver.ledger import Ledger
+from receiver.ledger.access import api_keys
 from receiver.submit.limits import SubmitLimits
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.skyvern import Simulate, SkyvernSimulator

@@ -16,7 +16,7 @@ import pytest
 from handlers.support.file_lock import FileLock
 from receiver.domain.submission import NewSubmission
 from receiver.ledger import Connection, Ledger, LedgerUnavailable
-from receiver.ledger.async_ledger import THREADS, WAIT, AsyncLedger, limit_waits
+from receiver.ledger.database.async_ledger import THREADS, WAIT, AsyncLedger, limit_waits
 from receiver.ledger.submissions import lifecycle, records
 from receiver.submit.limits import SubmitLimits
 from tests.servers.gate import Gate

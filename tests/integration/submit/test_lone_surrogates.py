@@ -13,8 +13,9 @@ from receiver.api.catalogue import ENDPOINTS
 from receiver.domain.api_key import ALL_SOURCES, OPERATE, VIEW
 from receiver.domain.event import Event, event_id
 from receiver.domain.frame import EntryKeys
-from receiver.ledger import account, audit
-from receiver.ledger.audit import AuditActor
+from receiver.ledger import account
+from receiver.ledger.access import audit
+from receiver.ledger.access.audit import AuditActor
 from receiver.ledger.schema import events
 from tests.servers.scripted import Reply, ScriptedServer
 from tests.servers.submitting import Make, Submitting

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from receiver.domain.api_key import OPERATE
-from receiver.ledger import audit
+from receiver.ledger.access import audit
 from tests.servers.gate import Gate
 from tests.servers.postgres import PostgresProcess
 from tests.servers.scripted import Reply, ScriptedServer

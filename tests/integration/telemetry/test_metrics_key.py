@@ -18,9 +18,10 @@ from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.domain import api_key
 from receiver.errors import Busy
-from receiver.ledger import Ledger, api_keys
-from receiver.ledger.api_keys import Key
-from receiver.ledger.async_ledger import AsyncLedger
+from receiver.ledger import Ledger
+from receiver.ledger.access import api_keys
+from receiver.ledger.access.api_keys import Key
+from receiver.ledger.database.async_ledger import AsyncLedger
 from receiver.ledger.migrate import HEAD
 from receiver.web.app import create_app
 from receiver.web.health import health

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.api.incidents import TREND, common_part, grouped
-from receiver.ledger.incidents import FailedRun
+from receiver.ledger.lists.incidents import FailedRun
 from receiver.ledger.totals import Span
 
 SPAN = Span(1000.0, 1240.0)  # of which each stretch of the trend is 10 s

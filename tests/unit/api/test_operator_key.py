@@ -8,7 +8,7 @@ from starlette.requests import Request
 from receiver.api.http import OperatorKeys
 from receiver.errors import Busy, Forbidden, NoKey
 from receiver.ledger import LedgerUnavailable
-from receiver.ledger.api_keys import Key
+from receiver.ledger.access.api_keys import Key
 
 KEY = Key("1", "prometheus", "hash", "rhk_1", frozenset({"view"}), "*", None, 0.0)
 OF_ONE = Key("2", "app", "hash", "rhk_2", frozenset({"view"}), "skyvern", None, 0.0)

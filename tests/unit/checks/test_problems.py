@@ -17,11 +17,11 @@ from receiver.config.settings import Settings
 from receiver.domain.breaker import Lane
 from receiver.domain.liveness import SeenProcess
 from receiver.inbox.state import InboxState
-from receiver.ledger.clock_correction import Corrected
+from receiver.ledger.database.clock_correction import Corrected
+from receiver.ledger.database.timeouts import Cancelled
+from receiver.ledger.lists.words import Coverage
 from receiver.ledger.stats import Newest
-from receiver.ledger.timeouts import Cancelled
 from receiver.ledger.watches import Watch
-from receiver.ledger.words import Coverage
 from tests.support.paths import ROOT
 from tests.support.reports import GIB, NOW, WELL, seen, with_sinks
 

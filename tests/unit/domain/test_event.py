@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from receiver.domain.event import Event, delivery_id, event_id, short_id
 from receiver.domain.frame import is_sound
-from receiver.ledger.filters import id_trouble
+from receiver.ledger.lists.filters import id_trouble
 from tests.support.run_ids import number_of, run_id
 
 # Those that a real server made: the ids of the simulation that made the others held no second.

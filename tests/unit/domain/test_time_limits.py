@@ -1,7 +1,7 @@
 """The order of the time limits on which promises rest."""
 
 from receiver.domain import time_limits as limits
-from receiver.ledger import engine
+from receiver.ledger.database import engine
 from receiver.ledger.deliveries.lanes import PROBE_LEASE
 from receiver.runtime.supervisor import PULSE_WITHIN
 

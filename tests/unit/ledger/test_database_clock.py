@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.ledger.database_clock import FRESH_FOR, DatabaseClock
+from receiver.ledger.database.database_clock import FRESH_FOR, DatabaseClock
 
 EPOCH = 1_700_000_000.0
 

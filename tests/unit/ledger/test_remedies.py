@@ -2,7 +2,7 @@
 
 import pytest
 
-from receiver.ledger.errors import remedy_for, with_remedy
+from receiver.ledger.database.errors import remedy_for, with_remedy
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from handlers.support.address_policy import AllowedAddresses
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import MAX_DEPTH
-from receiver.ledger.api_keys import Key
+from receiver.ledger.access.api_keys import Key
 from receiver.ledger.runs import RunResult, RunStatus
 from receiver.submit import replies
 from receiver.submit.endpoints import ENDPOINTS, SubmitCall

@@ -11,8 +11,9 @@ import redis
 import sqlalchemy as sa
 
 from receiver.domain import api_key
-from receiver.ledger import Ledger, api_keys, schema
-from receiver.ledger.async_ledger import AsyncLedger
+from receiver.ledger import Ledger, schema
+from receiver.ledger.access import api_keys
+from receiver.ledger.database.async_ledger import AsyncLedger
 from receiver.web import keys
 from receiver.web.keys import Authenticator
 from receiver.web.responses import Refusal

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-from receiver.ledger import words
+from receiver.ledger.lists import words
 from receiver.ledger.schema import metadata
 
 revision = "v10"

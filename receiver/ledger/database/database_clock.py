@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 import sqlalchemy as sa
 
-from receiver.ledger import dialect
+from receiver.ledger.database import dialect
 
 # Seconds after which the time is read again.
 FRESH_FOR: Final = 2.0

@@ -13,8 +13,8 @@ from typing import Any, Final, NamedTuple
 import sqlalchemy as sa
 
 from receiver.domain.breaker import LONGEST_IDLE
-from receiver.ledger import audit
-from receiver.ledger.audit import AuditActor
+from receiver.ledger.access import audit
+from receiver.ledger.access.audit import AuditActor
 from receiver.ledger.schema import deliveries, heartbeats, in_state, lanes, polls, runs, watches
 
 # Seconds by which readings of one clock may differ: processes ask the database for its time every few seconds.

@@ -29,9 +29,15 @@ from sqlalchemy import exc as sa_exc
 from handlers.support.url import hide_password
 from receiver.domain.database_url import check_database_url
 from receiver.errors import ConfigError
-from receiver.ledger import dialect, errors, postgresql_engine, sqlite_engine
-from receiver.ledger.database_clock import DatabaseClock
-from receiver.ledger.errors import LedgerDataError, LedgerNotDurable, LedgerUnavailable, OutcomeUnknown, Outdated
+from receiver.ledger.database import dialect, errors, postgresql_engine, sqlite_engine
+from receiver.ledger.database.database_clock import DatabaseClock
+from receiver.ledger.database.errors import (
+    LedgerDataError,
+    LedgerNotDurable,
+    LedgerUnavailable,
+    OutcomeUnknown,
+    Outdated,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy.pool import ConnectionPoolEntry
@@ -189,7 +195,7 @@ class Ledger:
         return errors.translated(error, self.url.render_as_string(hide_password=False))
 
     def _note_cancelled(self, error: Exception) -> None:
-        from receiver.ledger import timeouts  # imports the tables
+        from receiver.ledger.database import timeouts  # imports the tables
 
         operation = timeouts.operation_of(frame for frame, _ in walk_tb(error.__traceback__))
         with self._engine(write=True).begin() as connection:

@@ -18,8 +18,8 @@ from pydantic_core import from_json
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import RunKey, members
 from receiver.domain.words import Term, TextQuery, document
-from receiver.ledger import dialect, many_rows
-from receiver.ledger.dialect import contains_exactly
+from receiver.ledger.database import dialect, many_rows
+from receiver.ledger.database.dialect import contains_exactly
 from receiver.ledger.schema import events, run_texts, runs, to_index
 
 # Changes that one transaction indexes, and bytes that it reads of a body. On SQLite other writers wait some 10 ms.

@@ -13,7 +13,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from receiver.ledger import many_rows
+from receiver.ledger.database import many_rows
 from receiver.ledger.schema import timeouts
 
 # Maximum seconds between two cancellations in a row, and after the last one until the alarm ends.
@@ -22,7 +22,9 @@ SERIES: Final = 900.0
 REPEATED: Final = 2
 _HERE: Final = "receiver.ledger."
 # Modules that only run the work of other modules.
-_CARRIERS: Final = tuple(f"receiver.ledger.{name}" for name in ("engine", "async_ledger", "dialect", "many_rows"))
+_CARRIERS: Final = tuple(
+    f"receiver.ledger.database.{name}" for name in ("engine", "async_ledger", "dialect", "many_rows")
+)
 
 
 @dataclass(frozen=True, slots=True)

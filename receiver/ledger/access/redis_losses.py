@@ -11,9 +11,10 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from receiver.ledger import audit, heartbeats, stats
-from receiver.ledger.audit import AuditActor
-from receiver.ledger.database_clock import database_now
+from receiver.ledger import heartbeats, stats
+from receiver.ledger.access import audit
+from receiver.ledger.access.audit import AuditActor
+from receiver.ledger.database.database_clock import database_now
 from receiver.ledger.schema import events
 
 # The actions in the audit: a loss, and an import of missing results.

@@ -14,8 +14,8 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from receiver.ledger.dialect import among_given
-from receiver.ledger.errors import LedgerDataError
+from receiver.ledger.database.dialect import among_given
+from receiver.ledger.database.errors import LedgerDataError
 
 # Adds an ON CONFLICT clause to an INSERT. Must be a module-level function, because its statement is cached.
 Conflict = Callable[[Any], Any]

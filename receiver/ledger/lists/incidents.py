@@ -8,7 +8,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from receiver.domain.run import RESTARTABLE
-from receiver.ledger.filters import Filter, of_runs, unsuccessful
+from receiver.ledger.lists.filters import Filter, of_runs, unsuccessful
 from receiver.ledger.schema import runs
 from receiver.ledger.totals import Span, timeless
 

@@ -13,9 +13,10 @@ import sqlalchemy as sa
 from sqlalchemy import exc as sa_exc
 
 from receiver.errors import NotStarted, RunhookError, UsageError
-from receiver.ledger import dialect, heartbeats, many_rows, schema
-from receiver.ledger.engine import Ledger
-from receiver.ledger.errors import first_line
+from receiver.ledger import heartbeats, schema
+from receiver.ledger.database import dialect, many_rows
+from receiver.ledger.database.engine import Ledger
+from receiver.ledger.database.errors import first_line
 from receiver.runtime.process import process_space, process_state
 
 _LEFT_OUT: Final = (schema.heartbeats, schema.timeouts, schema.to_index, schema.run_texts)

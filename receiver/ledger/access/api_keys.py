@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from receiver.ledger import dialect
+from receiver.ledger.database import dialect
 from receiver.ledger.schema import keys
 
 

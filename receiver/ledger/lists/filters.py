@@ -15,9 +15,9 @@ import sqlalchemy as sa
 from receiver.domain.delivery import DeliveryState
 from receiver.domain.words import BadSearch, TextQuery, parse_query
 from receiver.errors import Invalid
-from receiver.ledger.dialect import contains, contains_exactly, json_text, row_by_row
+from receiver.ledger.database.dialect import contains, contains_exactly, json_text, row_by_row
+from receiver.ledger.lists.words import has_words
 from receiver.ledger.schema import deliveries, events, run_texts, runs, submissions
-from receiver.ledger.words import has_words
 
 FULL_ID = len("evt_") + 32
 # What an id has at least one of.

@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from receiver.ledger.filters import begins, unsuccessful
+from receiver.ledger.lists.filters import begins, unsuccessful
 from receiver.ledger.lists.paging import begins_with
 from receiver.ledger.schema import deliveries, events, in_state, runs, submissions
 

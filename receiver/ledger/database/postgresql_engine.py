@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy import event as sa_event
 
-from receiver.ledger.database_clock import DatabaseClock
-from receiver.ledger.dialect import ASK
+from receiver.ledger.database.database_clock import DatabaseClock
+from receiver.ledger.database.dialect import ASK
 
 if TYPE_CHECKING:
     from handlers.support.postgresql import TimeLimits

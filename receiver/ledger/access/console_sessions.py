@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 
 import sqlalchemy as sa
 
-from receiver.ledger import many_rows
+from receiver.ledger.database import many_rows
 from receiver.ledger.schema import console_sessions
 
 

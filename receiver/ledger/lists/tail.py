@@ -17,8 +17,8 @@ import sqlalchemy as sa
 from receiver.domain.callback_url import LONGEST, mask_piece
 from receiver.domain.redaction import Redactor
 from receiver.domain.run import parse
-from receiver.ledger import dialect
-from receiver.ledger.filters import Filter, of_events
+from receiver.ledger.database import dialect
+from receiver.ledger.lists.filters import Filter, of_events
 from receiver.ledger.schema import deliveries, events, runs
 
 # Bytes of a body in which a text is looked for.

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from receiver.ledger.database_clock import database_now
-from receiver.ledger.dialect import forbid_rerun, json_text, storable
+from receiver.ledger.database.database_clock import database_now
+from receiver.ledger.database.dialect import forbid_rerun, json_text, storable
 from receiver.ledger.schema import audit
 
 BEGUN: Final = "begun"

@@ -14,7 +14,7 @@ from sqlalchemy import event as sa_event
 
 from handlers.support.file_lock import FileLock, NotLocked
 from handlers.support.private_file import make_private_file
-from receiver.ledger.errors import LedgerUnavailable
+from receiver.ledger.database.errors import LedgerUnavailable
 
 # The lowest value of SQLite's `synchronous` at which commits are on disk.
 _FULL: Final = 2
