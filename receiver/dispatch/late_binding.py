@@ -61,7 +61,7 @@ class LateBinding:
             log.exception("late.failed source=%s run=%s submission=%s", *run, submission.id)
             return ()
         added, sinks = reroutes.add(connection, new, now)
-        log.info("late.told source=%s run=%s submission=%s deliveries=%d", *run, submission.id, len(added))
+        log.info("late.routed source=%s run=%s submission=%s deliveries=%d", *run, submission.id, len(added))
         return sinks
 
     def _read(self, old: OldEvent, submission: Submission, in_order: Collection[str]) -> _LateEvent:
@@ -127,7 +127,7 @@ def _missing(
         outdated[old.id] = {sink for sink, sent in begun.get(old.id, {}).items() if sent and more and sink not in has}
         has.update(begun.get(old.id, ()))
     for old, parsed, *_ in page:
-        if is_old_news(old):
+        if is_outdated(old):
             continue
         has, behind = reached[old.result], outdated[old.id]
         verdict = missing(view_of(old, parsed.run), router, has - behind, behind)
@@ -141,7 +141,7 @@ def _missing(
         has.update(each.sink for each in new)
 
 
-def is_old_news(event: OldEvent) -> bool:
+def is_outdated(event: OldEvent) -> bool:
     """Whether its run has continued since."""
     return event.disposition == "interim" and not event.newest
 

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from receiver.config.models import Config
 from receiver.dispatch.decide import make_router
-from receiver.dispatch.late_binding import is_old_news, view_of
+from receiver.dispatch.late_binding import is_outdated, view_of
 from receiver.dispatch.missing import missing, note_of
 from receiver.domain.event import UNEVALUATED
 from receiver.ledger import Connection, Ledger, reroutes
@@ -88,11 +88,11 @@ class Rerouter:
 
     def _plan(self, page: list[OldEvent]) -> ReroutePage:
         known = self._ledger.read(lambda connection: reroutes.sinks_of(connection, page))
-        left = sum(is_old_news(each) for each in page)
+        left = sum(is_outdated(each) for each in page)
         plan = ReroutePage([], [], left, page[-1].seq, to_newest=self._ignore_routes)
         for event in page:
             failed_before = UNEVALUATED in event.problem and not self._sink
-            if is_old_news(event):
+            if is_outdated(event):
                 if failed_before:
                     plan.notes.append(EventNote(event.id, event.problem, ""))
                 continue
