@@ -32,6 +32,8 @@ from receiver.telemetry.logs import Fields
 # Seconds between two checks, and the maximum while nothing comes due before the next one.
 TICK = 1.0
 QUIET_TICK = 2.0
+# Seconds between two looks for hints in Redis, which are rare.
+HINTS_EVERY = 4.0
 # Seconds between two checks for rare problems, and between two clean-ups, which are not urgent.
 SLOW_EVERY = 15.0
 TIDY_EVERY = 60.0
@@ -255,7 +257,7 @@ class Clock:
     def overdue(self) -> None:
         """Start polls for results that no webhook has brought."""
         if self._reconciler:
-            self._reconciler.tick()
+            self._reconciler.tick(hints=self._is_time_for("hints", HINTS_EVERY))
 
     def words(self) -> None:
         """Index the words of runs that changed, for INDEX_FOR at most.

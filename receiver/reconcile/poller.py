@@ -87,12 +87,13 @@ class Reconciler:
         self._hints = TokenBucket(HINTS_PER_SECOND, HINTS_AT_ONCE)
         self.watcher = Watcher(ledger, settings, lambda: self._closed, watch_back)
 
-    def tick(self) -> int:
+    def tick(self, *, hints: bool = True) -> int:
         """Start the polls that are due and within the budget; waits for nothing. Returns how many it started.
 
-        Raises LedgerUnavailable.
+        `hints`: whether to read hints from Redis first. Raises LedgerUnavailable.
         """
-        self._take_hints()
+        if hints:
+            self._take_hints()
         for source in self.watcher.due(self.sources):
             self._start(source, partial(self.watcher.walk, source))
         now, started = self._ledger.now(), 0

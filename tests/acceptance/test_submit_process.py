@@ -63,6 +63,7 @@ def test_receiver_killed_during_a_submit_makes_one_run(submitting_to: Start, sim
     with Gate(urlsplit(sim.url).port or 0) as gate:
         it, client = submitting_to(f"http://127.0.0.1:{gate.port}")
         it.run("worker")
+        it.run("clock")
         submit: dict[str, Any] = {"json": {"prompt": "p"}, "headers": {"idempotency-key": "order-42"}}
         cut: list[BaseException] = []
 

@@ -173,7 +173,7 @@ def test_a_template_for_another_type_of_body(server: ScriptedServer) -> None:
 @pytest.mark.parametrize(
     ("template", "says"),
     [
-        ('{"text": "{{ run.failure_reason }}"}', "gives no JSON for this run"),
+        ('{"text": "{{ run.failure_reason }}"}', "does not produce JSON for this run"),
         ('{"n": {{ run.output.nothing.here }} }', "can't be filled"),
         ("{{ 'x' * 10 ** 7 }}", "can't be filled"),
     ],

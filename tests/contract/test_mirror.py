@@ -83,7 +83,7 @@ def test_local_path_is_fetched_from_the_api_and_never_opened(
 ) -> None:
     delivery = make_delivery(sample_run(downloaded_files=[entry(url, artifact_id="a_7")]))
     receipt = place.sink().send(delivery)
-    assert "and no fresh address" in receipt.note
+    assert "and the API returned no new URL" in receipt.note
     fresh = Artifact("download", "x", server.add("/v1/artifacts/a_7/content", PDF), artifact_id="a_7")
     place.sink(Loopback([fresh])).send(replace(delivery, attempt=2))
     assert place.one("/invoice.pdf") == PDF
@@ -101,7 +101,7 @@ def test_a_file_that_the_api_does_not_list_is_fetched_by_its_id(place: Place, se
     assert place.one("/recording.webm") == VIDEO
     assert [seen.headers.get("x-api-key") for seen in server.seen] == ["key-of-the-source"]
     strange = sample_run(downloaded_files=[entry(None, artifact_id="../organizations/keys?")])
-    assert "no fresh address" in place.sink(services).send(make_delivery(strange)).note
+    assert "the API returned no new URL" in place.sink(services).send(make_delivery(strange)).note
     assert len(server.seen) == 1
 
 

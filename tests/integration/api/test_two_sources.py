@@ -95,7 +95,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     row = {"id": SUBMISSION, "source": RIVAL, "key_id": "k", "call": "tasks", "state": "accepted", "run_id": RUN}
     row |= {"request_hash": "h", "created_at": now, "updated_at": now}
     ledger.write(lambda connection: connection.execute(sa.insert(submissions).values(row)))
-    poll = poll_row(RIVAL, RUN, now, now, polls=1)
+    poll = poll_row(RIVAL, "wr_without_result", now, now, polls=1)
     ledger.write(lambda connection: connection.execute(sa.insert(polls).values(poll)))
     change = AgentChange(RIVAL, "wpid_theirs", None, "https://here.example", now)
     ledger.write(lambda connection: account.record_change(connection, change))
