@@ -2,7 +2,7 @@
 
 Runhook stores each submission's redacted request and sends it again, to the same path. Masked values are taken from
 `run_request`, Skyvern's echo of the request. Without a stored request only the echo is used; it lacks some fields
-(Skyvern 1.0.56), a few of which are in the run's body. A mask is never sent as a value.
+(Skyvern 1.0.56), and the run's body has a few of them. A mask is never sent as a value.
 """
 
 from __future__ import annotations

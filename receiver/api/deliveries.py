@@ -20,8 +20,7 @@ from receiver.errors import Invalid
 from receiver.ledger import Connection
 from receiver.ledger.lists import deliveries as lists
 from receiver.ledger.lists.filters import Filter
-from receiver.ledger.operations import Operation
-from receiver.ledger.verbs import CANCEL, REPLAY
+from receiver.ledger.verbs import CANCEL, REPLAY, Operation
 
 REPLAYABLE: Final = (
     DeliveryState.DEAD,

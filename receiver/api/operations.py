@@ -36,8 +36,8 @@ from receiver.errors import Conflict, Invalid, NotFound
 from receiver.ledger import Connection, operations
 from receiver.ledger.database.database_clock import database_now
 from receiver.ledger.lists.filters import FULL_ID, VISIBLE, id_trouble
-from receiver.ledger.operations import Operation
 from receiver.ledger.selection import Selection
+from receiver.ledger.verbs import Operation
 
 # Maximum ids of a call, and examples of a preview.
 MOST_IDS: Final = 1000

@@ -24,9 +24,8 @@ from receiver.ledger import Connection, heartbeats, stats
 from receiver.ledger.database.database_clock import database_now
 from receiver.ledger.deliveries import lanes
 from receiver.ledger.lists import names
-from receiver.ledger.operations import Operation
 from receiver.ledger.selection import Selection
-from receiver.ledger.verbs import MOVE, MOVE_BACK
+from receiver.ledger.verbs import MOVE, MOVE_BACK, Operation
 
 # The type that lists show for the sink of callers' webhooks.
 CALLBACK_TYPE: Final = "callers' webhooks"

@@ -1,4 +1,4 @@
-"""An event as it is decided, before it is written: with its disposition and its deliveries. Pure."""
+"""An event that is decided and not yet written, with its disposition and its deliveries. Pure."""
 
 from __future__ import annotations
 

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
-from receiver.domain.delivery import DeliveryState
 from receiver.errors import NotAsExpected
 from receiver.ledger.schema import deliveries, operations
-from receiver.ledger.selection import Selection, selected
-from receiver.ledger.verbs import REPLAY, VERBS
+from receiver.ledger.selection import Selection
+from receiver.ledger.verbs import REPLAY, VERBS, Operation
 
 # Seconds by which the clocks of two processes may differ, although both follow the database's.
 _SKEW: Final = 1.0
@@ -38,55 +37,6 @@ class StepBounds(NamedTuple):
 
 
 STEP: Final = StepBounds()
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """What to do with a selection. `kind`: its verb. `sink`: the target of a move. `force`: take delivered ones, too.
-
-    `rate`: deliveries a second, 0 for no limit. The other fields are those of an operation that has begun. `source`:
-    its only source, or "" for all. `actor`: who began it, or "".
-    """
-
-    kind: str
-    selection: Selection
-    sink: str = ""
-    force: bool = False
-    rate: float = 0.0
-    id: str = ""
-    state: str = ""
-    total: int = 0
-    done: int = 0
-    cursor: str = ""
-    created_at: float = 0.0
-    updated_at: float = 0.0
-    source: str = ""
-    actor: str = ""
-
-    @property
-    def states(self) -> list[DeliveryState]:
-        """The states of the deliveries that it selects."""
-        return VERBS[self.kind].takes(self)
-
-    def taken(self) -> sa.Select[Any]:
-        """Select the ids of its deliveries."""
-        return selected(self.selection).where(deliveries.c.state.in_([state.value for state in self.states]))
-
-    def count(self, connection: sa.Connection) -> int:
-        """Count what it would select now."""
-        return connection.execute(sa.select(sa.func.count()).select_from(self.taken().subquery())).scalar_one()
-
-    def by_sink(self, connection: sa.Connection) -> dict[str, int]:
-        """Count by sink what it would select now."""
-        it = self.taken().with_only_columns(deliveries.c.sink).subquery()
-        return {row[0]: row[1] for row in connection.execute(sa.select(it.c.sink, sa.func.count()).group_by(it.c.sink))}
-
-    def examples(self, connection: sa.Connection, limit: int) -> list[dict[str, Any]]:
-        """Return the first deliveries that it would select now."""
-        it = deliveries.c
-        names = (it.id, it.source, it.run_id, it.sink, it.state, it.reason)
-        query = self.taken().with_only_columns(*names).order_by(it.id)
-        return [dict(row._mapping) for row in connection.execute(query.limit(limit))]
 
 
 def create(

@@ -1,4 +1,4 @@
-"""The verbs of operations: the states of the deliveries that each takes, and what it does to them.
+"""Operations and their verbs: the states of the deliveries that each takes, and what it does to them.
 
 A delivery keeps its id, and so its idempotency key, whatever a verb does to it.
 """
@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
@@ -17,28 +18,7 @@ from receiver.domain.event import delivery_id
 from receiver.ledger.database import dialect
 from receiver.ledger.deliveries import lanes, links, same_result
 from receiver.ledger.schema import deliveries
-from receiver.ledger.selection import Selection
-
-
-class OperationView(Protocol):
-    """What a verb reads of an operation."""
-
-    @property
-    def id(self) -> str:
-        """Its id."""
-
-    @property
-    def selection(self) -> Selection:
-        """Which deliveries it takes."""
-
-    @property
-    def sink(self) -> str:
-        """The target of a move."""
-
-    @property
-    def force(self) -> bool:
-        """Whether it takes delivered ones, too."""
-
+from receiver.ledger.selection import Selection, selected
 
 REPLAY: Final = "replay"
 CANCEL: Final = "cancel"
@@ -83,33 +63,82 @@ def cancel(connection: sa.Connection, ids: Sequence[str], reason: str, now: floa
     return [row.id for row in rows]
 
 
-def _replayable(operation: OperationView) -> list[DeliveryState]:
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What to do with a selection. `kind`: its verb. `sink`: the target of a move. `force`: take delivered ones, too.
+
+    `rate`: deliveries a second, 0 for no limit. The other fields are those of an operation that has begun. `source`:
+    its only source, or "" for all. `actor`: who began it, or "".
+    """
+
+    kind: str
+    selection: Selection
+    sink: str = ""
+    force: bool = False
+    rate: float = 0.0
+    id: str = ""
+    state: str = ""
+    total: int = 0
+    done: int = 0
+    cursor: str = ""
+    created_at: float = 0.0
+    updated_at: float = 0.0
+    source: str = ""
+    actor: str = ""
+
+    @property
+    def states(self) -> list[DeliveryState]:
+        """The states of the deliveries that it selects."""
+        return VERBS[self.kind].takes(self)
+
+    def taken(self) -> sa.Select[Any]:
+        """Select the ids of its deliveries."""
+        return selected(self.selection).where(deliveries.c.state.in_([state.value for state in self.states]))
+
+    def count(self, connection: sa.Connection) -> int:
+        """Count what it would select now."""
+        return connection.execute(sa.select(sa.func.count()).select_from(self.taken().subquery())).scalar_one()
+
+    def by_sink(self, connection: sa.Connection) -> dict[str, int]:
+        """Count by sink what it would select now."""
+        it = self.taken().with_only_columns(deliveries.c.sink).subquery()
+        return {row[0]: row[1] for row in connection.execute(sa.select(it.c.sink, sa.func.count()).group_by(it.c.sink))}
+
+    def examples(self, connection: sa.Connection, limit: int) -> list[dict[str, Any]]:
+        """Return the first deliveries that it would select now."""
+        it = deliveries.c
+        names = (it.id, it.source, it.run_id, it.sink, it.state, it.reason)
+        query = self.taken().with_only_columns(*names).order_by(it.id)
+        return [dict(row._mapping) for row in connection.execute(query.limit(limit))]
+
+
+def _replayable(operation: Operation) -> list[DeliveryState]:
     """Not queued ones and those being sent. Delivered ones only by force; waiting and cancelled ones only if that state
     was requested."""
     requested = (each for each in (DeliveryState.WAITING, DeliveryState.CANCELLED) if each in operation.selection.state)
     return [DeliveryState.DEAD, *([DeliveryState.DELIVERED] if operation.force else []), *requested]
 
 
-def _replay(connection: sa.Connection, operation: OperationView, ids: Sequence[str], now: float) -> int:
-    unchanged = sa.and_(deliveries.c.id.in_(ids), deliveries.c.state.in_(_replayable(operation)))
+def _replay(connection: sa.Connection, operation: Operation, ids: Sequence[str], now: float) -> int:
+    unchanged = sa.and_(deliveries.c.id.in_(ids), deliveries.c.state.in_(operation.states))
     queued = queue_again(connection, unchanged, now)
     lanes.probe_at_once(connection, {row.lane for row in queued}, now)
     return len(queued)
 
 
-def _cancel(connection: sa.Connection, operation: OperationView, ids: Sequence[str], now: float) -> int:
+def _cancel(connection: sa.Connection, operation: Operation, ids: Sequence[str], now: float) -> int:
     # The reason lets an operator restore all matches of a filter together.
     reason = f"{ALONE} ({operation.id})" if operation.selection.has_ids else f"{TOGETHER} {operation.id}"
     return len(cancel(connection, ids, reason, now))
 
 
-def _movable(operation: OperationView) -> list[DeliveryState]:
+def _movable(operation: Operation) -> list[DeliveryState]:
     kept = {DeliveryState.SENDING, *(() if operation.force else (DeliveryState.DELIVERED,))}
     return [state for state in DeliveryState if state not in kept]
 
 
 def _move(
-    connection: sa.Connection, operation: OperationView, ids: Sequence[str], now: float, *, back: bool = False
+    connection: sa.Connection, operation: Operation, ids: Sequence[str], now: float, *, back: bool = False
 ) -> int:
     """Give deliveries of a removed sink to another one. Ended ones keep their state, the others start over.
 
@@ -130,7 +159,7 @@ def _move(
     mine = sa.and_(dialect.among(it.id, [row.id for row in rows if row.event_id not in blocked]), it.sink == old)
     moved = 0
     for ended in (False, True):
-        states = [state.value for state in _movable(operation) if (state in ENDED) is ended]
+        states = [state.value for state in operation.states if (state in ENDED) is ended]
         fresh: dict[str, Any] = {} if ended else {"due_at": now, "spent": 0, "tried_at": None}
         changed = sa.update(deliveries).where(mine, it.state.in_(states))
         moved += connection.execute(changed.values(sink=new, lane=new, updated_at=now, **fresh)).rowcount
@@ -156,8 +185,8 @@ class Verb(NamedTuple):
     """`takes`: the states of the deliveries that an operation selects. `apply`: changes these deliveries, and returns
     how many were changed."""
 
-    takes: Callable[[OperationView], list[DeliveryState]]
-    apply: Callable[[sa.Connection, OperationView, Sequence[str], float], int]
+    takes: Callable[[Operation], list[DeliveryState]]
+    apply: Callable[[sa.Connection, Operation, Sequence[str], float], int]
 
 
 VERBS: Final[Mapping[str, Verb]] = {

@@ -54,7 +54,8 @@ def stop_signals(
 ) -> Iterator[None]:
     """Call `handler` at SIGTERM, SIGINT and SIGHUP within the block. Call it in the main thread.
 
-    `reload`: called at SIGHUP instead. SIGHUP stays ignored where it is, as under nohup and in a supervisor's child.
+    `reload`: called at SIGHUP instead, also after the block: until the process has run its command again, a further
+    SIGHUP would end it. SIGHUP stays ignored where it is, as under nohup and in a supervisor's child.
     """
     handlers = {signal.SIGTERM: handler, signal.SIGINT: handler}
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
@@ -65,4 +66,5 @@ def stop_signals(
         yield
     finally:
         for number, usual in before.items():
-            signal.signal(number, usual)
+            if number != signal.SIGHUP or reload is None:
+                signal.signal(number, usual)

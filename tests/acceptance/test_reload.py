@@ -111,6 +111,18 @@ def runs_of(server: ScriptedServer) -> Counter[str]:
     return Counter(each.headers["webhook-id"] for each in server.requests)
 
 
+def reload_during_a_send(it: Deployment, processes: Processes, consumer: ScriptedServer) -> threading.Event:
+    """Have the worker reload while a send waits for its answer. Returns what lets the consumer answer."""
+    answer = threading.Event()
+    consumer.script.append(Reply(until=answer))
+    processes.start_all("--stop-timeout", "0.5")
+    it.acked(body(1))
+    eventually(lambda: consumer.requests)
+    processes.running["worker"].send_signal(signal.SIGHUP)
+    eventually(lambda: "worker.stopping" in it.log_of("worker"))
+    return answer
+
+
 def test_processes_follow_a_new_config_under_load(
     make: Callable[..., tuple[Deployment, Processes]], consumer: ScriptedServer
 ) -> None:
@@ -162,16 +174,9 @@ def test_wrong_config_is_refused_and_the_old_one_stays(
 def test_reload_repeats_no_send_under_way(
     make: Callable[..., tuple[Deployment, Processes]], consumer: ScriptedServer
 ) -> None:
-    # Given a send that takes longer than a stop would wait
+    # Given a worker that reloads, and a send that takes longer than a stop would wait
     it, processes = make(consumer.url)
-    answer = threading.Event()
-    consumer.script.append(Reply(until=answer))
-    processes.start_all("--stop-timeout", "0.5")
-    it.acked(body(1))
-    eventually(lambda: consumer.requests)
-    # When the worker reloads
-    processes.running["worker"].send_signal(signal.SIGHUP)
-    eventually(lambda: "worker.stopping" in it.log_of("worker"))
+    answer = reload_during_a_send(it, processes, consumer)
     with pytest.raises(subprocess.TimeoutExpired):
         processes.running["worker"].wait(1.5)
     assert it.log_of("worker").count("worker.started") == 1
@@ -189,14 +194,8 @@ def test_stop_during_a_reload_ends_the_worker(
 ) -> None:
     # Given a reload that waits for a send
     it, processes = make(consumer.url)
-    answer = threading.Event()
-    consumer.script.append(Reply(until=answer))
-    processes.start_all("--stop-timeout", "0.5")
-    it.acked(body(1))
-    eventually(lambda: consumer.requests)
+    answer = reload_during_a_send(it, processes, consumer)
     worker = processes.running["worker"]
-    worker.send_signal(signal.SIGHUP)
-    eventually(lambda: "worker.stopping" in it.log_of("worker"))
     # When it is to stop
     worker.terminate()
     # Then it ends as at any stop

@@ -24,11 +24,11 @@ from receiver.ledger.access.audit import AuditActor
 from receiver.ledger.deliveries import lanes, recovery
 from receiver.ledger.lists.filters import Filter
 from receiver.ledger.lists.words import Coverage, coverage
-from receiver.ledger.operations import Operation
 from receiver.ledger.schema import audit as audit_table
 from receiver.ledger.schema import deliveries, runs, submissions
 from receiver.ledger.schema import operations as operation_rows
 from receiver.ledger.selection import Selection
+from receiver.ledger.verbs import Operation
 from tests.servers.gate import Gate
 from tests.servers.postgres import PostgresProcess
 from tests.support import queries

@@ -26,12 +26,11 @@ from receiver.ledger.access.audit import AuditActor
 from receiver.ledger.account import AgentChange
 from receiver.ledger.deliveries import attempts
 from receiver.ledger.deliveries.attempts import AttemptResult
-from receiver.ledger.operations import Operation
 from receiver.ledger.schema import deliveries, events
 from receiver.ledger.selection import Selection
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
-from receiver.ledger.verbs import CANCEL, REPLAY
+from receiver.ledger.verbs import CANCEL, REPLAY, Operation
 from tests.support.ledger import claim, index_words, new_event, record, settle
 from tests.support.paths import ROOT
 

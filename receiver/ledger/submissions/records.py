@@ -55,7 +55,7 @@ def get(connection: sa.Connection, submission_id: str) -> Submission | None:
 
 
 def open_among(connection: sa.Connection, source: str, submission_ids: Sequence[str]) -> dict[str, Submission]:
-    """Return the submissions with these ids of which no run is known yet, by id."""
+    """Return the submissions with these ids whose run is not known yet, by id."""
     its = sa.and_(submissions.c.source == source, submissions.c.state.in_(sorted(OPEN)))
     rows = connection.execute(sa.select(submissions).where(its, dialect.among(submissions.c.id, submission_ids)))
     return {row.id: from_row(row) for row in rows}

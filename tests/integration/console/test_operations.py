@@ -8,9 +8,8 @@ from collections.abc import Callable
 from receiver.ledger import operations
 from receiver.ledger.access import audit
 from receiver.ledger.access.audit import AuditActor
-from receiver.ledger.operations import Operation
 from receiver.ledger.selection import Selection
-from receiver.ledger.verbs import REPLAY
+from receiver.ledger.verbs import REPLAY, Operation
 from tests.servers.submitting import Submitting
 from tests.support.api import done
 from tests.support.console import Browser, forms

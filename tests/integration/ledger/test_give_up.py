@@ -19,9 +19,9 @@ from receiver.domain.new_event import NewDelivery
 from receiver.ledger import Ledger, operations
 from receiver.ledger.deliveries import claims, lanes, recovery
 from receiver.ledger.deliveries.fair_queue import ManyLanes, Rotation
-from receiver.ledger.operations import Operation
 from receiver.ledger.schema import attempts
 from receiver.ledger.selection import Selection
+from receiver.ledger.verbs import Operation
 from tests.support import queries
 from tests.support.ledger import NOW, every_lane, new_event, record, states, step_operations
 

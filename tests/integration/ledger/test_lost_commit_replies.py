@@ -51,13 +51,13 @@ from receiver.ledger.database import clock_correction, copying
 from receiver.ledger.deliveries import claims, lanes, recovery, resend
 from receiver.ledger.deliveries.creation import AddedDelivery
 from receiver.ledger.lists import words
-from receiver.ledger.operations import Operation
 from receiver.ledger.recording import load, write
 from receiver.ledger.reroutes import EventNote
 from receiver.ledger.runs import RunStatus, run_statuses
 from receiver.ledger.selection import Selection
 from receiver.ledger.submissions import lifecycle
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
+from receiver.ledger.verbs import Operation
 from receiver.ledger.watches import ActiveRun
 from tests.servers.gate import Gate
 from tests.servers.postgres import PostgresProcess

@@ -16,12 +16,12 @@ from receiver.errors import Conflict
 from receiver.ledger import Connection, Ledger, operations, reroutes, retention, stats, verbs
 from receiver.ledger.deliveries import creation, recovery
 from receiver.ledger.deliveries.creation import AddedDelivery
-from receiver.ledger.operations import Operation
 from receiver.ledger.recording import binding
 from receiver.ledger.schema import deliveries, events, polls, run_texts, runs, submissions
 from receiver.ledger.selection import Selection
 from receiver.ledger.submissions import lifecycle, records
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
+from receiver.ledger.verbs import Operation
 from tests.support import queries
 from tests.support.ledger import (
     NOW,

@@ -16,8 +16,8 @@ from receiver.domain.new_event import NewDelivery
 from receiver.ledger import Ledger, operations
 from receiver.ledger.deliveries import lanes
 from receiver.ledger.deliveries.lanes import PROBE_LEASE
-from receiver.ledger.operations import Operation
 from receiver.ledger.selection import Selection
+from receiver.ledger.verbs import Operation
 from tests.support import queries
 from tests.support.ledger import claim, new_event, record, settle, states
 

@@ -21,12 +21,12 @@ from receiver.ledger.access import api_keys
 from receiver.ledger.access.api_keys import Key, by_hashes
 from receiver.ledger.lists.submissions import list_submissions
 from receiver.ledger.migrate import ensure_schema
-from receiver.ledger.operations import Operation
 from receiver.ledger.recording import binding
 from receiver.ledger.schema import runs
 from receiver.ledger.selection import Selection
 from receiver.ledger.submissions import lifecycle, records
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
+from receiver.ledger.verbs import Operation
 from tests.support import queries
 from tests.support.ledger import claim, lock_runs, new_event, record, settle, with_tables
 

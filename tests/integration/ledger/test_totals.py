@@ -16,10 +16,10 @@ from receiver.domain.delivery import DeliveryMove
 from receiver.ledger import Ledger, operations, totals
 from receiver.ledger.deliveries import recovery
 from receiver.ledger.lists.filters import Filter
-from receiver.ledger.operations import Operation
 from receiver.ledger.schema import deliveries, events, runs
 from receiver.ledger.selection import Selection
 from receiver.ledger.totals import DELIVERY_DIMENSIONS, RUN_DIMENSIONS, Span
+from receiver.ledger.verbs import Operation
 from tests.servers.postgres import PostgresProcess
 from tests.support.ledger import (
     claim,

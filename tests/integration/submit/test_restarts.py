@@ -87,7 +87,7 @@ def test_running_wait_follows_to_the_last_run(submitting: Make, simulate_skyvern
 
 @pytest.mark.parametrize("length", [1, 2])
 def test_circular_restarts_end_all_waits(submitting: Make, simulate_skyvern: Simulate, length: int) -> None:
-    # Given runs of which somebody waits for the first
+    # Given runs, and a caller that waits for the first
     sim = simulate_skyvern(run_seconds=1000.0)
     rig = submitting(sim.url)
     runs = [rig.client.post("/v1/run/agents", json={"agent_id": "wpid_1"}).json()["run_id"] for _ in range(length)]

@@ -18,8 +18,8 @@ from handlers.testing.conformance import NoServices
 from receiver.config.destinations import RetryPolicy
 from receiver.delivery.runner import SinkRunner
 from receiver.ledger import Ledger, operations
-from receiver.ledger.operations import Operation
 from receiver.ledger.selection import Selection
+from receiver.ledger.verbs import Operation
 from simulator.faults import Fault
 from tests.servers.skyvern import SkyvernSimulator
 from tests.servers.submitting import Submitting

@@ -113,3 +113,17 @@ def test_closed_terminal_stops_what_is_not_under_nohup(before: signal.Handlers, 
         assert signal.getsignal(signal.SIGHUP) is before
     finally:
         signal.signal(signal.SIGHUP, usual)
+
+
+def test_second_hangup_during_a_reload_ends_no_process() -> None:
+    # Given a process that reloads: it has left the block, and its new command has not started
+    usual, stops = signal.signal(signal.SIGHUP, signal.SIG_DFL), StopRequests()
+    requests: list[int] = []
+    try:
+        with stop_signals(stops, lambda: requests.append(1)):
+            signal.raise_signal(signal.SIGHUP)
+        # Then a further signal is handled
+        signal.raise_signal(signal.SIGHUP)
+        assert (len(requests), bool(stops)) == (2, False)
+    finally:
+        signal.signal(signal.SIGHUP, usual)
