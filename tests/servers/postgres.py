@@ -23,6 +23,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import psycopg
 import pytest
@@ -39,6 +40,8 @@ SMALL = {"shared_buffers": "16MB", "max_connections": "64", "logging_collector":
 SMALL |= {"dynamic_shared_memory_type": "mmap"}
 
 _PREFIX = "runhook-pg-"
+T = TypeVar("T")
+
 _CUT_OTHERS = (
     "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
     " WHERE datname = current_database() AND pid <> pg_backend_pid()"
@@ -139,7 +142,8 @@ class PostgresProcess(ServerProcess):
         Returns which tables and indexes there are, and the rows of those some tables, as a text to compare. An index
         that is not whole is none.
         """
-        with self._alone_with(name) as connection:
+
+        def truncate(connection: psycopg.Connection) -> str:
             # One without pages has had no row since it was emptied last; emptying it makes new files all the same.
             found = connection.execute(
                 "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
@@ -155,33 +159,46 @@ class PostgresProcess(ServerProcess):
             kept = [connection.execute(f'SELECT * FROM "{each}"'.encode()).fetchall() for each in but]
             return f"{names} {kept}"
 
-    @contextlib.contextmanager
-    def _alone_with(self, name: str) -> Iterator[psycopg.Connection]:
-        """A connection, all others to this database being cut. It is kept: a new one costs the server much more."""
-        connection = self._kept.pop(name, None) or self.connect(name)
-        try:
-            try:
-                connection.execute(_CUT_OTHERS)
-            except psycopg.OperationalError:  # a test has cut this one too
-                connection.close()
-                connection = self.connect(name)
-                connection.execute(_CUT_OTHERS)
-            yield connection
-        except BaseException:
-            connection.close()
-            raise
-        self._kept[name] = connection
+        return self._alone_with(name, truncate)
 
     def empty_database(self, name: str) -> None:
         """Make it as new, whoever is still connected. A new one costs hundreds of files."""
-        with self._alone_with(name) as connection:
+
+        def drop(connection: psycopg.Connection) -> None:
             schemas = connection.execute(
                 "SELECT quote_ident(nspname) FROM pg_namespace"
                 " WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'"
             ).fetchall()
             for (schema,) in schemas:
                 connection.execute(f"DROP SCHEMA {schema} CASCADE".encode())
-            connection.execute("CREATE SCHEMA public")
+            connection.execute("CREATE SCHEMA IF NOT EXISTS public")
+
+        self._alone_with(name, drop)
+
+    def _alone_with(self, name: str, work: Callable[[psycopg.Connection], T]) -> T:
+        """Return `work(connection)`, all other connections to this database being cut before.
+
+        A process that still runs connects again at once, and its reads can deadlock with the work, which is then
+        repeated. The connection is kept: a new one costs the server much more.
+        """
+        while True:
+            connection = self._kept.pop(name, None) or self.connect(name)
+            try:
+                try:
+                    connection.execute(_CUT_OTHERS)
+                except psycopg.OperationalError:  # a test has cut this one too
+                    connection.close()
+                    connection = self.connect(name)
+                    connection.execute(_CUT_OTHERS)
+                done = work(connection)
+            except psycopg.errors.DeadlockDetected:
+                connection.close()
+                continue
+            except BaseException:
+                connection.close()
+                raise
+            self._kept[name] = connection
+            return done
 
     def launch(self) -> Process:
         data = self.directory / "data"
