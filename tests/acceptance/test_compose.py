@@ -34,7 +34,8 @@ from tests.support.paths import ROOT
 from tests.support.processes import launch
 from tests.support.waiting import PATIENCE, eventually
 
-SERVICES: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
+SERVICES: dict[str, Any] = COMPOSE["services"]
 OVERLAY: dict[str, Any] = yaml.safe_load((ROOT / "deploy" / "compose.skyvern.yaml").read_text())["services"]
 KEY = "a-signing.key"
 
@@ -53,13 +54,16 @@ class Project:
         (folder / "data").mkdir(mode=0o700)
 
     def make_secrets(self, key: str) -> None:
-        """Run deploy/make-secrets, and make PostgreSQL's user as its image does."""
+        """Run deploy/make-secrets, and make PostgreSQL's user and databases as its image does."""
         secrets = self.folder / "secrets"
         subprocess.run(["sh", ROOT / "deploy" / "make-secrets", secrets], input=key, text=True, check=True)
         password = (secrets / "postgres_password").read_text()
         with closing(self.postgres.connect()) as connection:
-            connection.execute(f"CREATE ROLE runhook LOGIN PASSWORD '{password}'".encode())
+            connection.execute(f"CREATE ROLE runhook LOGIN CREATEDB PASSWORD '{password}'".encode())
             connection.execute(b"CREATE DATABASE runhook OWNER runhook")
+            (script,) = (COMPOSE["configs"][each["source"]] for each in SERVICES["runhook-postgres"]["configs"])
+            connection.execute(b"SET ROLE runhook")
+            connection.execute(script["content"].encode())
         access = self.postgres.directory / "data" / "pg_hba.conf"
         access.write_text(f"host all runhook 127.0.0.1/32 scram-sha-256\n{access.read_text()}")
         self.postgres.restart()
@@ -101,8 +105,8 @@ class Project:
         target.mkdir()
         for name in names:
             shutil.copy(self.folder / "secrets" / name, target / name)
-        url = target / "database_url"
-        url.write_text(url.read_text().replace("@runhook-postgres/", f"@127.0.0.1:{self.postgres.port}/"))
+        for url in target.glob("*database_url"):
+            url.write_text(url.read_text().replace("@runhook-postgres/", f"@127.0.0.1:{self.postgres.port}/"))
 
     def _here(self, value: str, folder: Path) -> str:
         """A variable's value, interpolated, with the servers and folders of this machine."""
@@ -140,7 +144,7 @@ class Project:
             port=self.postgres.port,
             user="runhook",
             password=(self.folder / "secrets" / "postgres_password").read_text(),
-            dbname="runhook",
+            dbname="results",
         ) as connection:
             with suppress(psycopg.errors.UndefinedTable):
                 return [row[0] for row in connection.execute("SELECT run_id FROM skyvern_runs").fetchall()]

@@ -29,8 +29,8 @@ FILE: dict[str, Any] = yaml.safe_load(COMPOSE.read_text())
 OVERLAY: dict[str, Any] = yaml.safe_load(SKYVERN.read_text())
 OURS = ("runhook", "runhook-worker", "runhook-clock")
 SETTINGS = {each.validation_alias for each in Settings.model_fields.values()}
-# Read by the sources of the config, not by Runhook itself, and by the entrypoint of the image.
-OTHERS = {"SKYVERN_API_KEY", "SKYVERN_CREDENTIALS_FILE"}
+# Read by the sources and sinks of the config, not by Runhook itself, and by the entrypoint of the image.
+OTHERS = {"SKYVERN_API_KEY", "RESULTS_DATABASE_URL", "SKYVERN_CREDENTIALS_FILE"}
 BUILD, FINAL = stages()
 
 
@@ -155,6 +155,7 @@ def test_secrets_are_complete_private_and_never_printed(tmp_path: Path) -> None:
     assert made.keys() == FILE["secrets"].keys()
     assert made["skyvern_api_key"] == "a-key"
     assert urlsplit(made["database_url"]).password == made["postgres_password"]
+    assert urlsplit(made["results_database_url"]).password == made["postgres_password"]
     assert len({made[name] for name in ("postgres_password", "runhook_secret", "runhook_console_password")}) == 3
     assert len(made["runhook_secret"]) == 48
     assert [value for value in made.values() if value in printed] == []
