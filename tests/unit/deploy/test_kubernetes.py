@@ -1,5 +1,6 @@
 """deploy/kubernetes: manifests that the API accepts, and that fit the image and each other."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ BASE: dict[str, Any] = yaml.safe_load((FOLDER / "kustomization.yaml").read_text(
 MANIFESTS: list[dict[str, Any]] = [
     manifest for name in BASE["resources"] for manifest in yaml.safe_load_all((FOLDER / name).read_text())
 ]
+OPTIONAL: dict[str, dict[str, Any]] = {
+    path.stem: yaml.safe_load(path.read_text()) for path in sorted((FOLDER / "optional").iterdir())
+}
 WORKLOADS = [each for each in MANIFESTS if each["kind"] in ("Deployment", "StatefulSet")]
 PROCESSES = {"receiver": "serve", "worker": "worker", "clock": "clock"}
 
@@ -116,6 +120,7 @@ def test_variables_and_config_are_valid(tmp_path: Path) -> None:
     assert variables.keys() <= {each.validation_alias for each in Settings.model_fields.values()}
 
     secrets = {"SKYVERN_API_KEY": "a-key", "DATABASE_URL": "postgresql://runhook:x@postgres/runhook"}
+    secrets["RESULTS_DATABASE_URL"] = "postgresql://runhook:x@postgres/results"
     checked = call_command(
         "check",
         str(FOLDER / "runhook.yaml"),
@@ -129,11 +134,55 @@ def test_variables_and_config_are_valid(tmp_path: Path) -> None:
 def test_kustomization_lists_every_file() -> None:
     listed = {*BASE["resources"], *(name for names in generated().values() for name in names)}
 
-    assert listed == {path.name for path in FOLDER.iterdir()} - {"kustomization.yaml"}
+    assert listed == {path.name for path in FOLDER.iterdir()} - {"kustomization.yaml", "optional"}
+
+
+def service() -> dict[str, Any]:
+    (only,) = [each for each in MANIFESTS if each["kind"] == "Service"]
+    return only
+
+
+@pytest.mark.parametrize("version", ["1.30", kubernetes_validate.latest_version()])
+def test_ingress_publishes_the_paths_of_the_deployment_page(version: str) -> None:
+    ingress = OPTIONAL["ingress"]
+    kubernetes_validate.validate(ingress, version, strict=True)
+    (rule,) = ingress["spec"]["rules"]
+    (line,) = re.findall(r"^- expose only (.*?)\.", (ROOT / "docs/how-to/deployment.md").read_text(), re.MULTILINE)
+
+    assert [each["path"] for each in rule["http"]["paths"]] == re.findall("`(.*?)`", line)
+    backends = [each["backend"]["service"] for each in rule["http"]["paths"]]
+    port = {"name": service()["spec"]["ports"][0]["name"]}
+    assert backends == [{"name": service()["metadata"]["name"], "port": port}] * 3
+
+
+def test_service_monitor_selects_the_service_and_its_port() -> None:
+    monitor = OPTIONAL["servicemonitor"]["spec"]
+
+    assert monitor["selector"]["matchLabels"] == service()["metadata"]["labels"]
+    assert [each["port"] for each in monitor["endpoints"]] == [service()["spec"]["ports"][0]["name"]]
+
+
+@workloads
+def test_only_the_receiver_is_reached_in_the_cluster(workload: dict[str, Any]) -> None:
+    labels = workload["spec"]["template"]["metadata"]["labels"]
+    found = [each["spec"] for each in MANIFESTS if each["kind"] == "NetworkPolicy" and selects(each, labels)]
+    ports = [rule["ports"] for spec in found for rule in spec.get("ingress", ())]
+
+    assert [spec["policyTypes"] for spec in found] == [["Ingress"]]
+    assert ports == ([[{"port": "http"}]] if component(workload) == "receiver" else [])
+
+
+def selects(policy: dict[str, Any], labels: dict[str, str]) -> bool:
+    """Whether a policy selects pods with these labels, as far as the manifests use selectors."""
+    selector = policy["spec"]["podSelector"]
+    others = selector.get("matchExpressions", ())
+    assert all(each["operator"] == "NotIn" for each in others)
+    return selector["matchLabels"].items() <= labels.items() and all(
+        labels[each["key"]] not in each["values"] for each in others
+    )
 
 
 def test_service_and_probes_lead_to_the_receiver() -> None:
-    (service,) = [each for each in MANIFESTS if each["kind"] == "Service"]
     receiver = next(each for each in WORKLOADS if component(each) == "receiver")
     probed = container(receiver)
 
@@ -141,6 +190,6 @@ def test_service_and_probes_lead_to_the_receiver() -> None:
         "/healthz",
         "/readyz",
     )
-    assert service["spec"]["selector"] == receiver["metadata"]["labels"]
-    assert service["metadata"]["name"] == receiver["spec"]["serviceName"]
-    assert service["spec"]["ports"][0]["targetPort"] == probed["ports"][0]["name"]
+    assert service()["spec"]["selector"] == receiver["metadata"]["labels"]
+    assert service()["metadata"]["name"] == receiver["spec"]["serviceName"]
+    assert service()["spec"]["ports"][0]["targetPort"] == probed["ports"][0]["name"]
