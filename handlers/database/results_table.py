@@ -114,6 +114,11 @@ class ResultsTable:
         started before the run was bound to its submission, may end last."""
         connection.execute(self._complete, self._parameters(rows))
 
+    def delete_run(self, connection: sa.Connection, source: str, run_id: str) -> None:
+        """Delete the rows of a run."""
+        columns = self._untyped.c
+        connection.execute(sa.delete(self._untyped).where(columns.run_id == run_id, columns[SOURCE] == source))
+
     def create_table(self) -> str:
         """Return the statement that creates the table if it does not exist."""
         return str(sa.schema.CreateTable(self.table, if_not_exists=True).compile(dialect=self._dialect)).strip()

@@ -46,7 +46,7 @@ FULL = 2
 # them. Messages by SQLSTATE.
 _WORDS = {
     "23502": "a value is missing in a column that is NOT NULL",
-    "23503": "it refers to a row that does not exist",
+    "23503": "a foreign key forbids it",
     "23505": "a row with this key exists already",
     "23514": "a value fails a check",
 }

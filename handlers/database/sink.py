@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import reduce
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import sqlalchemy as sa
 
@@ -52,6 +52,7 @@ class DatabaseSink(BatchSink[DatabaseOptions]):
     shares_worker: ClassVar[bool] = True
     batch_size: ClassVar[int] = 256
     takes_updates: ClassVar[bool] = True
+    erases: ClassVar[bool] = True
 
     def __init__(self, name: str, options: DatabaseOptions, services: Services) -> None:
         super().__init__(name, options, services)
@@ -62,12 +63,9 @@ class DatabaseSink(BatchSink[DatabaseOptions]):
             accept_weaker=options.accept_weaker_durability,
             name=name,
         )
-        dialect = self._database.dialect
-        self._inspections = [TableInspection(name, options.table, self._columns, dialect)]
+        self._inspections = [self._inspection(options.table)]
         if options.history:
-            self._inspections.append(
-                TableInspection(name, options.history_table, self._columns, dialect, all_events=True)
-            )
+            self._inspections.append(self._inspection(options.history_table, all_events=True))
         self._tables: _Tables | None = None
         self._preparing = threading.Lock()
         self._notice = ""  # warnings about the tables, for the next receipt
@@ -91,6 +89,22 @@ class DatabaseSink(BatchSink[DatabaseOptions]):
             self._write(rows, answers, deadline)
         assert None not in answers
         return answers  # type: ignore[return-value]
+
+    def erase(self, source: str, run_id: str, receipt: Mapping[str, Any]) -> None:
+        """See Sink. Deletes the run's rows in both tables. Raises Refused for another table than the one in use."""
+        name = str(receipt.get("id", "")).removesuffix(f"/{run_id}")
+        if name != self.options.table:
+            raise Refused(f"its row is in the table {name}. Delete it there by hand")
+        if self._database.is_sqlite and not Path(self._database.file).exists():
+            return
+        history = self._inspection(self.options.history_table, all_events=True)
+        try:
+            with self._database.transaction(time.monotonic() + self.options.timeout) as connection:
+                for each in (self._inspections[0], history):
+                    if (seen := each.look(connection)).exists:
+                        each.table(seen.usable).delete_run(connection, source, run_id)
+        except RowRejected as error:
+            raise Refused(str(error)) from None
 
     def missing_columns(self) -> list[str]:
         """Return the statements that add the missing columns. Raises Unavailable."""
@@ -131,6 +145,9 @@ class DatabaseSink(BatchSink[DatabaseOptions]):
     def close(self) -> None:
         """Close the connections."""
         self._database.close()
+
+    def _inspection(self, table: str, *, all_events: bool = False) -> TableInspection:
+        return TableInspection(self.name, table, self._columns, self._database.dialect, all_events=all_events)
 
     def _write(self, part: list[tuple[int, Row]], answers: Answers, deadline: float) -> None:
         """Write `part` and set its results. Bisects on a bad row until that row is isolated."""

@@ -115,7 +115,7 @@ class MirrorSink(Sink[O]):
         key = self._key_at(location)
         return self._store.find_file(key, Deadline(self.options.timeout)) if key else None
 
-    def erase(self, receipt: Mapping[str, Any]) -> None:
+    def erase(self, source: str, run_id: str, receipt: Mapping[str, Any]) -> None:  # noqa: ARG002 - the keys suffice
         """See Sink. Also deletes `latest.json` if it names the event.
 
         Raises Refused, before any deletion, for a file outside the prefix's constant folders.

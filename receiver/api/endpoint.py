@@ -16,7 +16,7 @@ from receiver.api.service import Actor, Service
 from receiver.errors import Invalid, suggest
 
 P = TypeVar("P", bound=Parameters)
-R = TypeVar("R", bound=BaseModel)
+R_co = TypeVar("R_co", bound=BaseModel, covariant=True)
 
 # The prefix of all paths.
 ROOT: Final = "/api/v1"
@@ -28,7 +28,7 @@ _EXACT: Final = 2.0**53
 
 
 @dataclass(frozen=True)
-class Endpoint(Generic[P, R]):
+class Endpoint(Generic[P, R_co]):
     """A call. `name`: its operation id. `path`: below ROOT, with members of `parameters` in braces.
 
     The other members of `parameters` are the query of a GET, and the JSON object in the body of a POST. `function` runs
@@ -40,8 +40,8 @@ class Endpoint(Generic[P, R]):
     path: str
     scope: str
     parameters: type[P]
-    result: type[R]
-    function: Callable[[Service, Actor, P], R]
+    result: type[R_co]
+    function: Callable[[Service, Actor, P], R_co]
     all_sources: bool = False
 
     @cached_property
@@ -54,7 +54,7 @@ class Endpoint(Generic[P, R]):
         """The first sentence of its docstring."""
         return function_summary(self.function)
 
-    def call(self, service: Service, actor: Actor, parameters: P) -> R:
+    def call(self, service: Service, actor: Actor, parameters: P) -> R_co:
         """Return the result for `actor`. Raises Forbidden, and what the function raises."""
         return self.function(service, actor, self.allowed(actor, parameters))
 
@@ -132,11 +132,11 @@ def call(
     method: str,
     path: str,
     scope: str,
-    function: Callable[[Service, Actor, P], R],
+    function: Callable[[Service, Actor, P], R_co],
     *,
     name: str = "",
     all_sources: bool = False,
-) -> Endpoint[P, R]:
+) -> Endpoint[P, R_co]:
     """Return the endpoint of a function. `name`: by default the function's; see Endpoint for the rest."""
     types = get_type_hints(function)
     parameters = list(types.values())[2]

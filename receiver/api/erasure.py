@@ -1,6 +1,6 @@
 """Erase the content of a run, and report what other systems still hold of it.
 
-The ledger goes first: from then on nothing brings the content back. Then each sink deletes its files, whose receipts
+The ledger goes first: from then on nothing brings the content back. Then each sink deletes its copies, whose receipts
 stay until they are gone. So a call that was interrupted is completed by the same call.
 """
 
@@ -57,13 +57,13 @@ class ErasedRun(Result):
     run_id: str = Field(description="The run's id, or that of a submission without a run.")
     bodies: int = Field(description="Bodies of events, with output and links.")
     quarantined: int = Field(description="Requests in the quarantine of this receiver's host.")
-    files: list[str] = Field(description="Files that sinks have deleted, by path or object key.")
-    failed: list[AttemptRow] = Field(description="Whose files could not be deleted now, and why. Repeat the call.")
+    copies: list[str] = Field(description="What sinks deleted: path, object key, or table/run_id.")
+    failed: list[AttemptRow] = Field(description="Whose copies could not be deleted now, and why. Repeat the call.")
     held: list[AttemptRow] = Field(description="What other systems hold, by receipt; without one, it may have arrived.")
 
 
 def erase_run(service: Service, actor: Actor, parameters: EraseParameters) -> ErasedRun:
-    """Erase the content of an ended run for good: bodies, requests, search words, mirrored files.
+    """Erase the content of an ended run for good: bodies, requests, search words, mirrored files, rows.
 
     Ids, times, states and other receipts stay. Later events of the run are recorded without their bodies. A run that
     has not ended, or has pending deliveries, is refused. A submission's id erases its run; without one, its request.
@@ -108,23 +108,24 @@ def _outside(service: Service, files: ArtifactFiles, key: RunKey, bodies: int, *
     tried = [AttemptRow.model_validate(each) for each in rows]
     reported = {each.delivery_id for each in tried if each.receipt is not None}
     for attempt in tried:
-        keys = (attempt.receipt or {}).get("keys", ())
+        receipt = attempt.receipt or {}
+        keys = receipt.get("keys") or ([receipt["id"]] if "id" in receipt else [])
         try:
             sink = files.sink(attempt.sink)
             if sink is not None and sink.erases and attempt.receipt is not None:
                 if keys and not dry_run:
-                    sink.erase(attempt.receipt)
-                    service.ledger.write(partial(retention.forget_files, attempt=attempt, count=len(keys)))
+                    sink.erase(*key, attempt.receipt)
+                    service.ledger.write(partial(retention.forget_receipt, attempt=attempt))
                 gone += keys
-            elif sink is None and keys and attempt.sink != CALLBACK:
-                raise SinkError("the sink is not in the config. Add it again, or delete the files there")
+            elif sink is None and receipt.get("keys") and attempt.sink != CALLBACK:
+                raise SinkError("the sink is not in the config. Add it again, or delete them there")
             elif attempt.receipt is not None or attempt.delivery_id not in reported:
                 reported.add(attempt.delivery_id)
                 held.append(attempt)
         except Exception as error:  # noqa: BLE001 - anything but a SinkError is a bug, perhaps of a third party's sink
             why = str(error) if isinstance(error, SinkError) else error_location(error)
             failed.append(attempt.model_copy(update={"reason": why}))
-    found = {"files": list(dict.fromkeys(gone)), "failed": failed, "held": held}
+    found = {"copies": list(dict.fromkeys(gone)), "failed": failed, "held": held}
     return ErasedRun(source=key[0], run_id=key[1], bodies=bodies, quarantined=len(refused), **found)
 
 

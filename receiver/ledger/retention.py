@@ -218,7 +218,7 @@ def erase(connection: sa.Connection, key: RunKey, by: str, now: float) -> int:
     return bodies
 
 
-def forget_files(connection: sa.Connection, attempt: Any, count: int) -> None:
-    """Replace the receipt of an attempt whose files the sink has deleted by a note: their names may be content too."""
+def forget_receipt(connection: sa.Connection, attempt: Any) -> None:
+    """Replace the receipt of an attempt whose copies the sink has deleted by a note: their names may be content too."""
     its = sa.and_(attempts.c.delivery_id == attempt.delivery_id, attempts.c.number == attempt.number)
-    connection.execute(sa.update(attempts).where(its).values(receipt=json.dumps({"note": f"erased: {count} files"})))
+    connection.execute(sa.update(attempts).where(its).values(receipt=json.dumps({"note": "erased"})))

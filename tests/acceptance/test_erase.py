@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,12 @@ def traces(it: Deployment) -> list[str]:
     return [table.name for table, found in zip(tables, rows, strict=True) if SECRET in repr(found)]
 
 
+def rows(path: Path) -> list[str]:
+    """The runs in the table of a database sink."""
+    with closing(sqlite3.connect(path)) as connection:
+        return [row[0] for row in connection.execute("SELECT run_id FROM skyvern_runs")]
+
+
 def stored(folder: Path) -> list[str]:
     """The files in a folder, and the folders that have none."""
     found = (
@@ -111,16 +119,17 @@ def test_erase_leaves_no_content_and_reports_copies(
     (told,) = it.json("erase", "--run", RUN, "--yes")
 
     # Then the report names all files, and the copies that others hold
-    assert (told["bodies"], told["quarantined"], len(told["files"])) == (1, 1, 6)
-    assert all(key in before for key in told["files"])
+    assert (told["bodies"], told["quarantined"], len(told["copies"])) == (1, 1, 7)
+    assert all(key in before for key in told["copies"])
+    assert f"skyvern_runs/{RUN}" in told["copies"]
     held = {each["sink"]: each["receipt"] for each in told["held"]}
-    assert held.keys() == {"crm", "hooks"}
-    assert held["crm"]["id"]
+    assert held.keys() == {"hooks"}
     assert held["hooks"] is None
     assert told["failed"] == []
     # And nothing of it is left, but of the other run all
     assert stored(folder) == others
     assert len(s3_server.client.list_objects_v2(Bucket=s3_bucket)["Contents"]) == objects // 2
+    assert rows(it.data / "crm.db") == ["tsk_000002"]
     assert [each["run_id"] for each in it.json("runs", "--text", SECRET)] == ["tsk_000002"]
     # And its row, deliveries and audit tell what it was, and who erased it
     run = it.json("run", RUN)
@@ -154,11 +163,12 @@ def test_erase_leaves_no_content_and_reports_copies(
     assert stored(folder) == others
     # And once more erases nothing
     (again,) = it.json("erase", "--run", RUN)
-    assert (again["bodies"], again["files"]) == (0, [])
+    assert (again["bodies"], again["copies"]) == (0, [])
     # And with the other run no table has any of it
     it.runhook("erase", "--run", "tsk_000002")
     assert traces(it) == []
     assert stored(folder) == []
+    assert rows(it.data / "crm.db") == []
     assert "Contents" not in s3_server.client.list_objects_v2(Bucket=s3_bucket)
 
 
@@ -197,5 +207,5 @@ def test_erase_killed_in_the_middle_is_completed_by_the_next(
     server.client.list_objects_v2(Bucket=bucket)  # it has answered what it got while it hung
     assert "NOT ERASED" not in it.runhook("erase", "--run", RUN, "--yes")
     assert "Contents" not in server.client.list_objects_v2(Bucket=bucket)
-    assert [each["receipt"] for each in it.json("deliveries", "--run", RUN)] == [{"note": "erased: 2 files"}]
+    assert [each["receipt"] for each in it.json("deliveries", "--run", RUN)] == [{"note": "erased"}]
     assert [each["outcome"] for each in it.json("audit", "--action", "run.erase")] == ["done", "failed", "begun"]

@@ -384,7 +384,7 @@ def test_erase_deletes_earlier_versions_too(s3_server: S3Server) -> None:
     receipt = sink.send(delivery)
     s3_server.client.put_object(Bucket=bucket, Key=receipt.keys[0].partition(f"{bucket}/")[2], Body=b"again")
     # When it is erased
-    sink.erase(receipt.to_dict())
+    sink.erase("skyvern", "wr_1", receipt.to_dict())
     sink.close()
     # Then no version and no marker of it is left
     found = s3_server.client.list_object_versions(Bucket=bucket)

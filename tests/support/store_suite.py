@@ -89,14 +89,14 @@ class StoreSuite:
         receipts = [sink.send(first).to_dict(), sink.send(second).to_dict()]
         assert len(place.tree()) > len(others) + 5
         for receipt in receipts:
-            sink.erase(receipt)
+            sink.erase("skyvern", "", receipt)
         assert place.tree() == others
 
     def test_erase_takes_the_prefix_as_send_writes_it(self, place: Place) -> None:
         sink = place.sink(prefix="kept// all /{{ run.run_id }}/")
         receipt = sink.send(make_delivery()).to_dict()
         assert any("kept/all/" in key for key in place.tree())
-        sink.erase(receipt)
+        sink.erase("skyvern", "", receipt)
         assert place.tree() == {}
 
     def test_erase_refuses_what_lies_outside_and_deletes_nothing(self, place: Place) -> None:
@@ -107,7 +107,7 @@ class StoreSuite:
         root = receipt["keys"][0].partition("/kept/")[0]
         for key in (*other["keys"], f"{root}/kept/../other/x", f"{root}/x", "/etc/passwd", "s3://other/kept/x", ""):
             with pytest.raises(Refused, match="not below"):
-                sink.erase({**receipt, "keys": [*receipt["keys"], key]})
+                sink.erase("skyvern", "", {**receipt, "keys": [*receipt["keys"], key]})
         assert place.tree() == before
 
     def test_latest_points_to_the_newest_event_and_never_back(self, place: Place) -> None:

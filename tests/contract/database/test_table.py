@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from handlers.contract import Receipt, Unavailable
+from handlers.contract import Receipt, Refused, Unavailable
 from handlers.database.table import STANDARD
 from handlers.testing.conformance import make_delivery, sample_run
 from tests.support.results_db import ResultsDb, event
@@ -214,3 +214,39 @@ def test_sinks_that_start_together_make_one_table(database: ResultsDb) -> None:
         answers = list(pool.map(lambda sink: sink.send_many([make_delivery()]), sinks))
     assert all(isinstance(answer, Receipt) for (answer,) in answers), answers
     assert len(database.rows()) == len(database.rows("skyvern_runs_history")) == 6
+
+
+def test_erase_deletes_the_run_from_both_tables_and_no_other(database: ResultsDb) -> None:
+    # Given runs with a history, and the same id from another source
+    sink = database.sink(history=True)
+    first = make_delivery(sample_run("tsk_1"))
+    receipt = sink.send(first).to_dict()
+    sink.send(make_delivery(sample_run("tsk_2")))
+    sink.send(make_delivery(sample_run("tsk_1"), source="other"))
+
+    # When one is erased by a sink that keeps no history any more
+    database.sink().erase(first.source, "tsk_1", receipt)
+
+    # Then only its rows are gone
+    for table in ("skyvern_runs", "skyvern_runs_history"):
+        left = sorted((row["run_id"], row["source"]) for row in database.rows(table))
+        assert left == [("tsk_1", "other"), ("tsk_2", first.source)]
+
+
+def test_erase_of_a_row_that_can_not_be_deleted_says_why(pg: ResultsDb) -> None:
+    receipt = pg.sink().send(make_delivery(sample_run("tsk_1"))).to_dict()
+    with pytest.raises(Refused, match="its row is in the table skyvern_runs"):
+        pg.sink(table="new_runs").erase("skyvern", "tsk_1", receipt)
+    pg.execute("CREATE TABLE notes (run_id text, source text, FOREIGN KEY (run_id, source) REFERENCES skyvern_runs)")
+    pg.execute("INSERT INTO notes SELECT run_id, source FROM skyvern_runs")
+
+    with pytest.raises(Refused, match="a foreign key forbids it: table notes"):
+        pg.sink().erase("skyvern", "tsk_1", receipt)
+
+
+def test_erase_of_a_database_that_is_gone_makes_none(tmp_path: Path) -> None:
+    database = ResultsDb(f"sqlite:///{tmp_path}/gone.db")
+    database.sink().erase("skyvern", "tsk_1", {"id": "skyvern_runs/tsk_1"})
+    database.close()
+
+    assert list(tmp_path.iterdir()) == []

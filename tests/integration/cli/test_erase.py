@@ -10,10 +10,11 @@ import pytest
 import sqlalchemy as sa
 
 from receiver.domain.submission import NewSubmission, Submission, SubmissionMove
-from receiver.errors import Conflict, NotFound
+from receiver.errors import Conflict, NotFound, RunhookError, UsageError
 from receiver.ingest.quarantine import Quarantine, QuarantinedRequest
 from receiver.ledger import Ledger, polls
-from receiver.ledger.schema import metadata
+from receiver.ledger.database.dialect import json_text
+from receiver.ledger.schema import metadata, runs
 from receiver.ledger.submissions import lifecycle, records
 from receiver.ledger.submissions.lifecycle import SubmitOutcome
 from tests.support.command import Runhook
@@ -112,3 +113,36 @@ def test_quarantined_requests_of_a_run_are_found_in_any_json(book: Ledger, runho
         Quarantine(home / "quarantine", 9, 1 << 20).add(refused, body)
     # Then its erasure reaches both
     assert "1 event, 2 requests in quarantine" in runhook("erase", "--run", "tsk_ü", "--yes")
+
+
+def test_all_runs_with_a_label_or_of_a_source_are_erased(book: Ledger, runhook: Runhook) -> None:
+    # Given runs of two cases, of which one has a pending delivery, and one of another source
+    for name, case in (("tsk_a", "7"), ("tsk_b", "7"), ("tsk_c", "8"), ("tsk_d", "7")):
+        record(book, new_event(name, *(["ops"] if name == "tsk_d" else []), title=SECRET))
+        labelled = sa.update(runs).where(runs.c.run_id == name).values(labels=json_text({"case": case}))
+        book.write(lambda it, labelled=labelled: it.execute(labelled))  # type: ignore[misc]
+    record(book, new_event("tsk_a", source="other", title=SECRET))
+
+    # When those of one case are erased after a look
+    with pytest.raises(RunhookError, match="1 run is not erased: tsk_d: "):
+        runhook("erase", "--label", "case=7", "--dry-run")
+    assert erased(book) == []
+    with pytest.raises(RunhookError, match="1 run is not erased: tsk_d: "):
+        runhook("erase", "--label", "case=7", "--yes")
+
+    # Then those that have ended are
+    assert erased(book) == ["skyvern tsk_a", "skyvern tsk_b"]
+    # And a source's runs are erased by its name
+    assert "1 run erased" in runhook("erase", "--source", "other", "--yes")
+    assert erased(book) == ["other tsk_a", "skyvern tsk_a", "skyvern tsk_b"]
+
+
+@pytest.mark.parametrize("options", [(), ("--run", "tsk_1", "--label", "a=b")])
+def test_which_runs_to_erase_must_be_clear(book: Ledger, runhook: Runhook, options: tuple[str, ...]) -> None:
+    with pytest.raises(UsageError, match="give either --run, or --label or --source"):
+        runhook("erase", *options, "--yes")
+
+
+def erased(ledger: Ledger) -> list[str]:
+    rows = ledger.read(lambda it: it.execute(sa.select(runs).where(runs.c.erased_at.is_not(None))).all())
+    return sorted(f"{row.source} {row.run_id}" for row in rows)

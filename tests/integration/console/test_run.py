@@ -148,7 +148,7 @@ def test_erased_run_says_so_and_leads_nowhere(archiving: Callable[..., Submittin
     # When it is erased
     headers = {"authorization": f"Bearer {server.key('view', 'erase')}"}
     told = httpx2.post(f"{server.url}/api/v1/runs/tsk_1/erase", json={}, headers=headers).json()
-    assert (len(told["files"]), told["failed"], told["held"]) == (len(FILES), [], [])
+    assert (len(told["copies"]), told["failed"], told["held"]) == (len(FILES), [], [])
     assert not place.exists()
     # Then its page tells when and by whom, and has no content, no file and no button that would send it
     page = admin.get("/runs/tsk_1").text

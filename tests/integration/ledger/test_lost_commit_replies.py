@@ -346,7 +346,7 @@ WRITERS: dict[str, Writer] = {
     ),
     "a run erased": Writer("retention.erase", plain(retention.erase, RUN, "ada", NOW), delivered, "rest"),
     "files forgotten": Writer(
-        "retention.forget_files", lambda it, found: it.write(lambda c: retention.forget_files(c, found, 1)), attempt
+        "retention.forget_receipt", lambda it, found: it.write(lambda c: retention.forget_receipt(c, found)), attempt
     ),
     "words indexed": Writer("words.index", plain(words.index, Redactor([])), run_and_deliveries, "rest"),
     "old actions": Writer(
