@@ -3,6 +3,28 @@
 This package never imports `receiver`: a sink sees a delivery, not how it was received.
 """
 
-from handlers.contract import Artifact, Delivery, Receipt, Refused, Services, Sink, SinkError, SinkOptions, Unavailable
+from handlers.contract import (
+    Artifact,
+    Delivery,
+    Notification,
+    Receipt,
+    Refused,
+    Services,
+    Sink,
+    SinkError,
+    SinkOptions,
+    Unavailable,
+)
 
-__all__ = ["Artifact", "Delivery", "Receipt", "Refused", "Services", "Sink", "SinkError", "SinkOptions", "Unavailable"]
+__all__ = [
+    "Artifact",
+    "Delivery",
+    "Notification",
+    "Receipt",
+    "Refused",
+    "Services",
+    "Sink",
+    "SinkError",
+    "SinkOptions",
+    "Unavailable",
+]

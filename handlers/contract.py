@@ -140,6 +140,23 @@ class Artifact:
     unchanged_since: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """A message of Runhook itself for operators. `kind`: "alert" (problems that began or ended) or "digest".
+
+    `key`: identifies the message. `title`: one line. `lines`: plain text, where `…` quotes a command. `link`: where to
+    look, or "". `urgent`: a problem began. `data`: the same for programs, JSON-ready.
+    """
+
+    key: str
+    kind: str
+    title: str
+    lines: Sequence[str]
+    link: str = ""
+    urgent: bool = False
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
 class ReadableFile(NamedTuple):
     """A file that a sink stored. `size`: bytes. `version`: identifies these bytes. `encoding`: its content coding, such
     as gzip, or "".
@@ -205,6 +222,8 @@ class Sink(ABC, Generic[O]):
     takes_updates: ClassVar[bool] = False
     # Whether `erase` deletes what `send` wrote. `runhook erase` lists the receipts of all other sinks.
     erases: ClassVar[bool] = False
+    # Whether it has `notify`. `alerts.to` in the config takes no other sinks.
+    notifies: ClassVar[bool] = False
     # Maximum deliveries of one `send_many`; with 1, the caller runs `send` concurrently instead.
     batch_size: ClassVar[int] = 1
     # Whether it shares a process with other sinks by default: its sends mostly wait for servers, and never exit or
@@ -237,11 +256,15 @@ class Sink(ABC, Generic[O]):
         """
         return None
 
-    def erase(self, receipt: Mapping[str, Any]) -> None:
-        """Delete the `keys` of a receipt (`Receipt.to_dict()`); missing ones count as deleted.
+    def erase(self, source: str, run_id: str, receipt: Mapping[str, Any]) -> None:
+        """Delete what a receipt (`Receipt.to_dict()`) of a run names: its `keys`, or its `id` if it has none.
 
-        Called only if `erases`. Raises like `send`; can be repeated.
+        What is missing counts as deleted. Called only if `erases`. Raises like `send`; can be repeated.
         """
+        raise NotImplementedError
+
+    def notify(self, notification: Notification) -> None:
+        """Send a message to operators. Called only if `notifies`. Raises like `send`."""
         raise NotImplementedError
 
     def check(self) -> str:

@@ -21,7 +21,7 @@ from urllib.parse import quote, urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from handlers.contract import Delivery, Receipt, Refused, Services, Sink, SinkOptions, Unavailable
+from handlers.contract import Delivery, Notification, Receipt, Refused, Services, Sink, SinkOptions, Unavailable
 from handlers.support import templating
 from handlers.support.deadline import Deadline
 from handlers.support.excerpt import credentials, keep_response
@@ -186,6 +186,7 @@ class HttpSink(Sink[HttpOptions]):
 
     Options: ClassVar[type[SinkOptions]] = HttpOptions
     shares_worker: ClassVar[bool] = True
+    notifies: ClassVar[bool] = True
 
     def __init__(self, name: str, options: HttpOptions, services: Services) -> None:
         super().__init__(name, options, services)
@@ -204,16 +205,38 @@ class HttpSink(Sink[HttpOptions]):
 
     def send(self, delivery: Delivery) -> Receipt:
         """Post the signed body. The receipt's id is the delivery's key, which the receiver gets as webhook-id."""
-        deadline = Deadline(self.options.timeout)
-        body = self._body(delivery)
-        now = time.time()
-        headers = {**self._headers, **self._own_headers(delivery, int(now), body)}
+        headers = {
+            "runhook-event": delivery.event_id,
+            "runhook-source": quote(delivery.source, errors="replace"),
+            "runhook-outcome": quote(delivery.status[:200], errors="replace"),
+        }
+        if delivery.test:
+            headers["runhook-test"] = "true"
+        self._post(delivery.key, self._body(delivery), self._headers | headers)
+        return Receipt(delivery.key)
+
+    def notify(self, notification: Notification) -> None:
+        """Post the notification as signed JSON, without the template, which is for runs."""
+        members = {
+            "type": f"runhook.{notification.kind}",
+            "title": notification.title,
+            "text": "\n".join(notification.lines),
+            "link": notification.link,
+            "urgent": notification.urgent,
+            **notification.data,
+        }
+        headers = {**self._headers, "content-type": "application/json"}
+        self._post(notification.key, json.dumps(members).encode(), headers)
+
+    def _post(self, key: str, body: bytes, headers: dict[str, str]) -> None:
+        """Send a signed request. Raises SinkError unless the response means accepted."""
+        deadline, now = Deadline(self.options.timeout), time.time()
+        headers = {**headers, **self._signed(key, int(now), body)}
         response = self._client.request(
             self.options.method, self._url, content=body, headers=headers, deadline=deadline, max_answer=MAX_ANSWER
         )
         with keep_response(response.body, str(self._url), self._secrets):
             raise_for_status(self._url.host, response, now, self.options.success)
-        return Receipt(delivery.key)
 
     def close(self) -> None:
         """Close the connections."""
@@ -232,19 +255,10 @@ class HttpSink(Sink[HttpOptions]):
                 ) from None
         return text.encode("utf-8", errors="replace")
 
-    def _own_headers(self, delivery: Delivery, timestamp: int, body: bytes) -> dict[str, str]:
-        headers = {
-            "webhook-id": delivery.key,
-            "webhook-timestamp": str(timestamp),
-            "runhook-event": delivery.event_id,
-            "runhook-source": quote(delivery.source, errors="replace"),
-            "runhook-outcome": quote(delivery.status[:200], errors="replace"),
-        }
+    def _signed(self, key: str, timestamp: int, body: bytes) -> dict[str, str]:
+        headers = {"webhook-id": key, "webhook-timestamp": str(timestamp)}
         if self._keys:
-            signatures = (sign(key, delivery.key, timestamp, body) for key in self._keys)
-            headers["webhook-signature"] = " ".join(signatures)
-        if delivery.test:
-            headers["runhook-test"] = "true"
+            headers["webhook-signature"] = " ".join(sign(each, key, timestamp, body) for each in self._keys)
         return headers
 
     def _tls(self) -> ssl.SSLContext:

@@ -19,7 +19,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from handlers.contract import Delivery, Receipt, Services, Sink, SinkOptions, Unavailable
+from handlers.contract import Delivery, Notification, Receipt, Services, Sink, SinkOptions, Unavailable
 from handlers.support import templating, wording
 
 VARIABLES = templating.VARIABLES | wording.TEMPLATE_VARIABLES
@@ -99,6 +99,7 @@ class NotifySink(Sink[NotifyOptions]):
     """Sends one notification for each delivery to each URL."""
 
     Options: ClassVar[type[SinkOptions]] = NotifyOptions
+    notifies: ClassVar[bool] = True
 
     def __init__(self, name: str, options: NotifyOptions, services: Services) -> None:
         super().__init__(name, options, services)
@@ -108,11 +109,21 @@ class NotifySink(Sink[NotifyOptions]):
 
     def send(self, delivery: Delivery) -> Receipt:
         """Notify every URL that has not accepted this delivery yet. The receipt's keys are the URLs' schemes."""
-        deadline = time.monotonic() + self.options.timeout
         title, body = self._text(delivery)
-        kind = kind_of(delivery)
+        self._notify_all(delivery.key, title, body, kind_of(delivery))
+        return Receipt("notified", keys=tuple(map(_scheme, self.options.urls)))
+
+    def notify(self, notification: Notification) -> None:
+        """Notify every URL that has not accepted this notification yet."""
+        body = "\n".join([*notification.lines, *([notification.link] if notification.link else [])])
+        kind: Kind = "failure" if notification.urgent else "info"
+        self._notify_all(notification.key, notification.title[:TITLE_MAX], _inert(body)[:BODY_MAX], kind)
+
+    def _notify_all(self, key: str, title: str, body: str, kind: Kind) -> None:
+        """Notify every URL that has not accepted the message `key` yet. Raises Unavailable if one does not."""
+        deadline = time.monotonic() + self.options.timeout
         with self._guard:
-            accepted = set(self._accepted.get(delivery.key, ()))
+            accepted = set(self._accepted.get(key, ()))
         failures = []
         for number, url in enumerate(self.options.urls):
             if number in accepted:
@@ -121,10 +132,9 @@ class NotifySink(Sink[NotifyOptions]):
             if failure:
                 failures.append(f"{_scheme(url)} (number {number + 1}) {failure}")
             else:
-                self._accept(delivery.key, number)
+                self._accept(key, number)
         if failures:
             raise Unavailable("; ".join(failures))
-        return Receipt("notified", keys=tuple(map(_scheme, self.options.urls)))
 
     def _accept(self, key: str, number: int) -> None:
         with self._guard:

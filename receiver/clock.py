@@ -1,4 +1,4 @@
-"""Do what comes due in the ledger: retries, lapsed claims, overdue results, operations, retention, the search index.
+"""Do what comes due: retries, lapsed claims, overdue results, operations, retention, the search index, alerts.
 
 Several clocks may run. A tick that finds nothing costs one query. The workers find what it queues.
 """
@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
+from receiver.checks.alerter import Alerter
 from receiver.config.models import Config
 from receiver.config.settings import Settings
 from receiver.delivery import backoff
@@ -56,7 +57,7 @@ _RETENTION: Final[dict[str, tuple[Callable[..., retention.Removed], float]]] = {
 }
 
 # The checks of a tick, in order; each is a method.
-_CHECKS = ("read_agenda", "due", "operations", "slow", "tidy", "overdue", "words")
+_CHECKS = ("read_agenda", "due", "operations", "slow", "tidy", "overdue", "words", "alerts")
 
 log = logging.getLogger("runhook.clock")
 
@@ -79,6 +80,7 @@ class Clock:
         give_up: Mapping[str, float] = {},
         redactor: Redactor | None = None,
         waits: clock_correction.LongestWaits | None = None,
+        alerter: Alerter | None = None,
     ) -> None:
         self._ledger = ledger
         self._sinks = sinks
@@ -87,6 +89,7 @@ class Clock:
         self._give_up = give_up
         self._redactor = redactor or Redactor([])
         self._waits = waits
+        self._alerter = alerter
         self._agenda = agenda.UNKNOWN  # what the last check found
         # Where the sweeps continue.
         self._swept_held = ""
@@ -275,6 +278,11 @@ class Clock:
             if more:
                 time.sleep(min(ended - started, INDEX_FOR))
 
+    def alerts(self) -> None:
+        """Tell operators about problems."""
+        if self._alerter is not None:
+            self._alerter.step()
+
     def _is_time_for(self, name: str, seconds: float) -> bool:
         now = time.monotonic()
         if now - self._last.get(name, -seconds) < seconds:
@@ -283,9 +291,11 @@ class Clock:
         return True
 
     def close(self) -> None:
-        """Close the connections to the ledger and Skyvern's API."""
+        """Close the connections to the ledger, Skyvern's API and the sinks that get alerts."""
         if self._reconciler is not None:
             self._reconciler.close()
+        if self._alerter is not None:
+            self._alerter.close()
         self._ledger.close()
 
 
@@ -308,6 +318,7 @@ def build(settings: Settings, config: Config, stop: Callable[[float], bool], wat
         give_up={name: config.retry_of(name).give_up_after for name in config.destinations},
         redactor=Redactor(config.redact),
         waits=longest_waits(config),
+        alerter=Alerter(settings, config) if config.alerts.to else None,
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from handlers.contract import Artifact, Delivery
+from handlers.contract import Artifact, Delivery, Notification
 from handlers.slack.escape import code, code_block, link, mrkdwn, plain, utf16_length
 from handlers.support import wording
 
@@ -70,6 +70,23 @@ def build(
         if part in show and not (body and part in ("why", "output", "facts")):
             blocks += part_blocks
     return SlackMessage(fallback_text(delivery, title), blocks[:BLOCKS_MAX])
+
+
+def build_notification(notification: Notification) -> SlackMessage:
+    """Build the message of a notification."""
+    pieces = _split("\n".join(map(_with_code, notification.lines)))
+    blocks = [header(notification.title), *map(section, pieces)]
+    if notification.link:
+        blocks.append(section(link(notification.link, "Open Runhook")))
+    return SlackMessage(mrkdwn(notification.title, TEXT_MAX), blocks[:BLOCKS_MAX])
+
+
+def _with_code(line: str) -> str:
+    """Return a line as mrkdwn, with `…` as code."""
+    parts = line.split("`")
+    if len(parts) % 2 == 0:  # a quote that does not end
+        return mrkdwn(line, SECTION_MAX)
+    return "".join(code(part) if index % 2 else mrkdwn(part, SECTION_MAX) for index, part in enumerate(parts))
 
 
 def run_line(delivery: Delivery) -> str:

@@ -11,8 +11,8 @@ from typing import ClassVar
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from handlers.contract import Delivery, Receipt, Refused, Services, Sink, SinkOptions
-from handlers.slack.blocks import ALL_LINKS, ALL_PARTS, LinkTo, MessagePart, build
+from handlers.contract import Delivery, Notification, Receipt, Refused, Services, Sink, SinkOptions
+from handlers.slack.blocks import ALL_LINKS, ALL_PARTS, LinkTo, MessagePart, build, build_notification
 from handlers.slack.client import Api, Webhook
 from handlers.slack.incidents import ThreadBy, topic_of
 from handlers.slack.screenshot import ScreenshotUploader, linked_artifacts
@@ -106,6 +106,7 @@ class SlackSink(Sink[SlackOptions]):
 
     Options: ClassVar[type[SinkOptions]] = SlackOptions
     shares_worker: ClassVar[bool] = True
+    notifies: ClassVar[bool] = True
 
     def __init__(self, name: str, options: SlackOptions, services: Services) -> None:
         super().__init__(name, options, services)
@@ -123,14 +124,21 @@ class SlackSink(Sink[SlackOptions]):
         message = build(delivery, *self._templates.words(delivery), signed, show=show, link_to=link_to)
         topic = topic_of(delivery, self.options.thread, self.options.window, now)
         if self.options.webhook_url is not None:
-            hook = Webhook(self._http, self.options.webhook_url.get_secret_value(), Deadline(self.options.timeout))
-            return self._webhook_poster.post(hook, message, topic, now)
+            return self._webhook_poster.post(self._hook(), message, topic, now)
         api = self._api()
         receipt, thread = self._thread_poster.post(api, delivery, message, topic)
         if not (thread and self.options.screenshot):
             return receipt
         failure = self._screenshots.upload(api, delivery, self._thread_poster.channel, thread)
         return replace(receipt, note="; ".join(filter(None, (receipt.note, failure))))
+
+    def notify(self, notification: Notification) -> None:
+        """Post the notification, in no thread."""
+        message = build_notification(notification).to_dict()
+        if self.options.webhook_url is not None:
+            self._hook().post(message)
+        else:
+            self._api().call("chat.postMessage", channel=self.options.channel, **message)
 
     def check(self) -> str:
         """Ask Slack for the token's owner. A webhook can't be tested without posting."""
@@ -143,6 +151,11 @@ class SlackSink(Sink[SlackOptions]):
         """Close the connections."""
         self._screenshots.close()
         self._http.close()
+
+    def _hook(self) -> Webhook:
+        """Return the webhook for one send, and start its deadline."""
+        assert self.options.webhook_url is not None
+        return Webhook(self._http, self.options.webhook_url.get_secret_value(), Deadline(self.options.timeout))
 
     def _api(self) -> Api:
         """Return the API for one send, and start its deadline."""

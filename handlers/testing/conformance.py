@@ -26,7 +26,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from handlers.contract import Delivery, Receipt, Refused, Services, Sink, Unavailable
+from handlers.contract import Delivery, Notification, Receipt, Refused, Services, Sink, Unavailable
 from handlers.testing.samples import BODIES, MARKER, make_delivery, read_run, sample_run
 
 __all__ = [
@@ -207,14 +207,28 @@ class SinkConformance:
         """Check that a sink that erases leaves nothing of the delivery, and that an interrupted call can continue."""
         if not sink.erases:
             return
-        other = sink.send(make_delivery())
+        other, erased = make_delivery(), make_delivery()
+        kept = sink.send(other)
         before = sorted(map(repr, target.seen()))
-        receipt = sink.send(make_delivery()).to_dict()
+        receipt = sink.send(erased).to_dict()
         assert sorted(map(repr, target.seen())) != before
-        sink.erase(receipt)
-        sink.erase(receipt)
+        sink.erase(erased.source, erased.run_id, receipt)
+        sink.erase(erased.source, erased.run_id, receipt)
         assert sorted(map(repr, target.seen())) == before, "exactly what the receipt names is deleted"
-        sink.erase(other.to_dict())
+        sink.erase(other.source, other.run_id, kept.to_dict())
+
+    def test_a_notification_reaches_the_target(self, target: SinkUnderTest, sink: Sink[Any]) -> None:
+        """Check that a sink that notifies sends title and lines, and survives hostile text."""
+        if not sink.notifies:
+            return
+        before = len(target.seen())
+        sink.notify(Notification("alert_1", "alert", "Runhook: 1 problem", ["• redis_away: no response → start it"]))
+        shown = repr(target.seen()[before:])
+        assert "Runhook: 1 problem" in shown, "the title is sent"
+        assert "redis_away: no response" in shown, "each line is sent"
+        hostile = ["<!channel> {{ 7*7 }} `a` b` \x00\ud800 \u202e", "x" * 100_000, *(["y"] * 500)]
+        sink.notify(Notification("alert_2", "alert", "<!here>" * 500, hostile, "https://runhook.example", urgent=True))
+        assert len(target.seen()) >= before + 2
 
     def test_receipts_of_other_sinks_may_be_there_or_missing(self, sink: Sink[Any]) -> None:
         """Check that receipts of dead deliveries (None) and receipts without links are accepted."""

@@ -102,7 +102,7 @@ def _of_lane(report: StatusReport, lane: Lane) -> Iterator[Finding]:
         limit = report.config.sinks[sink].rate if report.config and sink in report.config.sinks else None
         rate = f"lower `rate` of this sink, now `{limit}`," if limit else "set `rate` of this sink, such as `20/m`,"
         # Without a delivery nothing probes it.
-        yield fault("sink_down", what, note=not waiting, fix=fix.format(sink=sink, rate=rate))
+        yield fault("sink_down", what, note=not waiting, fix=fix.format(sink=sink, rate=rate), sink=sink)
 
 
 def _response(report: StatusReport, sink: str) -> str:
@@ -113,6 +113,12 @@ def _response(report: StatusReport, sink: str) -> str:
 
 def _amount(count: int) -> str:
     return f"{COUNT_LIMIT:,}+" if count >= COUNT_LIMIT else str(count)
+
+
+def of_alerts(report: StatusReport) -> Iterator[Finding]:
+    """Yield sinks that do not accept alerts."""
+    for sink, why in sorted(report.redis.alerts_failing.items()):
+        yield fault("alert_failed", f"{sink} does not accept alerts: {why}", sink=sink)
 
 
 def of_deliveries(report: StatusReport) -> Iterator[Finding]:
@@ -130,7 +136,7 @@ def of_deliveries(report: StatusReport) -> Iterator[Finding]:
     if dead:
         each_sink = ", ".join(f"{_amount(count)} of {sink}" for sink, count in dead.items())
         sink = next(iter(dead)) if len(dead) == 1 else "NAME"
-        yield fault("delivery_dead", f"dead letters: {each_sink}", note=newest.died.isdisjoint(dead), sink=sink)
+        yield fault("delivery_dead", f"dead letters: {each_sink}", note=newest.died.isdisjoint(dead), which=sink)
     if running := report.ledger.operations:
         yield fault("operations", counted(running, "operation is running", "operations are running"))
 

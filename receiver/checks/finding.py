@@ -43,6 +43,7 @@ _PROBLEMS: Final = {
     "misdirected": "if Skyvern sent them, correct PUBLIC_URL, to which Runhook adds /webhooks/SOURCE, and restart the "
     "receiver; or the callback URL in Skyvern. `runhook reconcile --import --now` fetches their results at once; "
     "`runhook submissions` shows when those of runs submitted here are polled",
+    "alert_failed": "`runhook sink test {sink}` tests it; until it works, {sink} gets no alerts",
     "inbox_unreadable": "rename that key (RENAME) and find the program that wrote it; events are in the spools",
     "inbox_set_aside": "`runhook inbox list` shows the reasons; then correct the worker's config and restart it, or "
     "`runhook inbox accept` or `runhook inbox drop`",
@@ -54,7 +55,7 @@ _PROBLEMS: Final = {
     "sink_paused": "`runhook sink resume {sink}` resumes delivery",
     "sink_down": "{fix}",
     "sink_refuses": "`runhook attempts --sink {sink}` shows its responses; once fixed, `runhook replay --sink {sink}`",
-    "delivery_dead": "`runhook dead` shows the reasons, `runhook replay --sink {sink}` sends them again",
+    "delivery_dead": "`runhook dead` shows the reasons, `runhook replay --sink {which}` sends them again",
     "sink_gone": "`runhook sink move {sink} NEW`, `runhook cancel --sink {sink}`, or restore it in the config",
     "delivery_late": "the worker or the clock is stopped or too slow, or it waits for another sink: "
     "`runhook deliveries --sink {sink}`",
@@ -91,19 +92,23 @@ _DEEP: Final = {
     "disk.mode": "chmod 700 {folder}: it contains bodies and secrets",
 }
 REMEDIES: Final = {**_PROBLEMS, **_NOTES, **_DEEP}
+# The codes that a cheap check can find and an operator must act on.
+FAULTS: Final = tuple(_PROBLEMS)
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
     """A result of a check. `code`: a fixed word. `what`: what was observed. `todo`: the fix, "" if none is needed.
 
-    `note`: it is not urgent.
+    `note`: it is not urgent. `about`: the sink or command that it is about, or "": several findings of one code that
+    are about different things are different problems.
     """
 
     code: str
     what: str
     todo: str = ""
     note: bool = False
+    about: str = ""
 
     @property
     def ok(self) -> bool:
@@ -113,4 +118,5 @@ class Finding:
 
 def fault(code: str, what: str, *, note: bool = False, **names: object) -> Finding:
     """Return a finding with the remedy of its code. `names`: for the words in braces there."""
-    return Finding(code, what, REMEDIES[code].format(**names), note or code in _NOTES)
+    about = str(names.get("sink") or names.get("command") or "")
+    return Finding(code, what, REMEDIES[code].format(**names), note or code in _NOTES, about)

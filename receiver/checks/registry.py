@@ -37,6 +37,7 @@ CHECKS: Final = (
     Check(storage.of_spool),
     Check(storage.of_quarantine, replaced=True),
     Check(deliveries.of_sinks),
+    Check(deliveries.of_alerts),
     Check(deliveries.of_deliveries),
     Check(deliveries.of_runs),
     Check(config.of_valid_config, deep=True),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -33,7 +34,7 @@ class RedisReport:
     `durability`: its guarantee, in words. `weak`: why that does not mean on disk before the 202, if the config does not
     accept it, else "". `max_events`, `max_bytes`: of the inbox, from the config; None if that cannot be read.
     `down_since`: as far as a receiver knows. `uptime`: seconds since its start; None if that cannot be read.
-    `used_memory`: the same; `maxmemory`: 0 for no limit.
+    `used_memory`: the same; `maxmemory`: 0 for no limit. `alerts_failing`: why a sink does not accept alerts.
     """
 
     url: str
@@ -48,6 +49,7 @@ class RedisReport:
     uptime: int | None = None
     used_memory: int | None = None
     maxmemory: int = 0
+    alerts_failing: Mapping[str, str] = field(default_factory=dict)
     server: Server = Server("Redis")
 
 

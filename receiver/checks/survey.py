@@ -18,7 +18,7 @@ import redis
 
 from handlers.support.daemon_pool import in_thread
 from handlers.support.url import hide_password
-from receiver.checks import board
+from receiver.checks import alert_store, board
 from receiver.checks.report import NEWS, DiskReport, LedgerReport, RedisReport, Server, StatusReport
 from receiver.config.loader import file_hash, file_sections, load_file
 from receiver.config.models import Config
@@ -110,6 +110,9 @@ def _redis(settings: Settings, config: Config | None) -> RedisReport:
     try:
         promise = redis_settings.examine_once(settings.redis_url, config.server.max_body if config else 0, _TIMEOUT)
         report = replace(report, inbox=examine(client))
+        if config and config.alerts.to and (state := alert_store.read(client)):
+            failing = {name: why for name, why in state.failing.items() if name in config.alerts.to}
+            report = replace(report, alerts_failing=failing)
         with suppress(redis.ResponseError):  # they may be forbidden
             report = _with_info(report, client)
     except (redis.RedisError, OSError, TimeoutError) as error:

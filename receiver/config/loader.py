@@ -7,6 +7,7 @@ import json
 import re
 from collections import ChainMap
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,6 +62,8 @@ def load_file(path: Path, environ: Mapping[str, str], *, allow_unset: Collection
     # Where the sinks could not be read at all, that is reported already, and not each route that names one.
     unread = not sinks and any(len(key) == 1 for _, key, _ in document.problems)
     _check_routes(document, routes, None if unread else list(sinks))
+    if config is not None and not unread:
+        _check_alerts(document, config)
     document.raise_problems()
     config = _with_key(config or _fitting(document), environ.get("RUNHOOK_DEV_KEY", ""))
     return Loaded(config, document, _warnings(config, document), unset)
@@ -217,6 +220,21 @@ def _check_targets(document: Document, here: Key, targets: Any, sinks: list[str]
         seen.add(name)
 
 
+def _check_alerts(document: Document, config: Config) -> None:
+    """Each sink that alerts go to must exist, and be of a type that can send them."""
+    from handlers.registry import BrokenSinkType, UnknownSinkType, sink_type
+
+    for index, name in enumerate(config.alerts.to):
+        here: Key = ("alerts", "to", index)
+        if name not in config.sinks:
+            _complain(document, here, _no_sink(name, list(config.sinks)))
+            continue
+        kind = config.sinks[name].type
+        with suppress(UnknownSinkType, BrokenSinkType):  # reported already
+            if not sink_type(kind).notifies:
+                _complain(document, here, f"a sink of type {kind} can't send alerts; slack, http and notify can")
+
+
 def _no_sink(name: str, sinks: list[str]) -> str:
     guess = suggest(name, sinks)
     if guess:
@@ -231,7 +249,7 @@ def _no_sink(name: str, sinks: list[str]) -> str:
 def _warnings(config: Config, document: Document) -> list[str]:
     """Return what is allowed and yet probably a mistake."""
     used = {target.sink for route in config.routes for target in route.targets}
-    unused = [name for name in config.sinks if name not in used]
+    unused = [name for name in config.sinks if name not in used and name not in config.alerts.to]
     warnings: list[tuple[Key, str]] = [
         (("sinks", name), f"no route names the sink {name}, so nothing gets there") for name in unused
     ]

@@ -5,7 +5,7 @@ Every key is declared once, here or in a module that is imported here, with type
 receiver.config.loader returns a Config.
 """
 
-from typing import Annotated, Final, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, Field
 
@@ -183,9 +183,9 @@ class RetentionConfig(Model):
     """How long events and submissions are kept."""
 
     events: Seconds | None = Field(
-        None,
+        90 * 86400.0,
         ge=3600,
-        description="Age at which events whose deliveries have all ended are removed, such as 90d. Default: never.",
+        description="Age at which events whose deliveries have all ended are removed, such as 90d. null: never.",
     )
     submissions: Seconds | None = Field(
         None,
@@ -250,6 +250,24 @@ class ReconcileConfig(Model):
         return self.model_copy(update={key: sooner[key] for key in sooner.keys() - self.model_fields_set})
 
 
+class AlertsConfig(Model):
+    """Messages to operators by the clock: problems of `runhook status`, and a digest."""
+
+    to: list[Name] = Field([], description="Sinks that get them, of a type that can: slack, http, notify.")
+    after: Seconds = Field(
+        120.0,
+        ge=0,
+        le=86400,
+        description="How long a problem lasts before it is reported, and is gone before its end is.",
+    )
+    digest: Literal["daily"] | None = Field(
+        None, description="daily: yesterday's runs by status, and failures by workflow and reason, after 00:00 UTC."
+    )
+    link: str | None = Field(
+        None, pattern=r"^https?://", description="Address to show in each message. Default: PUBLIC_URL/console."
+    )
+
+
 class Config(Model):
     """The complete file."""
 
@@ -282,6 +300,8 @@ class Config(Model):
     retention: RetentionConfig = Field(
         default_factory=RetentionConfig, description="How long events and submissions are kept."
     )
+
+    alerts: AlertsConfig = Field(default_factory=AlertsConfig, description="Messages to operators.")
 
     @property
     def submits(self) -> bool:

@@ -1,34 +1,42 @@
 """/metrics: the receiver's own counters, the workers' from Redis, and the ledger's state, in Prometheus' text format.
 
-What Redis and the ledger reply is reused for some seconds, so that no client can turn requests into load on them.
-While one of them is down, its samples are missing, and `runhook_ledger_up` or `runhook_tally_up` is 0. All of it is for
-operators alone (receiver.web.component).
+What Redis, the ledger and the checks reply is reused for some seconds, so that no client can turn requests into load on
+them. While Redis or the ledger is down, its samples are missing, and `runhook_ledger_up` or `runhook_tally_up` is 0.
+All of it is for operators alone (receiver.web.component).
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from itertools import product, starmap
 from typing import Any, Final, get_args
 
 import redis.asyncio
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from handlers.support.daemon_pool import in_thread
+from receiver import __version__
 from receiver.checks import board
+from receiver.checks.finding import FAULTS
+from receiver.checks.registry import find
+from receiver.checks.survey import survey
+from receiver.config.settings import Settings
 from receiver.domain import liveness
 from receiver.domain.deduplication import Disposition
 from receiver.domain.liveness import SeenProcess
-from receiver.ledger import Ledger, LedgerUnavailable
+from receiver.ledger import Connection, Ledger, LedgerUnavailable, polls
 from receiver.ledger.lists import words
 from receiver.ledger.stats import COUNT_LIMIT, COUNTED, Gauges, orphaned, read
 from receiver.runtime.redis_client import connect_async
@@ -39,9 +47,15 @@ from receiver.web.health import LEDGER_WITHIN
 
 # Seconds for which the replies of Redis and the ledger are reused.
 FRESH_FOR: Final = 5.0
+# Seconds for which the findings of the checks are reused: they read more than all other metrics.
+CHECKED_FOR: Final = 15.0
+# Seconds after which they are too old to be shown: a server that does not answer holds the checks up.
+KEPT_FOR: Final = 120.0
 DISPOSITIONS: Final = (*get_args(Disposition), "unreadable")
 OUTCOMES: Final = ("accepted", "refused", "unavailable", "error")
 BREAKER: Final = {"closed": 0, "probing": 1, "open": 2}
+
+log = logging.getLogger("runhook.web")
 
 gauge: Final = partial(family, GaugeMetricFamily)
 counter: Final = partial(family, CounterMetricFamily)
@@ -57,10 +71,16 @@ class PolledMetrics(Collector):
         self.gauges: Gauges | None = None
         self.counts: Mapping[tuple[str, ...], float] | None = None
         self.processes: list[SeenProcess] | None = None
+        self.due_polls: Mapping[str, int] = {}
+        self.problems: Mapping[str, int] | None = None
         self.polled_at = float("-inf")
 
     def collect(self) -> Iterator[Any]:
         """Yield the samples. Called by prometheus_client."""
+        yield gauge("build_info", "version", "1, with Runhook's version.", {__version__: 1})
+        if self.problems is not None:
+            of_problems = "Problems that `runhook status` shows, by code."
+            yield gauge("problems", "code", of_problems, {code: self.problems.get(code, 0) for code in FAULTS})
         yield gauge("ledger_up", "", "1 when the ledger answers.", self.gauges is not None)
         yield gauge("tally_up", "", "1 when Redis answers with the workers' counters.", self.counts is not None)
         if self.processes is not None:
@@ -112,9 +132,11 @@ class PolledMetrics(Collector):
             walked[name], gaps[name] = (watch.walked_at or 0.0, watch.gap_at or 0.0) if watch else (0.0, 0.0)
         of_gaps = "When Skyvern's list last ended too early, so that runs may be missing; 0: never."
         of_walks = "When Skyvern's list was last read to its end; 0: never."
+        of_polls = f"Polls of Skyvern's API that are due and not sent, counted up to {COUNT_LIMIT}."
         return [
             ("watch_walked_timestamp_seconds", "source", of_walks, walked),
             ("watch_gap_timestamp_seconds", "source", of_gaps, gaps),
+            ("polls_due", "source", of_polls, {name: self.due_polls.get(name, 0) for name in self._sources}),
         ]
 
     def _of_workers(self, counts: Mapping[tuple[str, ...], float]) -> Iterator[Any]:
@@ -137,6 +159,33 @@ class PolledMetrics(Collector):
         yield counter("inbox_set_aside", "", "Entries of the inbox that were set aside.", aside)
 
 
+class Problems:
+    """What the cheap checks find: read at most every CHECKED_FOR seconds, and for KEPT_FOR seconds."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._running: Future[None] | None = None
+        self._counts: Mapping[str, int] = {}
+        self._checked_at = float("-inf")
+
+    async def count(self, within: float) -> Mapping[str, int] | None:
+        """Return the number of problems by code; None if they are unknown. Waits at most `within` seconds."""
+        if self._running is None and time.monotonic() - self._checked_at > CHECKED_FOR:
+            self._running = in_thread("checks", self._check)
+        if self._running is not None:
+            await asyncio.wait([asyncio.wrap_future(self._running)], timeout=within)
+        return self._counts if time.monotonic() - self._checked_at < KEPT_FOR else None
+
+    def _check(self) -> None:
+        try:
+            self._counts = Counter(finding.code for finding in find(survey(self._settings)) if not finding.note)
+            self._checked_at = time.monotonic()
+        except Exception:
+            log.exception("metrics.bug the checks ended with an error")
+        finally:
+            self._running = None
+
+
 def metrics(context: Context, within: float = LEDGER_WITHIN) -> WebComponent:
     """Return the route /metrics. `within`: seconds that the ledger has to answer."""
     ledger = Ledger(context.settings.database_url)
@@ -147,15 +196,22 @@ def metrics(context: Context, within: float = LEDGER_WITHIN) -> WebComponent:
     registry = CollectorRegistry()
     for collector in (ReceiverSamples(context.metrics), state):
         registry.register(collector)
+    ProcessCollector(registry=registry)
+    problems = Problems(context.settings)
     lock = asyncio.Lock()
+
+    def due_polls(connection: Connection) -> dict[str, int]:
+        return polls.count_due(connection, ledger.known_now(), list(context.config.sources), COUNT_LIMIT)
 
     async def poll() -> None:
         state.processes = state.gauges = state.counts = None
         with suppress(LedgerUnavailable):
             state.processes = await asyncio.to_thread(board.list_processes, ledger, within)
             state.gauges = await asyncio.to_thread(ledger.read, read, within)
+            state.due_polls = await asyncio.to_thread(ledger.read, due_polls, within)
         with suppress(redis.RedisError):
             state.counts = workers.parse(await client.hgetall(workers.KEY))
+        state.problems = await problems.count(within)
         state.polled_at = time.monotonic()
 
     async def serve(request: Request) -> Response:

@@ -14,7 +14,7 @@ import pytest
 from pydantic import ValidationError
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from handlers.contract import Delivery, Receipt, Refused, Unavailable
+from handlers.contract import Delivery, Notification, Receipt, Refused, Unavailable
 from handlers.http import HttpOptions, HttpSink
 from handlers.testing.conformance import (
     NoServices,
@@ -345,3 +345,35 @@ def test_missing_or_broken_certificate_is_unavailable(authority: Authority, tmp_
     for path, says in (("gone.pem", "No such file"), ("broken.pem", "can't be used for TLS")):
         with sink_to("https://127.0.0.1:1", cert=str(tmp_path / path)) as sink, pytest.raises(Unavailable, match=says):
             sink.send(make_delivery())
+
+
+# --- Notifications
+
+
+def test_a_notification_is_signed_json_without_the_template(server: ScriptedServer) -> None:
+    data = {"problems": [{"code": "redis_away", "about": ""}], "ended": []}
+    notification = Notification("alert_1", "alert", "Runhook: 1 problem", ["• one", "• two"], "https://x", True, data)
+
+    with sink_to(server.url + "/hooks", secret=SECRET, template="{{ run.run_id }}", content_type="text/plain") as sink:
+        sink.notify(notification)
+
+    (request,) = server.requests
+    assert Webhook(SECRET).verify(request.body, request.headers) == {
+        "type": "runhook.alert",
+        "title": "Runhook: 1 problem",
+        "text": "• one\n• two",
+        "link": "https://x",
+        "urgent": True,
+        **data,
+    }
+    assert request.headers["webhook-id"] == "alert_1"
+    assert request.headers["content-type"] == "application/json"
+
+
+@pytest.mark.parametrize(("reply", "kind"), [(Reply(410), Refused), (Reply(503), Unavailable)])
+def test_a_notification_that_is_not_accepted_raises(
+    server: ScriptedServer, reply: Reply, kind: type[Exception]
+) -> None:
+    server.script += [reply]
+    with sink_to(server.url) as sink, pytest.raises(kind):
+        sink.notify(Notification("alert_1", "alert", "Runhook: 1 problem", ["one"]))

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handlers.contract import Refused, Unavailable
+from handlers.contract import Notification, Refused, Unavailable
 from handlers.notify import BODY_MAX, NotifyOptions, NotifySink, default_body, kind_of
 from handlers.testing.conformance import (
     BODIES,
@@ -185,3 +185,26 @@ def test_no_text_of_a_payload_can_mention_anybody(text: str) -> None:
     assert "@everyone" not in body
     assert not any(mention in body for mention in ("<@", "<!", "\0", "\u202e"))
     assert not re.search(r"\]\(|!\[|\]\[|\]:|<[a-z]+:[^>\s]*\|", body)
+
+
+def test_a_notification_of_a_problem_is_a_failure_and_a_digest_is_not(receiver: ScriptedServer) -> None:
+    sink = make(urls=url_of(receiver))
+    sink.notify(Notification("alert_1", "alert", "Runhook: 1 problem", ["one", "two"], "https://x.example", True))
+    sink.notify(Notification("digest_1", "digest", "Runhook: 2 runs", ["2 completed"]))
+
+    assert [(seen["title"], seen["message"], seen["type"]) for seen in seen_by(receiver)] == [
+        ("Runhook: 1 problem", "one\ntwo\nhttps://x.example", "failure"),
+        ("Runhook: 2 runs", "2 completed", "info"),
+    ]
+
+
+def test_a_notification_is_sent_again_to_the_urls_that_did_not_accept_it_only(receiver: ScriptedServer) -> None:
+    with ScriptedServer() as other:
+        other.script += [Reply(503)]
+        sink = make(urls=[url_of(receiver), url_of(other)])
+        notification = Notification("alert_1", "alert", "Runhook: 1 problem", ["one"])
+        with pytest.raises(Unavailable, match="number 2"):
+            sink.notify(notification)
+        sink.notify(notification)
+
+        assert (len(receiver.requests), len(other.requests)) == (1, 2)

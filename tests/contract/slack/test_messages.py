@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from handlers.contract import Refused, Unavailable
+from handlers.contract import Notification, Refused, Unavailable
 from handlers.testing.conformance import make_delivery, sample_run
 from tests.servers.slack import FakeSlack
 from tests.support.sinks import Make, now
@@ -48,3 +48,30 @@ def test_the_message_is_found_behind_many_others(slack: FakeSlack, bot: Make) ->
         bot().send(now(make_delivery()))
     bot().send(replace(delivery, attempt=2))
     assert len(slack.messages) == 21
+
+
+# --- Notifications
+
+
+@pytest.mark.parametrize("way", ["webhook", "bot"])
+def test_a_notification_shows_commands_as_code_and_mentions_nobody(
+    slack: FakeSlack, webhook: Make, bot: Make, way: str
+) -> None:
+    lines = ["• sink_down: <!channel> fails → `runhook sink test crm`", "• a ` alone"]
+    sink = webhook() if way == "webhook" else bot()
+
+    sink.notify(Notification("alert_1", "alert", "Runhook: 2 problems", lines, "https://x.example/console"))
+
+    (message,) = slack.messages
+    header, section, link = message["blocks"]
+    assert (message["text"], header["text"]["text"]) == ("Runhook: 2 problems", "Runhook: 2 problems")
+    shown = "• sink_down: &lt;!channel&gt; fails → `runhook sink test crm`\n• a ˋ alone"
+    assert section["text"]["text"] == shown
+    assert link["text"]["text"] == "<https://x.example/console|Open Runhook>"
+    assert "thread_ts" not in message
+
+
+def test_a_notification_that_slack_does_not_accept_raises(slack: FakeSlack, bot: Make) -> None:
+    slack.fail("chat.postMessage", 500)
+    with pytest.raises(Unavailable):
+        bot().notify(Notification("alert_1", "alert", "Runhook: 1 problem", ["one"]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -107,22 +108,22 @@ def test_revoked_key_or_absent_service_ends_the_tail(scripted_server: ScriptedSe
 def test_what_may_come_is_waited_for(local: Ledger, tmp_path: Path, config: str, asked: dict[str, str]) -> None:
     # Given what the config has, and a run and a workflow that may come
     (tmp_path / "c.yaml").write_text(config)
-    record(local, new_event("tsk_1", NewDelivery("archive", "nightly")))
+    record(local, new_event("tsk_1", NewDelivery("archive", "nightly")), now=time.time())
     later = [NewDelivery("results", "everything"), NewDelivery("archive", "nightly")]
 
     def meanwhile(_seconds: float) -> None:
-        record(local, new_event("tsk_9", *later, workflow_id="wpid_9"))
+        record(local, new_event("tsk_9", *later, workflow_id="wpid_9"), now=time.time())
 
     with open_client(data=tmp_path, config=tmp_path / "c.yaml") as client:
         assert runs(follow(client, TAIL.validated({"limit": MAX_LIMIT, **asked}), meanwhile), 1) == ["tsk_9"]
 
 
 def test_this_machines_ledger_is_followed_without_a_service(local: Ledger, tmp_path: Path) -> None:
-    record(local, new_event("tsk_0"))
+    record(local, new_event("tsk_0"), now=time.time())
     later = iter([["tsk_1", "tsk_2"], [], ["tsk_3"]])
 
     def meanwhile(_seconds: float) -> None:
-        record(local, *map(new_event, next(later)))
+        record(local, *map(new_event, next(later)), now=time.time())
 
     with open_client(data=tmp_path) as client:
         assert runs(follow(client, WANTED, meanwhile), 3) == ["tsk_1", "tsk_2", "tsk_3"]

@@ -97,6 +97,7 @@ CASES: list[tuple[str, StatusReport, str, bool]] = [
     ("redis_full", redis(trouble="command not allowed when used memory > 'maxmemory'"), "no memory left", False),
     ("redis_weak", redis(weak="appendfsync is everysec"), "appendfsync", False),
     ("redis_lost", ledger(redis_lost=NOW - 600), "lost its data at 07:50 UTC (10 min ago): results", False),
+    ("alert_failed", redis(alerts_failing={"ops": "410 Gone"}), "ops does not accept alerts: 410 Gone", False),
     ("ledger_away", but(ledger=LedgerReport("postgresql://h/l", "no route to host")), "no route to host", False),
     ("ledger_slow", ledger(cancelled=[CANCELLED]), "cancelled deliveries.claim for time, 3 times in a row", False),
     ("clock_was_ahead", ledger(corrected=Corrected(3, 1, 0, NOW - 60)), "3 deliveries, 1 breaker and 0 polls", False),

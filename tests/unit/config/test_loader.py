@@ -227,6 +227,33 @@ def test_a_sink_in_no_route_and_no_routes_at_all_are_warnings(file: Path) -> Non
     ]
 
 
+@pytest.mark.parametrize(
+    ("alerts", "problem"),
+    [
+        ("{to: [ops]}", ""),
+        ("{to: [ops], after: 5m, digest: daily, link: 'https://runhook.example'}", ""),
+        ("{to: [pager]}", "alerts.to[0]: there is no sink pager; there are ops, results"),
+        ("{to: [ops, results]}", "alerts.to[1]: a sink of type files can't send alerts; slack, http and notify can"),
+        ("{to: [ops], after: -1}", "alerts.after: "),
+        ("{to: [ops], digest: hourly}", "alerts.digest: "),
+        ("{to: [ops], link: 'javascript:alert(1)'}", "alerts.link: "),
+    ],
+)
+def test_alerts_go_to_sinks_that_exist_and_can_send_them(file: Path, alerts: str, problem: str) -> None:
+    sinks = "sinks: {ops: {type: http, url: 'http://x.example'}, results: {type: files, path: /x}}"
+    file.write_text(
+        f"sources: {{skyvern: {{secrets: [a-secret-of-ours]}}}}\n{sinks}\n"
+        f"routes: [{{name: all, to: [results]}}]\nalerts: {alerts}\n"
+    )
+
+    if problem:
+        with pytest.raises(ConfigError) as caught:
+            load_file(file, ENVIRON)
+        assert problem in str(caught.value)
+    else:  # and a sink that only gets alerts is used
+        assert load_file(file, ENVIRON).warnings == []
+
+
 # --- Variables
 
 
