@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import quote, urlencode
 
 from receiver.api import cursor
-from receiver.api.endpoint import Endpoint, P, R
+from receiver.api.endpoint import Endpoint, P, R_co
 from receiver.api.models import Page
 from receiver.api.service import Actor, Service
 from receiver.ledger.lists.filters import LIMIT
@@ -36,11 +36,11 @@ class PageRequest:
     names: Mapping[str, str]
     query: Query
 
-    def call(self, endpoint: Endpoint[P, R], **parameters: Any) -> R:
+    def call(self, endpoint: Endpoint[P, R_co], **parameters: Any) -> R_co:
         """Call the API for the person. Raises RequestError."""
         return endpoint.call(self.service, self.actor, endpoint.validated(parameters))
 
-    def call_as_asked(self, endpoint: Endpoint[P, R]) -> R:
+    def call_as_asked(self, endpoint: Endpoint[P, R_co]) -> R_co:
         """Call the API with the parameters of the path and the query. Raises RequestError."""
         return endpoint.call(self.service, self.actor, endpoint.parse(self.names, self.query))
 
